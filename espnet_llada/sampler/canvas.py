@@ -1,0 +1,60 @@
+"""The canvas: the response positions that the sampler fills."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from espnet_llada.types import SpecialTokens
+
+
+@dataclass(frozen=True)
+class Canvas:
+    """A batch of responses to start from.
+
+    Attributes:
+        tokens: (B, L) int64. A blank canvas holds mask tokens, deliberation starts
+            from a transcript. Behind a row's end: EOS.
+        lengths: (B,) int64, positions that belong to each row.
+    """
+
+    tokens: Tensor
+    lengths: Tensor
+
+    @property
+    def valid(self) -> Tensor:
+        """(B, L) bool: False behind the end of a row."""
+        places = torch.arange(self.tokens.shape[1], device=self.tokens.device)
+        return places < self.lengths[:, None]
+
+
+def blank_canvas(
+    batch: int, length: int, special: SpecialTokens, device: torch.device | str = "cpu"
+) -> Canvas:
+    """``batch`` rows of ``length`` mask tokens."""
+    tokens = torch.full((batch, length), special.mask, device=device)
+    return Canvas(tokens, torch.full((batch,), length, device=device))
+
+
+def transcript_canvas(
+    transcripts: Sequence[Sequence[int]],
+    special: SpecialTokens,
+    tail: int = 0,
+    device: torch.device | str = "cpu",
+) -> Canvas:
+    """Token ids of transcripts, each followed by ``tail`` EOS positions.
+
+    An empty transcript is a row of its tail alone (or of length 0).
+    """
+    rows = [list(ids) + [special.eos] * tail for ids in transcripts]
+    longest = max((len(row) for row in rows), default=0)
+    tokens = [row + [special.eos] * (longest - len(row)) for row in rows]
+    return Canvas(
+        torch.tensor(tokens, dtype=torch.long, device=device).reshape(
+            len(rows), longest
+        ),
+        torch.tensor([len(row) for row in rows], dtype=torch.long, device=device),
+    )

@@ -1,0 +1,72 @@
+"""Proposals for masked positions, and how sure the LM is of a token."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from espnet_llada.types import SpecialTokens
+
+
+class RowRandom:
+    """One random generator per row, so that no draw depends on the batch.
+
+    Args:
+        seeds: one integer for each row (see ``seed_of``).
+        device: where the draws are wanted; they are made on the CPU, so that a seed
+            means the same on every machine.
+    """
+
+    def __init__(self, seeds: Sequence[int], device: torch.device | str = "cpu"):
+        self._rows = [torch.Generator().manual_seed(seed) for seed in seeds]
+        self._device = device
+
+    def uniform(self, lengths: Tensor, width: int) -> Tensor:
+        """(B, width) float32 in [0, 1); row r draws ``lengths[r]`` numbers."""
+        draws = torch.zeros(len(self._rows), width)
+        for row, generator, n in zip(draws, self._rows, lengths.tolist(), strict=True):
+            row[:n] = torch.rand(n, generator=generator)
+        return draws.to(self._device)
+
+    def gumbel(self, lengths: Tensor, width: int, vocabulary: int) -> Tensor:
+        """(B, width, vocabulary) float32 Gumbel noise, ``lengths[r]`` places of row r."""
+        noise = torch.zeros(len(self._rows), width, vocabulary)
+        for row, generator, n in zip(noise, self._rows, lengths.tolist(), strict=True):
+            uniform = torch.rand(n, vocabulary, generator=generator)
+            row[:n] = -torch.log(-torch.log(uniform.clamp(1e-20, 1 - 1e-7)))
+        return noise.to(self._device)
+
+
+def log_probabilities(
+    logits: Tensor, special: SpecialTokens, no_eos: Tensor | None = None
+) -> Tensor:
+    """(B, L, V) float32 log-probabilities over what may be committed.
+
+    The mask token is never an answer. ``no_eos`` (B, L) bool names the positions
+    where EOS is none either: it would cut off text that stands to the right.
+    """
+    logits = logits.to(torch.float32, copy=True)  # the caller keeps its own
+    if special.mask < logits.shape[-1]:
+        logits[..., special.mask] = -torch.inf
+    if no_eos is not None:
+        logits[..., special.eos].masked_fill_(no_eos, -torch.inf)
+    return logits.log_softmax(dim=-1)
+
+
+def propose(
+    log_probs: Tensor, temperature: float, random: RowRandom, lengths: Tensor
+) -> tuple[Tensor, Tensor]:
+    """A token for every position and its log-probability: (B, L) int64, (B, L) float.
+
+    Temperature 0 takes the most probable token; above 0 a token is drawn from
+    softmax(logits / temperature) by the Gumbel trick. The log-probability is the
+    model's own (temperature 1) in both cases, as in LLaDA's generate.py.
+    """
+    if temperature == 0:
+        best, tokens = log_probs.max(dim=-1)
+        return tokens, best
+    noise = random.gumbel(lengths, log_probs.shape[1], log_probs.shape[2])
+    tokens = (log_probs / temperature + noise).argmax(dim=-1)
+    return tokens, log_probs.gather(-1, tokens[..., None]).squeeze(-1)

@@ -1,0 +1,140 @@
+"""The denoising loop: the only one in the package."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from espnet_llada.sampler.canvas import Canvas
+from espnet_llada.sampler.confidence import RowRandom, log_probabilities, propose
+from espnet_llada.sampler.masking import lowest
+from espnet_llada.sampler.schedule import commits_per_pass
+from espnet_llada.sampler.strategies import Block, LogitsFn, Plan, make_plan
+from espnet_llada.types import SamplerOptions, SpecialTokens
+
+__all__ = ["LogitsFn", "SamplerResult", "sample"]
+
+
+@dataclass(frozen=True)
+class SamplerResult:
+    """A filled batch.
+
+    Attributes:
+        tokens: (B, L) int64 without mask tokens; a row's text ends at its first EOS.
+        log_probs: (B, L) float32, natural log-probability of each token when it was
+            committed; 0 where a token was given or follows from a committed EOS.
+        passes: (B,) int64, forward passes spent on each row, planning included.
+    """
+
+    tokens: Tensor
+    log_probs: Tensor
+    passes: Tensor
+
+
+@torch.no_grad()
+def sample(
+    logits_fn: LogitsFn,
+    canvas: Canvas,
+    options: SamplerOptions,
+    special: SpecialTokens,
+    seeds: Sequence[int] | None = None,
+) -> SamplerResult:
+    """Fill a batch of canvases.
+
+    Args:
+        logits_fn: tokens (B, L) int64 -> logits (B, L, V); one call is one pass.
+        canvas: blank for decoding, a transcript for deliberation.
+        options: the strategy and its budget.
+        special: mask and EOS ids.
+        seeds: one per row, for random masks and draws; ``options.seed`` by default.
+
+    Returns:
+        The result; row r depends on row r of the canvas and on ``seeds[r]`` alone,
+        as far as that holds for ``logits_fn``.
+    """
+    batch, device = len(canvas.tokens), canvas.tokens.device
+    random = RowRandom([options.seed] * batch if seeds is None else seeds, device)
+    plan = make_plan(logits_fn, canvas, options, special, random)
+    return _Denoiser(logits_fn, canvas, options, special, random).run(plan)
+
+
+class _Denoiser:
+    """State of one run of the loop: tokens, who committed them, passes."""
+
+    def __init__(
+        self,
+        logits_fn: LogitsFn,
+        canvas: Canvas,
+        options: SamplerOptions,
+        special: SpecialTokens,
+        random: RowRandom,
+    ):
+        self.logits_fn, self.canvas, self.options = logits_fn, canvas, options
+        self.special, self.random = special, random
+        self.tokens = canvas.tokens.clone()
+        self.log_probs = torch.zeros(self.tokens.shape, device=self.tokens.device)
+        # Given tokens come from the first pass and are not (yet) masked; the sampler
+        # may neither change them nor cut them off.
+        self.given = canvas.valid & (self.tokens != special.mask)
+
+    def run(self, plan: Plan) -> SamplerResult:
+        passes = plan.spent.clone()
+        for block in plan.blocks:
+            self.enter(block.positions)
+            quota = commits_per_pass(self.masked(block).sum(dim=1), block.passes)
+            for commits in quota.unbind(dim=1):
+                masked = self.masked(block)
+                if not masked.any():
+                    break
+                passes += masked.any(dim=1)
+                self.step(masked, commits)
+        return SamplerResult(self.tokens, self.log_probs, passes)
+
+    def masked(self, block: Block) -> Tensor:
+        return (self.tokens == self.special.mask) & block.positions
+
+    def enter(self, positions: Tensor) -> None:
+        """Mask a block, except behind an EOS that this run has committed."""
+        committed_eos = (self.tokens == self.special.eos) & ~self.given
+        committed_eos &= self.canvas.valid
+        positions = positions & (committed_eos.cumsum(dim=1) == 0)
+        self.tokens = self.tokens.masked_fill(positions, self.special.mask)
+        self.given = self.given & ~positions
+
+    def step(self, masked: Tensor, commits: Tensor) -> None:
+        """One forward pass: propose, commit the surest, close the tail behind EOS."""
+        logits = self.logits_fn(self.tokens)
+        log_probs = log_probabilities(logits, self.special, self._left_of_given_text())
+        # A row that waits for the others draws nothing, as if it were alone.
+        draws = self.canvas.lengths * masked.any(dim=1)
+        proposal, log_prob = propose(
+            log_probs, self.options.temperature, self.random, draws
+        )
+        if self.options.remasking == "random":
+            order = self.random.uniform(draws, self.tokens.shape[1])
+        else:
+            order = -log_prob
+        chosen = lowest(order, masked, commits)
+        self.tokens = torch.where(chosen, proposal, self.tokens)
+        self.log_probs = torch.where(chosen, log_prob, self.log_probs)
+        self._close_tail(chosen & (proposal == self.special.eos))
+
+    def _left_of_given_text(self) -> Tensor:
+        """(B, L) bool: positions with a given word somewhere to their right."""
+        words = self.given & (self.tokens != self.special.eos)
+        at_or_right = words.flip(1).cumsum(dim=1).flip(1)
+        return (at_or_right - words.long()) > 0
+
+    def _close_tail(self, new_eos: Tensor) -> None:
+        """Everything behind a committed EOS is EOS, row by row.
+
+        No given word stands there (see ``_left_of_given_text``); words that earlier
+        passes committed behind it are dropped, as in the paper's release.
+        """
+        eos = new_eos.long()
+        tail = ((eos.cumsum(dim=1) - eos) > 0) & self.canvas.valid
+        self.tokens = self.tokens.masked_fill(tail, self.special.eos)
+        self.log_probs = self.log_probs.masked_fill(tail, 0.0)

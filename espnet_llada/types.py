@@ -1,0 +1,163 @@
+"""What passes between the modules: options, results, and the one error users see.
+
+This module sits at the bottom of the import order; it imports the standard library
+only, so that ``import espnet_llada`` and every ``--help`` stay instant.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import tempfile
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+SAMPLE_RATE = 16_000
+"""Every waveform inside the package is mono float32 at this rate (Hz)."""
+
+
+class UserError(Exception):
+    """Bad input. The message is one line that names the file and the mend."""
+
+
+@contextlib.contextmanager
+def atomic_write(path: str | os.PathLike) -> Iterator[Path]:
+    """Yield a temporary path beside ``path`` that replaces it on success.
+
+    On any exception the temporary file is removed and ``path`` keeps its old
+    content, so a full disk or an interrupt never leaves half a file.
+
+    Raises:
+        UserError: when the directory cannot be written.
+    """
+    target = Path(path)
+    try:
+        handle, name = tempfile.mkstemp(prefix=f".{target.name}.", dir=target.parent)
+    except OSError as e:
+        raise UserError(
+            f"{target}: cannot write here ({e.strerror}); choose a writable directory"
+        ) from e
+    os.close(handle)
+    temporary = Path(name)
+    try:
+        yield temporary
+        umask = os.umask(0)
+        os.umask(umask)
+        temporary.chmod(0o666 & ~umask)  # mkstemp makes 0600; a result is for sharing
+        with open(temporary, "rb") as f:
+            os.fsync(f.fileno())
+        os.replace(temporary, target)
+    except OSError as e:
+        raise UserError(
+            f"{target}: writing failed ({e.strerror}); the old file, if any, is intact"
+        ) from e
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+@dataclass(frozen=True)
+class SpecialTokens:
+    """Ids in the LM's vocabulary that the sampler must know.
+
+    Attributes:
+        mask: the id of a masked position. It may lie one past the vocabulary, when
+            the mask embedding is a trained parameter of ours.
+        eos: end of the response; also fills the canvas behind it.
+    """
+
+    mask: int
+    eos: int
+
+
+STRATEGIES = (
+    "diffusion",
+    "semi_ar",
+    "deliberation_random",
+    "deliberation_low_confidence",
+    "deliberation_semi_ar",
+)
+
+
+@dataclass(frozen=True)
+class SamplerOptions:
+    """How a canvas is filled. Conflicting values are refused here, once.
+
+    Attributes:
+        strategy: one of ``STRATEGIES``.
+        steps: the budget of LLM forward passes for each utterance, the pass that
+            measures a transcript's confidence included. A block never takes more
+            passes than it has masked positions, so a large budget is clamped by what
+            there is to fill.
+        canvas_length: response positions of a decoding canvas (tokens).
+        num_blocks: sub-blocks, filled left to right (``semi_ar``,
+            ``deliberation_semi_ar``). Clamped to ``steps`` and to the positions there
+            are, since each sub-block takes at least one pass and one position.
+        mask_ratio: share of the transcript's positions that deliberation masks.
+        temperature: 0 commits the most probable token; above 0 tokens are drawn.
+        remasking: which masked positions a pass commits: those of highest
+            ``confidence``, or ``random`` ones.
+        tail: EOS positions that deliberation appends to a transcript and treats as a
+            part of it, so that the transcript can grow.
+        seed: makes random masks and draws repeatable, for each utterance id.
+
+    Raises:
+        UserError: a value outside its range.
+    """
+
+    strategy: str = "diffusion"
+    steps: int = 32
+    canvas_length: int = 64
+    num_blocks: int = 1
+    mask_ratio: float = 0.5
+    temperature: float = 0.0
+    remasking: str = "confidence"
+    tail: int = 1
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        _require(self.strategy in STRATEGIES, "strategy", self.strategy, STRATEGIES)
+        choices = ("confidence", "random")
+        _require(self.remasking in choices, "remasking", self.remasking, choices)
+        _require(self.steps >= 1, "steps", self.steps, ">= 1")
+        _require(self.canvas_length >= 1, "canvas_length", self.canvas_length, ">= 1")
+        _require(self.num_blocks >= 1, "num_blocks", self.num_blocks, ">= 1")
+        _require(0.0 <= self.mask_ratio <= 1.0, "mask_ratio", self.mask_ratio, "[0, 1]")
+        _require(self.temperature >= 0.0, "temperature", self.temperature, ">= 0")
+        _require(self.tail >= 0, "tail", self.tail, ">= 0")
+        if self.strategy == "deliberation_low_confidence":
+            allowed = ">= 2: one pass measures the transcript's confidence"
+            _require(self.steps >= 2, "steps", self.steps, allowed)
+
+    @property
+    def deliberates(self) -> bool:
+        """Whether the strategy starts from a first-pass transcript."""
+        return self.strategy.startswith("deliberation")
+
+
+def _require(holds: bool, name: str, value: object, allowed: object) -> None:
+    if not holds:
+        raise UserError(f"{name}: {value!r} does not fit; allowed: {allowed}")
+
+
+@dataclass(frozen=True)
+class Hypothesis:
+    """One transcript of one utterance.
+
+    Attributes:
+        text: as written to Kaldi's ``text``.
+        tokens: the LM's token strings, without EOS.
+        token_ids: the same as ids.
+        score: sum of the natural log-probabilities at which the tokens were
+            committed (a token kept from a first pass counts 0).
+        passes: LLM forward passes spent on this utterance.
+        confidence: for each token its probability when committed, in [0, 1]; 1 for a
+            token kept from a first pass.
+    """
+
+    text: str
+    tokens: tuple[str, ...] = ()
+    token_ids: tuple[int, ...] = ()
+    score: float = 0.0
+    passes: int = 0
+    confidence: tuple[float, ...] = ()

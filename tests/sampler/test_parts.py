@@ -1,0 +1,87 @@
+"""Masking, schedule and confidence, each against a plain re-computation."""
+
+from __future__ import annotations
+
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from espnet_llada.sampler.canvas import transcript_canvas
+from espnet_llada.sampler.confidence import RowRandom, log_probabilities
+from espnet_llada.sampler.masking import (
+    count_to_mask,
+    lowest,
+    random_positions,
+    sub_blocks,
+)
+from espnet_llada.sampler.schedule import commits_per_pass, passes_per_block
+from espnet_llada.types import SpecialTokens
+
+SPECIAL = SpecialTokens(mask=11, eos=10)
+
+
+@given(st.lists(st.integers(0, 40), min_size=1, max_size=5), st.integers(1, 12))
+def test_commits_fill_the_block_and_never_grow(masked, passes):
+    quota = commits_per_pass(torch.tensor(masked), passes)
+    assert quota.sum(1).tolist() == masked
+    assert (quota.diff(dim=1) <= 0).all()
+    assert (quota.max(1).values - quota.min(1).values <= 1).all()
+
+
+@given(st.integers(1, 128), st.data())
+def test_the_budget_is_shared_whole(steps, data):
+    blocks = data.draw(st.integers(1, steps))
+    shares = passes_per_block(steps, blocks)
+    assert sum(shares) == steps
+    assert min(shares) >= 1
+
+
+@given(st.lists(st.floats(-5, 5, width=32), min_size=1, max_size=9), st.data())
+def test_lowest_is_a_stable_sort(scores, data):
+    among = data.draw(st.lists(st.booleans(), min_size=len(scores)))[: len(scores)]
+    count = data.draw(st.integers(0, 10))
+    expected = sorted((s, i) for i, s in enumerate(scores) if among[i])[:count]
+    got = lowest(torch.tensor([scores]), torch.tensor([among]), torch.tensor([count]))
+    assert got[0].nonzero().flatten().tolist() == sorted(i for _, i in expected)
+
+
+def test_mask_counts_round_and_keep_at_least_one():
+    lengths = torch.tensor([0, 1, 3, 10])
+    assert count_to_mask(lengths, 0.0).tolist() == [0, 0, 0, 0]
+    assert count_to_mask(lengths, 0.1).tolist() == [0, 1, 1, 1]
+    assert count_to_mask(lengths, 0.5).tolist() == [0, 1, 2, 5]
+    assert count_to_mask(lengths, 1.0).tolist() == [0, 1, 3, 10]
+
+
+@given(st.lists(st.integers(0, 9), min_size=1, max_size=4), st.integers(1, 6))
+def test_sub_blocks_partition_each_row(lengths, num):
+    canvas = transcript_canvas([[1] * n for n in lengths], SPECIAL)
+    blocks = torch.stack(sub_blocks(canvas, num)).long()
+    assert torch.equal(blocks.sum(0).bool(), canvas.valid)
+    assert (blocks.sum(0) <= 1).all()
+    sizes = blocks.sum(-1)
+    assert (sizes.max(0).values - sizes.min(0).values <= 1).all()
+
+
+def test_random_masks_depend_on_the_seed_of_the_row_alone():
+    short = transcript_canvas([[1] * 8], SPECIAL)
+    padded = transcript_canvas([[1] * 20, [1] * 8], SPECIAL)
+    alone = random_positions(short, 0.5, RowRandom([7]))
+    together = random_positions(padded, 0.5, RowRandom([3, 7]))
+    assert torch.equal(alone[0], together[1, :8])
+    assert not together[1, 8:].any()
+    assert together.sum(1).tolist() == [10, 4]
+
+
+def test_log_probabilities_are_those_of_float64_and_spare_the_input():
+    logits = torch.randn(2, 3, 12)
+    before = logits.clone()
+    no_eos = torch.zeros(2, 3, dtype=torch.bool)
+    no_eos[0, 0] = True
+    got = log_probabilities(logits, SPECIAL, no_eos)
+    assert torch.equal(logits, before)
+    plain = logits.double()
+    plain[..., SPECIAL.mask] = -torch.inf
+    plain[0, 0, SPECIAL.eos] = -torch.inf
+    expected = plain.exp() / plain.exp().sum(-1, keepdim=True)
+    assert torch.allclose(got.exp().double(), expected, atol=1e-6)
