@@ -1,0 +1,218 @@
+"""The frozen Whisper encoder: waveforms in, one frame for each 20 ms out.
+
+Source: ``AudioEncoder`` in openai/whisper ``whisper/model.py``, whose parameter names
+are kept.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from espnet_llada.audio.features import HOP_LENGTH, log_mel
+from espnet_llada.audio.whisper_file import WhisperConfig, open_whisper
+from espnet_llada.types import SAMPLE_RATE, UserError
+
+SAMPLES_PER_FRAME = 2 * HOP_LENGTH  # the second convolution has stride 2
+
+
+class WhisperEncoder(nn.Module):
+    """Whisper's encoder with its log-mel front end; never trained.
+
+    Args:
+        config: sizes.
+        pad_seconds: every row is padded with silence to at least this; Whisper was
+            trained at 30. With 0 a row is padded no further than the next
+            ``pad_multiple_seconds``, which costs less and sees less silence.
+        keep_padding: return the frames of the padding as well (the paper's release:
+            1500 frames whatever the duration) instead of a row's own frames.
+        pad_multiple_seconds: rows longer than ``pad_seconds`` are padded to a
+            multiple of this, so that rows of similar length run together.
+
+    Raises:
+        UserError: a duration that is no multiple of 0.02 s or does not fit the
+            position table.
+    """
+
+    pretrained = True  # a checkpoint leaves its tensors out
+
+    def __init__(
+        self,
+        config: WhisperConfig,
+        pad_seconds: float = 30.0,
+        keep_padding: bool = False,
+        pad_multiple_seconds: float = 1.0,
+    ) -> None:
+        super().__init__()
+        self.config = config
+        self.keep_padding = keep_padding
+        self._longest = config.max_frames * SAMPLES_PER_FRAME
+        self._pad = self._samples("pad_seconds", pad_seconds, at_least=0)
+        self._multiple = self._samples(
+            "pad_multiple_seconds", pad_multiple_seconds, at_least=SAMPLES_PER_FRAME
+        )
+        width = config.d_model
+        self.conv1 = nn.Conv1d(config.n_mels, width, 3, padding=1)
+        self.conv2 = nn.Conv1d(width, width, 3, stride=2, padding=1)
+        self.positional_embedding = nn.Parameter(torch.zeros(config.max_frames, width))
+        self.blocks = nn.ModuleList(_Block(config) for _ in range(config.layers))
+        self.ln_post = nn.LayerNorm(width)
+        self.requires_grad_(False)
+        self.eval()
+
+    @classmethod
+    def from_pretrained(
+        cls,
+        path: str | Path,
+        pad_seconds: float = 30.0,
+        keep_padding: bool = False,
+        pad_multiple_seconds: float = 1.0,
+        dtype: torch.dtype = torch.float32,
+    ) -> WhisperEncoder:
+        """Load the encoder's weights, and nothing else of the model.
+
+        Args:
+            path: an openai-whisper ``.pt``, or a Hugging Face directory with
+                ``config.json`` and ``model.safetensors`` (or its sharded index).
+            pad_seconds: see the class.
+            keep_padding: see the class.
+            pad_multiple_seconds: see the class.
+            dtype: of the weights and of the frames returned.
+
+        Raises:
+            UserError: no such weights, or an encoder tensor is missing, unexpected
+                or of another shape.
+        """
+        file = open_whisper(Path(path))
+        with torch.device("meta"):
+            encoder = cls(file.config, pad_seconds, keep_padding, pad_multiple_seconds)
+        shapes = {name: v.shape for name, v in encoder.state_dict().items()}
+        encoder.load_state_dict(file.read(shapes, dtype), assign=True)
+        return encoder
+
+    @property
+    def d_model(self) -> int:
+        """Width of a frame."""
+        return self.config.d_model
+
+    @property
+    def n_mels(self) -> int:
+        """Mel bands of the input features."""
+        return self.config.n_mels
+
+    def train(self, mode: bool = True) -> WhisperEncoder:
+        """Stay in eval mode, whatever the model around this one does."""
+        return super().train(False)
+
+    @torch.no_grad()
+    def forward(self, speech: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
+        """Encode a batch of waveforms.
+
+        A row's frames do not depend on the rest of the batch. Each row is copied, up
+        to its own length, into zeros whose number follows from that length alone,
+        and rows of equal padded length run together: attention therefore sees one
+        row's own (padded) frames and nothing else, the log-mel floor is taken per
+        row, and no other step mixes rows. Hence no attention mask is needed.
+
+        Args:
+            speech: samples of shape (B, T) at 16 kHz; what lies beyond a row's
+                length is ignored.
+            lengths: samples of each row, shape (B,), int64.
+
+        Returns:
+            Frames of shape (B, F, d_model), zeros beyond a row's own, and the
+            number of frames of each row, shape (B,), int64: ceil(samples / 320), or
+            those of the padded row with ``keep_padding``.
+
+        Raises:
+            UserError: a row is empty or longer than the position table (30 s).
+        """
+        samples = lengths.tolist()
+        self._check_lengths(samples)
+        padded = [self._padded(n) for n in samples]
+        covered = padded if self.keep_padding else samples
+        counts = [-(-n // SAMPLES_PER_FRAME) for n in covered]
+        frames = torch.zeros(
+            (len(samples), max(counts, default=0), self.d_model),
+            dtype=self.positional_embedding.dtype,
+            device=speech.device,
+        )
+        for size in sorted(set(padded)):
+            rows = [row for row, n in enumerate(padded) if n == size]
+            group = speech.new_zeros((len(rows), size), dtype=torch.float32)
+            for i, row in enumerate(rows):
+                group[i, : samples[row]] = speech[row, : samples[row]]
+            encoded = self._encode(log_mel(group, self.n_mels))
+            for i, row in enumerate(rows):
+                frames[row, : counts[row]] = encoded[i, : counts[row]]
+        return frames, torch.tensor(counts, dtype=torch.int64, device=lengths.device)
+
+    def _encode(self, mel: Tensor) -> Tensor:
+        """(B, n_mels, 2F) to (B, F, d_model)."""
+        x = F.gelu(self.conv1(mel.to(self.conv1.weight.dtype)))
+        x = F.gelu(self.conv2(x)).transpose(1, 2)
+        x = x + self.positional_embedding[: x.shape[1]]
+        for block in self.blocks:
+            x = block(x)
+        return self.ln_post(x)
+
+    def _padded(self, samples: int) -> int:
+        multiple = -(-samples // self._multiple) * self._multiple
+        return min(max(self._pad, multiple), self._longest)
+
+    def _check_lengths(self, samples: list[int]) -> None:
+        for row, n in enumerate(samples):
+            if n < 1:
+                raise UserError(f"row {row} of the batch holds no samples; remove it")
+            if n > self._longest:
+                raise UserError(
+                    f"row {row} of the batch is {n / SAMPLE_RATE:.2f} s long, the "
+                    f"encoder takes {self._longest / SAMPLE_RATE:g} s; cut it first"
+                )
+
+    def _samples(self, name: str, seconds: float, at_least: int) -> int:
+        samples = round(seconds * SAMPLE_RATE)
+        if samples % SAMPLES_PER_FRAME or not at_least <= samples <= self._longest:
+            raise UserError(
+                f"{name}: {seconds!r} does not fit; allowed: multiples of 0.02 from "
+                f"{at_least / SAMPLE_RATE:g} to {self._longest / SAMPLE_RATE:g}"
+            )
+        return samples
+
+
+class _Attention(nn.Module):
+    def __init__(self, config: WhisperConfig) -> None:
+        super().__init__()
+        width = config.d_model
+        self.heads = config.heads
+        self.query = nn.Linear(width, width)
+        self.key = nn.Linear(width, width, bias=False)
+        self.value = nn.Linear(width, width)
+        self.out = nn.Linear(width, width)
+
+    def forward(self, x: Tensor) -> Tensor:
+        q, k, v = (
+            project(x).unflatten(-1, (self.heads, -1)).transpose(1, 2)
+            for project in (self.query, self.key, self.value)
+        )
+        mixed = F.scaled_dot_product_attention(q, k, v)
+        return self.out(mixed.transpose(1, 2).flatten(2))
+
+
+class _Block(nn.Module):
+    def __init__(self, config: WhisperConfig) -> None:
+        super().__init__()
+        width = config.d_model
+        self.attn_ln = nn.LayerNorm(width)
+        self.attn = _Attention(config)
+        self.mlp_ln = nn.LayerNorm(width)
+        self.mlp = nn.Sequential(
+            nn.Linear(width, config.ffn), nn.GELU(), nn.Linear(config.ffn, width)
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = x + self.attn(self.attn_ln(x))
+        return x + self.mlp(self.mlp_ln(x))

@@ -1,0 +1,205 @@
+"""Finds the encoder in the two layouts that Whisper's weights come in.
+
+Parameter names are OpenAI's; a Hugging Face directory is read through one table of
+names. Errors speak of tensors by the names they have in the file.
+"""
+
+from __future__ import annotations
+
+import json
+import pickle
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError, safe_open
+from torch import Tensor
+
+from espnet_llada.types import UserError
+
+# OpenAI's and Hugging Face's, replaced one after the other.
+_HF_NAMES = (
+    ("positional_embedding", "embed_positions.weight"),
+    ("ln_post.", "layer_norm."),
+    ("blocks.", "layers."),
+    ("attn_ln.", "self_attn_layer_norm."),
+    ("attn.query.", "self_attn.q_proj."),
+    ("attn.key.", "self_attn.k_proj."),
+    ("attn.value.", "self_attn.v_proj."),
+    ("attn.out.", "self_attn.out_proj."),
+    ("mlp_ln.", "final_layer_norm."),
+    ("mlp.0.", "fc1."),
+    ("mlp.2.", "fc2."),
+)
+
+
+@dataclass(frozen=True)
+class WhisperConfig:
+    """Sizes of the encoder.
+
+    Attributes:
+        d_model: width of a frame.
+        layers: transformer blocks.
+        heads: attention heads in each.
+        ffn: width inside the feed-forward part.
+        n_mels: mel bands of the input, 80 or 128.
+        max_frames: rows of the position table; 1500 are 30 s.
+    """
+
+    d_model: int
+    layers: int
+    heads: int
+    ffn: int
+    n_mels: int
+    max_frames: int = 1500
+
+
+@dataclass(frozen=True)
+class WhisperFile:
+    """An opened ``.pt`` or directory, whose tensors are read when called for.
+
+    Attributes:
+        path: where it lies.
+        config: sizes of its encoder.
+        tensors: readers of the encoder's tensors, by the file's names.
+        rename: from OpenAI's name without prefix to the file's name.
+    """
+
+    path: Path
+    config: WhisperConfig
+    tensors: Mapping[str, Callable[[], Tensor]]
+    rename: Callable[[str], str]
+
+    def read(
+        self, shapes: Mapping[str, torch.Size], dtype: torch.dtype
+    ) -> dict[str, Tensor]:
+        """Copies of exactly the tensors asked for.
+
+        Args:
+            shapes: by OpenAI's names without prefix; all of the encoder's.
+            dtype: of the copies.
+
+        Raises:
+            UserError: a tensor is missing, unexpected or of another shape.
+        """
+        names = {self.rename(ours): ours for ours in shapes}
+        self._refuse("missing", names.keys() - self.tensors.keys())
+        self._refuse("unexpected", self.tensors.keys() - names.keys())
+        state = {}
+        for theirs, ours in names.items():
+            tensor = self.tensors[theirs]()
+            if tensor.shape != shapes[ours]:
+                raise UserError(
+                    f"{self.path}: encoder tensor {theirs} has shape "
+                    f"{tuple(tensor.shape)}, its sizes say {tuple(shapes[ours])}; "
+                    "the weights and their config do not belong together"
+                )
+            state[ours] = tensor.to(dtype, copy=True)  # off the memory map
+        return state
+
+    def _refuse(self, problem: str, names: set[str]) -> None:
+        if names:
+            raise UserError(
+                f"{self.path}: {problem} encoder tensor {min(names)} ({len(names)} in "
+                "all); use an unmodified Whisper of the sizes in its config"
+            )
+
+
+def open_whisper(path: Path) -> WhisperFile:
+    """Open a ``.pt`` from OpenAI or a Hugging Face directory.
+
+    Raises:
+        UserError: neither of them, or it cannot be read.
+    """
+    if path.is_dir():
+        return _open_huggingface(path)
+    if path.is_file():
+        return _open_openai(path)
+    raise UserError(
+        f"{path}: no Whisper weights here; name a .pt file or a directory with "
+        "config.json and model.safetensors"
+    )
+
+
+def _open_openai(path: Path) -> WhisperFile:
+    kind = "an openai-whisper checkpoint"
+    try:
+        content = _torch_load(path)
+        dims, state = content["dims"], content["model_state_dict"]
+        config = WhisperConfig(
+            d_model=dims["n_audio_state"],
+            layers=dims["n_audio_layer"],
+            heads=dims["n_audio_head"],
+            ffn=4 * dims["n_audio_state"],
+            n_mels=dims["n_mels"],
+            max_frames=dims["n_audio_ctx"],
+        )
+    except (pickle.UnpicklingError, RuntimeError, EOFError, OSError) as e:
+        reason = str(e).splitlines()[0] if str(e) else type(e).__name__
+        raise UserError(f"{path}: not {kind} ({reason}); download it again") from e
+    except (KeyError, TypeError) as e:
+        raise UserError(f"{path}: not {kind} ({e} is amiss); use OpenAI's file") from e
+    prefix = "encoder."
+    tensors = {k: (lambda v=v: v) for k, v in state.items() if k.startswith(prefix)}
+    return WhisperFile(path, config, tensors, lambda ours: prefix + ours)
+
+
+def _torch_load(path: Path) -> dict:
+    try:
+        return torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+    except RuntimeError:  # mmap takes torch's zip format, not the one before it
+        return torch.load(path, map_location="cpu", weights_only=True)
+
+
+def _open_huggingface(path: Path) -> WhisperFile:
+    config = _read_json(path / "config.json")
+    if config.get("activation_function", "gelu") != "gelu":
+        raise UserError(
+            f"{path}/config.json: activation_function must be gelu; use a Whisper"
+        )
+    try:
+        sizes = WhisperConfig(
+            d_model=config["d_model"],
+            layers=config["encoder_layers"],
+            heads=config["encoder_attention_heads"],
+            ffn=config["encoder_ffn_dim"],
+            n_mels=config["num_mel_bins"],
+            max_frames=config["max_source_positions"],
+        )
+    except KeyError as e:
+        raise UserError(f"{path}/config.json: lacks {e}; use a Whisper") from e
+    tensors: dict[str, Callable[[], Tensor]] = {}
+    for file in _weight_files(path):
+        try:
+            weights = safe_open(file, framework="pt")
+        except (SafetensorError, OSError) as e:
+            raise UserError(f"{file}: not readable ({e}); download it again") from e
+        names = weights.keys()
+        for name in names:
+            if name.removeprefix("model.").startswith("encoder."):
+                tensors[name] = lambda w=weights, n=name: w.get_tensor(n)
+    # WhisperModel is saved without, WhisperForConditionalGeneration with "model."
+    bare = any(name.startswith("encoder.") for name in tensors)
+    prefix = "encoder." if bare else "model.encoder."
+    return WhisperFile(path, sizes, tensors, lambda ours: prefix + _hf_name(ours))
+
+
+def _hf_name(name: str) -> str:
+    for ours, theirs in _HF_NAMES:
+        name = name.replace(ours, theirs)
+    return name
+
+
+def _weight_files(path: Path) -> list[Path]:
+    index = path / "model.safetensors.index.json"
+    if not index.is_file():
+        return [path / "model.safetensors"]
+    return [path / name for name in set(_read_json(index)["weight_map"].values())]
+
+
+def _read_json(path: Path) -> dict:
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as e:
+        raise UserError(f"{path}: not readable ({e}); download it again") from e
