@@ -1,0 +1,129 @@
+"""What every command shares: a YAML beside the options, and one-line errors."""
+
+from __future__ import annotations
+
+import argparse
+import copy
+import difflib
+import os
+import sys
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from espnet_llada.types import UserError
+
+
+def nearest(name: str, known: Iterable[str]) -> str:
+    """ " (did you mean 'x'?)", or nothing when no known name is near."""
+    near = difflib.get_close_matches(name, list(known), n=1)
+    return f" (did you mean '{near[0]}'?)" if near else ""
+
+
+def read_yaml(path: str | Path) -> dict[str, Any]:
+    """A YAML mapping from a file.
+
+    Raises:
+        UserError: the file is missing, is not YAML, or is not a mapping.
+    """
+    try:
+        content = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+    except OSError as e:
+        raise UserError(
+            f"{path}: cannot read it ({e.strerror}); name an existing YAML file"
+        ) from e
+    except (yaml.YAMLError, UnicodeDecodeError) as e:
+        reason = " ".join(str(e).split())
+        raise UserError(f"{path}: not valid YAML ({reason})") from e
+    if content is None:
+        return {}
+    if not isinstance(content, dict):
+        raise UserError(f"{path}: expected 'key: value' lines at the top level")
+    return content
+
+
+class OptionParser(argparse.ArgumentParser):
+    """An argparse parser whose ``--config`` YAML sets the defaults of its options.
+
+    The command line wins over the YAML. An unknown option or key is a UserError that
+    names the nearest known one; nothing is ignored in silence.
+    """
+
+    def __init__(self, *args, **kwargs):
+        # An abbreviation would hide a misspelt option, and break when one is added.
+        super().__init__(*args, allow_abbrev=False, **kwargs)
+
+    def parse_args(self, args=None, namespace=None):
+        """As argparse's; an option that is left over is refused by name."""
+        parsed, rest = self.parse_known_args(args, namespace)
+        if rest:
+            raise UserError(
+                f"unknown option {rest[0]}{nearest(rest[0], self._names())}"
+            )
+        return parsed
+
+    def parse_known_args(self, args=None, namespace=None):
+        """As argparse's, after ``--config`` has set the defaults."""
+        parsed, rest = super().parse_known_args(args, copy.copy(namespace))
+        config = getattr(parsed, "config", None)
+        # A parser around subcommands sees their --config too; it is theirs to read.
+        if not config or all(a.dest != "config" for a in self._actions):
+            return parsed, rest
+        self.set_defaults(**self._checked(config))
+        return super().parse_known_args(args, namespace)
+
+    def _names(self) -> list[str]:
+        names = [o for a in self._actions for o in a.option_strings]
+        for action in self._actions:
+            if isinstance(action, argparse._SubParsersAction):
+                for parser in action.choices.values():
+                    names += parser._names()
+        return names
+
+    def _checked(self, path: str) -> dict[str, Any]:
+        actions = {a.dest: a for a in self._actions}
+        values = {}
+        for key, value in read_yaml(path).items():
+            if key not in actions or key in ("config", "help"):
+                raise UserError(f"{path}: unknown key '{key}'{nearest(key, actions)}")
+            values[key] = self._converted(path, actions[key], value)
+        return values
+
+    def _converted(self, path: str, action: argparse.Action, value: Any) -> Any:
+        if value is None or action.type is None:
+            converted = value
+        else:
+            try:
+                converted = action.type(value if action.type is bool else str(value))
+            except (ValueError, argparse.ArgumentTypeError) as e:
+                raise UserError(
+                    f"{path}: '{action.dest}: {value}' is not a valid value"
+                ) from e
+        if action.choices and converted not in action.choices:
+            allowed = ", ".join(map(str, action.choices))
+            raise UserError(f"{path}: '{action.dest}: {value}' is not one of {allowed}")
+        return converted
+
+    def error(self, message: str):
+        """argparse's own complaints, as one line without the usage block."""
+        raise UserError(f"{message}; see {self.prog} --help")
+
+
+def run_main(main: Callable[..., Any], cmd: list[str] | None = None) -> None:
+    """Run ``main(cmd)``; a UserError ends as ``error: …`` on stderr and exit code 2."""
+    try:
+        status = main(cmd)
+        sys.stdout.flush()
+    except UserError as e:
+        sys.stderr.write(f"error: {e}\n")
+        raise SystemExit(2) from e
+    except KeyboardInterrupt as e:
+        sys.stderr.write("interrupted\n")
+        raise SystemExit(130) from e
+    except BrokenPipeError:
+        # The reader (head, grep -q) has gone: no traceback, and nothing left to flush.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        raise SystemExit(1) from None
+    raise SystemExit(status or 0)

@@ -1,0 +1,190 @@
+"""A score directory as stage 13 of ESPnet's asr.sh leaves it.
+
+sclite writes ``result.txt`` when it is installed (Debian: ``apt-get install sctk``);
+otherwise the same table is made here from jiwer's alignment. sclite ignores the case of
+ASCII letters, so this table does too.
+"""
+
+from __future__ import annotations
+
+import logging
+import re
+import shutil
+import string
+import subprocess
+from pathlib import Path
+
+import jiwer
+
+from espnet_llada.scoring.wer import (
+    Score,
+    check_ids,
+    read_lines,
+    read_text,
+    score_pairs,
+)
+from espnet_llada.types import UserError, atomic_write
+
+_DEBIAN = "/usr/lib/sctk/bin"  # where Debian's sctk puts it, off PATH
+_HEADER = "# Snt # Wrd | Corr    Sub    Del    Ins    Err  S.Err"
+_LOWER = str.maketrans(string.ascii_uppercase, string.ascii_lowercase)
+# sclite takes these for alternations, null words and comments: it then drops words
+# without a word of warning, or crashes.
+_SCLITE_SYNTAX = re.compile(r"\{|(^|\s)@(\s|$)|^(;;|\*\*)")
+
+
+def write_score_dir(
+    ref_text: str | Path, hyp_text: str | Path, out_dir: str | Path, unit: str = "word"
+) -> Path:
+    """Write ``ref.trn``, ``hyp.trn`` and ``result.txt`` into ``out_dir``.
+
+    Args:
+        ref_text: Kaldi text. An ``utt2spk`` beside it names the speakers; without one
+            each utterance is its own speaker, as in Kaldi.
+        hyp_text: Kaldi text of the same utterances.
+        out_dir: made if it is not there.
+        unit: ``word``, or ``char`` (a space becomes ``<space>``).
+
+    Returns:
+        The path of ``result.txt``.
+
+    Raises:
+        UserError: a file that cannot be read or written, or ids that do not match.
+    """
+    refs, hyps = read_text(ref_text), read_text(hyp_text)
+    check_ids(refs, hyps, (str(ref_text), str(hyp_text)))
+    speakers = _speakers(Path(ref_text), refs)
+    ids = {utt: f"{speakers[utt]}-{utt}" for utt in refs}
+    refs = {ids[u]: _tokens(refs[u], unit) for u in ids}
+    hyps = {ids[u]: _tokens(hyps[u], unit) for u in ids}
+
+    out = Path(out_dir)
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+    except OSError as e:
+        raise UserError(f"{out}: cannot make the directory ({e.strerror})") from e
+    for name, texts in (("ref.trn", refs), ("hyp.trn", hyps)):
+        lines = "".join(f"{tokens}\t({utt})\n" for utt, tokens in texts.items())
+        _write(out / name, lines)
+    result = _by_sclite(out, refs, hyps) or _by_jiwer(refs, hyps)
+    _write(out / "result.txt", result)
+    return out / "result.txt"
+
+
+def read_trn(path: str | Path) -> dict[str, str]:
+    """Read sclite's trn format: ``tokens (speaker-utterance)``.
+
+    Returns:
+        ``speaker-utterance`` -> tokens.
+
+    Raises:
+        UserError: as ``read_text``, or a line without an id.
+    """
+    texts: dict[str, str] = {}
+    for number, line in read_lines(path):
+        tokens, opened, rest = line.rstrip().rpartition("(")
+        if not opened or not rest.endswith(")"):
+            raise UserError(f"{path}:{number}: no (speaker-utterance) at the end")
+        if rest[:-1] in texts:
+            raise UserError(f"{path}:{number}: {rest[:-1]} again; keep one line")
+        texts[rest[:-1]] = " ".join(tokens.split())
+    return texts
+
+
+def _speakers(ref_text: Path, refs: dict[str, str]) -> dict[str, str]:
+    path = ref_text.parent / "utt2spk"
+    if not path.exists():
+        return {utt: utt for utt in refs}
+    speakers = read_text(path)
+    for utt in refs:
+        if not speakers.get(utt):
+            raise UserError(f"{path}: no speaker for utterance {utt}; add its line")
+    return speakers
+
+
+def _tokens(text: str, unit: str) -> str:
+    if unit == "word":
+        return text
+    if unit == "char":
+        return " ".join("<space>" if c == " " else c for c in text)
+    raise UserError(f"unit {unit!r}: choose word or char")
+
+
+def _write(path: Path, content: str) -> None:
+    with atomic_write(path) as temporary:
+        temporary.write_text(content, encoding="utf-8")
+
+
+def find_sclite() -> str | None:
+    """The sclite program, on PATH or where Debian's package puts it."""
+    return shutil.which("sclite") or shutil.which("sclite", path=_DEBIAN)
+
+
+def _by_sclite(out: Path, refs: dict[str, str], hyps: dict[str, str]) -> str | None:
+    """The report of sclite by the command of asr.sh, or None where it cannot serve."""
+    program = find_sclite()
+    if program is None:
+        return None
+    for name, texts in (("ref.trn", refs), ("hyp.trn", hyps)):
+        for utt, tokens in texts.items():
+            if _SCLITE_SYNTAX.search(tokens):
+                logging.warning(
+                    "%s: %s has sclite's own symbols; scored by jiwer", out / name, utt
+                )
+                return None
+    command = [program, "-r", str(out / "ref.trn"), "trn"]
+    command += ["-h", str(out / "hyp.trn"), "trn", "-i", "rm", "-o", "all", "stdout"]
+    done = subprocess.run(command, capture_output=True, check=False)
+    # It works on bytes: its report need not be valid UTF-8.
+    report = done.stdout.decode("utf-8", errors="replace")
+    if done.returncode != 0 or "Sum/Avg" not in report:
+        reason = " ".join(done.stderr.decode("utf-8", errors="replace").split())
+        logging.warning("%s: sclite failed (%s); scored by jiwer", out, reason)
+        return None
+    return report
+
+
+def _by_jiwer(refs: dict[str, str], hyps: dict[str, str]) -> str:
+    refs = {utt: tokens.translate(_LOWER) for utt, tokens in refs.items()}
+    hyps = {utt: tokens.translate(_LOWER) for utt, tokens in hyps.items()}
+    score = score_pairs(refs, hyps)  # tokens are words here, for either unit
+    blocks = [_table("hyp.trn", score)]
+    for utt, c in score.utterances.items():
+        counts = f"{c.hits} {c.substitutions} {c.deletions} {c.insertions}"
+        aligned = jiwer.visualize_alignment(
+            jiwer.process_words(refs[utt], hyps[utt]),
+            show_measures=False,
+            skip_correct=False,
+        ).partition("\n\n")[2]
+        # Lower case, as in sclite: no id may read as the "Avg" that ESPnet greps for.
+        head = f"id: ({utt.lower()})\nScores: (#C #S #D #I) {counts}\n"
+        blocks.append(head + aligned)
+    return "\n".join(blocks)
+
+
+def _table(title: str, score: Score) -> str:
+    """The "percentages by speaker" of sclite, whose speakers end at a hyphen."""
+    speakers: dict[str, list[str]] = {}
+    for utt in score.utterances:
+        speakers.setdefault(utt.partition("-")[0].lower(), []).append(utt)
+    width = max(map(len, ["Sum/Avg", *speakers]))
+    total = _row("Sum/Avg", score, width)
+    inner = len(total) - 2
+    lines = [
+        f",{'-' * inner}.",
+        f"|{title:^{inner}}|",
+        f"|{'-' * inner}|",
+        f"| {'SPKR':{width}} | {_HEADER} |",
+    ]
+    for speaker, utts in speakers.items():
+        lines.append(f"|{'-' * inner}|")
+        lines.append(_row(speaker, score.subset(utts), width))
+    lines += [f"|{'=' * inner}|", total, f"`{'-' * inner}'"]
+    heading = "SYSTEM SUMMARY PERCENTAGES by SPEAKER"
+    return f"{heading}\n\n" + "".join(f"  {line}\n" for line in lines)
+
+
+def _row(name: str, score: Score, width: int) -> str:
+    rates = "  ".join(f"{rate:5.1f}" for rate in score.rates)
+    sizes = f"{len(score.utterances):4} {score.total.words:6}"
+    return f"| {name:{width}} | {sizes} |{rates} |"
