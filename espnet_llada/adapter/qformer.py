@@ -1,0 +1,124 @@
+"""Window-level Q-Former: a few learned queries read each third of a second of audio.
+
+The network is BERT's (post-LayerNorm, GELU) with cross-attention in every layer, as
+in BLIP-2 and SALMONN; the paper uses 2 layers of BERT-base shape and 4 queries for a
+window of 17 encoder frames (0.34 s).
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+_EPS = 1e-12  # BERT's LayerNorm
+
+
+class WindowQFormer(nn.Module):
+    """Encoder frames -> ``queries`` vectors for each window.
+
+    Args:
+        input_size: width of the encoder frames.
+        hidden: width of the queries.
+        layers: number of layers.
+        heads: attention heads; divides ``hidden``.
+        ffn: inner width of the feed-forward part.
+        queries: vectors for each window.
+        window: frames in a window; windows do not overlap.
+        dropout: as in BERT, on embeddings, attention and residual branches.
+        drop_last_window: leave out a last window that is not full, as the paper's
+            release does; otherwise it is read with its missing frames hidden.
+    """
+
+    def __init__(
+        self,
+        input_size: int,
+        hidden: int = 768,
+        layers: int = 2,
+        heads: int = 12,
+        ffn: int = 3072,
+        queries: int = 4,
+        window: int = 17,
+        dropout: float = 0.1,
+        drop_last_window: bool = False,
+    ):
+        super().__init__()
+        self.hidden, self.window = hidden, window
+        self.drop_last_window = drop_last_window
+        self.queries = nn.Parameter(torch.randn(queries, hidden) * 0.02)
+        self.norm = nn.LayerNorm(hidden, eps=_EPS)
+        self.dropout = nn.Dropout(dropout)
+        self.layers = nn.ModuleList(
+            _Layer(hidden, input_size, heads, ffn, dropout) for _ in range(layers)
+        )
+
+    def forward(self, frames: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
+        """Read a batch.
+
+        Windows are read one by one, so a row's padding is never seen by its speech.
+
+        Args:
+            frames: (B, F, input_size), zero behind a row's end.
+            lengths: (B,) int64, frames of each row.
+
+        Returns:
+            (B, W * queries, hidden) and (B,) int64, the vectors of each row.
+        """
+        if self.drop_last_window:
+            windows = lengths // self.window
+        else:
+            windows = -(-lengths // self.window)
+        count, n_queries = int(windows.max()), len(self.queries)
+        batch, width = len(frames), count * self.window
+        frames = F.pad(frames, (0, 0, 0, max(0, width - frames.shape[1])))
+        keys = frames[:, :width].reshape(batch * count, self.window, -1)
+        places = torch.arange(width, device=frames.device)
+        seen = (places < lengths[:, None]).reshape(batch * count, 1, 1, self.window)
+        # A window behind the row's end has nothing to see; its output is not used,
+        # but softmax over nothing would be NaN.
+        seen = seen | ~seen.any(dim=-1, keepdim=True)
+        x = self.dropout(self.norm(self.queries)).expand(batch * count, -1, -1)
+        for layer in self.layers:
+            x = layer(x, keys, seen)
+        return x.reshape(batch, count * n_queries, self.hidden), windows * n_queries
+
+
+class _Layer(nn.Module):
+    def __init__(self, hidden: int, memory: int, heads: int, ffn: int, dropout: float):
+        super().__init__()
+        self.self_attention = _Attention(hidden, hidden, heads, dropout)
+        self.cross_attention = _Attention(hidden, memory, heads, dropout)
+        self.ffn_in = nn.Linear(hidden, ffn)
+        self.ffn_out = nn.Linear(ffn, hidden)
+        self.ffn_norm = nn.LayerNorm(hidden, eps=_EPS)
+        self.dropout = nn.Dropout(dropout)
+
+    def forward(self, x: Tensor, memory: Tensor, seen: Tensor) -> Tensor:
+        x = self.self_attention(x, x, None)
+        x = self.cross_attention(x, memory, seen)
+        inner = self.ffn_out(F.gelu(self.ffn_in(x)))
+        return self.ffn_norm(x + self.dropout(inner))
+
+
+class _Attention(nn.Module):
+    """Multi-head attention, residual and LayerNorm behind it (BERT's order)."""
+
+    def __init__(self, hidden: int, memory: int, heads: int, dropout: float):
+        super().__init__()
+        self.heads, self.p = heads, dropout
+        self.query = nn.Linear(hidden, hidden)
+        self.key = nn.Linear(memory, hidden)
+        self.value = nn.Linear(memory, hidden)
+        self.output = nn.Linear(hidden, hidden)
+        self.norm = nn.LayerNorm(hidden, eps=_EPS)
+        self.dropout = nn.Dropout(dropout)
+
+    def forward(self, x: Tensor, memory: Tensor, seen: Tensor | None) -> Tensor:
+        q, k, v = (
+            y.unflatten(-1, (self.heads, -1)).transpose(1, 2)
+            for y in (self.query(x), self.key(memory), self.value(memory))
+        )
+        p = self.p if self.training else 0.0
+        mixed = F.scaled_dot_product_attention(q, k, v, attn_mask=seen, dropout_p=p)
+        mixed = self.output(mixed.transpose(1, 2).flatten(-2))
+        return self.norm(x + self.dropout(mixed))

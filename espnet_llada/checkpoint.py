@@ -1,0 +1,157 @@
+"""Checkpoints hold the trained tensors only, and say which frozen weights they need.
+
+The identity of the frozen weights (name and sha256 of each) travels inside the state
+dict as one float32 tensor of UTF-8 bytes, because that is what survives everything
+ESPnet does to a state dict: ``torch.save``, ``weights_only`` loading, averaging of the
+n best epochs (equal values stay equal), packing.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from espnet_llada.types import UserError, atomic_write
+
+IDENTITY = "frozen_weights"
+
+
+def frozen_weights(model: nn.Module) -> dict[str, dict[str, str]]:
+    """{part: {"name", "sha256"}} of the children that carry pretrained weights."""
+    return {
+        part: {"name": child.weights.name, "sha256": child.weights.sha256}
+        for part, child in model.named_children()
+        if hasattr(child, "weights")
+    }
+
+
+def trained_state(model: nn.Module) -> dict[str, Tensor]:
+    """The state dict without pretrained tensors, plus their identity."""
+    full = nn.Module.state_dict(model)
+    state = {k: v for k, v in full.items() if k not in _pretrained_names(model)}
+    text = json.dumps(frozen_weights(model), sort_keys=True)
+    state[IDENTITY] = torch.tensor(list(text.encode()), dtype=torch.float32)
+    return state
+
+
+def load_trained(model: nn.Module, state: Mapping[str, Tensor], source: str) -> None:
+    """Put trained tensors into ``model``.
+
+    Args:
+        model: built from the config that the checkpoint belongs to.
+        state: what ``trained_state`` returned.
+        source: the file, for messages.
+
+    Raises:
+        UserError: other frozen weights, a missing or an unexpected tensor, a shape
+            that does not fit. The model is unchanged then.
+    """
+    state = dict(state)
+    _check_identity(model, state.pop(IDENTITY, None), source)
+    expected = trained_state(model)
+    del expected[IDENTITY]
+    missing = sorted(expected.keys() - state.keys())
+    unexpected = sorted(state.keys() - expected.keys())
+    if missing or unexpected:
+        raise UserError(
+            f"{source}: not a checkpoint of this config; missing: "
+            f"{_few(missing)}; unexpected: {_few(unexpected)}"
+        )
+    for name, tensor in expected.items():
+        if tensor.shape != state[name].shape:
+            raise UserError(
+                f"{source}: {name} has shape {tuple(state[name].shape)}, this config "
+                f"makes {tuple(tensor.shape)}; use the config.yaml beside it"
+            )
+    nn.Module.load_state_dict(model, state, strict=False)
+
+
+def read_state(path: str | Path) -> dict[str, Tensor]:
+    """Tensors of a ``.pth`` (never unpickling code) or ``.safetensors`` file.
+
+    Raises:
+        UserError: missing, truncated, or not such a file.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise UserError(f"{path}: no such checkpoint; train one or name another")
+    try:
+        if path.suffix == ".safetensors":
+            from safetensors.torch import load_file
+
+            return load_file(path)
+        state = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as e:
+        # torch and safetensors raise half a dozen types for a damaged file.
+        reason = str(e).splitlines()[0][:120] if str(e) else type(e).__name__
+        raise UserError(
+            f"{path}: not a readable checkpoint ({reason}); train or copy it again"
+        ) from e
+    if not isinstance(state, dict) or not all(
+        torch.is_tensor(v) for v in state.values()
+    ):
+        raise UserError(
+            f"{path}: holds more than model tensors; name an N-epoch or averaged model"
+        )
+    return state
+
+
+def atomic_torch_save(content: Any, path: Any, *args: Any, **kwargs: Any) -> None:
+    """``torch.save`` that replaces an existing file only by a whole new one.
+
+    Raises:
+        UserError: the disk is full or the directory not writable; the old file, if
+            any, is intact.
+    """
+    if not isinstance(path, (str, Path)):
+        _torch_save(content, path, *args, **kwargs)
+        return
+    with atomic_write(path) as temporary:
+        try:
+            _torch_save(content, temporary, *args, **kwargs)
+        except RuntimeError as e:  # how torch's zip writer reports a full disk
+            raise OSError(28, "No space left, or the write was refused") from e
+
+
+_torch_save = torch.save
+
+
+def _pretrained_names(model: nn.Module) -> set[str]:
+    roots = [n for n, m in model.named_modules() if getattr(m, "pretrained", False)]
+    return {
+        name
+        for name, _ in model.named_parameters(remove_duplicate=False)
+        if any(name.startswith(f"{root}.") for root in roots)
+        # What is trained inside a pretrained module.
+        and "lora_" not in name
+        and not name.endswith("mask_embedding")
+    }
+
+
+def _check_identity(model: nn.Module, stored: Tensor | None, source: str) -> None:
+    if stored is None:
+        raise UserError(
+            f"{source}: says not which frozen weights it belongs to; it is no "
+            "espnet_llada checkpoint"
+        )
+    wanted = json.loads(bytes(stored.round().to(torch.uint8).tolist()))
+    for part, have in frozen_weights(model).items():
+        want = wanted.get(part, {"name": "nothing", "sha256": ""})
+        if want["sha256"] != have["sha256"]:
+            raise UserError(
+                f"{source}: was trained on {part} '{want['name']}' (sha256 "
+                f"{want['sha256'][:12]}…), but this config names '{have['name']}' "
+                f"({have['sha256'][:12]}…); name the weights it was trained on"
+            )
+
+
+def _few(names: list[str]) -> str:
+    if not names:
+        return "none"
+    more = f" and {len(names) - 3} more" if len(names) > 3 else ""
+    return ", ".join(names[:3]) + more

@@ -1,0 +1,199 @@
+"""The decoder: audio embeddings in front of an LM that denoises or continues."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from espnet_llada import weights
+from espnet_llada.lm.backbone import Backbone
+from espnet_llada.lm.lora import LoraOptions, add_lora, merge_lora
+from espnet_llada.lm.tokenizer import LMTokenizer
+from espnet_llada.objective import LOSSES, causal_loss, diffusion_loss, noisy_canvas
+from espnet_llada.types import SpecialTokens, UserError
+
+
+@dataclass(frozen=True)
+class Prefix:
+    """What stands before the response: prompt and audio.
+
+    Attributes:
+        embeds: (B, P, d).
+        valid: (B, P) bool; False behind the audio of a shorter row.
+    """
+
+    embeds: Tensor
+    valid: Tensor
+
+    def __len__(self) -> int:
+        return len(self.embeds)
+
+
+class LMDecoder(nn.Module):
+    """Projection, prompt and LM; the same class for Whisper-LLaDA and Whisper-LLaMA.
+
+    Args:
+        encoder_output_size: width of the audio vectors.
+        attention: ``bidirectional`` (LLaDA, masked diffusion) or ``causal`` (LLaMA).
+        lm: name or directory of the LM (see ``espnet_llada.weights``).
+        num_layers: of the LM, counted from its input; all by default.
+        lora: fields of ``LoraOptions``; None trains no LoRA.
+        prompt: the instruction before the audio.
+        chat_template: wrap the prompt in the LM's chat template.
+        text_case: ``lower``, ``upper`` or ``keep``, see ``LMTokenizer``.
+        loss: ``llada`` or ``release``; read by masked diffusion only.
+        canvas_slack: see ``objective.noisy_canvas``; masked diffusion only.
+        dtype: of the frozen LM: ``float32``, ``bfloat16``.
+    """
+
+    def __init__(
+        self,
+        encoder_output_size: int,
+        attention: str,
+        lm: str = "smollm2-135m",
+        num_layers: int | None = None,
+        lora: Mapping[str, Any] | None = None,
+        prompt: str = "Transcribe the audio:",
+        chat_template: bool = True,
+        text_case: str = "lower",
+        loss: str = "llada",
+        canvas_slack: int = 32,
+        dtype: str = "float32",
+    ):
+        super().__init__()
+        if loss not in LOSSES:
+            raise UserError(f"loss: {loss!r}; allowed: {', '.join(LOSSES)}")
+        if dtype not in ("float32", "bfloat16"):
+            raise UserError(f"dtype: {dtype!r}; allowed: float32, bfloat16")
+        self.loss_name, self.canvas_slack = loss, canvas_slack
+        self.weights = weights.resolve(lm, "lm")
+        self.tokenizer = LMTokenizer(self.weights.path, text_case)
+        self.lm = Backbone.from_pretrained(
+            self.weights.path,
+            attention,
+            self.tokenizer.mask_id,
+            num_layers,
+            getattr(torch, dtype),
+        )
+        if lora is not None:
+            add_lora(self.lm.body, LoraOptions(**lora))
+        self.special = SpecialTokens(self.lm.mask_id, self.tokenizer.eos_id)
+        self.prompt_ids = self.tokenizer.prompt(prompt, chat_template)
+        self.projection = nn.Linear(encoder_output_size, self.lm.width)
+
+    @property
+    def diffuses(self) -> bool:
+        """True for LLaDA, False for LLaMA."""
+        return self.lm.attention == "bidirectional"
+
+    def prefix(self, audio: Tensor | None, lengths: Tensor | None, batch: int = 0):
+        """Prompt and audio as embeddings.
+
+        Args:
+            audio: (B, A, encoder_output_size), or None: the LM then sees the prompt
+                alone (the paper's plain-text ablation).
+            lengths: (B,) int64, audio vectors of each row.
+            batch: B where there is no audio.
+
+        Returns:
+            A ``Prefix``.
+        """
+        device = self.projection.weight.device
+        batch = batch if audio is None else len(audio)
+        prompt = torch.tensor([self.prompt_ids], device=device).expand(batch, -1)
+        embeds = self.lm.embed(prompt)
+        valid = torch.ones_like(prompt, dtype=torch.bool)
+        if audio is not None:
+            projected = self.projection(audio.to(self.projection.weight.dtype))
+            places = torch.arange(audio.shape[1], device=device)
+            embeds = torch.cat([embeds, projected.to(embeds.dtype)], dim=1)
+            valid = torch.cat([valid, places < lengths[:, None]], dim=1)
+        return Prefix(embeds, valid)
+
+    def response_hidden(self, prefix: Prefix, tokens: Tensor, lengths: Tensor):
+        """Hidden states of the last valid prefix position and of the response.
+
+        Args:
+            prefix: of B rows.
+            tokens: (B, L) int64.
+            lengths: (B,) int64, response positions of each row.
+
+        Returns:
+            (B, d) and (B, L, d).
+        """
+        places = torch.arange(tokens.shape[1], device=tokens.device)
+        valid = torch.cat([prefix.valid, places < lengths[:, None]], dim=1)
+        embeds = torch.cat([prefix.embeds, self.lm.embed(tokens)], dim=1)
+        hidden = self.lm(embeds, valid)
+        length = prefix.valid.shape[1]
+        return last_valid(hidden[:, :length], prefix.valid), hidden[:, length:]
+
+    def logits_fn(self, prefix: Prefix, lengths: Tensor) -> Callable[[Tensor], Tensor]:
+        """What the sampler calls: tokens (B, L) -> logits (B, L, V), one LLM pass.
+
+        The head runs on response positions only.
+        """
+
+        def logits(tokens: Tensor) -> Tensor:
+            return self.lm.logits(self.response_hidden(prefix, tokens, lengths)[1])
+
+        return logits
+
+    def loss(
+        self, prefix: Prefix, text: Tensor, lengths: Tensor
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        """Training loss (nats) and statistics of a batch.
+
+        Args:
+            prefix: of B rows.
+            text: (B, T) int64 transcripts.
+            lengths: (B,) int64.
+
+        Returns:
+            loss and {"loss", "acc"}; acc is the share of scored positions whose most
+            probable token is right.
+        """
+        if self.diffuses:
+            # Validation draws the same masks in every epoch.
+            fixed = None if self.training else torch.Generator().manual_seed(0)
+            canvas = noisy_canvas(
+                text, lengths, self.special, self.loss_name, self.canvas_slack, fixed
+            )
+            logits = self.logits_fn(prefix, canvas.lengths)(canvas.tokens)
+            loss = diffusion_loss(logits, canvas, self.loss_name)
+            targets, counted = canvas.targets, canvas.masked
+        else:
+            logits = self.next_token_logits(prefix, text, lengths)
+            loss, targets, counted = causal_loss(
+                logits, text, lengths, self.special.eos
+            )
+        right = (logits.argmax(dim=-1) == targets) & counted
+        acc = right.sum() / counted.sum().clamp(min=1)
+        return loss, {"loss": loss.detach(), "acc": acc}
+
+    def next_token_logits(
+        self, prefix: Prefix, text: Tensor, lengths: Tensor
+    ) -> Tensor:
+        """(B, T + 1, V): position i predicts token i, the last one the end."""
+        text = text.clamp(min=0)  # ESPnet pads with -1
+        first, rest = self.response_hidden(prefix, text, lengths)
+        return self.lm.logits(torch.cat([first[:, None], rest], dim=1))
+
+    def merge_lora(self) -> None:
+        """Fold LoRA into the LM for decoding; see ``lm.lora.merge_lora``."""
+        merge_lora(self.lm.body)
+
+    def encode_texts(self, texts: Sequence[str]) -> list[list[int]]:
+        """Token ids of transcripts, in the LM's text case, without EOS."""
+        return [self.tokenizer.encode(text) for text in texts]
+
+
+def last_valid(hidden: Tensor, valid: Tensor) -> Tensor:
+    """The last valid position of each row: (B, P, d), (B, P) -> (B, d)."""
+    places = torch.arange(valid.shape[1], device=valid.device)
+    last = (valid * places).argmax(dim=1)
+    return hidden[torch.arange(len(hidden), device=hidden.device), last]

@@ -1,0 +1,133 @@
+"""The LM: one Llama network, read causally (LLaMA) or in both directions (LLaDA).
+
+LLaDA-8B is a Llama without the causal mask, so transformers' ``LlamaModel`` carries
+both; what differs is the attention mask that we hand it, and the tensor names of the
+checkpoint (``espnet_llada.lm.loading``).
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from espnet_llada.lm.loading import load_llama
+from espnet_llada.types import UserError
+
+ATTENTION = ("causal", "bidirectional")
+
+
+class Backbone(nn.Module):
+    """A Llama body with its output head.
+
+    Args:
+        body: transformers' ``LlamaModel`` with ``attn_implementation="sdpa"``.
+        head: (V, d) weight of the output head; the embedding itself where tied.
+        attention: ``causal`` or ``bidirectional``.
+        mask_id: id of the mask token; at ``vocab_size`` a trained embedding of ours
+            stands in for it, for a Llama that has none.
+    """
+
+    pretrained = True  # a checkpoint leaves its tensors out, LoRA's excepted
+
+    def __init__(
+        self, body: nn.Module, head: nn.Parameter, attention: str, mask_id: int
+    ):
+        super().__init__()
+        if attention not in ATTENTION:
+            raise UserError(
+                f"attention: {attention!r}; allowed: {', '.join(ATTENTION)}"
+            )
+        self.body, self.head, self.attention = body, head, attention
+        self.mask_id = mask_id
+        self.requires_grad_(False)
+        self.mask_embedding = None
+        if attention == "bidirectional" and mask_id == self.vocab_size:
+            mean = self.embedding.weight.float().mean(dim=0)
+            self.mask_embedding = nn.Parameter(mean)
+
+    @classmethod
+    def from_pretrained(
+        cls,
+        path: Path,
+        attention: str,
+        mask_id: int | None = None,
+        num_layers: int | None = None,
+        dtype: torch.dtype = torch.float32,
+    ) -> Backbone:
+        """Read a directory in Hugging Face's Llama layout or in LLaDA's.
+
+        Args:
+            path: directory with config.json and safetensors.
+            attention: see the class.
+            mask_id: id of the mask token; by default what config.json says, or one
+                past the vocabulary.
+            num_layers: keep the first so many layers; all by default.
+            dtype: of the weights.
+
+        Raises:
+            UserError: files or tensors are missing, unexpected or of another shape.
+        """
+        body, head, config_mask_id = load_llama(path, num_layers, dtype)
+        if mask_id is None:
+            mask_id = config_mask_id
+        if mask_id is None:
+            mask_id = body.config.vocab_size
+        return cls(body, head, attention, mask_id)
+
+    @property
+    def embedding(self) -> nn.Embedding:
+        return self.body.embed_tokens
+
+    @property
+    def vocab_size(self) -> int:
+        return self.body.config.vocab_size
+
+    @property
+    def width(self) -> int:
+        """Embedding dimension d."""
+        return self.body.config.hidden_size
+
+    def embed(self, tokens: Tensor) -> Tensor:
+        """tokens (B, L) int64 -> (B, L, d); the mask id as described in the class."""
+        if self.mask_embedding is None:
+            return self.embedding(tokens)
+        masked = tokens == self.mask_id
+        embedded = self.embedding(tokens.masked_fill(masked, 0))
+        vector = self.mask_embedding.to(embedded.dtype)
+        return torch.where(masked[..., None], vector, embedded)
+
+    def forward(self, embeds: Tensor, valid: Tensor, cache=None) -> Tensor:
+        """Hidden states (B, Q, d) of the ``Q`` newest positions.
+
+        Padding cannot leak: no position attends to an invalid one, and positions are
+        numbered by counting the valid ones, so a row is computed as if it were alone.
+
+        Args:
+            embeds: (B, Q, d).
+            valid: (B, K) bool for all positions, those in the cache first; K >= Q.
+            cache: transformers' Cache with the K - Q earlier positions, or None.
+        """
+        queries = embeds.shape[1]
+        positions = (valid.long().cumsum(dim=1) - 1).clamp(min=0)[:, -queries:]
+        return self.body(
+            inputs_embeds=embeds,
+            attention_mask=self._additive_mask(valid, queries, embeds.dtype),
+            position_ids=positions,
+            past_key_values=cache,
+            use_cache=cache is not None,
+        ).last_hidden_state
+
+    def logits(self, hidden: Tensor) -> Tensor:
+        """(…, d) -> (…, V)."""
+        return hidden @ self.head.to(hidden.dtype).T
+
+    def _additive_mask(self, valid: Tensor, queries: int, dtype: torch.dtype) -> Tensor:
+        """(B, 1, Q or 1, K): 0 where a query may look, the lowest number elsewhere."""
+        allowed = valid[:, None, None, :]
+        if self.attention == "causal":
+            keys = torch.arange(valid.shape[1], device=valid.device)
+            allowed = allowed & (keys <= keys[-queries:, None])
+        mask = torch.zeros(allowed.shape, dtype=dtype, device=valid.device)
+        return mask.masked_fill(~allowed, torch.finfo(dtype).min)

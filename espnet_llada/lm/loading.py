@@ -1,0 +1,162 @@
+"""Reads a Llama or LLaDA checkpoint directory into transformers' ``LlamaModel``."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from espnet_llada.types import UserError
+
+# LLaDA's names (ML-GSAI/LLaDA modeling_llada.py) -> transformers' Llama names.
+_LLADA_TOP = {
+    "model.transformer.wte.weight": "embed_tokens.weight",
+    "model.transformer.ln_f.weight": "norm.weight",
+    "model.transformer.ff_out.weight": "lm_head.weight",
+}
+_LLADA_BLOCK = {
+    "attn_norm": "input_layernorm",
+    "q_proj": "self_attn.q_proj",
+    "k_proj": "self_attn.k_proj",
+    "v_proj": "self_attn.v_proj",
+    "attn_out": "self_attn.o_proj",
+    "ff_norm": "post_attention_layernorm",
+    "ff_proj": "mlp.gate_proj",  # through SiLU
+    "up_proj": "mlp.up_proj",
+    "ff_out": "mlp.down_proj",
+}
+
+
+def load_llama(
+    path: Path, num_layers: int | None, dtype: torch.dtype
+) -> tuple[nn.Module, nn.Parameter, int | None]:
+    """The body, the head's weight and the mask token's id where the config has one.
+
+    Tensors are read one by one and converted on the way, so the peak is one tensor
+    above the result.
+
+    Raises:
+        UserError: no such directory, not a Llama or LLaDA, or tensors do not match.
+    """
+    from espnet_llada.torchaudio_guard import import_torchaudio
+
+    import_torchaudio()  # transformers imports it
+    from transformers.models.llama.modeling_llama import (
+        LlamaModel,
+        LlamaRotaryEmbedding,
+    )
+
+    settings = _read_config(path)
+    config = _llama_config(settings, path)
+    if num_layers is not None:
+        if not 1 <= num_layers <= config.num_hidden_layers:
+            raise UserError(
+                f"num_layers: {num_layers} does not fit; {path} has "
+                f"{config.num_hidden_layers} layers"
+            )
+        config.num_hidden_layers = num_layers
+    with torch.device("meta"):
+        body = LlamaModel(config)
+    body.rotary_emb = LlamaRotaryEmbedding(config)  # its buffer is not in the files
+    tensors = {
+        name: tensor.to(dtype)
+        for name, tensor in _named_tensors(path, config.num_hidden_layers)
+    }
+    head = tensors.pop("lm_head.weight", None)
+    _check_names(body, tensors, path)
+    body.load_state_dict(tensors, assign=True)
+    if head is None or config.tie_word_embeddings:
+        weight = body.embed_tokens.weight
+    else:
+        weight = nn.Parameter(head, requires_grad=False)
+    return body, weight, settings.get("mask_token_id")
+
+
+def _read_config(path: Path) -> dict[str, Any]:
+    file = path / "config.json"
+    try:
+        return json.loads(file.read_text(encoding="utf-8"))
+    except OSError as e:
+        raise UserError(
+            f"{file}: cannot read it ({e.strerror}); name a directory that holds a "
+            "Llama or LLaDA checkpoint"
+        ) from e
+    except ValueError as e:
+        raise UserError(f"{file}: not valid JSON; fetch the checkpoint again") from e
+
+
+def _llama_config(settings: dict[str, Any], path: Path):
+    from transformers import LlamaConfig
+
+    kind = settings.get("model_type")
+    if kind == "llama":
+        config = LlamaConfig.from_dict(settings)
+    elif kind == "llada":
+        config = LlamaConfig(
+            vocab_size=settings.get("embedding_size") or settings["vocab_size"],
+            hidden_size=settings["d_model"],
+            intermediate_size=settings["mlp_hidden_size"],
+            num_hidden_layers=settings["n_layers"],
+            num_attention_heads=settings["n_heads"],
+            num_key_value_heads=settings.get("n_kv_heads") or settings["n_heads"],
+            max_position_embeddings=settings["max_sequence_length"],
+            rms_norm_eps=settings["rms_norm_eps"],
+            rope_theta=settings["rope_theta"],
+            tie_word_embeddings=settings["weight_tying"],
+            attention_bias=False,
+            bos_token_id=None,
+            eos_token_id=settings["eos_token_id"],
+        )
+    else:
+        raise UserError(
+            f"{path}: model_type '{kind}' is neither llama nor llada; name another LM"
+        )
+    config._attn_implementation = "sdpa"
+    return config
+
+
+def _named_tensors(path: Path, num_layers: int) -> Iterator[tuple[str, Tensor]]:
+    """(transformers' name inside LlamaModel, tensor); layers past the last dropped."""
+    from safetensors import safe_open
+
+    files = sorted(path.glob("*.safetensors"))
+    if not files:
+        raise UserError(f"{path}: no *.safetensors in it; convert the checkpoint first")
+    for file in files:
+        with safe_open(file, framework="pt") as f:
+            for name in f.keys():
+                ours = _our_name(name)
+                parts = ours.split(".")
+                if parts[0] == "layers" and int(parts[1]) >= num_layers:
+                    continue
+                yield ours, f.get_tensor(name)
+
+
+def _our_name(name: str) -> str:
+    if name in _LLADA_TOP:
+        return _LLADA_TOP[name]
+    if name.startswith("model.transformer.blocks."):
+        layer, part, kind = name.removeprefix("model.transformer.blocks.").split(".")
+        return f"layers.{layer}.{_LLADA_BLOCK.get(part, part)}.{kind}"
+    return name.removeprefix("model.")
+
+
+def _check_names(body: nn.Module, tensors: dict[str, Tensor], path: Path) -> None:
+    expected = {name: p.shape for name, p in body.named_parameters()}
+    missing = sorted(expected.keys() - tensors.keys())
+    unexpected = sorted(tensors.keys() - expected.keys())
+    if missing or unexpected:
+        raise UserError(
+            f"{path}: not the weights that its config.json describes; missing: "
+            f"{missing[:3] or 'none'}, unexpected: {unexpected[:3] or 'none'}"
+        )
+    for name, shape in expected.items():
+        if tensors[name].shape != shape:
+            raise UserError(
+                f"{path}: tensor {name} has shape {tuple(tensors[name].shape)}, its "
+                f"config.json says {tuple(shape)}"
+            )
