@@ -1,0 +1,197 @@
+"""``espnet-llada``: transcribe, deliberate and score from the shell."""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+from espnet_llada.bin.decoding import (
+    Outcome,
+    Utterance,
+    add_sampler_options,
+    decode_all,
+    read_first_pass,
+    sampler_options,
+)
+from espnet_llada.bin.options import OptionParser, run_main
+from espnet_llada.types import UserError, atomic_write
+
+DEFAULT_MODEL = "demo"
+DELIBERATION = ("low_confidence", "random", "semi_ar")
+DECODING = ("diffusion", "semi_ar")
+
+_TRANSCRIBE_EXAMPLE = """examples:
+  espnet-llada transcribe speech.flac
+  espnet-llada transcribe *.flac --strategy semi_ar --num_blocks 4 --output text
+  espnet-llada transcribe speech.flac --system llama --model exp/asr_my_llama
+"""
+_DELIBERATE_EXAMPLE = """examples:
+  espnet-llada transcribe *.flac --system llama --output first_pass
+  espnet-llada deliberate --first_pass first_pass *.flac
+  espnet-llada deliberate --first_pass first_pass *.flac --strategy random \\
+      --mask_ratio 0.5 --output text
+"""
+
+
+def get_parser() -> argparse.ArgumentParser:
+    """The parser of all subcommands."""
+    from espnet_llada import __version__
+    from espnet_llada.bin import score
+
+    parser = OptionParser(
+        prog="espnet-llada",
+        description="Speech recognition and deliberation with a masked-diffusion LLM.",
+        epilog="espnet-llada COMMAND --help shows examples.",
+    )
+    parser.add_argument("--version", action="version", version=__version__)
+    commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
+    transcribe = _command(
+        commands, "transcribe", "speech to text", _TRANSCRIBE_EXAMPLE, DECODING
+    )
+    transcribe.set_defaults(run=_transcribe)
+    deliberate = _command(
+        commands,
+        "deliberate",
+        "correct a first pass while listening",
+        _DELIBERATE_EXAMPLE,
+        DELIBERATION,
+    )
+    deliberate.add_argument(
+        "--first_pass", required=True, help="Kaldi text file: 'id transcript' lines"
+    )
+    deliberate.add_argument(
+        "--no_audio", action="store_true", help="plain text: the LM hears nothing"
+    )
+    deliberate.set_defaults(run=_deliberate)
+    # score has a parser of its own; main() hands it everything behind its name.
+    commands.add_parser("score", help=score.get_parser().description, add_help=False)
+    return parser
+
+
+def _command(
+    commands, name: str, summary: str, example: str, strategies: tuple[str, ...]
+) -> argparse.ArgumentParser:
+    parser = commands.add_parser(
+        name,
+        help=summary,
+        description=summary[0].upper() + summary[1:] + ".",
+        epilog=example,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("files", nargs="+", metavar="FILE", help="audio files")
+    parser.add_argument("--config", help="YAML that sets options, e.g. conf/decode_*")
+    parser.add_argument(
+        "--model",
+        default=DEFAULT_MODEL,
+        help=f"model directory, tag or hub id (default: {DEFAULT_MODEL})",
+    )
+    parser.add_argument(
+        "--system",
+        default="llada",
+        choices=("llada", "llama"),
+        help="diffusion (default) or the autoregressive baseline",
+    )
+    parser.add_argument("--output", help="write 'id text' lines here, not to stdout")
+    parser.add_argument("--output_case", default="upper", help="upper, lower or keep")
+    parser.add_argument("--batch_size", type=int, default=4, help="files at once")
+    parser.add_argument("--device", default="cpu", help="cpu, cuda, …")
+    add_sampler_options(parser, strategies[0], strategies)
+    return parser
+
+
+def main(cmd: list[str] | None = None) -> int:
+    """Run a subcommand; returns the exit status.
+
+    Raises:
+        UserError: options, files or the model do not fit.
+    """
+    args = sys.argv[1:] if cmd is None else list(cmd)
+    if args[:1] == ["score"]:
+        from espnet_llada.bin import score
+
+        score.main(args[1:])
+        return 0
+    logging.basicConfig(level=logging.WARNING, format="%(message)s")
+    parsed = get_parser().parse_args(args)
+    return parsed.run(parsed)
+
+
+def entry() -> None:
+    """The console script."""
+    run_main(main)
+
+
+def _transcribe(args: argparse.Namespace) -> int:
+    utterances = [Utterance(i, path) for i, path in _by_id(args.files).items()]
+    return _run(args, utterances, use_audio=True)
+
+
+def _deliberate(args: argparse.Namespace) -> int:
+    files = _by_id(args.files)
+    texts = read_first_pass(args.first_pass, files)
+    args.strategy = f"deliberation_{args.strategy}"
+    utterances = [Utterance(i, path, texts[i]) for i, path in files.items()]
+    return _run(args, utterances, use_audio=not args.no_audio)
+
+
+def _by_id(files: list[str]) -> dict[str, str]:
+    """{file stem: path}, sorted by id as Kaldi's files are."""
+    table: dict[str, str] = {}
+    for file in files:
+        utt_id = Path(file).stem
+        if table.setdefault(utt_id, file) != file:
+            raise UserError(f"{table[utt_id]} and {file} share an id; rename one")
+    return dict(sorted(table.items()))
+
+
+def _run(args: argparse.Namespace, utterances: list[Utterance], use_audio: bool) -> int:
+    options = sampler_options(args)  # refused before anything is loaded
+    if not any(Path(u.path).exists() for u in utterances):
+        raise UserError(f"{utterances[0].path}: no such audio file; check the path")
+    if args.output and not Path(args.output).absolute().parent.is_dir():
+        raise UserError(f"{args.output}: no such directory; create it first")
+    from espnet_llada.espnet.inference import build_with_espnet
+    from espnet_llada.loading import find_model, load_model
+    from espnet_llada.recognizer import Recognizer
+
+    config, file = find_model(args.model, args.system)
+    model = load_model(config, file, args.device, build_with_espnet)
+    recognizer = Recognizer(model, options, use_audio, args.output_case)
+    outcomes = decode_all(recognizer, utterances, max(1, args.batch_size))
+    failed = 0
+    lines = []
+    for outcome in _progress(outcomes, len(utterances)):
+        failed += _report(outcome)
+        line = f"{outcome.utterance.utt_id} {outcome.hypothesis.text}".rstrip() + "\n"
+        if args.output:
+            lines.append(line)
+        elif not outcome.error:
+            sys.stdout.write(line)
+            sys.stdout.flush()
+    if failed == len(utterances):
+        return 1
+    if args.output:
+        with atomic_write(args.output) as temporary:
+            temporary.write_text("".join(lines), encoding="utf-8")
+    return 1 if failed else 0
+
+
+def _report(outcome: Outcome) -> int:
+    if not outcome.error:
+        return 0
+    sys.stderr.write(f"error: {outcome.error}\n")
+    return 1
+
+
+def _progress(outcomes: Iterator[Outcome], total: int) -> Iterator[Outcome]:
+    from tqdm import tqdm
+
+    # Only on a terminal, and only when it takes more than two seconds.
+    return tqdm(outcomes, total=total, unit="utt", delay=2, disable=None, leave=False)
+
+
+if __name__ == "__main__":
+    entry()

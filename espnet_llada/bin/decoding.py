@@ -1,0 +1,227 @@
+"""What the decoding commands share: sampler options, audio that may fail, batches."""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import time
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, fields
+from pathlib import Path
+
+import numpy as np
+
+from espnet_llada.types import (
+    SAMPLE_RATE,
+    STRATEGIES,
+    Hypothesis,
+    SamplerOptions,
+    UserError,
+)
+
+_HELP = {
+    "strategy": "how the canvas is filled",
+    "steps": "budget of LLM forward passes for each utterance",
+    "canvas_length": "response positions of a decoding canvas, in tokens",
+    "num_blocks": "sub-blocks, for the semi-autoregressive strategies",
+    "mask_ratio": "share of the transcript that deliberation masks, 0 to 1",
+    "temperature": "0 takes the most probable token, above 0 tokens are drawn",
+    "remasking": "what a pass commits: the surest positions, or random ones",
+    "tail": "positions by which deliberation may lengthen a transcript",
+    "seed": "of random masks and draws, for each utterance id",
+}
+
+
+def str2bool(value: str) -> bool:
+    """ESPnet's way to write a switch: true or false."""
+    table = {"true": True, "1": True, "yes": True, "false": False, "0": False}
+    table["no"] = False
+    if value.lower() not in table:
+        raise ValueError(value)
+    return table[value.lower()]
+
+
+def add_sampler_options(
+    parser: argparse.ArgumentParser,
+    strategy: str,
+    strategies: Sequence[str] = STRATEGIES,
+) -> None:
+    """One option for each field of ``SamplerOptions``.
+
+    Args:
+        parser: the options are added here.
+        strategy: the default one.
+        strategies: those to choose from.
+    """
+    choices = {"strategy": strategies, "remasking": ("confidence", "random")}
+    group = parser.add_argument_group("decoding")
+    for field in fields(SamplerOptions):
+        default = strategy if field.name == "strategy" else field.default
+        group.add_argument(
+            f"--{field.name}",
+            type=type(field.default),
+            default=default,
+            choices=choices.get(field.name),
+            help=f"{_HELP[field.name]} (default: {default})",
+        )
+
+
+def sampler_options(args: argparse.Namespace) -> SamplerOptions:
+    """The options that ``add_sampler_options`` has parsed.
+
+    Raises:
+        UserError: a value outside its range.
+    """
+    return SamplerOptions(
+        **{f.name: getattr(args, f.name) for f in fields(SamplerOptions)}
+    )
+
+
+@dataclass(frozen=True)
+class Utterance:
+    """Something to transcribe; ``transcript`` is the first pass, if any."""
+
+    utt_id: str
+    path: str
+    transcript: str | None = None
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What became of an utterance.
+
+    Attributes:
+        utterance: the input.
+        hypothesis: empty text (or the unchanged first pass) after a failure.
+        decode_seconds: wall time, a batch's shared out by duration.
+        audio_seconds: duration; 0 when the audio could not be read.
+        samples: duration in samples.
+        error: one line, or None.
+    """
+
+    utterance: Utterance
+    hypothesis: Hypothesis
+    decode_seconds: float = 0.0
+    audio_seconds: float = 0.0
+    samples: int = 0
+    error: str | None = None
+
+
+def decode_all(
+    recognizer, utterances: Iterable[Utterance], batch_size: int
+) -> Iterator[Outcome]:
+    """Exactly one outcome for each utterance, in order, whatever happens to one.
+
+    Args:
+        recognizer: a ``Recognizer``.
+        utterances: read lazily, so memory does not grow with the set.
+        batch_size: utterances that run together.
+    """
+    batch: list[Utterance] = []
+    for utterance in utterances:
+        batch.append(utterance)
+        if len(batch) == batch_size:
+            yield from _decode_batch(recognizer, batch)
+            batch = []
+    if batch:
+        yield from _decode_batch(recognizer, batch)
+
+
+def _decode_batch(recognizer, batch: list[Utterance]) -> list[Outcome]:
+    from espnet_llada.audio.io import load_audio  # scipy and soundfile: not for --help
+
+    outcomes: dict[int, Outcome] = {}
+    readable: list[tuple[int, np.ndarray]] = []
+    for i, utterance in enumerate(batch):
+        try:
+            readable.append((i, load_audio(utterance.path)))
+        except UserError as e:
+            outcomes[i] = _failure(utterance, e)
+    if readable:
+        rows = [i for i, _ in readable]
+        waveforms = [w for _, w in readable]
+        try:
+            done = _recognise(recognizer, [batch[i] for i in rows], waveforms)
+        except Exception as e:
+            if len(rows) == 1:
+                done = [_failure(batch[rows[0]], e)]
+            else:  # find out which one it was; the others are not to suffer
+                done = [_decode_batch(recognizer, [batch[i]])[0] for i in rows]
+        outcomes.update(zip(rows, done, strict=True))
+    return [outcomes[i] for i in range(len(batch))]
+
+
+def _recognise(
+    recognizer, batch: Sequence[Utterance], waveforms: list[np.ndarray]
+) -> list[Outcome]:
+    given = [u.transcript for u in batch]
+    start = time.perf_counter()
+    hypotheses = recognizer(
+        waveforms,
+        [u.utt_id for u in batch],
+        None if None in given else given,
+    )
+    elapsed = time.perf_counter() - start
+    total = sum(len(w) for w in waveforms)
+    return [
+        Outcome(u, h, elapsed * len(w) / total, len(w) / SAMPLE_RATE, len(w))
+        for u, h, w in zip(batch, hypotheses, waveforms, strict=True)
+    ]
+
+
+def _failure(utterance: Utterance, error: Exception) -> Outcome:
+    reason = " ".join(str(error).split()) or type(error).__name__
+    if not isinstance(error, UserError):
+        logging.exception(f"{utterance.utt_id}: decoding failed")
+        reason = f"{type(error).__name__}: {reason}"
+    return Outcome(utterance, Hypothesis(utterance.transcript or ""), error=reason)
+
+
+def read_scp(path: str | Path) -> dict[str, str]:
+    """A Kaldi ``wav.scp``: {utterance id: path}.
+
+    Raises:
+        UserError: missing file, a line without a path, an id that stands twice.
+    """
+    table: dict[str, str] = {}
+    try:
+        lines = Path(path).read_text(encoding="utf-8").splitlines()
+    except OSError as e:
+        raise UserError(f"{path}: cannot read it ({e.strerror}); run stage 3") from e
+    for number, line in enumerate(lines, 1):
+        parts = line.split(maxsplit=1)
+        if len(parts) != 2 or parts[0] in table:
+            problem = "no path" if len(parts) != 2 else f"'{parts[0]}' stands twice"
+            raise UserError(f"{path}:{number}: {problem}; write 'utt_id path' lines")
+        table[parts[0]] = parts[1].strip()
+    if not table:
+        raise UserError(f"{path}: holds no utterance; run stages 1-4 again")
+    return table
+
+
+def read_first_pass(path: str | Path, utt_ids: Iterable[str]) -> dict[str, str]:
+    """First-pass transcripts of the utterances.
+
+    Args:
+        path: a Kaldi ``text`` file, or a decode directory whose ``*/text`` are merged.
+        utt_ids: every one of them needs a line; an empty transcript is allowed.
+
+    Raises:
+        UserError: no such file, or an utterance has no transcript.
+    """
+    from espnet_llada.scoring.wer import read_text
+
+    top = Path(path)
+    files = sorted(top.glob("*/text")) if top.is_dir() else [top]
+    if not files:
+        raise UserError(f"{path}: no */text in it; name a decoded directory or a text")
+    texts: dict[str, str] = {}
+    for file in files:
+        texts.update(read_text(file))
+    missing = [u for u in utt_ids if u not in texts]
+    if missing:
+        raise UserError(
+            f"{path}: no transcript for {len(missing)} utterances, the first is "
+            f"'{missing[0]}'; run the first pass on the same set"
+        )
+    return texts

@@ -1,0 +1,33 @@
+"""Makes ESPnet2 know our classes. ESPnet has no plugin discovery, so we go to it."""
+
+from __future__ import annotations
+
+from espnet_llada.torchaudio_guard import import_torchaudio
+
+
+def register() -> None:
+    """Add our encoder, post-encoder, decoders and model to ESPnet2's ASR task.
+
+    Afterwards ``decoder: llada`` (or ``llama``) in a train YAML is enough: the ASR
+    task then builds our model and reads text with the LM's tokenizer. Configs with
+    any other decoder are untouched. Calling it again changes nothing.
+    """
+    import_torchaudio()
+    from espnet2.tasks import asr
+
+    from espnet_llada.espnet import task
+    from espnet_llada.espnet.model import ESPnetLLMModel
+    from espnet_llada.espnet.modules import (
+        FrozenWhisperEncoder,
+        LLaDADecoder,
+        LLaMADecoder,
+        WindowQFormerPostEncoder,
+    )
+    from espnet_llada.model import ENCODER, POSTENCODER
+
+    asr.encoder_choices.classes[ENCODER] = FrozenWhisperEncoder
+    asr.postencoder_choices.classes[POSTENCODER] = WindowQFormerPostEncoder
+    asr.decoder_choices.classes["llada"] = LLaDADecoder
+    asr.decoder_choices.classes["llama"] = LLaMADecoder
+    asr.model_choices.classes["llada"] = ESPnetLLMModel
+    task.hook(asr.ASRTask)

@@ -1,0 +1,192 @@
+"""Waveforms (and, to deliberate, transcripts) in, hypotheses out; batch first."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn.utils.rnn import pad_sequence
+
+from espnet_llada.audio.io import split_long
+from espnet_llada.autoregressive import greedy
+from espnet_llada.lm.tokenizer import to_case
+from espnet_llada.sampler import blank_canvas, sample, transcript_canvas
+from espnet_llada.types import Hypothesis, SamplerOptions, UserError
+
+
+def seed_of(utt_id: str, seed: int) -> int:
+    """The random seed of an utterance: the same in any batch, order or process."""
+    digest = hashlib.sha256(f"{seed}:{utt_id}".encode()).digest()
+    return int.from_bytes(digest[:7], "big")
+
+
+class Recognizer:
+    """Runs a model over utterances.
+
+    Args:
+        model: something with ``encode(speech, lengths)`` and a ``decoder`` that is an
+            ``LMDecoder``: ``WhisperLLM`` or ESPnet's model with our decoder.
+        options: the strategy and its budget. A causal LM ignores the strategy: it
+            decodes greedily, up to ``canvas_length`` tokens.
+        use_audio: False shows the LM the prompt and the transcript alone (the paper's
+            plain-text ablation); for deliberation.
+        output_case: ``upper`` (LibriSpeech's transcripts), ``lower`` or ``keep``.
+
+    Raises:
+        UserError: a causal LM cannot deliberate; without audio there is nothing to
+            decode.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        options: SamplerOptions,
+        use_audio: bool = True,
+        output_case: str = "upper",
+    ):
+        if options.deliberates and not model.decoder.diffuses:
+            raise UserError(
+                f"strategy {options.strategy}: this model's decoder is autoregressive; "
+                "deliberate with a model trained with 'decoder: llada'"
+            )
+        if not use_audio and not options.deliberates:
+            raise UserError(
+                f"strategy {options.strategy} without audio: nothing to transcribe; "
+                "choose a deliberation strategy"
+            )
+        to_case("", output_case)
+        self.model = model.eval()
+        self.options, self.use_audio = options, use_audio
+        self.output_case = output_case
+        self.device = next(model.parameters()).device
+
+    @torch.no_grad()
+    def __call__(
+        self,
+        waveforms: Sequence[np.ndarray],
+        utt_ids: Sequence[str],
+        transcripts: Sequence[str] | None = None,
+    ) -> list[Hypothesis]:
+        """Recognise a batch.
+
+        An utterance longer than the encoder takes (30 s) is cut where it is quiet.
+        Decoding transcribes the pieces one by one and joins the text; deliberation
+        lets the LM hear all pieces at once, since the transcript cannot be cut.
+
+        Args:
+            waveforms: float32 (T,) at 16 kHz each.
+            utt_ids: decide the random masks, whatever the batch.
+            transcripts: the first pass, for a deliberation strategy.
+
+        Returns:
+            One hypothesis for each utterance, in order.
+
+        Raises:
+            UserError: transcripts are missing, or given to a decoding strategy.
+        """
+        if self.options.deliberates != (transcripts is not None):
+            raise UserError(
+                f"strategy {self.options.strategy}: "
+                + ("needs" if self.options.deliberates else "takes no")
+                + " first-pass transcript"
+            )
+        pieces = [split_long(w) for w in waveforms]
+        if transcripts is not None:
+            return self._deliberate(pieces, utt_ids, transcripts)
+        rows = [
+            (f"{utt_id}#{i}" if i else utt_id, piece)
+            for utt_id, parts in zip(utt_ids, pieces, strict=True)
+            for i, piece in enumerate(parts)
+        ]
+        decoded = iter(self._decode([r[1] for r in rows], [r[0] for r in rows]))
+        return [_joined([next(decoded) for _ in parts]) for parts in pieces]
+
+    def _decode(
+        self, waveforms: list[np.ndarray], utt_ids: list[str]
+    ) -> list[Hypothesis]:
+        decoder, options = self.model.decoder, self.options
+        prefix = self._prefix([[w] for w in waveforms])
+        if not decoder.diffuses:
+            return self._hypotheses(greedy(decoder, prefix, options.canvas_length))
+        canvas = blank_canvas(
+            len(prefix), options.canvas_length, decoder.special, self.device
+        )
+        return self._hypotheses(self._sample(prefix, canvas, utt_ids))
+
+    def _deliberate(
+        self,
+        pieces: list[list[np.ndarray]],
+        utt_ids: Sequence[str],
+        transcripts: Sequence[str],
+    ) -> list[Hypothesis]:
+        decoder = self.model.decoder
+        ids = decoder.encode_texts(transcripts)
+        canvas = transcript_canvas(ids, decoder.special, self.options.tail, self.device)
+        if self.use_audio:
+            prefix = self._prefix(pieces)
+        else:
+            prefix = decoder.prefix(None, None, batch=len(ids))
+        return self._hypotheses(self._sample(prefix, canvas, utt_ids))
+
+    def _sample(self, prefix, canvas, utt_ids: Sequence[str]):
+        decoder = self.model.decoder
+        return sample(
+            decoder.logits_fn(prefix, canvas.lengths),
+            canvas,
+            self.options,
+            decoder.special,
+            [seed_of(utt_id, self.options.seed) for utt_id in utt_ids],
+        )
+
+    def _prefix(self, pieces: list[list[np.ndarray]]):
+        """Prompt and audio of each utterance; its pieces one after the other."""
+        flat = [torch.from_numpy(p) for parts in pieces for p in parts]
+        lengths = torch.tensor([len(p) for p in flat], device=self.device)
+        speech = pad_sequence(flat, batch_first=True).to(self.device)
+        audio, sizes = self.model.encode(speech, lengths)
+        rows = iter(a[:n] for a, n in zip(audio, sizes.tolist(), strict=True))
+        whole = [torch.cat([next(rows) for _ in parts]) for parts in pieces]
+        sizes = torch.tensor([len(w) for w in whole], device=self.device)
+        return self.model.decoder.prefix(pad_sequence(whole, batch_first=True), sizes)
+
+    def _hypotheses(self, result) -> list[Hypothesis]:
+        return [
+            self._hypothesis(tokens, log_probs, passes)
+            for tokens, log_probs, passes in zip(
+                result.tokens.tolist(),
+                result.log_probs,
+                result.passes.tolist(),
+                strict=True,
+            )
+        ]
+
+    def _hypothesis(
+        self, tokens: list[int], log_probs: Tensor, passes: int
+    ) -> Hypothesis:
+        decoder = self.model.decoder
+        eos = decoder.special.eos
+        ids = tokens[: tokens.index(eos)] if eos in tokens else tokens
+        return Hypothesis(
+            text=to_case(decoder.tokenizer.decode(ids), self.output_case),
+            tokens=tuple(decoder.tokenizer.tokens(ids)),
+            token_ids=tuple(ids),
+            score=float(log_probs.sum()),
+            passes=passes,
+            confidence=tuple(log_probs[: len(ids)].exp().tolist()),
+        )
+
+
+def _joined(parts: list[Hypothesis]) -> Hypothesis:
+    if len(parts) == 1:
+        return parts[0]
+    return Hypothesis(
+        text=" ".join(p.text for p in parts if p.text),
+        tokens=sum((p.tokens for p in parts), ()),
+        token_ids=sum((p.token_ids for p in parts), ()),
+        score=sum(p.score for p in parts),
+        passes=sum(p.passes for p in parts),
+        confidence=sum((p.confidence for p in parts), ()),
+    )

@@ -1,0 +1,50 @@
+"""Launcher: runs an ESPnet2 module with our classes registered.
+
+    python -m espnet_llada.run -m espnet2.bin.asr_train --config …
+
+Meant for ``asr.sh --python "python3 -m espnet_llada.run"``: asr.sh then calls every
+ESPnet command through it. Training and decoding go to our twins of those commands,
+which take the same options; everything else runs unchanged.
+"""
+
+from __future__ import annotations
+
+import runpy
+import sys
+
+from espnet_llada.bin.options import run_main
+from espnet_llada.torchaudio_guard import import_torchaudio
+from espnet_llada.types import UserError
+
+OURS = {
+    "espnet2.bin.asr_train": "espnet_llada.bin.asr_train",
+    "espnet2.bin.asr_inference": "espnet_llada.bin.asr_inference",
+}
+
+
+def main(cmd: list[str] | None = None) -> None:
+    """``-m MODULE ARGS…`` or ``SCRIPT ARGS…``, as python itself takes them."""
+    args = sys.argv[1:] if cmd is None else list(cmd)
+    while args and args[0] in ("-u", "-B", "-s"):  # options of python, not of ours
+        args.pop(0)
+    if not args or args == ["-m"]:
+        raise UserError(
+            "nothing to run; e.g. python -m espnet_llada.run -m espnet2.bin.asr_train"
+        )
+    import_torchaudio()
+    if args[0] != "-m":
+        sys.argv = args
+        runpy.run_path(args[0], run_name="__main__")
+        return
+    module, rest = args[1], args[2:]
+    if module.startswith("espnet2.bin.asr") and module not in OURS:
+        from espnet_llada.espnet.register import register
+
+        register()
+    name = OURS.get(module, module)
+    sys.argv = [name, *rest]
+    runpy.run_module(name, run_name="__main__", alter_sys=True)
+
+
+if __name__ == "__main__":
+    run_main(main)

@@ -1,0 +1,269 @@
+"""ESPnet2 itself trains two steps and decodes, through the launcher and our commands."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import yaml
+
+from espnet_llada import Deliberator, Speech2Text, UserError
+from espnet_llada.checkpoint import IDENTITY
+from espnet_llada.types import Hypothesis
+
+pytest.importorskip("espnet2")
+
+TEXTS = {"utt0": "THE DOG", "utt1": "A LOVELY VOICE", "utt2": "IT WAS A DARK NIGHT"}
+
+
+def python(repo: Path, *args: object) -> subprocess.CompletedProcess:
+    env = {**os.environ, "PYTHONPATH": str(repo)}
+    return subprocess.run(
+        [sys.executable, "-m", *map(str, args)], capture_output=True, text=True, env=env
+    )
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory) -> Path:
+    import soundfile
+
+    path = tmp_path_factory.mktemp("data")
+    rng = np.random.default_rng(0)
+    for name in ("wav.scp", "text", "shape"):
+        (path / name).write_text("")
+    for i, (utt_id, text) in enumerate(TEXTS.items()):
+        samples = rng.normal(0, 0.1, 9_000 + 5_000 * i).astype(np.float32)
+        soundfile.write(path / f"{utt_id}.flac", samples, 16_000)
+        for name, value in (
+            ("wav.scp", path / f"{utt_id}.flac"),
+            ("text", text),
+            ("shape", len(samples)),
+        ):
+            with open(path / name, "a") as f:
+                f.write(f"{utt_id} {value}\n")
+    return path
+
+
+def train(repo: Path, data: Path, config: dict, exp: Path, *extra: object, **changes):
+    settings = {
+        **config,
+        "optim": "adamw",
+        "optim_conf": {"lr": 1e-3},
+        "batch_type": "sorted",
+        "batch_size": 2,
+        "max_epoch": 1,
+        "best_model_criterion": [["valid", "acc", "max"]],
+        "num_workers": 0,
+        "num_att_plot": 0,
+        "use_tensorboard": False,
+        "use_matplotlib": False,
+        **changes,
+    }
+    exp.mkdir(parents=True, exist_ok=True)
+    (exp / "train.yaml").write_text(yaml.safe_dump(settings))
+    (exp / "tokens.txt").write_text("<blank>\n<unk>\n<sos/eos>\n")
+    args: list[object] = ["--config", exp / "train.yaml", "--output_dir", exp / "out"]
+    args += ["--token_list", exp / "tokens.txt", "--token_type", "hugging_face"]
+    args += ["--bpemodel", "unused", "--ngpu", 0]
+    for split in ("train", "valid"):
+        args += [f"--{split}_data_path_and_name_and_type"]
+        args += [f"{data}/wav.scp,speech,sound"]
+        args += [f"--{split}_data_path_and_name_and_type", f"{data}/text,text,text"]
+        args += [f"--{split}_shape_file", f"{data}/shape"]
+    launcher = ("espnet_llada.run", "-m", "espnet2.bin.asr_train")
+    return python(repo, *launcher, *args, *extra)
+
+
+@pytest.fixture(scope="module")
+def trained(repo, data, tiny_config, tmp_path_factory) -> Path:
+    """llada/out and llama/out: two steps each, by ESPnet's own Trainer."""
+    top = tmp_path_factory.mktemp("exp")
+    for decoder in ("llada", "llama"):
+        done = train(repo, data, {**tiny_config, "decoder": decoder}, top / decoder)
+        assert done.returncode == 0, done.stderr[-3000:]
+    return top
+
+
+def test_training_leaves_espnets_files_with_trained_tensors_only(trained):
+    out = trained / "llada/out"
+    state = torch.load(out / "valid.acc.ave.pth", weights_only=True)
+    assert IDENTITY in state
+    assert not any("encoder.whisper" in k or "embed_tokens" in k for k in state)
+    assert (out / "valid.acc.ave.pth").stat().st_size < 200_000
+    config = yaml.safe_load((out / "config.yaml").read_text())
+    assert config["decoder"] == "llada" and config["model"] == "llada"
+    assert len(config["token_list"]) == 3
+
+
+def test_training_changes_what_it_should(trained, tiny_config):
+    from espnet_llada.model import WhisperLLM
+
+    state = torch.load(trained / "llada/out/1epoch.pth", weights_only=True)
+    for name, tensor in state.items():
+        if "lora_B" in name:  # starts at zero
+            assert tensor.abs().max() > 0, name
+    model = WhisperLLM.from_config(tiny_config)
+    names = {n for n, p in model.named_parameters() if p.requires_grad}
+    assert set(state) - {IDENTITY} == names
+
+
+@pytest.mark.parametrize(
+    ("module", "system", "extra"),
+    [
+        ("espnet_llada.bin.asr_inference", "llada", ["--steps", 3]),
+        ("espnet_llada.bin.asr_inference", "llama", ["--canvas_length", 8]),
+        ("espnet_llada.bin.asr_deliberate", "llada", ["--mask_ratio", 0.5]),
+        ("espnet_llada.run -m espnet2.bin.asr_inference", "llada", ["--steps", 2]),
+    ],
+)
+def test_decoding_writes_one_line_for_each_utterance(
+    repo, data, trained, tmp_path, module, system, extra
+):
+    # A key order of its own, and an utterance that cannot be read.
+    (data / "bad.flac").write_bytes(b"not audio")
+    scp = (data / "wav.scp").read_text() + f"bad {data}/bad.flac\n"
+    (tmp_path / "wav.scp").write_text(scp)
+    keys = ["utt2", "bad", "utt0", "utt1"]
+    (tmp_path / "keys").write_text("".join(f"{k} x\n" for k in keys))
+    if "deliberate" in module:
+        texts = {**TEXTS, "bad": "LEFT ALONE"}
+        lines = "".join(f"{k} {v}\n" for k, v in texts.items())
+        (tmp_path / "first").write_text(lines)
+        extra = [*extra, "--first_pass", tmp_path / "first"]
+    done = python(
+        repo,
+        *module.split(),
+        *("--data_path_and_name_and_type", f"{tmp_path}/wav.scp,speech,sound"),
+        *("--key_file", tmp_path / "keys", "--output_dir", tmp_path / "out"),
+        *("--asr_train_config", trained / system / "out/config.yaml"),
+        *("--asr_model_file", trained / system / "out/valid.acc.ave.pth"),
+        *("--batch_size", 3, *extra),
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    for name in ("text", "token", "token_int", "score", "passes", "seconds"):
+        lines = (tmp_path / "out/1best_recog" / name).read_text().splitlines()
+        assert [line.split()[0] for line in lines] == keys, name
+    text = (tmp_path / "out/1best_recog/text").read_text().splitlines()[1]
+    assert text.split() == (
+        ["bad", "LEFT", "ALONE"] if "deliber" in module else ["bad"]
+    )
+    failed = (tmp_path / "out/failed").read_text().splitlines()
+    assert len(failed) == 1 and failed[0].startswith("bad ")
+    assert "1 failed" in done.stderr
+
+
+def test_the_api_returns_what_espnets_does(data, trained):
+    out = trained / "llada/out"
+    speech2text = Speech2Text(out / "config.yaml", out / "valid.acc.ave.pth", steps=3)
+    speech = np.random.default_rng(0).normal(0, 0.1, 20_000)
+    for given in (speech, torch.tensor(speech), data / "utt0.flac"):
+        text, tokens, ids, hypothesis = speech2text(given)[0]
+        assert isinstance(hypothesis, Hypothesis)
+        assert hypothesis.text == text and len(tokens) == len(ids)
+    with pytest.raises(UserError, match="mono"):
+        speech2text(np.zeros((2, 800)))
+    again = Speech2Text.from_pretrained(out, steps=3)(data / "utt0.flac")
+    assert again[0][0] == text
+    deliberator = Deliberator.from_pretrained(trained / "llada/out", mask_ratio=0.0)
+    assert deliberator(data / "utt0.flac", "the dog")[0][0] == "THE DOG"
+    with pytest.raises(UserError, match="mask_ration"):
+        Deliberator.from_pretrained(out, mask_ration=0.0)
+
+
+def test_espnet_and_the_light_path_are_one_network(data, trained):
+    """The same checkpoint in ESPnet's model and in WhisperLLM: the same loss."""
+    from espnet_llada.checkpoint import load_trained, read_state
+    from espnet_llada.espnet.inference import build_with_espnet
+    from espnet_llada.model import WhisperLLM
+
+    config = yaml.safe_load((trained / "llada/out/config.yaml").read_text())
+    state = read_state(trained / "llada/out/1epoch.pth")
+    heavy, light = build_with_espnet(config), WhisperLLM.from_config(config)
+    for model in (heavy, light):
+        load_trained(model.eval(), state, "x")
+    speech = torch.randn(2, 30_000) * 0.1
+    speech_lengths = torch.tensor([30_000, 21_000])
+    text, lengths = torch.tensor([[3, 4, 5], [6, 7, -1]]), torch.tensor([3, 2])
+    speech[1, 21_000:] = 0
+    with torch.no_grad():
+        loss, stats, weight = heavy(speech, speech_lengths, text, lengths)
+        prefix = light.decoder.prefix(*light.encode(speech, speech_lengths))
+        expected, _ = light.decoder.loss(prefix, text, lengths)
+    assert float(loss) == pytest.approx(float(expected), rel=1e-5)
+    assert int(weight) == 2 and set(stats) == {"loss", "acc"}
+
+
+def test_decoder_llada_is_all_a_user_of_espnets_conformer_changes(
+    repo, data, tiny_config, tmp_path
+):
+    config = {
+        "encoder": "conformer",
+        "encoder_conf": {
+            "output_size": 16,
+            "attention_heads": 2,
+            "linear_units": 16,
+            "num_blocks": 1,
+            "input_layer": "conv2d",
+        },
+        "decoder": "llada",
+        "decoder_conf": tiny_config["decoder_conf"],
+        "model_conf": {"ctc_weight": 0.3, "lsm_weight": 0.1},
+        "frontend_conf": {"n_fft": 256, "hop_length": 128},
+    }
+    done = train(repo, data, config, tmp_path)
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert "not used: model_conf ctc_weight, lsm_weight" in done.stderr
+    state = torch.load(tmp_path / "out/1epoch.pth", weights_only=True)
+    assert any(k.startswith("encoder.encoders.0.") for k in state)
+    speech2text = Speech2Text(
+        tmp_path / "out/config.yaml", tmp_path / "out/1epoch.pth", steps=2
+    )
+    assert len(speech2text(data / "utt2.flac")) == 1
+
+
+@pytest.mark.parametrize(
+    ("section", "key", "hint"),
+    [
+        ("decoder_conf", "text_cas", "text_case"),
+        ("encoder_conf", "pad_second", "pad_seconds"),
+        ("postencoder_conf", "query", "queries"),
+        (None, "optimm", "train.yaml"),
+    ],
+)
+def test_an_unknown_key_is_one_line(tiny_config, tmp_path, section, key, hint):
+    from espnet_llada.bin import asr_train
+
+    config = dict(tiny_config)
+    if section:
+        config[section] = {**config[section], key: 1}
+    else:
+        config[key] = 1
+    (tmp_path / "train.yaml").write_text(yaml.safe_dump(config))
+    (tmp_path / "tokens").write_text("<blank>\n")
+    cmd = ["--config", tmp_path / "train.yaml", "--token_list", tmp_path / "tokens"]
+    with pytest.raises(UserError, match=f"{key}.*{hint}") as e:
+        asr_train.main([str(c) for c in [*cmd, "--output_dir", tmp_path / "out"]])
+    assert "\n" not in str(e.value)
+    assert not (tmp_path / "out").exists()
+
+
+def test_other_decoders_are_left_alone():
+    import espnet_llada
+
+    espnet_llada.register()
+    espnet_llada.register()
+    from espnet2.tasks.asr import ASRTask, decoder_choices
+
+    assert decoder_choices.get_class("llada").__name__ == "LLaDADecoder"
+    args = ASRTask.get_parser().parse_args(
+        ["--output_dir", "x", "--token_list", "x", "--decoder", "transformer"]
+    )
+    args.token_list = ["<blank>", "<unk>", "a", "<sos/eos>"]
+    model = ASRTask.build_model(args)
+    assert type(model).__name__ == "ESPnetASRModel"
+    assert model.ctc is not None
