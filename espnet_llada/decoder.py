@@ -84,6 +84,11 @@ class LMDecoder(nn.Module):
         self.special = SpecialTokens(self.lm.mask_id, self.tokenizer.eos_id)
         self.prompt_ids = self.tokenizer.prompt(prompt, chat_template)
         self.projection = nn.Linear(encoder_output_size, self.lm.width)
+        # The Q-Former's LayerNorm gives unit variance: start the audio at the scale of
+        # the LM's own embeddings (torch's default is 5 times that for SmolLM2).
+        scale = float(self.lm.embedding.weight.float().std())
+        nn.init.normal_(self.projection.weight, std=scale * encoder_output_size**-0.5)
+        nn.init.zeros_(self.projection.bias)
 
     @property
     def diffuses(self) -> bool:

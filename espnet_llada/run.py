@@ -19,6 +19,8 @@ from espnet_llada.types import UserError
 OURS = {
     "espnet2.bin.asr_train": "espnet_llada.bin.asr_train",
     "espnet2.bin.asr_inference": "espnet_llada.bin.asr_inference",
+    # Stage 5 would list the LM's whole vocabulary, from a hub; ours needs no list.
+    "espnet2.bin.hugging_face_export_vocabulary": "espnet_llada.recipe.tokens",
 }
 
 

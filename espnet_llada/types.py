@@ -16,6 +16,10 @@ from pathlib import Path
 SAMPLE_RATE = 16_000
 """Every waveform inside the package is mono float32 at this rate (Hz)."""
 
+ESPNET_TOKENS = ("<blank>", "<unk>", "<sos/eos>")
+"""ESPnet's token list in our models. The LM has a tokenizer of its own; its 49k to 126k
+tokens would cost a CTC head, and megabytes of YAML that each process parses for 3 s."""
+
 
 class UserError(Exception):
     """Bad input. The message is one line that names the file and the mend."""

@@ -60,7 +60,7 @@ def test_another_base_is_refused_by_name(model, tiny_config, tiny_lm, tmp_path):
     config = copy.deepcopy(tiny_config)
     config["decoder_conf"]["lm"] = str(tmp_path / "other_lm")
     other = WhisperLLM.from_config(config)
-    with pytest.raises(UserError, match="trained on decoder .*other_lm") as e:
+    with pytest.raises(UserError, match=r"trained on decoder .*other_lm") as e:
         load_trained(other, trained_state(model), "exp/x.pth")
     assert str(e.value).startswith("exp/x.pth: ")
 

@@ -1,6 +1,6 @@
-"""Deliberation over a first pass: asr_inference with a deliberation strategy.
+r"""Deliberation over a first pass: asr_inference with a deliberation strategy.
 
-    python -m espnet_llada.bin.asr_deliberate --first_pass exp/asr_llama/decode_greedy \\
+python -m espnet_llada.bin.asr_deliberate --first_pass exp/asr_llama/decode_greedy \
         --config conf/deliberate_low_confidence.yaml …
 """
 

@@ -1,8 +1,8 @@
-"""Decoding of a Kaldi-style set: our twin of espnet2.bin.asr_inference.
+r"""Decoding of a Kaldi-style set: our twin of espnet2.bin.asr_inference.
 
-    python -m espnet_llada.bin.asr_inference --config conf/decode_diffusion.yaml \\
-        --data_path_and_name_and_type dump/raw/test/wav.scp,speech,sound \\
-        --asr_train_config exp/asr_x/config.yaml \\
+python -m espnet_llada.bin.asr_inference --config conf/decode_diffusion.yaml \
+        --data_path_and_name_and_type dump/raw/test/wav.scp,speech,sound \
+        --asr_train_config exp/asr_x/config.yaml \
         --asr_model_file exp/asr_x/valid.acc.ave.pth --output_dir exp/asr_x/decode
 """
 
@@ -149,8 +149,6 @@ def _write(output_dir: Path, outcomes: Iterable[Outcome], total: int) -> None:
 
 def _write_line(files: dict[str, TextIO], outcome: Outcome) -> None:
     utt_id, hypothesis = outcome.utterance.utt_id, outcome.hypothesis
-    # asr.sh computes RTF and latency from these two lines.
-    logging.info(f"speech length: {outcome.samples}")
     logging.info(f"best hypo: {hypothesis.text}")
     values = {
         "text": hypothesis.text,

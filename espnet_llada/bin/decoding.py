@@ -95,7 +95,6 @@ class Outcome:
         hypothesis: empty text (or the unchanged first pass) after a failure.
         decode_seconds: wall time, a batch's shared out by duration.
         audio_seconds: duration; 0 when the audio could not be read.
-        samples: duration in samples.
         error: one line, or None.
     """
 
@@ -103,7 +102,6 @@ class Outcome:
     hypothesis: Hypothesis
     decode_seconds: float = 0.0
     audio_seconds: float = 0.0
-    samples: int = 0
     error: str | None = None
 
 
@@ -155,6 +153,8 @@ def _recognise(
     recognizer, batch: Sequence[Utterance], waveforms: list[np.ndarray]
 ) -> list[Outcome]:
     given = [u.transcript for u in batch]
+    for waveform in waveforms:  # asr.sh times from this line to "best hypo"
+        logging.info(f"speech length: {len(waveform)}")
     start = time.perf_counter()
     hypotheses = recognizer(
         waveforms,
@@ -164,7 +164,7 @@ def _recognise(
     elapsed = time.perf_counter() - start
     total = sum(len(w) for w in waveforms)
     return [
-        Outcome(u, h, elapsed * len(w) / total, len(w) / SAMPLE_RATE, len(w))
+        Outcome(u, h, elapsed * len(w) / total, len(w) / SAMPLE_RATE)
         for u, h, w in zip(batch, hypotheses, waveforms, strict=True)
     ]
 

@@ -17,7 +17,7 @@ from espnet_llada.types import UserError
 
 
 def nearest(name: str, known: Iterable[str]) -> str:
-    """ " (did you mean 'x'?)", or nothing when no known name is near."""
+    """The hint that follows an unknown name; empty when no known one is near."""
     near = difflib.get_close_matches(name, list(known), n=1)
     return f" (did you mean '{near[0]}'?)" if near else ""
 

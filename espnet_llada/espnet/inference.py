@@ -11,8 +11,8 @@ import numpy as np
 import torch
 from torch import nn
 
-from espnet_llada.deliberation import InferenceAPI, Result
 from espnet_llada.deliberation import Deliberator as _Deliberator
+from espnet_llada.deliberation import InferenceAPI, Result
 
 
 def build_with_espnet(config: Mapping[str, Any]) -> nn.Module:
@@ -28,7 +28,7 @@ def build_with_espnet(config: Mapping[str, Any]) -> nn.Module:
 class Speech2Text(InferenceAPI):
     """Transcribes speech, as ``espnet2.bin.asr_inference.Speech2Text``.
 
-        speech2text = Speech2Text("exp/asr_x/config.yaml", "exp/asr_x/valid.acc.ave.pth")
+        speech2text = Speech2Text("exp/asr_x/config.yaml", "exp/asr_x/1epoch.pth")
         text, tokens, token_int, hypothesis = speech2text(speech)[0]
 
     The decode options are the fields of ``SamplerOptions``; a model trained with

@@ -4,18 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from torch import Tensor, nn
-
 from espnet2.asr.espnet_model import ESPnetASRModel
 from espnet2.torch_utils.device_funcs import force_gatherable
 from espnet2.train.abs_espnet_model import AbsESPnetModel
+from torch import Tensor, nn
 
 from espnet_llada.checkpoint import load_trained, trained_state
 from espnet_llada.decoder import LMDecoder
-
-VOCABULARY = ("<blank>", "<unk>", "<sos/eos>")
-"""ESPnet's token list in our models: the LM has a tokenizer of its own, and its 49k to
-126k tokens would cost a CTC head and megabytes of YAML that nobody reads."""
+from espnet_llada.types import ESPNET_TOKENS
 
 
 class ESPnetLLMModel(ESPnetASRModel):
@@ -38,7 +34,7 @@ class ESPnetLLMModel(ESPnetASRModel):
         self.is_encoder_whisper = parts.is_encoder_whisper
         self.autocast_frontend = parts.autocast_frontend
         self.extract_feats_in_collect_stats = False
-        self.token_list = list(VOCABULARY)
+        self.token_list = list(ESPNET_TOKENS)
         self.decoder = decoder
         self.ctc = None
 

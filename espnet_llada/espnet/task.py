@@ -20,10 +20,11 @@ from espnet_llada import weights
 from espnet_llada.bin.options import nearest
 from espnet_llada.checkpoint import atomic_torch_save
 from espnet_llada.decoder import LMDecoder
-from espnet_llada.espnet.model import VOCABULARY, ESPnetLLMModel
+from espnet_llada.espnet.model import ESPnetLLMModel
+from espnet_llada.espnet.register import register
 from espnet_llada.lm.tokenizer import LMTokenizer
 from espnet_llada.model import ATTENTION, POSTENCODER, build_encoder
-from espnet_llada.types import UserError
+from espnet_llada.types import ESPNET_TOKENS, UserError
 
 
 def uses_our_decoder(args: argparse.Namespace) -> bool:
@@ -65,7 +66,7 @@ def build_llm_model(
         UserError: a section of the config has a key that nothing reads.
     """
     # config.yaml is written from args afterwards: keep it small and portable.
-    args.token_list = list(VOCABULARY)
+    args.token_list = list(ESPNET_TOKENS)
     _prepare(args)
     check_sections(args)
     sides = copy.copy(args)
@@ -75,7 +76,7 @@ def build_llm_model(
     tail = parts.postencoder or parts.encoder or parts.preencoder or parts.frontend
     decoder_class = asr.decoder_choices.get_class(args.decoder)
     decoder = decoder_class(
-        vocab_size=len(VOCABULARY),
+        vocab_size=len(ESPNET_TOKENS),
         encoder_output_size=tail.output_size(),
         **args.decoder_conf,
     )
@@ -195,4 +196,4 @@ class ASRTask(asr.ASRTask):
         super().main_worker(args)
 
 
-hook(asr.ASRTask)
+register()

@@ -31,7 +31,7 @@ class RowRandom:
         return draws.to(self._device)
 
     def gumbel(self, lengths: Tensor, width: int, vocabulary: int) -> Tensor:
-        """(B, width, vocabulary) float32 Gumbel noise, ``lengths[r]`` places of row r."""
+        """(B, width, vocabulary) float32 Gumbel noise at ``lengths[r]`` places."""
         noise = torch.zeros(len(self._rows), width, vocabulary)
         for row, generator, n in zip(noise, self._rows, lengths.tolist(), strict=True):
             uniform = torch.rand(n, vocabulary, generator=generator)

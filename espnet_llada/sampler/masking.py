@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+
 import torch
 from torch import Tensor
 
@@ -53,5 +55,5 @@ def sub_blocks(canvas: Canvas, num: int) -> list[Tensor]:
     edges = [canvas.lengths * i // num for i in range(num + 1)]
     return [
         (places >= start[:, None]) & (places < stop[:, None])
-        for start, stop in zip(edges, edges[1:], strict=False)
+        for start, stop in itertools.pairwise(edges)
     ]

@@ -1,4 +1,4 @@
-"""ESPnet2 itself trains two steps and decodes, through the launcher and our commands."""
+"""ESPnet2 itself trains two steps and decodes, by launcher and by our commands."""
 
 from __future__ import annotations
 

@@ -34,5 +34,5 @@ def test_a_chat_template_must_exist(tiny_lm):
 def test_bad_case_and_bad_directory(tiny_lm, tmp_path):
     with pytest.raises(UserError, match="title"):
         to_case("x", "title")
-    with pytest.raises(UserError, match="tokenizer.json"):
+    with pytest.raises(UserError, match=r"tokenizer\.json"):
         LMTokenizer(tmp_path)

@@ -1,0 +1,32 @@
+# make demo: the recipe end to end on the corpus in the checkout. make help: the rest.
+SHELL := /bin/bash
+RECIPE := egs2/librispeech/asr_llada
+
+# PYTHON=/path/to/python makes the environment with that interpreter; otherwise the first
+# of python3.11, python3.12, python3.10, python3 that is 3.10-3.12 and has venv.
+PYTHON ?=
+VENV ?= .venv
+IN_VENV := export PATH="$$(cd "$(VENV)" && pwd)/bin:$$PATH";
+
+.DEFAULT_GOAL := help
+.PHONY: help venv demo test test-all lint
+
+help:  ## this list
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## */\t/' | expand -t 12
+
+venv:  ## the Python environment in $(VENV); at once when it is up to date
+	@PYTHON="$(PYTHON)" $(RECIPE)/local/install.sh "$(VENV)"
+
+demo: venv  ## data, training, decoding, scoring on the corpus in the checkout
+	$(IN_VENV) cd $(RECIPE) && ./run.sh --preset demo
+
+test: venv  ## the default tests: CPU, no network
+	$(IN_VENV) python -m pytest
+
+test-all: venv  ## all tests, slow ones and those that need the registry too
+	$(IN_VENV) python -m pytest -m "not gpu"
+
+lint: venv  ## style, formatting, import order of the modules
+	$(IN_VENV) ruff check .
+	$(IN_VENV) ruff format --check .
+	$(IN_VENV) python tests/check_imports.py

@@ -1,0 +1,1 @@
+# Settings of your machine; sourced last by path.sh.

@@ -1,0 +1,168 @@
+"""Fetches a pinned wheel from the registry that the user's pip is configured for.
+
+``pip`` itself says where the wheel lies (so an own index or mirror is used, and no host
+is named here); the file is then fetched by us, because pip can neither resume a broken
+download nor be told which sha256 to expect of a name.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import http.client
+import json
+import logging
+import os
+import shutil
+import ssl
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from dataclasses import dataclass
+from pathlib import Path
+from typing import BinaryIO
+
+from tqdm import tqdm
+
+log = logging.getLogger(__name__)
+
+ATTEMPTS = 4
+CHUNK = 1 << 20
+NETWORK_ERRORS = (
+    urllib.error.URLError,
+    http.client.HTTPException,
+    ConnectionError,
+    TimeoutError,
+    ssl.SSLError,
+)
+
+
+class FetchError(Exception):
+    """It could not be fetched; the message is the reason, without a mend."""
+
+
+@dataclass(frozen=True)
+class Wheel:
+    """A package's wheel, pinned.
+
+    Attributes:
+        requirement: what pip is asked for, ``name==version``.
+        sha256, size: of the wheel file (bytes).
+    """
+
+    requirement: str
+    sha256: str
+    size: int
+
+
+def fetch_wheel(wheel: Wheel, target: Path) -> None:
+    """Have the wheel, verified, at ``target``; a broken download is resumed.
+
+    Raises:
+        FetchError: neither the direct way nor ``pip download`` worked.
+        OSError: writing failed.
+    """
+    if target.is_file() and sha256(target) == wheel.sha256:
+        return
+    url = _locate(wheel)
+    try:
+        _download(url, wheel, target)
+    except (FetchError, *NETWORK_ERRORS) as e:
+        log.info("%s: %s; trying pip download", wheel.requirement, e)
+        _pip_download(wheel, target)
+
+
+def sha256(path: Path) -> str:
+    """Hex digest of a file."""
+    digest = hashlib.sha256()
+    with open(path, "rb") as f:
+        while block := f.read(CHUNK):
+            digest.update(block)
+    return digest.hexdigest()
+
+
+def copy(source: BinaryIO, target: BinaryIO, label: str, start: int, total: int) -> str:
+    """Copy with a progress bar (on a terminal); returns the sha256 of what passed."""
+    digest = hashlib.sha256()
+    bar = tqdm(
+        desc=label, initial=start, total=total, unit="B", unit_scale=True, disable=None
+    )
+    with bar:
+        while block := source.read(CHUNK):
+            target.write(block)
+            digest.update(block)
+            bar.update(len(block))
+    return digest.hexdigest()
+
+
+def _pip(*arguments: str) -> str:
+    command = [sys.executable, "-m", "pip", *arguments]
+    done = subprocess.run(command, check=False, capture_output=True, text=True)
+    if done.returncode:
+        lines = done.stderr.strip().splitlines() or ["pip failed"]
+        errors = [line for line in lines if line.startswith("ERROR: ")]
+        raise FetchError((errors or lines)[-1].removeprefix("ERROR: "))
+    return done.stdout
+
+
+def _locate(wheel: Wheel) -> str:
+    """The wheel's URL on the index that the user's pip is configured for."""
+    options = ["--dry-run", "--no-deps", "--ignore-installed", "--quiet"]
+    options += ["--retries=1", "--no-input", "--report=-", wheel.requirement]
+    report = json.loads(_pip("install", *options))
+    return report["install"][0]["download_info"]["url"].partition("#")[0]
+
+
+def _pip_download(wheel: Wheel, target: Path) -> None:
+    """For what only pip knows how to reach: credentials, proxies of its own."""
+    folder = target.with_suffix(".pip")
+    shutil.rmtree(folder, ignore_errors=True)
+    try:
+        options = ["--no-deps", "--quiet", "--retries=1", "--no-input"]
+        _pip("download", *options, f"--dest={folder}", wheel.requirement)
+        (file,) = folder.iterdir()
+        if sha256(file) != wheel.sha256:
+            raise FetchError("the download's sha256 is not the pinned one")
+        file.replace(target)
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def _download(url: str, wheel: Wheel, target: Path) -> None:
+    """Download with resume; the result appears under its name only when verified."""
+    part = target.with_suffix(".part")
+    for attempt in range(ATTEMPTS):
+        if _size(part) < wheel.size:
+            time.sleep(attempt)
+            try:
+                _transfer(url, part, wheel)
+            except NETWORK_ERRORS as e:
+                code = getattr(e, "code", 0)
+                if code == http.HTTPStatus.REQUESTED_RANGE_NOT_SATISFIABLE:
+                    part.unlink(missing_ok=True)
+                elif 400 <= code < 500 or attempt == ATTEMPTS - 1:
+                    raise
+        if _size(part) >= wheel.size:
+            if sha256(part) == wheel.sha256:
+                part.replace(target)
+                return
+            part.unlink()  # corrupted, or a mix of two files: start afresh
+    raise FetchError("the download is incomplete, or its sha256 is not the pinned one")
+
+
+def _size(path: Path) -> int:
+    return path.stat().st_size if path.exists() else 0
+
+
+def _transfer(url: str, part: Path, wheel: Wheel) -> None:
+    have = _size(part)
+    request = urllib.request.Request(url)
+    if have:
+        request.add_header("Range", f"bytes={have}-")
+    ca_file = os.environ.get("PIP_CERT") or os.environ.get("SSL_CERT_FILE")
+    context = ssl.create_default_context(cafile=ca_file or None)
+    with urllib.request.urlopen(request, timeout=60, context=context) as response:
+        resumed = response.status == http.HTTPStatus.PARTIAL_CONTENT
+        with open(part, "ab" if resumed else "wb") as f:
+            copy(response, f, wheel.requirement, have if resumed else 0, wheel.size)

@@ -1,0 +1,207 @@
+"""Stages 1 to 5: data directories, 16 kHz recordings, length filter, token list."""
+
+from __future__ import annotations
+
+import logging
+import os
+import shlex
+import signal
+import subprocess
+from collections.abc import Iterable, Iterator
+from concurrent.futures import ProcessPoolExecutor
+from multiprocessing import get_context
+from pathlib import Path
+from typing import NamedTuple
+
+from espnet_llada.recipe.datadir import (
+    DataDir,
+    make_dir,
+    read_table,
+    write_line,
+    write_table,
+)
+from espnet_llada.recipe.layout import Layout
+from espnet_llada.recipe.logs import progress_bar
+from espnet_llada.recipe.tokens import write_token_list
+from espnet_llada.types import SAMPLE_RATE, UserError, atomic_write
+
+logger = logging.getLogger(__name__)
+
+_POOL_PAYS = 64  # recordings; below, starting processes costs more than it saves
+
+
+def prepare(layout: Layout) -> None:
+    """Stage 1: run the recipe's ``local/data.sh``."""
+    command = ["local/data.sh", *shlex.split(layout.options.local_data_opts)]
+    if not os.access(command[0], os.X_OK):
+        raise UserError("local/data.sh: cannot run it here; cd to the recipe first")
+    if code := subprocess.run(command, check=False).returncode:
+        raise UserError(f"local/data.sh ended with exit code {code}; see above")
+
+
+class Recording(NamedTuple):
+    """A recording to check, and where a 16 kHz mono copy would go."""
+
+    utt: str
+    source: str
+    copy: str
+
+
+class Formatted(NamedTuple):
+    """The same after the check."""
+
+    utt: str
+    path: str
+    num_samples: int
+
+
+def format_sets(layout: Layout) -> None:
+    """Stage 3: recordings that training can read, ``dump/raw/[org/]<set>``.
+
+    Raises:
+        UserError: a recording is missing, empty or corrupt; the set's tables are then
+            as they were.
+    """
+    options = layout.options
+    held_back = [options.valid_set] if options.eval_valid_set else []
+    trained = (
+        held_back if options.skip_train else [options.train_set, options.valid_set]
+    )
+    for name in trained:
+        _format_set(layout, name, layout.feats / "org" / name)
+    for name in options.test_sets.split():
+        _format_set(layout, name, layout.feats / name)
+
+
+def _format_set(layout: Layout, name: str, out: Path) -> None:
+    options, data = layout.options, DataDir.read(Path("data") / name)
+    suffix = f".{options.audio_format}"
+    recordings = []
+    for utt, source in sorted(data.wav.items()):
+        if "/" in utt:
+            raise UserError(f"data/{name}/wav.scp: '{utt}': an id cannot have a '/'")
+        if source.endswith("|"):
+            raise UserError(
+                f"data/{name}/wav.scp: '{utt}' is a pipe; write its output to a file"
+            )
+        copy = out / "data" / data.utt2spk[utt] / f"{utt}{suffix}"
+        recordings.append(Recording(utt, source, str(copy)))
+    with progress_bar(len(recordings), f"format {name}") as bar:
+        done = []
+        for formatted in _format_all(recordings, options.nj):
+            done.append(formatted)
+            bar.update()
+    converted = sum(f.path == r.copy for f, r in zip(done, recordings, strict=True))
+    if converted:
+        logger.info(
+            "data/%s: %d of %d recordings were not 16 kHz mono FLAC or WAV; "
+            "their copies are in %s/data",
+            *(name, converted, len(done), out),
+        )
+    make_dir(out)
+    write_line(out / "feats_type", options.feats_type)
+    write_line(out / "audio_format", options.audio_format)
+    write_table(out / "utt2num_samples", {f.utt: str(f.num_samples) for f in done})
+    DataDir({f.utt: f.path for f in done}, data.text, data.utt2spk).write(out)
+
+
+def _format_all(recordings: list[Recording], nj: int) -> Iterator[Formatted]:
+    if nj == 1 or len(recordings) < _POOL_PAYS:
+        yield from map(format_recording, recordings)
+        return
+    # Spawned, since forking would copy the progress bar's thread and locks.
+    pool = ProcessPoolExecutor(nj, get_context("spawn"), _start_worker)
+    try:
+        yield from pool.map(format_recording, recordings, chunksize=8)
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
+def _start_worker() -> None:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to handle
+    logging.disable(logging.WARNING)  # the parent says once what was converted
+
+
+def format_recording(recording: Recording) -> Formatted:
+    """Decode a recording wholly, and write a 16 kHz mono copy if it is not that.
+
+    Raises:
+        UserError: it is missing, empty or corrupt.
+    """
+    import soundfile
+
+    from espnet_llada.audio.io import load_audio
+
+    samples = load_audio(recording.source)
+    path = recording.source
+    if not _is_plain(path):
+        copy = Path(recording.copy)
+        make_dir(copy.parent)
+        with atomic_write(copy) as temporary:
+            # The temporary name has no suffix to tell the format by.
+            kind = copy.suffix[1:].upper()
+            soundfile.write(temporary, samples, SAMPLE_RATE, "PCM_16", format=kind)
+        path = recording.copy
+    return Formatted(recording.utt, path, len(samples))
+
+
+def _is_plain(path: str) -> bool:
+    import soundfile
+
+    try:
+        info = soundfile.info(path)
+    except soundfile.LibsndfileError:
+        return False  # an entry of a Kaldi archive
+    kind = (info.format, info.samplerate, info.channels)
+    return kind in (("FLAC", SAMPLE_RATE, 1), ("WAV", SAMPLE_RATE, 1))
+
+
+def filter_sets(layout: Layout) -> None:
+    """Stage 4: drop training utterances that are too short, too long, or empty.
+
+    Test sets are left whole, so that their scores stay comparable.
+    """
+    options = layout.options
+    shortest, longest = (
+        int(seconds * SAMPLE_RATE)
+        for seconds in (options.min_wav_duration, options.max_wav_duration)
+    )
+    for name in (options.train_set, options.valid_set):
+        source, out = layout.feats / "org" / name, layout.feats / name
+        data = DataDir.read(source)
+        samples = read_table(source / "utt2num_samples")
+        fits = {u for u, n in samples.items() if shortest < int(n) < longest}
+        kept = sorted(u for u in fits if data.text.get(u))
+        if not kept:
+            raise UserError(
+                f"{source}: no utterance is left; widen --min_wav_duration (now "
+                f"{options.min_wav_duration}) and --max_wav_duration (now "
+                f"{options.max_wav_duration})"
+            )
+        logger.info(
+            "%s: kept %d of %d utterances (%d outside %g to %g s, %d without text)",
+            *(out, len(kept), len(samples), len(samples) - len(fits)),
+            *(options.min_wav_duration, options.max_wav_duration),
+            len(fits) - len(kept),
+        )
+        _copy_kept(data, samples, kept, source, out)
+
+
+def _copy_kept(
+    data: DataDir,
+    samples: dict[str, str],
+    kept: Iterable[str],
+    source: Path,
+    out: Path,
+) -> None:
+    make_dir(out)
+    for name in ("feats_type", "audio_format"):
+        write_line(out / name, (source / name).read_text(encoding="utf-8").strip())
+    write_table(out / "utt2num_samples", {utt: samples[utt] for utt in kept})
+    data.keep(list(kept)).write(out)
+
+
+def list_tokens(layout: Layout) -> None:
+    """Stage 5: the short token list."""
+    write_token_list(layout.token_list)
+    logger.info("wrote %s", layout.token_list)

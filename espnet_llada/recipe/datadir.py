@@ -1,0 +1,134 @@
+"""Kaldi data directories: tables of ``key value`` lines, sorted in the C locale."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Collection, Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from espnet_llada.types import UserError, atomic_write
+
+
+def read_table(path: Path) -> dict[str, str]:
+    """Read ``key value`` lines; the value may be empty (a blank transcript).
+
+    Raises:
+        UserError: the file is missing, not UTF-8, or names a key twice.
+    """
+    table: dict[str, str] = {}
+    try:
+        with open(path, encoding="utf-8", newline="\n") as lines:
+            for number, line in enumerate(lines, 1):
+                if not line.strip():
+                    raise UserError(f"{path}:{number}: blank line; remove it")
+                key, *value = line.split(maxsplit=1)
+                if key in table:
+                    raise UserError(f"{path}:{number}: '{key}' occurs twice; keep one")
+                table[key] = value[0].strip() if value else ""
+    except FileNotFoundError as e:
+        raise UserError(f"{path}: no such file; run the stage that makes it") from e
+    except (OSError, UnicodeDecodeError) as e:
+        raise UserError(f"{path}: cannot read it as UTF-8 text ({e})") from e
+    return table
+
+
+def write_table(path: Path, table: Mapping[str, str]) -> None:
+    """Write ``key value`` lines, sorted by key, all or nothing."""
+    # Code points order as UTF-8 bytes do, so sorted() is `LC_ALL=C sort`.
+    with atomic_write(path) as temporary:
+        lines = (f"{key} {table[key]}".rstrip() + "\n" for key in sorted(table))
+        with open(temporary, "w", encoding="utf-8", newline="\n") as f:
+            f.writelines(lines)
+
+
+def write_line(path: Path, line: str) -> None:
+    """Write a one-line file such as ``feats_type``."""
+    with atomic_write(path) as temporary:
+        temporary.write_text(line + "\n", encoding="utf-8")
+
+
+def make_dir(path: Path) -> Path:
+    """Make ``path`` and its parents.
+
+    Raises:
+        UserError: that is not possible.
+    """
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except OSError as e:
+        raise UserError(
+            f"{path}: cannot make this directory ({e.strerror}); choose a writable one"
+        ) from e
+    return path
+
+
+@dataclass(frozen=True)
+class DataDir:
+    """What a data directory says about each utterance.
+
+    Attributes:
+        wav: utterance id to audio path (``wav.scp``).
+        text: utterance id to transcript.
+        utt2spk: utterance id to speaker id.
+    """
+
+    wav: Mapping[str, str]
+    text: Mapping[str, str]
+    utt2spk: Mapping[str, str]
+
+    @classmethod
+    def read(cls, path: Path) -> DataDir:
+        """Read and check a directory.
+
+        Raises:
+            UserError: a file is missing or unusable, or an utterance is not in all.
+        """
+        if not path.is_dir():
+            raise UserError(f"{path}: no such data directory; run stage 1 first")
+        if (path / "segments").exists():
+            raise UserError(
+                f"{path}/segments: not supported here; run in an ESPnet checkout"
+            )
+        names = ("wav.scp", "text", "utt2spk")
+        tables = [read_table(path / name) for name in names]
+        every = set().union(*tables)
+        for name, table in zip(names, tables, strict=True):
+            if missing := every - table.keys():
+                raise UserError(
+                    f"{path}/{name}: no line for '{min(missing)}'; run stage 1 again"
+                )
+        if not every:
+            raise UserError(f"{path}/wav.scp: no utterances; run stage 1 again")
+        return cls(*tables)
+
+    def write(self, path: Path) -> None:
+        """Write ``text``, ``utt2spk``, ``spk2utt`` and, last, ``wav.scp``."""
+        make_dir(path)
+        speakers: dict[str, list[str]] = defaultdict(list)
+        for utt in sorted(self.utt2spk):
+            speakers[self.utt2spk[utt]].append(utt)
+        write_table(path / "text", self.text)
+        write_table(path / "utt2spk", self.utt2spk)
+        write_table(
+            path / "spk2utt", {spk: " ".join(utts) for spk, utts in speakers.items()}
+        )
+        write_table(path / "wav.scp", self.wav)
+
+    def keep(self, utts: Collection[str]) -> DataDir:
+        """The same directory with only ``utts``."""
+        return DataDir(
+            *(
+                {u: table[u] for u in utts}
+                for table in (self.wav, self.text, self.utt2spk)
+            )
+        )
+
+
+def split_table(path: Path, parts: Iterable[Path]) -> None:
+    """Cut a table into runs of lines whose counts differ by at most one."""
+    table, parts = read_table(path), list(parts)
+    keys = sorted(table)
+    for i, part in enumerate(parts):
+        first, last = (len(keys) * n // len(parts) for n in (i, i + 1))
+        write_table(part, {key: table[key] for key in keys[first:last]})

@@ -1,0 +1,142 @@
+"""Stages 12 and 13: decoding and scoring."""
+
+from __future__ import annotations
+
+import logging
+import os
+import shlex
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+from espnet_llada.recipe.datadir import read_table, split_table, write_table
+from espnet_llada.recipe.jobs import Job, Tail, count_lines, run_jobs
+from espnet_llada.recipe.layout import Layout
+from espnet_llada.recipe.logs import progress_bar
+from espnet_llada.types import UserError
+
+logger = logging.getLogger(__name__)
+
+OUTPUTS = ("text", "token", "token_int", "score", "passes", "seconds")
+
+
+def decode(layout: Layout) -> None:
+    """Stage 12: transcribe each test set.
+
+    Raises:
+        UserError: the model is missing, a job failed, or an utterance has no line.
+    """
+    config = layout.exp / "config.yaml"
+    model = layout.exp / layout.options.inference_asr_model
+    if not config.is_file():
+        raise UserError(f"{config}: no such file; run stage 11 first")
+    if not model.is_file():
+        have = ", ".join(sorted(p.name for p in layout.exp.glob("*.pth"))) or "none"
+        raise UserError(
+            f"{model}: no such checkpoint; name one with --inference_asr_model ({have})"
+        )
+    for data, out in layout.decoded_sets():
+        _decode_set(layout, data, out)
+
+
+def _decode_set(layout: Layout, data: Path, out: Path) -> None:
+    options, logdir = layout.options, out / "logdir"
+    utts = read_table(data / "wav.scp")
+    nj = min(options.inference_nj, len(utts))
+    shutil.rmtree(logdir, ignore_errors=True)
+    logdir.mkdir(parents=True)
+    keys = [logdir / f"keys.{n}.scp" for n in range(1, nj + 1)]
+    split_table(data / "wav.scp", keys)
+    outputs = [logdir / f"output.{n}" for n in range(1, nj + 1)]
+    jobs = [
+        Job(
+            _inference_command(layout, data, key_file, output),
+            logdir / f"asr_inference.{n}.log",
+        )
+        for n, (key_file, output) in enumerate(zip(keys, outputs, strict=True), 1)
+    ]
+    logger.info("decoding %s; logs: %s/asr_inference.*.log", data, logdir)
+    tails = [Tail(output / "1best_recog" / "text") for output in outputs]
+    with progress_bar(len(utts), f"decode {data.name}") as bar:
+        run_jobs(jobs, lambda: bar.update(count_lines(tails)))
+        bar.update(len(utts) - bar.n)
+    for name in OUTPUTS:
+        _concatenate([o / "1best_recog" / name for o in outputs], out / name, utts)
+    _warn_of_failures([output / "failed" for output in outputs])
+    _log_speed(out / "seconds")
+
+
+def _inference_command(
+    layout: Layout, data: Path, key_file: Path, output: Path
+) -> list[str]:
+    options = layout.options
+    command = [*shlex.split(options.python), "-m", "espnet_llada.bin.asr_inference"]
+    command += ["--batch_size", str(options.batch_size)]
+    command += ["--ngpu", "1" if options.gpu_inference else "0"]
+    command += ["--data_path_and_name_and_type", f"{data}/wav.scp,speech,sound"]
+    command += ["--key_file", str(key_file)]
+    command += ["--asr_train_config", str(layout.exp / "config.yaml")]
+    command += ["--asr_model_file", str(layout.exp / options.inference_asr_model)]
+    command += ["--output_dir", str(output)]
+    if options.inference_config:
+        command += ["--config", options.inference_config]
+    return command + shlex.split(options.inference_args)
+
+
+def _concatenate(parts: list[Path], out: Path, utts: dict[str, str]) -> None:
+    """Merge the jobs' files; scoring pairs lines, so each utterance must have one."""
+    table: dict[str, str] = {}
+    for part in parts:
+        table.update(read_table(part))
+    if missing := utts.keys() - table.keys():
+        raise UserError(
+            f"{out}: no line for '{min(missing)}'; see {parts[0].parents[2]}/*.log"
+        )
+    write_table(out, table)
+
+
+def _warn_of_failures(parts: list[Path]) -> None:
+    """Say which utterances got an empty or unchanged transcript, and why."""
+    lines = [
+        line
+        for part in parts
+        if part.is_file()
+        for line in part.read_text(encoding="utf-8").splitlines()
+    ]
+    if lines:
+        logger.warning("%d utterances failed; the first: %s", len(lines), lines[0])
+
+
+def _log_speed(path: Path) -> None:
+    columns = [line.split() for line in read_table(path).values()]
+    spent, heard = (sum(float(c[i]) for c in columns) for i in (0, 1))
+    logger.info(
+        "%s: %.1f s for %.1f s of speech, RTF %.3f",
+        *(path.parent, spent, heard, spent / heard if heard else 0.0),
+    )
+
+
+def score(layout: Layout) -> None:
+    """Stage 13: word and character error rates, and ``RESULTS.md``."""
+    # At run time, so that data preparation works without the scorer's packages.
+    from espnet_llada.scoring.report import write_results_md
+    from espnet_llada.scoring.sclite import write_score_dir
+
+    for data, out in layout.decoded_sets():
+        for unit in ("word", "char"):
+            folder = out / f"score_{unit[0]}er"
+            write_score_dir(data / "text", out / "text", folder, unit)
+            logger.info("wrote %s", folder / "result.txt")
+    _score_locally(layout)
+    results = write_results_md(layout.exp)
+    sys.stdout.write(results.read_text(encoding="utf-8"))
+    logger.info("wrote %s", results)
+
+
+def _score_locally(layout: Layout) -> None:
+    command = ["local/score.sh", *shlex.split(layout.options.local_score_opts)]
+    if not os.access(command[0], os.X_OK):
+        return
+    if code := subprocess.run([*command, str(layout.exp)], check=False).returncode:
+        raise UserError(f"local/score.sh ended with exit code {code}; see above")

