@@ -7,9 +7,10 @@ only, so that ``import espnet_llada`` and every ``--help`` stay instant.
 from __future__ import annotations
 
 import contextlib
+import difflib
 import os
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -23,6 +24,12 @@ tokens would cost a CTC head, and megabytes of YAML that each process parses for
 
 class UserError(Exception):
     """Bad input. The message is one line that names the file and the mend."""
+
+
+def nearest(name: str, known: Iterable[str]) -> str:
+    """The hint that follows an unknown name; empty when no known one is near."""
+    near = difflib.get_close_matches(name, list(known), n=1)
+    return f" (did you mean '{near[0]}'?)" if near else ""
 
 
 @contextlib.contextmanager

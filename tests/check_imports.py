@@ -13,7 +13,7 @@ from pathlib import Path
 PACKAGE = Path(__file__).resolve().parents[1] / "espnet_llada"
 RANKS = [
     ("types", "torchaudio_guard"),
-    ("weights", "download", "gguf_conversion", "scoring"),
+    ("weights", "scoring"),
     ("audio",),
     ("adapter",),
     ("lm",),
@@ -22,6 +22,7 @@ RANKS = [
     ("decoder", "checkpoint"),
     ("autoregressive", "model"),
     ("loading", "recognizer"),
+    ("api",),
     ("deliberation",),
     ("espnet", "bin", "recipe", "run", "__init__"),
 ]

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import copy
 import json
+import os
+import subprocess
+import sys
 
 import pytest
 import torch
@@ -111,16 +114,27 @@ class _EvilPickle:
             return (print, ("unpickled",)) if obj is pytest else NotImplemented
 
 
-def test_a_full_disk_leaves_the_old_checkpoint(tmp_path):
+def test_a_full_disk_leaves_the_old_checkpoint(tmp_path, repo):
+    """The system itself refuses the write: files of this process end at 100 kB."""
     path = tmp_path / "checkpoint.pth"
     atomic_torch_save({"a": torch.ones(2)}, path)
     old = path.read_bytes()
-
-    class Full:
-        def __reduce__(self):
-            raise OSError(28, "No space left on device")
-
-    with pytest.raises(UserError, match=r"checkpoint\.pth.*intact"):
-        atomic_torch_save({"a": torch.ones(2), "b": Full()}, path)
+    code = (
+        "import resource, torch\n"
+        "from espnet_llada.bin.options import run_main\n"
+        "from espnet_llada.checkpoint import atomic_torch_save\n"
+        "resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000))\n"
+        "content = {'a': torch.ones(10**6)}\n"
+        f"run_main(lambda _: atomic_torch_save(content, {str(path)!r}))"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        capture_output=True,
+        text=True,
+        env={**os.environ, "PYTHONPATH": str(repo)},
+    )
+    assert done.returncode == 2, done.stderr
+    assert done.stderr.startswith(f"error: {path}: ") and "intact" in done.stderr
+    assert len(done.stderr.splitlines()) == 1
     assert path.read_bytes() == old
     assert [p.name for p in tmp_path.iterdir()] == ["checkpoint.pth"]

@@ -28,7 +28,8 @@ def baseline(path: Path) -> Path:
 @pytest.mark.parametrize("path", TRAIN, **ids)
 def test_train_yaml(path, tmp_path):
     pytest.importorskip("espnet2")
-    from espnet_llada.espnet.task import ASRTask, check_sections
+    from espnet_llada.espnet.hooks import check_sections
+    from espnet_llada.espnet.task import ASRTask
 
     cmd = ["--config", str(path), "--output_dir", str(tmp_path), "--token_list", "x"]
     args = ASRTask.get_parser().parse_args(cmd)  # refuses unknown top-level keys

@@ -4,22 +4,15 @@ from __future__ import annotations
 
 import argparse
 import copy
-import difflib
 import os
 import sys
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import yaml
 
-from espnet_llada.types import UserError
-
-
-def nearest(name: str, known: Iterable[str]) -> str:
-    """The hint that follows an unknown name; empty when no known one is near."""
-    near = difflib.get_close_matches(name, list(known), n=1)
-    return f" (did you mean '{near[0]}'?)" if near else ""
+from espnet_llada.types import UserError, nearest
 
 
 def read_yaml(path: str | Path) -> dict[str, Any]:

@@ -11,8 +11,8 @@ import numpy as np
 import torch
 from torch import nn
 
+from espnet_llada.api import InferenceAPI, Result
 from espnet_llada.deliberation import Deliberator as _Deliberator
-from espnet_llada.deliberation import InferenceAPI, Result
 
 
 def build_with_espnet(config: Mapping[str, Any]) -> nn.Module:

@@ -15,7 +15,7 @@ def register() -> None:
     import_torchaudio()
     from espnet2.tasks import asr
 
-    from espnet_llada.espnet import task
+    from espnet_llada.espnet.hooks import hook
     from espnet_llada.espnet.model import ESPnetLLMModel
     from espnet_llada.espnet.modules import (
         FrozenWhisperEncoder,
@@ -30,4 +30,4 @@ def register() -> None:
     asr.decoder_choices.classes["llada"] = LLaDADecoder
     asr.decoder_choices.classes["llama"] = LLaMADecoder
     asr.model_choices.classes["llada"] = ESPnetLLMModel
-    task.hook(asr.ASRTask)
+    hook(asr.ASRTask)

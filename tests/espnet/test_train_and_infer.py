@@ -157,6 +157,38 @@ def test_decoding_writes_one_line_for_each_utterance(
     assert "1 failed" in done.stderr
 
 
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"output_dir": "{tmp}/file/out"}, "file.*(choose|make room)"),
+        ({"key_file": "{tmp}/keys"}, "'stranger' is not in"),
+        ({"asr_model_file": "{tmp}/no.pth"}, r"no\.pth: no such checkpoint"),
+        ({"asr_train_config": "{tmp}/file"}, "file: not the config of a model"),
+        ({"data_path_and_name_and_type": "{tmp}/x"}, "PATH,speech,sound"),
+        ({"data_path_and_name_and_type": "{tmp}/file,speech,sound"}, "file:1: no path"),
+        ({"strategy": "semi_ar", "steps": "0"}, "steps: 0"),
+        ({"strategy": "deliberation_random"}, "--first_pass is required"),
+        ({"strategy": "deliberation_random", "first_pass": "{tmp}"}, r"no \*/text"),
+    ],
+)
+def test_bad_decoding_input_is_one_line(data, trained, tmp_path, change, message):
+    from espnet_llada.bin import asr_inference
+
+    (tmp_path / "file").write_text("word\n")
+    (tmp_path / "keys").write_text("stranger x\n")
+    options = {
+        "data_path_and_name_and_type": f"{data}/wav.scp,speech,sound",
+        "output_dir": str(tmp_path / "out"),
+        "asr_train_config": str(trained / "llada/out/config.yaml"),
+        "asr_model_file": str(trained / "llada/out/valid.acc.ave.pth"),
+    }
+    options |= {k: v.format(tmp=tmp_path) for k, v in change.items()}
+    cmd = [word for k, v in options.items() for word in (f"--{k}", v)]
+    with pytest.raises(UserError, match=message) as e:
+        asr_inference.main(cmd)
+    assert "\n" not in str(e.value)
+
+
 def test_the_api_returns_what_espnets_does(data, trained):
     out = trained / "llada/out"
     speech2text = Speech2Text(out / "config.yaml", out / "valid.acc.ave.pth", steps=3)

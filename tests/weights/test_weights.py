@@ -10,10 +10,10 @@ import threading
 
 import pytest
 
-from espnet_llada import download, weights
-from espnet_llada.download import FetchError
+from espnet_llada import weights
 from espnet_llada.types import UserError
-from espnet_llada.weights import Asset, resolve
+from espnet_llada.weights import Asset, download, resolve
+from espnet_llada.weights.download import FetchError
 
 NAME = "toy.en"
 MEMBER = "toy_weights/toy.en.pt"

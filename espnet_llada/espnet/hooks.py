@@ -1,0 +1,150 @@
+"""What ESPnet2's ASR task does with a config that names one of our decoders."""
+
+from __future__ import annotations
+
+import argparse
+import copy
+import inspect
+import logging
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+from espnet2.tasks import asr
+from espnet2.train.preprocessor import AbsPreprocessor
+
+from espnet_llada import weights
+from espnet_llada.decoder import LMDecoder
+from espnet_llada.espnet.model import ESPnetLLMModel
+from espnet_llada.lm.tokenizer import LMTokenizer
+from espnet_llada.model import ATTENTION, POSTENCODER, build_encoder
+from espnet_llada.types import ESPNET_TOKENS, UserError, nearest
+
+
+def uses_our_decoder(args: argparse.Namespace) -> bool:
+    return getattr(args, "decoder", None) in ATTENTION
+
+
+def hook(task: type[asr.ASRTask]) -> None:
+    """Let ``task`` hand configs with our decoders to the functions below."""
+    if getattr(task, "_espnet_llada", False):
+        return
+    stock_model = task.build_model.__func__
+    stock_preprocess = task.build_preprocess_fn.__func__
+
+    def build_model(cls, args):
+        if uses_our_decoder(args):
+            return build_llm_model(cls, args, stock_model)
+        return stock_model(cls, args)
+
+    def build_preprocess_fn(cls, args, train):
+        if uses_our_decoder(args) and args.use_preprocessor:
+            # Without a token type the stock preprocessor leaves text alone and does
+            # what it does to speech: noise, reverberation, volume.
+            speech_only = argparse.Namespace(**{**vars(args), "token_type": None})
+            inner = stock_preprocess(cls, speech_only, train)
+            return LMPreprocessor(train, text_tokenizer(args), inner)
+        return stock_preprocess(cls, args, train)
+
+    task.build_model = classmethod(build_model)
+    task.build_preprocess_fn = classmethod(build_preprocess_fn)
+    task._espnet_llada = True
+
+
+def build_llm_model(
+    cls: type[asr.ASRTask], args: argparse.Namespace, stock_model: Callable
+) -> ESPnetLLMModel:
+    """Encoder side by ESPnet itself, decoder by us.
+
+    Raises:
+        UserError: a section of the config has a key that nothing reads.
+    """
+    # config.yaml is written from args afterwards: keep it small and portable.
+    args.token_list = list(ESPNET_TOKENS)
+    _prepare(args)
+    check_sections(args)
+    sides = copy.copy(args)
+    sides.decoder, sides.model, sides.init = None, "espnet", None
+    sides.ctc_conf, sides.model_conf = {}, {"ctc_weight": 1.0, "report_cer": False}
+    parts = stock_model(cls, sides)
+    tail = parts.postencoder or parts.encoder or parts.preencoder or parts.frontend
+    decoder_class = asr.decoder_choices.get_class(args.decoder)
+    decoder = decoder_class(
+        vocab_size=len(ESPNET_TOKENS),
+        encoder_output_size=tail.output_size(),
+        **args.decoder_conf,
+    )
+    return ESPnetLLMModel(parts, decoder)
+
+
+def _prepare(args: argparse.Namespace) -> None:
+    """Fill in what ``encoder: whisper_frozen`` implies, and say what is left out."""
+    encoder = asr.encoder_choices.get_class(args.encoder)
+    if getattr(encoder, "takes_waveform", False):
+        args.input_size, args.frontend = 1, None
+        args.specaug, args.normalize, args.preencoder = None, None, None
+        if args.postencoder is None:
+            args.postencoder = POSTENCODER
+    args.model = "llada"
+    stock = sorted(set(args.model_conf or {}) - {"extract_feats_in_collect_stats"})
+    if stock:
+        logging.warning(
+            f"decoder: {args.decoder} has a loss of its own (decoder_conf) and no CTC "
+            f"head; not used: model_conf {', '.join(stock)}"
+        )
+    args.model_conf = {"extract_feats_in_collect_stats": False}
+
+
+def check_sections(args: argparse.Namespace) -> None:
+    """Refuse a key in our sections of the config that nothing would read.
+
+    Raises:
+        UserError: names the key, the section and the nearest known key.
+    """
+    sections: dict[str, Any] = {"decoder_conf": LMDecoder.__init__}
+    if args.encoder == "whisper_frozen":
+        sections["encoder_conf"] = build_encoder
+    if args.postencoder == POSTENCODER:
+        postencoder = asr.postencoder_choices.get_class(POSTENCODER)
+        sections["postencoder_conf"] = postencoder.__init__
+    given_by_espnet = {"self", "input_size", "encoder_output_size", "attention"}
+    for section, function in sections.items():
+        known = set(inspect.signature(function).parameters) - given_by_espnet
+        for key in getattr(args, section) or {}:
+            if key not in known:
+                raise UserError(
+                    f"{args.config or 'config'}: unknown key '{key}' in {section}"
+                    f"{nearest(key, known)}"
+                )
+
+
+def text_tokenizer(args: argparse.Namespace) -> LMTokenizer:
+    """The tokenizer that the decoder of this config will use."""
+    defaults = inspect.signature(LMDecoder.__init__).parameters
+    conf = {"lm": defaults["lm"].default, **(args.decoder_conf or {})}
+    case = conf.get("text_case", defaults["text_case"].default)
+    return LMTokenizer(weights.resolve(conf["lm"], "lm").path, case)
+
+
+class LMPreprocessor(AbsPreprocessor):
+    """Text to the LM's token ids; speech as the stock preprocessor treats it.
+
+    Args:
+        train: training or inference.
+        tokenizer: of the LM.
+        inner: the stock preprocessor, or None.
+    """
+
+    def __init__(
+        self, train: bool, tokenizer: LMTokenizer, inner: Callable | None = None
+    ):
+        super().__init__(train)
+        self.tokenizer, self.inner = tokenizer, inner
+
+    def __call__(self, uid: str, data: dict[str, Any]) -> dict[str, np.ndarray]:
+        text = data.pop("text", None)
+        if self.inner is not None:
+            data = self.inner(uid, data)
+        if text is not None:
+            data["text"] = np.array(self.tokenizer.encode(text), dtype=np.int64)
+        return data
