@@ -1,42 +1,166 @@
-"""Greedy decoding of the causal LM (Whisper-LLaMA, the baseline)."""
+"""Beam search with the causal LM (Whisper-LLaMA, the baseline); beam 1 is greedy."""
 
 from __future__ import annotations
 
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+
 import torch
+from torch.nn.utils.rnn import pad_sequence
 
 from espnet_llada.decoder import LMDecoder, Prefix, last_valid
+from espnet_llada.lm.backbone import Backbone
 from espnet_llada.sampler import SamplerResult
 
 
 @torch.no_grad()
-def greedy(decoder: LMDecoder, prefix: Prefix, max_tokens: int) -> SamplerResult:
-    """Continue each row with its most probable token until EOS, with a KV cache.
+def beam_search(
+    decoder: LMDecoder, prefix: Prefix, max_tokens: int, beam_size: int = 1
+) -> SamplerResult:
+    """Continue each row with its most probable tokens until EOS, with a KV cache.
+
+    Each step keeps the ``beam_size`` most probable continuations of a row's live
+    hypotheses; those that end in EOS then leave the beam. The score of a hypothesis is
+    the sum of its log-probabilities divided by the number of its tokens, EOS included;
+    the highest among the ended ones and those cut off at ``max_tokens`` wins. Ties go
+    to the hypothesis that ended first, then to the one of the better ranked parent,
+    then to the lower token id.
+
+    A row is over when nothing live can score higher than the best ended hypothesis,
+    as log-probabilities only lower a sum and ``max_tokens`` bounds its length. Once
+    ``beam_size`` hypotheses have ended, it is over when nothing live scores higher as
+    it stands: a mean can rise with length, and an LM that repeats itself would go on to
+    ``max_tokens`` and win. Counting alone would cut a sure hypothesis off when
+    unlikely early ends have filled the count.
 
     Args:
         decoder: one with causal attention.
-        prefix: prompt and audio of B rows.
+        prefix: prompt and audio of B rows; each is searched as if it were alone.
         max_tokens: longest response, EOS included.
+        beam_size: hypotheses that a row keeps; 1 is greedy decoding.
 
     Returns:
         The result as the sampler's: (B, <= max_tokens) tokens, EOS behind a row's
-        end. A row has cost one LLM pass for each of its tokens, EOS included.
+        end. A row has cost one LLM pass for each step in which it was live, however
+        many hypotheses that pass carried; in greedy decoding that is one for each
+        of its tokens, EOS included.
     """
-    from transformers import DynamicCache
-
-    cache, eos = DynamicCache(), decoder.special.eos
-    hidden = decoder.lm(prefix.embeds, prefix.valid, cache)
-    last, valid = last_valid(hidden, prefix.valid), prefix.valid
-    alive = torch.ones(len(prefix), dtype=torch.bool, device=valid.device)
-    tokens, log_probs, passes = [], [], torch.zeros_like(alive, dtype=torch.long)
-    for i in range(max_tokens):
-        passes += alive
-        best = decoder.lm.logits(last).float().log_softmax(dim=-1).max(dim=-1)
-        tokens.append(best.indices.masked_fill(~alive, eos))
-        log_probs.append(best.values.masked_fill(~alive, 0.0))
-        alive = alive & (tokens[-1] != eos)
-        if i + 1 == max_tokens or not alive.any():
+    lm, eos = _CachedLM(decoder.lm, prefix), decoder.special.eos
+    rows = [_Row() for _ in range(len(prefix))]
+    while True:
+        continuations = enumerate(lm.most_probable(beam_size))
+        for row in rows:
+            row.advance(continuations, beam_size, max_tokens, eos)
+        live = [hypothesis for row in rows for hypothesis in row.live]
+        if not live:
             break
-        # A row that has ended goes on with EOS, which nobody reads.
-        valid = torch.cat([valid, torch.ones_like(valid[:, :1])], dim=1)
-        last = decoder.lm(decoder.lm.embed(tokens[-1][:, None]), valid, cache)[:, 0]
-    return SamplerResult(torch.stack(tokens, 1), torch.stack(log_probs, 1), passes)
+        lm.extend([h.parent for h in live], [h.tokens[-1] for h in live])
+    best, device = [row.best for row in rows], prefix.valid.device
+    tokens = [torch.tensor(h.tokens) for h in best]
+    log_probs = [torch.tensor(h.log_probs) for h in best]
+    return SamplerResult(
+        pad_sequence(tokens, batch_first=True, padding_value=eos).to(device),
+        pad_sequence(log_probs, batch_first=True).to(device),
+        torch.tensor([row.passes for row in rows], device=device),
+    )
+
+
+@dataclass(frozen=True)
+class _Hypothesis:
+    """Tokens with their log-probabilities; ``parent`` is the LM row they continue."""
+
+    tokens: tuple[int, ...] = ()
+    log_probs: tuple[float, ...] = ()
+    total: float = 0.0
+    parent: int = 0
+
+    def then(self, token: int, log_prob: float, parent: int) -> _Hypothesis:
+        return _Hypothesis(
+            (*self.tokens, token),
+            (*self.log_probs, log_prob),
+            self.total + log_prob,
+            parent,
+        )
+
+    @property
+    def score(self) -> float:
+        return self.total / len(self.tokens)
+
+
+@dataclass
+class _Row:
+    """The search of one row: live hypotheses, best first, and the best one ended."""
+
+    live: list[_Hypothesis] = field(default_factory=lambda: [_Hypothesis()])
+    best: _Hypothesis | None = None
+    ended: int = 0
+    passes: int = 0
+
+    def advance(
+        self,
+        continuations: Iterator[tuple[int, list[tuple[int, float]]]],
+        beam_size: int,
+        max_tokens: int,
+        eos: int,
+    ) -> None:
+        """Take one LM row's (number, continuations) for each live hypothesis."""
+        if not self.live:
+            return
+        self.passes += 1
+        grown = []
+        for hypothesis in self.live:
+            parent, pairs = next(continuations)
+            grown += [hypothesis.then(*pair, parent) for pair in pairs]
+        grown.sort(key=lambda h: h.total, reverse=True)  # stable: ties keep their order
+        kept = grown[:beam_size]
+        length = len(kept[0].tokens)
+        cut = length == max_tokens
+        ended = [h for h in kept if cut or h.tokens[-1] == eos]
+        self.ended += len(ended)
+        known = [] if self.best is None else [self.best]
+        self.best = max(known + ended, key=lambda h: h.score, default=None)
+        self.live = [] if cut else [h for h in kept if h.tokens[-1] != eos]
+        reach = length if self.ended >= beam_size else max_tokens
+        if self.live and self.best and self.live[0].total / reach <= self.best.score:
+            self.live = []
+
+
+class _CachedLM:
+    """The LM over a batch of hypotheses, whose keys and values it keeps."""
+
+    def __init__(self, lm: Backbone, prefix: Prefix):
+        from transformers import DynamicCache
+
+        self._lm, self._cache, self._valid = lm, DynamicCache(), prefix.valid
+        hidden = lm(prefix.embeds, prefix.valid, self._cache)
+        self._last = last_valid(hidden, prefix.valid)
+
+    def most_probable(self, count: int) -> list[list[tuple[int, float]]]:
+        """For each row at most ``count`` (next token, log-probability), best first.
+
+        Of equally probable tokens, which bfloat16 makes common, the lowest id comes
+        first; ``torch.topk`` leaves that open.
+        """
+        log_probs = self._lm.logits(self._last).float().log_softmax(dim=-1)
+        found = []
+        for _ in range(min(count, log_probs.shape[-1])):
+            found.append(log_probs.max(dim=-1))
+            log_probs.scatter_(-1, found[-1].indices[:, None], -math.inf)
+        tokens = torch.stack([f.indices for f in found], dim=1).tolist()
+        values = torch.stack([f.values for f in found], dim=1).tolist()
+        return [
+            list(zip(*pair, strict=True)) for pair in zip(tokens, values, strict=True)
+        ]
+
+    def extend(self, parents: Sequence[int], tokens: Sequence[int]) -> None:
+        """Make the batch row ``parents[i]``, followed by ``tokens[i]``, for each i."""
+        device = self._valid.device
+        if list(parents) != list(range(len(self._valid))):  # greedy seldom copies
+            rows = torch.tensor(parents, device=device)
+            self._cache.reorder_cache(rows)
+            self._valid = self._valid[rows]
+        ones = torch.ones_like(self._valid[:, :1])
+        self._valid = torch.cat([self._valid, ones], dim=1)
+        embeds = self._lm.embed(torch.tensor(tokens, device=device)[:, None])
+        self._last = self._lm(embeds, self._valid, self._cache)[:, 0]

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn.utils.rnn import pad_sequence
 
 from espnet_llada.audio.io import split_long
-from espnet_llada.autoregressive import greedy
+from espnet_llada.autoregressive import beam_search
 from espnet_llada.lm.tokenizer import to_case
 from espnet_llada.sampler import blank_canvas, sample, transcript_canvas
 from espnet_llada.types import Hypothesis, SamplerOptions, UserError
@@ -30,14 +30,14 @@ class Recognizer:
         model: something with ``encode(speech, lengths)`` and a ``decoder`` that is an
             ``LMDecoder``: ``WhisperLLM`` or ESPnet's model with our decoder.
         options: the strategy and its budget. A causal LM ignores the strategy: it
-            decodes greedily, up to ``canvas_length`` tokens.
+            searches with ``beam_size`` hypotheses, up to ``canvas_length`` tokens.
         use_audio: False shows the LM the prompt and the transcript alone (the paper's
             plain-text ablation); for deliberation.
         output_case: ``upper`` (LibriSpeech's transcripts), ``lower`` or ``keep``.
 
     Raises:
-        UserError: a causal LM cannot deliberate; without audio there is nothing to
-            decode.
+        UserError: a causal LM cannot deliberate, masked diffusion searches no beam;
+            without audio there is nothing to decode.
     """
 
     def __init__(
@@ -51,6 +51,11 @@ class Recognizer:
             raise UserError(
                 f"strategy {options.strategy}: this model's decoder is autoregressive; "
                 "deliberate with a model trained with 'decoder: llada'"
+            )
+        if options.beam_size > 1 and model.decoder.diffuses:
+            raise UserError(
+                f"beam_size {options.beam_size}: this model's decoder is masked "
+                "diffusion, which searches no beam; set beam_size to 1"
             )
         if not use_audio and not options.deliberates:
             raise UserError(
@@ -110,7 +115,8 @@ class Recognizer:
         decoder, options = self.model.decoder, self.options
         prefix = self._prefix([[w] for w in waveforms])
         if not decoder.diffuses:
-            return self._hypotheses(greedy(decoder, prefix, options.canvas_length))
+            length, beam_size = options.canvas_length, options.beam_size
+            return self._hypotheses(beam_search(decoder, prefix, length, beam_size))
         canvas = blank_canvas(
             len(prefix), options.canvas_length, decoder.special, self.device
         )
@@ -167,15 +173,19 @@ class Recognizer:
         self, tokens: list[int], log_probs: Tensor, passes: int
     ) -> Hypothesis:
         decoder = self.model.decoder
-        eos = decoder.special.eos
-        ids = tokens[: tokens.index(eos)] if eos in tokens else tokens
+        mask, eos = decoder.special.mask, decoder.special.eos
+        if self.options.profile == "release":  # it reads on behind an EOS
+            places = [i for i, t in enumerate(tokens) if t not in (mask, eos)]
+        else:
+            places = list(range(tokens.index(eos) if eos in tokens else len(tokens)))
+        ids = [tokens[i] for i in places]
         return Hypothesis(
             text=to_case(decoder.tokenizer.decode(ids), self.output_case),
             tokens=tuple(decoder.tokenizer.tokens(ids)),
             token_ids=tuple(ids),
             score=float(log_probs.sum()),
             passes=passes,
-            confidence=tuple(log_probs[: len(ids)].exp().tolist()),
+            confidence=tuple(log_probs[places].exp().tolist()),
         )
 
 

@@ -90,6 +90,9 @@ STRATEGIES = (
 )
 
 
+PROFILES = ("default", "release")
+
+
 @dataclass(frozen=True)
 class SamplerOptions:
     """How a canvas is filled. Conflicting values are refused here, once.
@@ -104,13 +107,18 @@ class SamplerOptions:
         num_blocks: sub-blocks, filled left to right (``semi_ar``,
             ``deliberation_semi_ar``). Clamped to ``steps`` and to the positions there
             are, since each sub-block takes at least one pass and one position.
-        mask_ratio: share of the transcript's positions that deliberation masks.
+        mask_ratio: share of the transcript's positions that deliberation masks,
+            rounded down; where that is none, the transcript is returned unchanged.
         temperature: 0 commits the most probable token; above 0 tokens are drawn.
         remasking: which masked positions a pass commits: those of highest
             ``confidence``, or ``random`` ones.
-        tail: EOS positions that deliberation appends to a transcript and treats as a
-            part of it, so that the transcript can grow.
+        tail: EOS positions that deliberation appends to a transcript and masks as
+            well, so that the transcript can grow.
         seed: makes random masks and draws repeatable, for each utterance id.
+        profile: ``default``, or ``release``: the behaviour of the paper's published
+            implementation, defects included (``sampler/README.md`` has the table).
+        beam_size: hypotheses that an autoregressive LM keeps; 1 is greedy. The
+            strategies of masked diffusion search no beam.
 
     Raises:
         UserError: a value outside its range.
@@ -125,6 +133,8 @@ class SamplerOptions:
     remasking: str = "confidence"
     tail: int = 1
     seed: int = 0
+    profile: str = "default"
+    beam_size: int = 1
 
     def __post_init__(self) -> None:
         _require(self.strategy in STRATEGIES, "strategy", self.strategy, STRATEGIES)
@@ -136,9 +146,23 @@ class SamplerOptions:
         _require(0.0 <= self.mask_ratio <= 1.0, "mask_ratio", self.mask_ratio, "[0, 1]")
         _require(self.temperature >= 0.0, "temperature", self.temperature, ">= 0")
         _require(self.tail >= 0, "tail", self.tail, ">= 0")
-        if self.strategy == "deliberation_low_confidence":
+        _require(self.profile in PROFILES, "profile", self.profile, PROFILES)
+        _require(self.beam_size >= 1, "beam_size", self.beam_size, ">= 1")
+        if self.profile == "release":
+            self._check_release()
+        elif self.strategy == "deliberation_low_confidence":
             allowed = ">= 2: one pass measures the transcript's confidence"
             _require(self.steps >= 2, "steps", self.steps, allowed)
+
+    def _check_release(self) -> None:
+        if self.strategy == "semi_ar":
+            allowed = f"a divisor of canvas_length {self.canvas_length} and of steps"
+            fits = self.canvas_length % self.num_blocks == 0
+            fits = fits and self.steps % self.num_blocks == 0
+            _require(fits, "num_blocks", self.num_blocks, f"{allowed} {self.steps}")
+        if self.deliberates:
+            allowed = "0: the release keeps the length"
+            _require(self.tail == 0, "tail", self.tail, allowed)
 
     @property
     def deliberates(self) -> bool:

@@ -6,12 +6,15 @@ import json
 import os
 from pathlib import Path
 
+os.environ["HF_HUB_OFFLINE"] = "1"  # the default tests need no network, and show it
+# The models are tiny: a second thread costs more than it gives, above all when other
+# processes want the core. Subprocesses inherit it.
+os.environ["OMP_NUM_THREADS"] = "1"
+
 import numpy as np
 import pytest
 import soundfile
 import torch
-
-os.environ["HF_HUB_OFFLINE"] = "1"  # the default tests need no network, and show it
 
 from espnet_llada.torchaudio_guard import import_torchaudio
 
@@ -69,6 +72,65 @@ def tiny_lm(tmp_path_factory) -> Path:
     return path
 
 
+LLADA_BLOCK = {
+    "input_layernorm": "attn_norm",
+    "self_attn.q_proj": "q_proj",
+    "self_attn.k_proj": "k_proj",
+    "self_attn.v_proj": "v_proj",
+    "self_attn.o_proj": "attn_out",
+    "post_attention_layernorm": "ff_norm",
+    "mlp.gate_proj": "ff_proj",
+    "mlp.up_proj": "up_proj",
+    "mlp.down_proj": "ff_out",
+}
+
+
+@pytest.fixture(scope="session")
+def tiny_llada(tiny_lm, tmp_path_factory) -> Path:
+    """tiny_lm's body in LLaDA's layout, with a head of its own and a chat template."""
+    from safetensors.torch import load_file, save_file
+
+    path = tmp_path_factory.mktemp("tiny_llada")
+    settings = json.loads((tiny_lm / "config.json").read_text())
+    renamed = {}
+    for name, tensor in load_file(tiny_lm / "model.safetensors").items():
+        short = name.removeprefix("model.")
+        if short.startswith("layers."):
+            _, layer, rest = short.split(".", 2)
+            part, _, kind = rest.rpartition(".")
+            short = f"blocks.{layer}.{LLADA_BLOCK[part]}.{kind}"
+        else:
+            table = {"embed_tokens.weight": "wte.weight", "norm.weight": "ln_f.weight"}
+            short = table[short]
+        renamed[f"model.transformer.{short}"] = tensor
+    shape = (settings["vocab_size"], settings["hidden_size"])
+    head = torch.randn(shape, generator=torch.Generator().manual_seed(0))
+    renamed["model.transformer.ff_out.weight"] = head
+    save_file(renamed, path / "model-00001.safetensors")
+    config = {
+        "model_type": "llada",
+        "d_model": settings["hidden_size"],
+        "n_layers": settings["num_hidden_layers"],
+        "n_heads": settings["num_attention_heads"],
+        "n_kv_heads": settings["num_key_value_heads"],
+        "mlp_hidden_size": settings["intermediate_size"],
+        "vocab_size": settings["vocab_size"],
+        "embedding_size": settings["vocab_size"],
+        "max_sequence_length": 512,
+        "rms_norm_eps": settings["rms_norm_eps"],
+        "rope_theta": 10_000.0,
+        "weight_tying": False,
+        "eos_token_id": 0,
+        "mask_token_id": 5,
+    }
+    (path / "config.json").write_text(json.dumps(config))
+    (path / "tokenizer.json").write_bytes((tiny_lm / "tokenizer.json").read_bytes())
+    tokenizer = json.loads((tiny_lm / "tokenizer_config.json").read_text())
+    tokenizer["chat_template"] = "{{ messages[0]['content'] }}\n"
+    (path / "tokenizer_config.json").write_text(json.dumps(tokenizer))
+    return path
+
+
 @pytest.fixture(scope="session")
 def tiny_whisper(tmp_path_factory) -> Path:
     """A Hugging Face Whisper directory: 2 encoder layers, width 16."""
@@ -91,6 +153,61 @@ def tiny_whisper(tmp_path_factory) -> Path:
         decoder_start_token_id=1,
     )
     WhisperModel(config).save_pretrained(path)
+    return path
+
+
+@pytest.fixture(scope="session")
+def release_content(tiny_whisper, tiny_llada) -> dict:
+    """A checkpoint as the paper's release saves it: noise, 2 Q-Former layers."""
+    hidden, queries, ffn, rank = 24, 3, 40, 4
+    generator = torch.Generator().manual_seed(5)
+    model: dict[str, torch.Tensor] = {}
+
+    def put(name: str, *shape: int) -> None:
+        model[name] = 0.3 * torch.randn(shape, generator=generator)
+
+    def linear(name: str, outputs: int, inputs: int) -> None:
+        put(f"{name}.weight", outputs, inputs)
+        put(f"{name}.bias", outputs)
+
+    def norm(name: str) -> None:
+        put(f"{name}.LayerNorm.weight", hidden)
+        put(f"{name}.LayerNorm.bias", hidden)
+
+    width = json.loads((tiny_whisper / "config.json").read_text())["d_model"]
+    put("speech_query_tokens", 1, queries, hidden)
+    model["adapter.bert.embeddings.position_ids"] = torch.arange(8)[None]
+    put("adapter.bert.embeddings.word_embeddings.weight", 11, hidden)
+    put("adapter.bert.embeddings.position_embeddings.weight", 8, hidden)
+    norm("adapter.bert.embeddings")
+    for i in range(2):
+        layer = f"adapter.bert.encoder.layer.{i}"
+        for kind, memory in (("attention", hidden), ("crossattention", width)):
+            for part in ("query", "key", "value"):
+                inputs = hidden if part == "query" else memory
+                linear(f"{layer}.{kind}.self.{part}", hidden, inputs)
+            linear(f"{layer}.{kind}.output.dense", hidden, hidden)
+            norm(f"{layer}.{kind}.output")
+        for branch in ("", "_query"):
+            linear(f"{layer}.intermediate{branch}.dense", ffn, hidden)
+            linear(f"{layer}.output{branch}.dense", hidden, ffn)
+            norm(f"{layer}.output{branch}")
+    put("adapter.cls.predictions.bias", 11)
+    lm = json.loads((tiny_llada / "config.json").read_text())
+    linear("linear_proj", lm["d_model"], hidden)
+    kv_width = lm["d_model"] * lm["n_kv_heads"] // lm["n_heads"]
+    for i in range(lm["n_layers"]):
+        for part, rows in (("q", lm["d_model"]), ("k", kv_width), ("v", kv_width)):
+            block = f"llada.base_model.model.model.transformer.blocks.{i}.{part}_proj"
+            put(f"{block}.lora_A.default.weight", rank, lm["d_model"])
+            put(f"{block}.lora_B.default.weight", rows, rank)
+    return {"model": model, "optimizer": None, "epoch": 3, "config": {}}
+
+
+@pytest.fixture(scope="session")
+def release_checkpoint(release_content, tmp_path_factory) -> Path:
+    path = tmp_path_factory.mktemp("release") / "checkpoint_best.pth"
+    torch.save(release_content, path)
     return path
 
 

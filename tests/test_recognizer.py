@@ -102,13 +102,25 @@ def test_nothing_masked_returns_the_transcript_without_a_pass(llada):
     assert [h.passes for h in got] == [0, 0, 0]
 
 
-def test_an_empty_first_pass_is_an_empty_transcript_with_a_tail(llada):
-    options = SamplerOptions(strategy="deliberation_random", tail=0)
-    got = Recognizer(llada, options)(WAVEFORMS[:1], IDS[:1], [""])
-    assert got[0].text == "" and got[0].passes == 0
+def test_an_empty_first_pass_comes_back_unchanged(llada):
     options = SamplerOptions(strategy="deliberation_random", tail=2, mask_ratio=1.0)
     got = Recognizer(llada, options)(WAVEFORMS[:2], IDS[:2], ["", TEXTS[1]])
-    assert len(got) == 2 and got[0].passes > 0
+    assert (got[0].text, got[0].passes) == ("", 0)
+    assert got[1].passes > 0
+
+
+def test_a_transcript_can_grow_into_its_tail(llada):
+    text, *_ = TEXTS
+    length = len(llada.decoder.encode_texts([text])[0])
+    for tail in (0, 3):
+        options = SamplerOptions(
+            strategy="deliberation_random", tail=tail, mask_ratio=1.0
+        )
+        got = Recognizer(llada, options)(WAVEFORMS[:1], IDS[:1], [text])[0]
+        assert got.passes <= length + tail
+        assert len(got.token_ids) <= length + tail
+        if tail:  # this random model hears no end of the sentence
+            assert len(got.token_ids) > length
 
 
 def test_impossible_requests_are_refused(llada, llama):

@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 
 from espnet_llada.types import (
+    PROFILES,
     SAMPLE_RATE,
     STRATEGIES,
     Hypothesis,
@@ -29,6 +30,8 @@ _HELP = {
     "remasking": "what a pass commits: the surest positions, or random ones",
     "tail": "positions by which deliberation may lengthen a transcript",
     "seed": "of random masks and draws, for each utterance id",
+    "profile": "release: as the paper's published implementation, defects included",
+    "beam_size": "of an autoregressive LM; 1 is greedy",
 }
 
 
@@ -53,7 +56,11 @@ def add_sampler_options(
         strategy: the default one.
         strategies: those to choose from.
     """
-    choices = {"strategy": strategies, "remasking": ("confidence", "random")}
+    choices = {
+        "strategy": strategies,
+        "remasking": ("confidence", "random"),
+        "profile": PROFILES,
+    }
     group = parser.add_argument_group("decoding")
     for field in fields(SamplerOptions):
         default = strategy if field.name == "strategy" else field.default

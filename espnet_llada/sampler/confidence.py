@@ -40,15 +40,22 @@ class RowRandom:
 
 
 def log_probabilities(
-    logits: Tensor, special: SpecialTokens, no_eos: Tensor | None = None
+    logits: Tensor,
+    special: SpecialTokens,
+    no_eos: Tensor | None = None,
+    mask_token: bool = False,
 ) -> Tensor:
     """(B, L, V) float32 log-probabilities over what may be committed.
 
-    The mask token is never an answer. ``no_eos`` (B, L) bool names the positions
-    where EOS is none either: it would cut off text that stands to the right.
+    Args:
+        logits: (B, L, V).
+        special: mask and EOS ids.
+        no_eos: (B, L) bool, positions where EOS is no answer: it would cut off text
+            that stands to the right.
+        mask_token: whether the mask token is an answer.
     """
     logits = logits.to(torch.float32, copy=True)  # the caller keeps its own
-    if special.mask < logits.shape[-1]:
+    if not mask_token and special.mask < logits.shape[-1]:
         logits[..., special.mask] = -torch.inf
     if no_eos is not None:
         logits[..., special.eos].masked_fill_(no_eos, -torch.inf)

@@ -11,8 +11,9 @@ from torch import Tensor
 from espnet_llada.sampler.canvas import Canvas
 from espnet_llada.sampler.confidence import RowRandom, log_probabilities, propose
 from espnet_llada.sampler.masking import lowest
+from espnet_llada.sampler.profile import PROFILE
 from espnet_llada.sampler.schedule import commits_per_pass
-from espnet_llada.sampler.strategies import Block, LogitsFn, Plan, make_plan
+from espnet_llada.sampler.strategies import LogitsFn, Plan, make_plan
 from espnet_llada.types import SamplerOptions, SpecialTokens
 
 __all__ = ["LogitsFn", "SamplerResult", "sample"]
@@ -23,7 +24,8 @@ class SamplerResult:
     """A filled batch.
 
     Attributes:
-        tokens: (B, L) int64 without mask tokens; a row's text ends at its first EOS.
+        tokens: (B, L) int64; a row's text ends at its first EOS. Without mask tokens,
+            except that the ``release`` profile may leave some.
         log_probs: (B, L) float32, natural log-probability of each token when it was
             committed; 0 where a token was given or follows from a committed EOS.
         passes: (B,) int64, forward passes spent on each row, planning included.
@@ -79,35 +81,48 @@ class _Denoiser:
         # Given tokens come from the first pass and are not (yet) masked; the sampler
         # may neither change them nor cut them off.
         self.given = canvas.valid & (self.tokens != special.mask)
+        self.profile = PROFILE[options.profile]
+        self.ends_at_eos = not options.deliberates or self.profile.protects_given_text
+        # Rows of which a block is still to come, and rows that committed an EOS.
+        self.open = torch.ones_like(canvas.lengths, dtype=torch.bool)
+        self.ended = ~self.open
 
     def run(self, plan: Plan) -> SamplerResult:
         passes = plan.spent.clone()
         for block in plan.blocks:
             self.enter(block.positions)
-            quota = commits_per_pass(self.masked(block).sum(dim=1), block.passes)
+            masked = self.tokens == self.special.mask
+            quota = commits_per_pass((masked & block.positions).sum(1), block.passes)
             for commits in quota.unbind(dim=1):
-                masked = self.masked(block)
-                if not masked.any():
+                masked = (self.tokens == self.special.mask) & self.canvas.valid
+                masked &= self.open[:, None]
+                here = masked & block.reach
+                alive = (masked if self.profile.looks_beyond_block else here).any(1)
+                if not alive.any():
                     break
-                passes += masked.any(dim=1)
-                self.step(masked, commits)
+                passes += alive
+                self.step(here, commits)
+            self.open &= ~self.ended
         return SamplerResult(self.tokens, self.log_probs, passes)
-
-    def masked(self, block: Block) -> Tensor:
-        return (self.tokens == self.special.mask) & block.positions
 
     def enter(self, positions: Tensor) -> None:
         """Mask a block, except behind an EOS that this run has committed."""
         committed_eos = (self.tokens == self.special.eos) & ~self.given
         committed_eos &= self.canvas.valid
-        positions = positions & (committed_eos.cumsum(dim=1) == 0)
+        if self.ends_at_eos:
+            positions = positions & (committed_eos.cumsum(dim=1) == 0)
         self.tokens = self.tokens.masked_fill(positions, self.special.mask)
         self.given = self.given & ~positions
 
     def step(self, masked: Tensor, commits: Tensor) -> None:
         """One forward pass: propose, commit the surest, close the tail behind EOS."""
-        logits = self.logits_fn(self.tokens)
-        log_probs = log_probabilities(logits, self.special, self._left_of_given_text())
+        protect = self.profile.protects_given_text
+        log_probs = log_probabilities(
+            self.logits_fn(self.tokens),
+            self.special,
+            no_eos=self._left_of_given_text() if protect else None,
+            mask_token=self.profile.commits_mask_token,
+        )
         # A row that waits for the others draws nothing, as if it were alone.
         draws = self.canvas.lengths * masked.any(dim=1)
         proposal, log_prob = propose(
@@ -120,7 +135,8 @@ class _Denoiser:
         chosen = lowest(order, masked, commits)
         self.tokens = torch.where(chosen, proposal, self.tokens)
         self.log_probs = torch.where(chosen, log_prob, self.log_probs)
-        self._close_tail(chosen & (proposal == self.special.eos))
+        if self.ends_at_eos:
+            self._close_tail(chosen & (proposal == self.special.eos))
 
     def _left_of_given_text(self) -> Tensor:
         """(B, L) bool: positions with a given word somewhere to their right."""
@@ -135,6 +151,7 @@ class _Denoiser:
         passes committed behind it are dropped, as in the paper's release.
         """
         eos = new_eos.long()
+        self.ended = self.ended | new_eos.any(dim=1)
         tail = ((eos.cumsum(dim=1) - eos) > 0) & self.canvas.valid
         self.tokens = self.tokens.masked_fill(tail, self.special.eos)
         self.log_probs = self.log_probs.masked_fill(tail, 0.0)

@@ -30,30 +30,39 @@ def lowest(scores: Tensor, among: Tensor, counts: Tensor) -> Tensor:
 
 
 def count_to_mask(lengths: Tensor, ratio: float) -> Tensor:
-    """Positions to mask in rows of ``lengths``: (B,) int64.
+    """Positions to mask in transcripts of ``lengths`` tokens: (B,) int64.
 
-    The ratio is rounded to the nearest position, but a ratio above 0 masks at least
-    one position of a row that has any (the paper's release divides by zero there).
+    ``int(length * ratio)`` in double precision, as the paper's release counts them.
     """
-    counts = (lengths * ratio + 0.5).floor().long()
-    return torch.maximum(counts, (lengths > 0).long() * (ratio > 0))
+    return (lengths.double() * ratio).long()
 
 
-def random_positions(canvas: Canvas, ratio: float, random: RowRandom) -> Tensor:
-    """(B, L) bool: a ``ratio`` of each row's positions, drawn by the row's own seed."""
+def random_positions(
+    canvas: Canvas, among: Tensor, counts: Tensor, random: RowRandom
+) -> Tensor:
+    """(B, L) bool: ``counts`` of each row's candidates, drawn by the row's own seed."""
     scores = random.uniform(canvas.lengths, canvas.tokens.shape[1])
-    return lowest(scores, canvas.valid, count_to_mask(canvas.lengths, ratio))
+    return lowest(scores, among, counts)
 
 
-def sub_blocks(canvas: Canvas, num: int) -> list[Tensor]:
+def sub_blocks(canvas: Canvas, num: int, even: bool = True) -> list[Tensor]:
     """Each row's positions cut into ``num`` contiguous parts, left to right.
+
+    Args:
+        canvas: the rows.
+        num: number of parts.
+        even: sizes differ by one at most; otherwise each part has length // num
+            positions and the last one what is left.
 
     Returns:
         ``num`` tensors (B, L) bool; a row shorter than ``num`` has empty parts.
     """
     places = torch.arange(canvas.tokens.shape[1], device=canvas.tokens.device)
-    edges = [canvas.lengths * i // num for i in range(num + 1)]
+    if even:
+        edges = [canvas.lengths * i // num for i in range(num)]
+    else:
+        edges = [canvas.lengths // num * i for i in range(num)]
     return [
         (places >= start[:, None]) & (places < stop[:, None])
-        for start, stop in itertools.pairwise(edges)
+        for start, stop in itertools.pairwise([*edges, canvas.lengths])
     ]

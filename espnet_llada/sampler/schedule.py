@@ -6,12 +6,13 @@ import torch
 from torch import Tensor
 
 
-def passes_per_block(steps: int, num_blocks: int) -> list[int]:
-    """``steps`` passes shared evenly, the earlier blocks taking what is left over.
+def passes_per_block(steps: int, num_blocks: int, even: bool = True) -> list[int]:
+    """``steps`` passes shared by the blocks.
 
-    Requires ``num_blocks <= steps``: every block gets at least one pass.
+    The earlier blocks take what is left over, or nobody does if not ``even``.
     """
     share, rest = divmod(steps, num_blocks)
+    rest *= even
     return [share + (i < rest) for i in range(num_blocks)]
 
 

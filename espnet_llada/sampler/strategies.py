@@ -20,6 +20,7 @@ from espnet_llada.sampler.masking import (
     random_positions,
     sub_blocks,
 )
+from espnet_llada.sampler.profile import PROFILE, Profile
 from espnet_llada.sampler.schedule import passes_per_block
 from espnet_llada.types import SamplerOptions, SpecialTokens
 
@@ -29,10 +30,18 @@ LogitsFn = Callable[[Tensor], Tensor]
 
 @dataclass(frozen=True)
 class Block:
-    """Positions that are masked together and filled in at most ``passes`` passes."""
+    """Positions that are masked together and filled in at most ``passes`` passes.
+
+    Attributes:
+        positions: (B, L) bool, masked on entry; the quota of each pass is computed
+            from what is masked here.
+        passes: the budget.
+        reach: (B, L) bool, where a pass may commit.
+    """
 
     positions: Tensor
     passes: int
+    reach: Tensor
 
 
 @dataclass(frozen=True)
@@ -50,40 +59,72 @@ def make_plan(
     special: SpecialTokens,
     random: RowRandom,
 ) -> Plan:
-    """The plan of ``options.strategy`` for this canvas."""
-    free = torch.zeros_like(canvas.lengths)
-    if options.strategy == "diffusion":
-        return Plan([Block(canvas.valid, options.steps)], free)
-    if options.strategy in ("semi_ar", "deliberation_semi_ar"):
+    """The plan of ``options.strategy`` for this canvas.
+
+    A row of which nothing is to be masked has no pass and keeps its transcript.
+    """
+    strategy, free = options.strategy, torch.zeros_like(canvas.lengths)
+    if strategy == "diffusion":
+        return Plan([Block(canvas.valid, options.steps, canvas.valid)], free)
+    if strategy in ("semi_ar", "deliberation_semi_ar"):
         return Plan(_left_to_right(canvas, options), free)
-    if options.strategy == "deliberation_random":
-        positions = random_positions(canvas, options.mask_ratio, random)
-        return Plan([Block(positions, options.steps)], free)
-    return _low_confidence(logits_fn, canvas, options, special)
+    # The tail is in doubt whenever anything is.
+    own, tail = _transcript_and_tail(canvas, options.tail)
+    counts = count_to_mask(own.sum(dim=1), options.mask_ratio)
+    tail = tail & (counts > 0)[:, None]
+    steps = options.steps
+    if strategy == "deliberation_random":
+        chosen = random_positions(canvas, own, counts, random)
+    elif counts.any():
+        profile = PROFILE[options.profile]
+        confidence = _confidence(logits_fn, canvas, special, profile)
+        chosen = lowest(confidence, own, counts)
+        free = (counts > 0).long()
+        steps = steps if profile.measuring_is_free else steps - 1
+    else:
+        return Plan([], free)
+    return Plan([Block(chosen | tail, steps, canvas.valid)], free)
+
+
+def _transcript_and_tail(canvas: Canvas, tail: int) -> tuple[Tensor, Tensor]:
+    places = torch.arange(canvas.tokens.shape[1], device=canvas.tokens.device)
+    own = places < (canvas.lengths - tail)[:, None]
+    return own, canvas.valid & ~own
 
 
 def _left_to_right(canvas: Canvas, options: SamplerOptions) -> list[Block]:
-    num = max(1, min(options.num_blocks, options.steps, canvas.tokens.shape[1]))
-    passes = passes_per_block(options.steps, num)
+    profile = PROFILE[options.profile]
+    num = options.num_blocks
+    if not profile.drops_remainders:
+        num = max(1, min(num, options.steps, canvas.tokens.shape[1]))
+    even = not profile.drops_remainders
+    passes = passes_per_block(options.steps, num, even)
     return [
-        Block(positions, n)
-        for positions, n in zip(sub_blocks(canvas, num), passes, strict=True)
+        Block(positions, n, _reach(canvas, options, positions))
+        for positions, n in zip(sub_blocks(canvas, num, even), passes, strict=True)
+        if n > 0  # the release crashes on no pass: the sub-block stays as it is
     ]
 
 
-def _low_confidence(
-    logits_fn: LogitsFn, canvas: Canvas, options: SamplerOptions, special: SpecialTokens
-) -> Plan:
-    """Mask what the LM, hearing the audio on an all-mask canvas, finds least likely.
+def _reach(canvas: Canvas, options: SamplerOptions, positions: Tensor) -> Tensor:
+    """The sub-block; in the release also what earlier ones have left masked."""
+    if not PROFILE[options.profile].looks_beyond_block:
+        return positions
+    if options.deliberates:
+        return canvas.valid
+    return positions.flip(1).cumsum(dim=1).flip(1) > 0  # up to the sub-block's end
 
-    One pass of the budget goes into that measurement. (The paper's release measures
-    on a canvas of pad tokens, which training never shows the LM.)
+
+def _confidence(
+    logits_fn: LogitsFn, canvas: Canvas, special: SpecialTokens, profile: Profile
+) -> Tensor:
+    """(B, L): how likely the LM, hearing the audio alone, finds each given token.
+
+    Measured in one pass over a canvas that hides the transcript.
     """
-    counts = count_to_mask(canvas.lengths, options.mask_ratio)
-    if not counts.any():
-        return Plan([], torch.zeros_like(canvas.lengths))
-    blank = canvas.tokens.masked_fill(canvas.valid, special.mask)
-    log_probs = log_probabilities(logits_fn(blank), special)
-    confidence = log_probs.gather(-1, canvas.tokens[..., None]).squeeze(-1)
-    positions = lowest(confidence, canvas.valid, counts)
-    return Plan([Block(positions, options.steps - 1)], (counts > 0).long())
+    hidden = special.eos if profile.measures_on_eos else special.mask
+    blank = canvas.tokens.masked_fill(canvas.valid, hidden)
+    log_probs = log_probabilities(
+        logits_fn(blank), special, mask_token=profile.commits_mask_token
+    )
+    return log_probs.gather(-1, canvas.tokens[..., None]).squeeze(-1)

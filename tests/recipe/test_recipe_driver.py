@@ -153,6 +153,8 @@ def test_an_interrupt_ends_the_jobs(argv: list[str], number: signal.Signals):
         env={**os.environ, "PYTHONPATH": str(ROOT)},
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
+        # A background shell job ignores SIGINT, and its children inherit that.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )
     deadline = time.monotonic() + 20
     while not Path("pid").exists() or not Path("pid").read_text().endswith(" "):

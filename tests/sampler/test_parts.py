@@ -45,12 +45,11 @@ def test_lowest_is_a_stable_sort(scores, data):
     assert got[0].nonzero().flatten().tolist() == sorted(i for _, i in expected)
 
 
-def test_mask_counts_round_and_keep_at_least_one():
-    lengths = torch.tensor([0, 1, 3, 10])
-    assert count_to_mask(lengths, 0.0).tolist() == [0, 0, 0, 0]
-    assert count_to_mask(lengths, 0.1).tolist() == [0, 1, 1, 1]
-    assert count_to_mask(lengths, 0.5).tolist() == [0, 1, 2, 5]
-    assert count_to_mask(lengths, 1.0).tolist() == [0, 1, 3, 10]
+@given(st.integers(0, 200), st.floats(0, 1))
+def test_mask_counts_are_pythons(length, ratio):
+    assert count_to_mask(torch.tensor([length]), ratio).tolist() == [
+        int(length * ratio)
+    ]
 
 
 @given(st.lists(st.integers(0, 9), min_size=1, max_size=4), st.integers(1, 6))
@@ -63,11 +62,20 @@ def test_sub_blocks_partition_each_row(lengths, num):
     assert (sizes.max(0).values - sizes.min(0).values <= 1).all()
 
 
+def test_the_release_gives_the_remainder_to_the_last_sub_block():
+    canvas = transcript_canvas([[1] * 11, [1] * 3], SPECIAL)
+    blocks = sub_blocks(canvas, 4, even=False)
+    assert [b.sum(1).tolist() for b in blocks] == [[2, 0], [2, 0], [2, 0], [5, 3]]
+    assert passes_per_block(11, 4, even=False) == [2, 2, 2, 2]
+
+
 def test_random_masks_depend_on_the_seed_of_the_row_alone():
-    short = transcript_canvas([[1] * 8], SPECIAL)
-    padded = transcript_canvas([[1] * 20, [1] * 8], SPECIAL)
-    alone = random_positions(short, 0.5, RowRandom([7]))
-    together = random_positions(padded, 0.5, RowRandom([3, 7]))
+    def draw(lengths, seeds):
+        canvas = transcript_canvas([[1] * n for n in lengths], SPECIAL)
+        counts = count_to_mask(canvas.lengths, 0.5)
+        return random_positions(canvas, canvas.valid, counts, RowRandom(seeds))
+
+    alone, together = draw([8], [7]), draw([20, 8], [3, 7])
     assert torch.equal(alone[0], together[1, :8])
     assert not together[1, 8:].any()
     assert together.sum(1).tolist() == [10, 4]

@@ -124,7 +124,7 @@ def test_totals_agree_with_sclite(tmp_path, unit: str, rate: float):
         refs[utt], hyps[utt] = " ".join(words), " ".join(heard)
     speakers = {utt: utt[:2] for utt in refs}
     result = write_score_dir(*_data(tmp_path, refs, hyps, speakers), unit=unit)
-    sums = re.search(r"\| Sum +\|(.*)\|(.*)\|", result.read_text())
+    sums = re.search(r"\| +Sum +\|(.*)\|(.*)\|", result.read_text())
     snt, wrd, *_, err, wrong = map(int, (sums[1] + sums[2]).split())
 
     lower = [{u: t.lower() for u, t in side.items()} for side in (refs, hyps)]
