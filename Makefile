@@ -9,7 +9,7 @@ VENV ?= .venv
 IN_VENV := export PATH="$$(cd "$(VENV)" && pwd)/bin:$$PATH";
 
 .DEFAULT_GOAL := help
-.PHONY: help venv demo test test-all lint
+.PHONY: help venv demo test test-all lint parity
 
 help:  ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## */\t/' | expand -t 12
@@ -30,3 +30,6 @@ lint: venv  ## style, formatting, import order of the modules
 	$(IN_VENV) ruff check .
 	$(IN_VENV) ruff format --check .
 	$(IN_VENV) python tests/check_imports.py
+
+parity: venv  ## token parity with the released implementation; DIR= for other recordings
+	$(IN_VENV) python tests/parity/check_parity.py $(or $(DIR),tests/parity/reference)

@@ -34,9 +34,14 @@ def trained_state(model: nn.Module) -> dict[str, Tensor]:
     """The state dict without pretrained tensors, plus their identity."""
     full = nn.Module.state_dict(model)
     state = {k: v for k, v in full.items() if k not in _pretrained_names(model)}
-    text = json.dumps(frozen_weights(model), sort_keys=True)
-    state[IDENTITY] = torch.tensor(list(text.encode()), dtype=torch.float32)
+    state[IDENTITY] = identity_tensor(frozen_weights(model))
     return state
+
+
+def identity_tensor(parts: Mapping[str, Mapping[str, str]]) -> Tensor:
+    """What ``frozen_weights`` returned, as a tensor for a checkpoint."""
+    text = json.dumps(parts, sort_keys=True)
+    return torch.tensor(list(text.encode()), dtype=torch.float32)
 
 
 def load_trained(model: nn.Module, state: Mapping[str, Tensor], source: str) -> None:

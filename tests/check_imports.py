@@ -21,7 +21,7 @@ RANKS = [
     ("objective",),
     ("decoder", "checkpoint"),
     ("autoregressive", "model"),
-    ("loading", "recognizer"),
+    ("loading", "recognizer", "release", "release_import"),
     ("api",),
     ("deliberation",),
     ("espnet", "bin", "recipe", "run", "__init__"),

@@ -64,6 +64,7 @@ class WindowQFormer(nn.Module):
         Returns:
             (B, W * queries, hidden) and (B,) int64, the vectors of each row.
         """
+        frames = frames.to(self.queries.dtype)  # a bf16 encoder's, for one
         if self.drop_last_window:
             windows = lengths // self.window
         else:

@@ -7,16 +7,19 @@ names. Errors speak of tensors by the names they have in the file.
 from __future__ import annotations
 
 import json
-import pickle
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from espnet_llada.types import UserError
+from espnet_llada.weights.tensors import (
+    StoredTensor,
+    stored_safetensors,
+    stored_torch,
+)
 
 # OpenAI's and Hugging Face's, replaced one after the other.
 _HF_NAMES = (
@@ -62,13 +65,13 @@ class WhisperFile:
     Attributes:
         path: where it lies.
         config: sizes of its encoder.
-        tensors: readers of the encoder's tensors, by the file's names.
+        tensors: the encoder's, by the file's names.
         rename: from OpenAI's name without prefix to the file's name.
     """
 
     path: Path
     config: WhisperConfig
-    tensors: Mapping[str, Callable[[], Tensor]]
+    tensors: Mapping[str, StoredTensor]
     rename: Callable[[str], str]
 
     def read(
@@ -83,20 +86,23 @@ class WhisperFile:
         Raises:
             UserError: a tensor is missing, unexpected or of another shape.
         """
+        stored = self.check(shapes)
+        return {ours: tensor.read(dtype) for ours, tensor in stored.items()}
+
+    def check(self, shapes: Mapping[str, torch.Size]) -> dict[str, StoredTensor]:
+        """The tensors asked for, still in their files; see ``read``."""
         names = {self.rename(ours): ours for ours in shapes}
         self._refuse("missing", names.keys() - self.tensors.keys())
         self._refuse("unexpected", self.tensors.keys() - names.keys())
-        state = {}
         for theirs, ours in names.items():
-            tensor = self.tensors[theirs]()
-            if tensor.shape != shapes[ours]:
+            shape = self.tensors[theirs].shape
+            if shape != shapes[ours]:
                 raise UserError(
-                    f"{self.path}: encoder tensor {theirs} has shape "
-                    f"{tuple(tensor.shape)}, its sizes say {tuple(shapes[ours])}; "
-                    "the weights and their config do not belong together"
+                    f"{self.path}: encoder tensor {theirs} has shape {tuple(shape)}, "
+                    f"its sizes say {tuple(shapes[ours])}; the weights and their "
+                    "config do not belong together"
                 )
-            state[ours] = tensor.to(dtype, copy=True)  # off the memory map
-        return state
+        return {ours: self.tensors[theirs] for theirs, ours in names.items()}
 
     def _refuse(self, problem: str, names: set[str]) -> None:
         if names:
@@ -123,10 +129,16 @@ def open_whisper(path: Path) -> WhisperFile:
 
 
 def _open_openai(path: Path) -> WhisperFile:
-    kind = "an openai-whisper checkpoint"
+    prefix, kind = "encoder.", "an openai-whisper checkpoint"
+    dims: dict[str, int] = {}
+
+    def encoder_state(content: Mapping) -> dict[str, Tensor]:
+        dims.update(content["dims"])
+        state = content["model_state_dict"]
+        return {name: v for name, v in state.items() if name.startswith(prefix)}
+
     try:
-        content = _torch_load(path)
-        dims, state = content["dims"], content["model_state_dict"]
+        tensors = stored_torch(path, kind, encoder_state)
         config = WhisperConfig(
             d_model=dims["n_audio_state"],
             layers=dims["n_audio_layer"],
@@ -135,21 +147,9 @@ def _open_openai(path: Path) -> WhisperFile:
             n_mels=dims["n_mels"],
             max_frames=dims["n_audio_ctx"],
         )
-    except (pickle.UnpicklingError, RuntimeError, EOFError, OSError) as e:
-        reason = str(e).splitlines()[0] if str(e) else type(e).__name__
-        raise UserError(f"{path}: not {kind} ({reason}); download it again") from e
-    except (KeyError, TypeError) as e:
+    except (KeyError, TypeError, AttributeError) as e:
         raise UserError(f"{path}: not {kind} ({e} is amiss); use OpenAI's file") from e
-    prefix = "encoder."
-    tensors = {k: (lambda v=v: v) for k, v in state.items() if k.startswith(prefix)}
     return WhisperFile(path, config, tensors, lambda ours: prefix + ours)
-
-
-def _torch_load(path: Path) -> dict:
-    try:
-        return torch.load(path, map_location="cpu", weights_only=True, mmap=True)
-    except RuntimeError:  # mmap takes torch's zip format, not the one before it
-        return torch.load(path, map_location="cpu", weights_only=True)
 
 
 def _open_huggingface(path: Path) -> WhisperFile:
@@ -169,23 +169,19 @@ def _open_huggingface(path: Path) -> WhisperFile:
         )
     except KeyError as e:
         raise UserError(f"{path}/config.json: lacks {e}; use a Whisper") from e
-    tensors: dict[str, Callable[[], Tensor]] = {}
-    for file in _weight_files(path):
-        try:
-            weights = safe_open(file, framework="pt")
-        except (SafetensorError, OSError) as e:
-            raise UserError(f"{file}: not readable ({e}); download it again") from e
-        names = weights.keys()
-        for name in names:
-            if name.removeprefix("model.").startswith("encoder."):
-                tensors[name] = lambda w=weights, n=name: w.get_tensor(n)
+    tensors = {
+        name: tensor
+        for name, tensor in stored_safetensors(_weight_files(path)).items()
+        if name.removeprefix("model.").startswith("encoder.")
+    }
     # WhisperModel is saved without, WhisperForConditionalGeneration with "model."
     bare = any(name.startswith("encoder.") for name in tensors)
     prefix = "encoder." if bare else "model.encoder."
-    return WhisperFile(path, sizes, tensors, lambda ours: prefix + _hf_name(ours))
+    return WhisperFile(path, sizes, tensors, lambda ours: prefix + hf_name(ours))
 
 
-def _hf_name(name: str) -> str:
+def hf_name(name: str) -> str:
+    """OpenAI's name of an encoder tensor -> Hugging Face's, both without prefix."""
     for ours, theirs in _HF_NAMES:
         name = name.replace(ours, theirs)
     return name

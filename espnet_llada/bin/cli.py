@@ -1,12 +1,14 @@
-"""``espnet-llada``: transcribe, deliberate and score from the shell."""
+"""``espnet-llada``: transcribe, deliberate, score and convert from the shell."""
 
 from __future__ import annotations
 
 import argparse
+import importlib
 import logging
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from types import ModuleType
 
 from espnet_llada.bin.decoding import (
     Outcome,
@@ -22,6 +24,7 @@ from espnet_llada.types import UserError, atomic_write
 DEFAULT_MODEL = "demo"
 DELIBERATION = ("low_confidence", "random", "semi_ar")
 DECODING = ("diffusion", "semi_ar")
+_OWN_PARSER = ("score", "convert")
 
 _TRANSCRIBE_EXAMPLE = """examples:
   espnet-llada transcribe speech.flac
@@ -39,7 +42,6 @@ _DELIBERATE_EXAMPLE = """examples:
 def get_parser() -> argparse.ArgumentParser:
     """The parser of all subcommands."""
     from espnet_llada import __version__
-    from espnet_llada.bin import score
 
     parser = OptionParser(
         prog="espnet-llada",
@@ -66,9 +68,15 @@ def get_parser() -> argparse.ArgumentParser:
         "--no_audio", action="store_true", help="plain text: the LM hears nothing"
     )
     deliberate.set_defaults(run=_deliberate)
-    # score has a parser of its own; main() hands it everything behind its name.
-    commands.add_parser("score", help=score.get_parser().description, add_help=False)
+    # These have parsers of their own; main() hands them everything behind the name.
+    for name in _OWN_PARSER:
+        summary = _module(name).get_parser().description
+        commands.add_parser(name, help=summary, add_help=False)
     return parser
+
+
+def _module(command: str) -> ModuleType:
+    return importlib.import_module(f"espnet_llada.bin.{command}")
 
 
 def _command(
@@ -109,10 +117,8 @@ def main(cmd: list[str] | None = None) -> int:
         UserError: options, files or the model do not fit.
     """
     args = sys.argv[1:] if cmd is None else list(cmd)
-    if args[:1] == ["score"]:
-        from espnet_llada.bin import score
-
-        score.main(args[1:])
+    if args and args[0] in _OWN_PARSER:
+        _module(args[0]).main(args[1:])
         return 0
     logging.basicConfig(level=logging.WARNING, format="%(message)s")
     parsed = get_parser().parse_args(args)

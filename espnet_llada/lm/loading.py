@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from espnet_llada.types import UserError
+from espnet_llada.weights.tensors import StoredTensor, stored_safetensors
 
 # LLaDA's names (ML-GSAI/LLaDA modeling_llada.py) -> transformers' Llama names.
 _LLADA_TOP = {
@@ -31,16 +32,39 @@ _LLADA_BLOCK = {
 }
 
 
+HEAD = "lm_head.weight"
+
+
 def load_llama(
     path: Path, num_layers: int | None, dtype: torch.dtype
 ) -> tuple[nn.Module, nn.Parameter, int | None]:
     """The body, the head's weight and the mask token's id where the config has one.
 
-    Tensors are read one by one and converted on the way, so the peak is one tensor
-    above the result.
+    Names and shapes are checked before the first tensor is read. Tensors are then read
+    and converted one by one, so the peak is one tensor above the result.
 
     Raises:
         UserError: no such directory, not a Llama or LLaDA, or tensors do not match.
+    """
+    body, settings = empty_llama(path, num_layers)
+    stored = stored_llama(path, body)
+    tensors = {name: tensor.read(dtype) for name, tensor in stored.items()}
+    head = tensors.pop(HEAD, None)
+    body.load_state_dict(tensors, assign=True)
+    if head is None:
+        weight = body.embed_tokens.weight
+    else:
+        weight = nn.Parameter(head, requires_grad=False)
+    return body, weight, settings.get("mask_token_id")
+
+
+def empty_llama(
+    path: Path, num_layers: int | None = None
+) -> tuple[nn.Module, dict[str, Any]]:
+    """transformers' ``LlamaModel`` without memory for its weights; and config.json.
+
+    Raises:
+        UserError: no such directory, not a Llama or LLaDA, or it has fewer layers.
     """
     from espnet_llada.torchaudio_guard import import_torchaudio
 
@@ -62,18 +86,35 @@ def load_llama(
     with torch.device("meta"):
         body = LlamaModel(config)
     body.rotary_emb = LlamaRotaryEmbedding(config)  # its buffer is not in the files
-    tensors = {
-        name: tensor.to(dtype)
-        for name, tensor in _named_tensors(path, config.num_hidden_layers)
-    }
-    head = tensors.pop("lm_head.weight", None)
-    _check_names(body, tensors, path)
-    body.load_state_dict(tensors, assign=True)
-    if head is None or config.tie_word_embeddings:
-        weight = body.embed_tokens.weight
+    return body, settings
+
+
+def stored_llama(path: Path, body: nn.Module) -> dict[str, StoredTensor]:
+    """The tensors for ``body`` by its own names, and ``HEAD`` unless it is tied.
+
+    Layers past the body's last are left out.
+
+    Raises:
+        UserError: a tensor is missing, unexpected or of another shape; a file is
+            damaged.
+    """
+    files = sorted(path.glob("*.safetensors"))
+    if not files:
+        raise UserError(f"{path}: no *.safetensors in it; convert the checkpoint first")
+    layers = body.config.num_hidden_layers
+    stored = {}
+    for name, tensor in stored_safetensors(files).items():
+        ours = our_name(name)
+        layer = ours.split(".")[1] if ours.startswith("layers.") else ""
+        if not (layer.isdigit() and int(layer) >= layers):
+            stored[ours] = tensor
+    expected = {name: p.shape for name, p in body.named_parameters()}
+    if body.config.tie_word_embeddings:
+        stored.pop(HEAD, None)  # some files repeat the embedding under this name
     else:
-        weight = nn.Parameter(head, requires_grad=False)
-    return body, weight, settings.get("mask_token_id")
+        expected[HEAD] = expected["embed_tokens.weight"]
+    _check_names(expected, stored, path)
+    return stored
 
 
 def _read_config(path: Path) -> dict[str, Any]:
@@ -119,44 +160,31 @@ def _llama_config(settings: dict[str, Any], path: Path):
     return config
 
 
-def _named_tensors(path: Path, num_layers: int) -> Iterator[tuple[str, Tensor]]:
-    """(transformers' name inside LlamaModel, tensor); layers past the last dropped."""
-    from safetensors import safe_open
-
-    files = sorted(path.glob("*.safetensors"))
-    if not files:
-        raise UserError(f"{path}: no *.safetensors in it; convert the checkpoint first")
-    for file in files:
-        with safe_open(file, framework="pt") as f:
-            for name in f.keys():
-                ours = _our_name(name)
-                parts = ours.split(".")
-                if parts[0] == "layers" and int(parts[1]) >= num_layers:
-                    continue
-                yield ours, f.get_tensor(name)
-
-
-def _our_name(name: str) -> str:
+def our_name(name: str) -> str:
+    """LLaDA's or Hugging Face's name of a tensor -> that inside ``LlamaModel``."""
     if name in _LLADA_TOP:
         return _LLADA_TOP[name]
     if name.startswith("model.transformer.blocks."):
-        layer, part, kind = name.removeprefix("model.transformer.blocks.").split(".")
+        place = name.removeprefix("model.transformer.blocks.")
+        layer, _, rest = place.partition(".")
+        part, _, kind = rest.rpartition(".")
         return f"layers.{layer}.{_LLADA_BLOCK.get(part, part)}.{kind}"
     return name.removeprefix("model.")
 
 
-def _check_names(body: nn.Module, tensors: dict[str, Tensor], path: Path) -> None:
-    expected = {name: p.shape for name, p in body.named_parameters()}
-    missing = sorted(expected.keys() - tensors.keys())
-    unexpected = sorted(tensors.keys() - expected.keys())
+def _check_names(
+    expected: Mapping[str, torch.Size], stored: Mapping[str, StoredTensor], path: Path
+) -> None:
+    missing = sorted(expected.keys() - stored.keys())
+    unexpected = sorted(stored.keys() - expected.keys())
     if missing or unexpected:
         raise UserError(
             f"{path}: not the weights that its config.json describes; missing: "
             f"{missing[:3] or 'none'}, unexpected: {unexpected[:3] or 'none'}"
         )
     for name, shape in expected.items():
-        if tensors[name].shape != shape:
+        if stored[name].shape != shape:
             raise UserError(
-                f"{path}: tensor {name} has shape {tuple(tensors[name].shape)}, its "
+                f"{path}: tensor {name} has shape {tuple(stored[name].shape)}, its "
                 f"config.json says {tuple(shape)}"
             )

@@ -230,7 +230,7 @@ def _from_hub(name: str) -> Path:
 
 def _identity(path: Path) -> str:
     """The pinned digest where the content is that of a pinned asset, else its own."""
-    content = _content_digest(path, _cached_sha256)
+    content = _content_digest(path, cached_sha256)
     with contextlib.suppress(OSError, ValueError):
         marker = json.loads((path / MARKER).read_text(encoding="utf-8"))
         if marker["content_sha256"] == content:
@@ -252,7 +252,7 @@ def _content_digest(path: Path, digest: Callable[[Path], str]) -> str:
     return hashlib.sha256(lines.encode()).hexdigest()
 
 
-def _cached_sha256(path: Path) -> str:
+def cached_sha256(path: Path) -> str:
     """Digests of large files are kept, so that a start does not read gigabytes."""
     stat = path.stat()
     if stat.st_size < CACHED_FROM:

@@ -1,0 +1,150 @@
+"""Writes an LM in Hugging Face's Llama layout: names translated, LoRA merged."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from espnet_llada.lm.loading import HEAD, empty_llama, stored_llama
+from espnet_llada.weights.tensors import StoredTensor
+
+SHARD_BYTES = 4_000_000_000
+"""A shard is in memory while it is written, so it bounds the memory needed."""
+
+_TOKENIZER = (
+    "tokenizer*",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "chat_template*",
+    "vocab.json",
+    "merges.txt",
+)
+
+
+@dataclass(frozen=True)
+class Update:
+    """A LoRA update of one weight: W + scale * B A.
+
+    Attributes:
+        a: (r, inputs).
+        b: (outputs, r).
+        scale: alpha / r.
+    """
+
+    a: Tensor
+    b: Tensor
+    scale: float
+
+    def merged(self, weight: Tensor) -> Tensor:
+        """The sum, in fp64, so that rounding it is the only error."""
+        b, a = self.b.double(), self.a.double()
+        return torch.addmm(weight.double(), b, a, alpha=self.scale)
+
+
+def export_llama(
+    source: Path,
+    target: Path,
+    dtype: torch.dtype | None = None,
+    updates: Mapping[str, Update] | None = None,
+) -> None:
+    """Write ``source`` as a Llama directory: config, weights, tokenizer.
+
+    Args:
+        source: directory in LLaDA's or Hugging Face's Llama layout.
+        target: existing directory to write into.
+        dtype: of the weights written; that of each tensor in ``source`` by default.
+        updates: LoRA to merge, by the weight's name inside ``LlamaModel``. The sum is
+            rounded once; bf16 loses updates below 1/256 of a weight.
+
+    Raises:
+        UserError: see ``lm.loading``.
+    """
+    from safetensors.torch import save_file
+
+    body, settings = empty_llama(source)
+    stored = stored_llama(source, body)
+    updates = updates or {}
+    shards = _shards(stored, dtype)
+    where: dict[str, str] = {}
+    for i, names in enumerate(shards, start=1):
+        count = f"-{i:05d}-of-{len(shards):05d}" if len(shards) > 1 else ""
+        file = f"model{count}.safetensors"
+        tensors = {}
+        for name in names:
+            tensor = _converted(stored[name], dtype, updates.get(name))
+            tensors[_hf_name(name)] = tensor
+        where |= dict.fromkeys(tensors, file)
+        save_file(tensors, target / file, metadata={"format": "pt"})
+        del tensor, tensors  # before the next shard is read
+    if len(shards) > 1:
+        total = sum(_bytes(t, dtype) for t in stored.values())
+        index = {"metadata": {"total_size": total}, "weight_map": where}
+        _write_json(target / "model.safetensors.index.json", index)
+    written = dtype or stored["embed_tokens.weight"].dtype
+    _write_json(target / "config.json", _config(body.config, settings, written))
+    for pattern in _TOKENIZER:
+        for file in source.glob(pattern):
+            shutil.copyfile(file, target / file.name)
+
+
+def _converted(
+    stored: StoredTensor, dtype: torch.dtype | None, update: Update | None
+) -> Tensor:
+    if update is None:
+        return stored.read(dtype)
+    return update.merged(stored.read()).to(dtype or stored.dtype)
+
+
+def _shards(
+    stored: Mapping[str, StoredTensor], dtype: torch.dtype | None
+) -> list[list[str]]:
+    """Names for each file, in the network's order."""
+    shards: list[list[str]] = [[]]
+    size = 0
+    for name in sorted(stored, key=_order):
+        needed = _bytes(stored[name], dtype)
+        if shards[-1] and size + needed > SHARD_BYTES:
+            shards.append([])
+            size = 0
+        shards[-1].append(name)
+        size += needed
+    return shards
+
+
+def _order(name: str) -> tuple[int, str]:
+    parts = name.split(".")
+    return (int(parts[1]) if parts[0] == "layers" else -1, name)
+
+
+def _bytes(stored: StoredTensor, dtype: torch.dtype | None) -> int:
+    return stored.shape.numel() * (dtype or stored.dtype).itemsize
+
+
+def _hf_name(name: str) -> str:
+    return name if name == HEAD else f"model.{name}"
+
+
+def _config(config, settings: Mapping[str, Any], dtype: torch.dtype) -> dict[str, Any]:
+    """config.json: a Llama's as it was; a LLaDA's as transformers 4 and 5 read it."""
+    if settings["model_type"] == "llama":
+        content = dict(settings)
+    else:
+        content = config.to_dict()
+        content |= {"architectures": ["LlamaForCausalLM"]}
+        content |= {"mask_token_id": settings["mask_token_id"]}
+        # transformers 4 ignores rope_parameters, where 5 puts it; 5 reads both.
+        rope = content.get("rope_parameters") or content
+        content["rope_theta"] = rope["rope_theta"]
+    content.pop("dtype", None)  # transformers 5's name of the next
+    return content | {"torch_dtype": str(dtype).removeprefix("torch.")}
+
+
+def _write_json(path: Path, content: Mapping[str, Any]) -> None:
+    path.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
