@@ -91,8 +91,9 @@ class _Denoiser:
         passes = plan.spent.clone()
         for block in plan.blocks:
             self.enter(block.positions)
-            masked = self.tokens == self.special.mask
-            quota = commits_per_pass((masked & block.positions).sum(1), block.passes)
+            entered, masked = self.tokens, self.tokens == self.special.mask
+            counted = block.reach if self.options.deliberates else block.positions
+            quota = commits_per_pass((masked & counted).sum(dim=1), block.passes)
             for commits in quota.unbind(dim=1):
                 masked = (self.tokens == self.special.mask) & self.canvas.valid
                 masked &= self.open[:, None]
@@ -102,6 +103,9 @@ class _Denoiser:
                     break
                 passes += alive
                 self.step(here, commits)
+            if not self.ends_at_eos:
+                # The release takes over a sub-block only, nothing beside it.
+                self.tokens = torch.where(block.positions, self.tokens, entered)
             self.open &= ~self.ended
         return SamplerResult(self.tokens, self.log_probs, passes)
 

@@ -33,8 +33,7 @@ class Block:
     """Positions that are masked together and filled in at most ``passes`` passes.
 
     Attributes:
-        positions: (B, L) bool, masked on entry; the quota of each pass is computed
-            from what is masked here.
+        positions: (B, L) bool, masked on entry.
         passes: the budget.
         reach: (B, L) bool, where a pass may commit.
     """
@@ -83,7 +82,11 @@ def make_plan(
         steps = steps if profile.measuring_is_free else steps - 1
     else:
         return Plan([], free)
-    return Plan([Block(chosen | tail, steps, canvas.valid)], free)
+    chosen = chosen | tail
+    # More passes than masks: the release makes none of them, and the default none
+    # anyway.
+    steps = min(steps, max([1, *chosen.sum(dim=1).tolist()]))
+    return Plan([Block(chosen, steps, canvas.valid)], free)
 
 
 def _transcript_and_tail(canvas: Canvas, tail: int) -> tuple[Tensor, Tensor]:

@@ -27,7 +27,7 @@ from espnet_llada.objective import NoisyCanvas, diffusion_loss
 from espnet_llada.release_import import ReleaseOptions, import_release
 from espnet_llada.sampler import SamplerResult, blank_canvas, sample, transcript_canvas
 from espnet_llada.sampler.confidence import log_probabilities
-from espnet_llada.types import SamplerOptions
+from espnet_llada.types import SAMPLE_RATE, SamplerOptions
 
 TOLERANCE = {"embeds": 1e-5, "logits": 3e-4, "confidence": 1e-5, "loss": 1e-5}
 
@@ -81,16 +81,20 @@ def check(directory: Path) -> Report:
             str(directory / "whisper"),
             str(directory / "llada"),
             out := Path(scratch) / "model",
-            ReleaseOptions(heads=bert["num_attention_heads"]),
+            ReleaseOptions(bert["num_attention_heads"], prompt=outputs["prompt"]),
         )
         model = load_model(out / "config.yaml", out / "model.safetensors")
     decoder, report = model.decoder, Report()
+    special = [decoder.special.mask, decoder.special.eos]
+    if problem := _unequal(special, [outputs["mask_id"], outputs["eos_id"]]):
+        report.problems.append(f"mask and EOS id: {problem}")
     if problem := _unequal(decoder.prompt_ids, arrays["prompt_ids"].tolist()):
         report.problems.append(f"prompt: {problem}")
     names = [k.removeprefix("pcm_") for k in arrays.files if k.startswith("pcm_")]
     prefixes = {}
     for name in names:
         pcm = torch.from_numpy(arrays[f"pcm_{name}"].astype(np.float32) / 32768)
+        pcm = pcm[: 30 * SAMPLE_RATE]  # the release cuts longer audio off
         audio, lengths = model.encode(pcm[None], torch.tensor([len(pcm)]))
         prefixes[name] = decoder.prefix(audio, lengths)
         _check_arrays(report, decoder, prefixes[name], audio, arrays, name)
