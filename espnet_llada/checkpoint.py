@@ -17,6 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from espnet_llada.types import UserError, atomic_write
+from espnet_llada.weights.tensors import check_tensors
 
 IDENTITY = "frozen_weights"
 
@@ -60,19 +61,7 @@ def load_trained(model: nn.Module, state: Mapping[str, Tensor], source: str) -> 
     _check_identity(model, state.pop(IDENTITY, None), source)
     expected = trained_state(model)
     del expected[IDENTITY]
-    missing = sorted(expected.keys() - state.keys())
-    unexpected = sorted(state.keys() - expected.keys())
-    if missing or unexpected:
-        raise UserError(
-            f"{source}: not a checkpoint of this config; missing: "
-            f"{_few(missing)}; unexpected: {_few(unexpected)}"
-        )
-    for name, tensor in expected.items():
-        if tensor.shape != state[name].shape:
-            raise UserError(
-                f"{source}: {name} has shape {tuple(state[name].shape)}, this config "
-                f"makes {tuple(tensor.shape)}; use the config.yaml beside it"
-            )
+    check_tensors({k: v.shape for k, v in expected.items()}, state, source)
     nn.Module.load_state_dict(model, state, strict=False)
 
 
@@ -153,10 +142,3 @@ def _check_identity(model: nn.Module, stored: Tensor | None, source: str) -> Non
                 f"{want['sha256'][:12]}…), but this config names '{have['name']}' "
                 f"({have['sha256'][:12]}…); name the weights it was trained on"
             )
-
-
-def _few(names: list[str]) -> str:
-    if not names:
-        return "none"
-    more = f" and {len(names) - 3} more" if len(names) > 3 else ""
-    return ", ".join(names[:3]) + more

@@ -12,8 +12,8 @@ from torch import nn
 
 from espnet_llada.checkpoint import load_trained, read_state
 from espnet_llada.model import ATTENTION, WhisperLLM, is_ours
-from espnet_llada.types import UserError
-from espnet_llada.weights import cache_dir
+from espnet_llada.types import UserError, atomic_write
+from espnet_llada.weights import cache_dir, from_hub
 
 MODEL_FILES = (
     "model.safetensors",
@@ -95,7 +95,7 @@ def find_model(name: str | Path, system: str = "llada") -> tuple[Path, Path]:
     if not top.exists():
         top = cache_dir() / "models" / str(name)
     if not top.exists() and "/" in str(name) and not str(name).startswith((".", "/")):
-        top = _from_hub(str(name))
+        top = from_hub(str(name), ("*.yaml", "*.safetensors"))
     if not top.exists():
         raise UserError(
             f"{name}: no such model directory or tag; run 'make demo', or name a "
@@ -110,26 +110,12 @@ def find_model(name: str | Path, system: str = "llada") -> tuple[Path, Path]:
     raise UserError(f"{directory}: no checkpoint in it; train first (stage 11)")
 
 
-def _from_hub(name: str) -> Path:
-    from huggingface_hub import snapshot_download
-
-    try:
-        return Path(snapshot_download(name, allow_patterns=["*.yaml", "*.safetensors"]))
-    except Exception as e:  # offline, unknown, private: one sentence serves them all
-        raise UserError(
-            f"{name}: neither a local model nor to be had from the hub "
-            f"({type(e).__name__}); name a trained exp directory"
-        ) from e
-
-
 def publish(exp_dir: Path, system: str, tag: str) -> Path:
     """Copy a trained model into the cache as ``tag``; returns its directory.
 
     Only the trained tensors are copied (MBs); config.yaml is written last.
     """
     from safetensors.torch import save_file
-
-    from espnet_llada.types import atomic_write
 
     config, model_file = find_model(exp_dir, system)
     directory = cache_dir() / "models" / tag / system

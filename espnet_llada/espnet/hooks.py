@@ -64,7 +64,7 @@ def build_llm_model(
     _prepare(args)
     check_sections(args)
     sides = copy.copy(args)
-    sides.decoder, sides.model, sides.init = None, "espnet", None
+    sides.decoder, sides.model = None, "espnet"
     sides.ctc_conf, sides.model_conf = {}, {"ctc_weight": 1.0, "report_cer": False}
     parts = stock_model(cls, sides)
     tail = parts.postencoder or parts.encoder or parts.preencoder or parts.frontend
@@ -83,6 +83,11 @@ def _prepare(args: argparse.Namespace) -> None:
     if getattr(encoder, "takes_waveform", False):
         args.input_size, args.frontend = 1, None
         args.specaug, args.normalize, args.preencoder = None, None, None
+        if args.init is not None:
+            logging.warning(
+                f"init: {args.init} would overwrite {args.encoder}; not used"
+            )
+            args.init = None
         if args.postencoder is None:
             args.postencoder = POSTENCODER
     args.model = "llada"

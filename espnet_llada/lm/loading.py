@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +10,7 @@ import torch
 from torch import nn
 
 from espnet_llada.types import UserError
-from espnet_llada.weights.tensors import StoredTensor, stored_safetensors
+from espnet_llada.weights.tensors import StoredTensor, check_tensors, stored_safetensors
 
 # LLaDA's names (ML-GSAI/LLaDA modeling_llada.py) -> transformers' Llama names.
 _LLADA_TOP = {
@@ -113,7 +112,7 @@ def stored_llama(path: Path, body: nn.Module) -> dict[str, StoredTensor]:
         stored.pop(HEAD, None)  # some files repeat the embedding under this name
     else:
         expected[HEAD] = expected["embed_tokens.weight"]
-    _check_names(expected, stored, path)
+    check_tensors(expected, stored, path)
     return stored
 
 
@@ -170,21 +169,3 @@ def our_name(name: str) -> str:
         part, _, kind = rest.rpartition(".")
         return f"layers.{layer}.{_LLADA_BLOCK.get(part, part)}.{kind}"
     return name.removeprefix("model.")
-
-
-def _check_names(
-    expected: Mapping[str, torch.Size], stored: Mapping[str, StoredTensor], path: Path
-) -> None:
-    missing = sorted(expected.keys() - stored.keys())
-    unexpected = sorted(stored.keys() - expected.keys())
-    if missing or unexpected:
-        raise UserError(
-            f"{path}: not the weights that its config.json describes; missing: "
-            f"{missing[:3] or 'none'}, unexpected: {unexpected[:3] or 'none'}"
-        )
-    for name, shape in expected.items():
-        if stored[name].shape != shape:
-            raise UserError(
-                f"{path}: tensor {name} has shape {tuple(stored[name].shape)}, its "
-                f"config.json says {tuple(shape)}"
-            )

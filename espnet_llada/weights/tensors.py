@@ -11,7 +11,7 @@ import pickle
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -46,6 +46,48 @@ class StoredTensor:
     def read(self, dtype: torch.dtype | None = None) -> Tensor:
         """A copy in memory, in its own or another dtype."""
         return self.load().to(dtype or self.dtype, copy=True)
+
+
+class HasShape(Protocol):
+    """A tensor, or one that is still in its file."""
+
+    @property
+    def shape(self) -> torch.Size: ...
+
+
+def check_tensors(
+    expected: Mapping[str, torch.Size], have: Mapping[str, HasShape], source: object
+) -> None:
+    """Refuse tensors that are not exactly those of the config beside them.
+
+    Args:
+        expected: name -> shape, what the config makes.
+        have: name -> what the file holds.
+        source: file or directory, for the message.
+
+    Raises:
+        UserError: a tensor is missing, unexpected or of another shape.
+    """
+    missing = sorted(expected.keys() - have.keys())
+    unexpected = sorted(have.keys() - expected.keys())
+    if missing or unexpected:
+        raise UserError(
+            f"{source}: not the tensors that its config describes; missing: "
+            f"{_few(missing)}; unexpected: {_few(unexpected)}"
+        )
+    for name, shape in expected.items():
+        if have[name].shape != shape:
+            raise UserError(
+                f"{source}: {name} has shape {tuple(have[name].shape)}, its config "
+                f"makes {tuple(shape)}; use the config that belongs to it"
+            )
+
+
+def _few(names: list[str]) -> str:
+    if not names:
+        return "none"
+    more = f" and {len(names) - 3} more" if len(names) > 3 else ""
+    return ", ".join(names[:3]) + more
 
 
 def stored_safetensors(files: Iterable[Path]) -> dict[str, StoredTensor]:

@@ -289,6 +289,25 @@ def test_an_unknown_key_is_one_line(tiny_config, tmp_path, section, key, hint):
     assert not (tmp_path / "out").exists()
 
 
+def test_init_never_overwrites_pretrained_weights(tiny_config, caplog):
+    import espnet_llada
+    from espnet_llada.model import build_encoder
+
+    espnet_llada.register()
+    from espnet2.tasks.asr import ASRTask
+
+    cmd = ["--output_dir", "x", "--token_list", "x", "--init", "xavier_uniform"]
+    args = ASRTask.get_parser().parse_args(cmd)
+    for key, value in tiny_config.items():
+        setattr(args, key, value)
+    built = ASRTask.build_model(args).encoder.whisper.state_dict()
+    assert "init: xavier_uniform would overwrite" in caplog.text
+    for name, tensor in (
+        build_encoder(**tiny_config["encoder_conf"]).state_dict().items()
+    ):
+        assert torch.equal(built[name], tensor), name
+
+
 def test_other_decoders_are_left_alone():
     import espnet_llada
 
