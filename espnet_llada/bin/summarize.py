@@ -11,7 +11,7 @@ from espnet_llada.bin.options import OptionParser, run_main
 _EXAMPLE = """\
 example:
   python -m espnet_llada.bin.summarize --ref_dir dump/raw --output exp/RESULTS.md \\
-    "Whisper-LLaMA=exp/asr_llama/decode_greedy" \\
+    --baseline Whisper-LLaMA "Whisper-LLaMA=exp/asr_llama/decode_greedy" \\
     "diffusion=exp/asr_llada/decode_diffusion"
 """
 
@@ -28,7 +28,13 @@ def get_parser() -> argparse.ArgumentParser:
         "--ref_dir", required=True, type=Path, help="holds <set>/text for each set"
     )
     parser.add_argument(
-        "--output", required=True, type=Path, help="Markdown file for the same table"
+        "--output",
+        required=True,
+        type=Path,
+        help="Markdown file; a JSON file is beside it",
+    )
+    parser.add_argument(
+        "--baseline", metavar="LABEL", help="compare the other systems with this one"
     )
     parser.add_argument(
         "systems",
@@ -51,10 +57,12 @@ def main(cmd: list[str] | None = None) -> None:
     """Write the table to stdout and to the file, then the file's path."""
     args = get_parser().parse_args(cmd)
     # After the parser, so that --help does not wait for jiwer.
-    from espnet_llada.scoring.summary import summary_table
+    from espnet_llada.scoring.summary import summary_rows
+    from espnet_llada.scoring.table import terminal_table, write_results
 
-    table = summary_table(args.systems, args.ref_dir, args.output)
-    sys.stdout.write(f"{table}\n{args.output}\n")
+    rows = summary_rows(args.systems, args.ref_dir, args.baseline)
+    write_results(rows, args.output)
+    sys.stdout.write(f"{terminal_table(rows)}\n{args.output}\n")
 
 
 if __name__ == "__main__":

@@ -99,7 +99,7 @@ def _format_set(layout: Layout, name: str, out: Path) -> None:
             *(name, converted, len(done), out),
         )
     make_dir(out)
-    write_line(out / "feats_type", options.feats_type)
+    write_line(out / "feats_type", "raw")
     write_line(out / "audio_format", options.audio_format)
     write_table(out / "utt2num_samples", {f.utt: str(f.num_samples) for f in done})
     DataDir({f.utt: f.path for f in done}, data.text, data.utt2spk).write(out)

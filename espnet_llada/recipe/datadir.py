@@ -14,23 +14,55 @@ def read_table(path: Path) -> dict[str, str]:
     """Read ``key value`` lines; the value may be empty (a blank transcript).
 
     Raises:
-        UserError: the file is missing, not UTF-8, or names a key twice.
+        UserError: the file is missing, or has one of ``scan_table``'s complaints.
+    """
+    table, complaints = scan_table(path)
+    if complaints:
+        raise UserError(complaints[0])
+    return table
+
+
+def scan_table(path: Path) -> tuple[dict[str, str], list[str]]:
+    """Read ``key value`` lines as far as they can be read.
+
+    Returns:
+        The table (of a key that occurs twice, the last line), and a line for each
+        thing to mend: no UTF-8, a blank line, a key twice, CRLF.
+
+    Raises:
+        UserError: the file is missing or cannot be read at all.
     """
     table: dict[str, str] = {}
+    complaints = []
     try:
-        with open(path, encoding="utf-8", newline="\n") as lines:
-            for number, line in enumerate(lines, 1):
-                if not line.strip():
-                    raise UserError(f"{path}:{number}: blank line; remove it")
-                key, *value = line.split(maxsplit=1)
-                if key in table:
-                    raise UserError(f"{path}:{number}: '{key}' occurs twice; keep one")
-                table[key] = value[0].strip() if value else ""
+        with open(path, "rb") as lines:
+            for number, raw in enumerate(lines, 1):
+                line, complaint = _decode(raw)
+                key, *value = line.split(maxsplit=1) or [""]
+                if not key:
+                    complaint = "blank line; remove it"
+                elif key in table:
+                    complaint = f"'{key}' occurs twice; keep one"
+                if complaint:
+                    complaints.append(f"{path}:{number}: {complaint}")
+                if key:
+                    table[key] = value[0].strip() if value else ""
+                if raw.endswith(b"\r\n") and number == 1:
+                    mend = f"sed -i 's/\\r$//' {path}"
+                    complaints.append(f"{path}: has Windows line ends (CRLF): {mend}")
     except FileNotFoundError as e:
         raise UserError(f"{path}: no such file; run the stage that makes it") from e
-    except (OSError, UnicodeDecodeError) as e:
-        raise UserError(f"{path}: cannot read it as UTF-8 text ({e})") from e
-    return table
+    except OSError as e:
+        raise UserError(f"{path}: cannot read it ({e.strerror})") from e
+    return table, complaints
+
+
+def _decode(raw: bytes) -> tuple[str, str]:
+    try:
+        return raw.decode("utf-8"), ""
+    except UnicodeDecodeError as e:
+        complaint = f"not UTF-8 (byte {e.start}); convert the file with iconv"
+        return raw.decode("utf-8", "replace"), complaint
 
 
 def write_table(path: Path, table: Mapping[str, str]) -> None:

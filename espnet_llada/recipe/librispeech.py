@@ -4,12 +4,13 @@
 
 The layout is ``LibriSpeech/<subset>/<speaker>/<chapter>/`` with the recordings
 ``<speaker>-<chapter>-<utterance>.flac`` and ``<speaker>-<chapter>.trans.txt``, with
-one line for each. Audio is listed, not decoded: stage 3 decodes it.
+one line for each. Audio is checked as far as ``--check`` says; stage 3 decodes it.
 """
 
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
 import logging
 import os
@@ -18,13 +19,20 @@ from pathlib import Path
 from typing import NamedTuple
 
 from espnet_llada.bin.options import OptionParser, run_main
-from espnet_llada.recipe.datadir import DataDir, make_dir, read_table, write_line
-from espnet_llada.recipe.logs import log_to_stdout
+from espnet_llada.recipe.audio_check import CHECKS, check_audio
+from espnet_llada.recipe.datadir import (
+    DataDir,
+    make_dir,
+    scan_table,
+    write_line,
+)
+from espnet_llada.recipe.download import MARKER, URL, fetch_subsets
+from espnet_llada.recipe.logs import log_to_stdout, progress_bar
+from espnet_llada.recipe.problems import Problems
+from espnet_llada.recipe.subsets import SUBSETS, check_count
 from espnet_llada.types import UserError
 
 logger = logging.getLogger(__name__)
-
-MARKER = ".completed"
 
 
 class Utterance(NamedTuple):
@@ -48,36 +56,56 @@ def find_corpus(root: Path) -> Path:
         return root / "LibriSpeech"
     raise UserError(
         f"{root}/LibriSpeech: no such directory; set LIBRISPEECH in db.sh to the "
-        "directory that holds LibriSpeech/ (https://www.openslr.org/12)"
+        "directory that holds LibriSpeech/, or fetch it (61 GB) with --download true"
     )
 
 
-def prepare_subset(root: Path, subset: str) -> list[Utterance]:
+def prepare_subset(
+    root: Path, subset: str, check: str = "header", partial: bool = False
+) -> list[Utterance]:
     """List the utterances of one subset, e.g. ``train-clean-100``.
 
     Args:
         root: the directory that holds ``LibriSpeech/``, or that directory itself.
         subset: name of a directory in it.
+        check: how closely to look at the audio, one of ``CHECKS``.
+        partial: allow a subset of LibriSpeech's name to have fewer utterances.
 
     Returns:
         The manifest, sorted by utterance id in the C locale. As in ESPnet's LibriSpeech
         recipe each chapter is a speaker of its own.
 
     Raises:
-        UserError: a directory is missing, or audio and transcripts do not match.
+        UserError: a directory or an utterance is missing, audio and transcripts do not
+            match, or a recording is broken. Of several problems the first ones are
+            logged.
     """
-    corpus = find_corpus(root)
+    problems = Problems()
+    manifest = _list_subset(find_corpus(root), subset, partial, problems)
+    check_audio([u.audio for u in manifest], check, problems)
+    problems.check()
+    return manifest
+
+
+def _list_subset(
+    corpus: Path, subset: str, partial: bool, problems: Problems
+) -> list[Utterance]:
     if not (corpus / subset).is_dir():
         have = ", ".join(_subdirectories(corpus)) or "no directory"
         raise UserError(f"{corpus}/{subset}: no such subset; {corpus} has {have}")
-    manifest = [
-        utterance
-        for speaker in _subdirectories(corpus / subset)
-        for chapter in _subdirectories(corpus / subset / speaker)
-        for utterance in _prepare_chapter(corpus / subset, speaker, chapter)
-    ]
-    if not manifest:
-        raise UserError(f"{corpus}/{subset}: no utterances; unpack the subset again")
+    before, manifest = problems.count, []
+    known = SUBSETS.get(subset)
+    with progress_bar(known and known.utterances, f"list {subset}") as bar:
+        for speaker in _subdirectories(corpus / subset):
+            for chapter in _subdirectories(corpus / subset / speaker):
+                folder = corpus / subset / speaker / chapter
+                manifest += _list_chapter(folder, f"{speaker}-{chapter}", problems)
+                bar.update(len(manifest) - bar.n)
+    if problems.count == before:  # else what is missing is named already
+        if not manifest:
+            problems.add(f"{corpus}/{subset}: no utterances; unpack the subset again")
+        elif not partial and (wrong := check_count(corpus, subset, len(manifest))):
+            problems.add(wrong)
     return sorted(manifest)
 
 
@@ -86,52 +114,52 @@ def _subdirectories(path: Path) -> list[str]:
         return sorted(e.name for e in entries if e.is_dir() and e.name[0] != ".")
 
 
-def _prepare_chapter(subset: Path, speaker: str, chapter: str) -> Iterable[Utterance]:
-    folder = subset / speaker / chapter
-    listing = folder / f"{speaker}-{chapter}.trans.txt"
+def _list_chapter(folder: Path, name: str, problems: Problems) -> Iterable[Utterance]:
+    """``name`` is ``<speaker>-<chapter>``, which every id must begin with."""
+    listing = folder / f"{name}.trans.txt"
     audio = _list_audio(folder)
-    if not audio and not listing.exists():
-        return  # a folder of something else
     if not listing.exists():
-        raise UserError(f"{listing}: no such file; copy this chapter again")
-    texts = read_table(listing)
-    if unheard := texts.keys() - audio:
-        missing = folder / f"{min(unheard)}.flac"
-        raise UserError(
-            f"{missing}: no such file, but {listing.name} has a line for it; "
+        if audio:  # else a folder of something else
+            problems.add(f"{listing}: no such file; copy this chapter again")
+        return
+    texts, complaints = scan_table(listing)
+    for utt in sorted(texts.keys() - audio):
+        complaints.append(
+            f"{folder}/{utt}.flac: no such file, but {listing.name} has a line for it; "
             "copy the file again or remove the line"
         )
-    if untold := audio - texts.keys():
-        raise UserError(
-            f"{folder}/{min(untold)}.flac: no transcript in {listing.name}; "
+    for utt in sorted(audio - texts.keys()):
+        complaints.append(
+            f"{folder}/{utt}.flac: no transcript in {listing.name}; "
             "add its line or remove the file"
         )
     for utt, text in texts.items():
-        if not utt.startswith(f"{speaker}-{chapter}-"):
-            raise UserError(
-                f"{listing}: rename '{utt}' to begin with '{speaker}-{chapter}-'"
-            )
-        if not text:
-            raise UserError(f"{listing}: '{utt}' has no words; add them")
-        path = os.path.join(folder, f"{utt}.flac")
-        yield Utterance(utt, f"{speaker}-{chapter}", path, " ".join(text.split()))
+        if not utt.startswith(f"{name}-"):
+            complaints.append(f"{listing}: rename '{utt}' to begin with '{name}-'")
+        elif not text:
+            complaints.append(f"{listing}: '{utt}' has no words; add them")
+        elif utt in audio:
+            path = os.path.join(folder, f"{utt}.flac")
+            yield Utterance(utt, name, path, " ".join(text.split()))
+    for complaint in complaints:
+        problems.add(complaint)
 
 
 def _list_audio(folder: Path) -> set[str]:
-    found = set()
     with os.scandir(folder) as entries:
-        for entry in entries:
-            if entry.name.endswith(".flac") and entry.name[0] != ".":
-                if entry.stat().st_size == 0:
-                    raise UserError(
-                        f"{entry.path}: empty file (0 bytes); copy it again"
-                    )
-                found.add(entry.name.removesuffix(".flac"))
-    return found
+        names = [e.name for e in entries]
+    return {
+        n.removesuffix(".flac") for n in names if n.endswith(".flac") and n[0] != "."
+    }
 
 
 def prepare_set(
-    root: Path, subsets: Sequence[str], out: Path, max_utts: int | None = None
+    root: Path,
+    subsets: Sequence[str],
+    out: Path,
+    max_utts: int | None = None,
+    check: str = "header",
+    partial: bool = False,
 ) -> bool:
     """Write the data directory ``out`` from one or more subsets.
 
@@ -139,7 +167,7 @@ def prepare_set(
     made from the same is left alone.
 
     Args:
-        root: see ``prepare_subset``.
+        root: see ``prepare_subset``, as for ``check`` and ``partial``.
         subsets: names of the subsets to combine.
         out: the data directory.
         max_utts: keep this many utterances, spread evenly over the set.
@@ -150,21 +178,23 @@ def prepare_set(
     Raises:
         UserError: see ``prepare_subset``; or an utterance is in two subsets.
     """
-    origin = json.dumps(
-        {"root": str(root), "subsets": list(subsets), "max_utts": max_utts}
-    )
+    origin = {"root": str(root), "subsets": list(subsets), "max_utts": max_utts}
+    stamp = json.dumps(origin | {"check": check, "partial": partial})
     marker = out / MARKER
-    if marker.is_file() and marker.read_text(encoding="utf-8") == origin + "\n":
+    if marker.is_file() and marker.read_text(encoding="utf-8") == stamp + "\n":
         logger.info("%s is complete; remove %s to make it anew", out, marker)
         return False
-    manifest: dict[str, Utterance] = {}
+    problems = Problems()
+    manifest: list[Utterance] = []
     for subset in subsets:
-        for utterance in prepare_subset(root, subset):
-            if utterance.utt in manifest:
-                twin = manifest[utterance.utt].audio
-                raise UserError(f"{utterance.audio}: {twin} has the same id; drop one")
-            manifest[utterance.utt] = utterance
-    chosen = spread(sorted(manifest.values()), max_utts)
+        manifest += _list_subset(find_corpus(root), subset, partial, problems)
+    manifest.sort()
+    for one, twin in itertools.pairwise(manifest):
+        if one.utt == twin.utt:
+            problems.add(f"{one.audio}: {twin.audio} has the same id; drop one")
+    chosen = spread(manifest, max_utts)
+    check_audio([u.audio for u in chosen], check, problems)
+    problems.check()
     make_dir(out)
     marker.unlink(missing_ok=True)
     DataDir(
@@ -172,7 +202,7 @@ def prepare_set(
         text={u.utt: u.text for u in chosen},
         utt2spk={u.utt: u.speaker for u in chosen},
     ).write(out)
-    write_line(marker, origin)
+    write_line(marker, stamp)
     logger.info("%s: %d utterances of %s", out, len(chosen), " + ".join(subsets))
     return True
 
@@ -212,6 +242,22 @@ def get_parser() -> argparse.ArgumentParser:
         "--max_utts", type=_count, help="keep so many utterances of each set"
     )
     parser.add_argument(
+        "--check",
+        choices=CHECKS,
+        default="header",
+        help="look at no audio file, at its size, at its header and end, or decode it",
+    )
+    flag = {"choices": ("true", "false"), "default": "false"}
+    parser.add_argument(
+        "--partial", **flag, help="allow fewer utterances than LibriSpeech has"
+    )
+    parser.add_argument(
+        "--download", **flag, help="fetch subsets of LibriSpeech that are not there"
+    )
+    parser.add_argument(
+        "--download_url", default=URL, help="of a mirror, if openslr's is slow"
+    )
+    parser.add_argument(
         "sets", type=_set_option, nargs="+", metavar="NAME=SUBSET[+SUBSET]"
     )
     return parser
@@ -221,8 +267,13 @@ def main(cmd: list[str] | None = None) -> None:
     """Prepare every set that the command line names."""
     args = get_parser().parse_args(cmd)
     log_to_stdout()
+    if args.download == "true":
+        every = dict.fromkeys(s for _, subsets in args.sets for s in subsets)
+        fetch_subsets(args.root, list(every), args.download_url)
+    partial = args.partial == "true"
     for name, subsets in args.sets:
-        prepare_set(args.root, subsets, args.data_dir / name, args.max_utts)
+        out = args.data_dir / name
+        prepare_set(args.root, subsets, out, args.max_utts, args.check, partial)
 
 
 if __name__ == "__main__":

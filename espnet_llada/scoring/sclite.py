@@ -1,8 +1,8 @@
 """A score directory as stage 13 of ESPnet's asr.sh leaves it.
 
 sclite writes ``result.txt`` when it is installed (Debian: ``apt-get install sctk``);
-otherwise the same table is made here from jiwer's alignment. sclite ignores the case of
-ASCII letters, so this table does too.
+otherwise the same table, with the same counts, is made here by sclite's rules: it
+ignores the case of ASCII letters and aligns by costs of its own (``scoring.align``).
 """
 
 from __future__ import annotations
@@ -14,14 +14,14 @@ import string
 import subprocess
 from pathlib import Path
 
-import jiwer
-
+from espnet_llada.scoring.align import Pair, align
 from espnet_llada.scoring.wer import (
+    Counts,
     Score,
     check_ids,
     read_lines,
     read_text,
-    score_pairs,
+    speakers_beside,
 )
 from espnet_llada.types import UserError, atomic_write
 
@@ -53,7 +53,7 @@ def write_score_dir(
     """
     refs, hyps = read_text(ref_text), read_text(hyp_text)
     check_ids(refs, hyps, (str(ref_text), str(hyp_text)))
-    speakers = _speakers(Path(ref_text), refs)
+    speakers = speakers_beside(Path(ref_text), refs)
     ids = {utt: f"{speakers[utt]}-{utt}" for utt in refs}
     refs = {ids[u]: _tokens(refs[u], unit) for u in ids}
     hyps = {ids[u]: _tokens(hyps[u], unit) for u in ids}
@@ -66,7 +66,7 @@ def write_score_dir(
     for name, texts in (("ref.trn", refs), ("hyp.trn", hyps)):
         lines = "".join(f"{tokens}\t({utt})\n" for utt, tokens in texts.items())
         _write(out / name, lines)
-    result = _by_sclite(out, refs, hyps) or _by_jiwer(refs, hyps)
+    result = _by_sclite(out, refs, hyps) or _by_ourselves(refs, hyps)
     _write(out / "result.txt", result)
     return out / "result.txt"
 
@@ -89,17 +89,6 @@ def read_trn(path: str | Path) -> dict[str, str]:
             raise UserError(f"{path}:{number}: {rest[:-1]} again; keep one line")
         texts[rest[:-1]] = " ".join(tokens.split())
     return texts
-
-
-def _speakers(ref_text: Path, refs: dict[str, str]) -> dict[str, str]:
-    path = ref_text.parent / "utt2spk"
-    if not path.exists():
-        return {utt: utt for utt in refs}
-    speakers = read_text(path)
-    for utt in refs:
-        if not speakers.get(utt):
-            raise UserError(f"{path}: no speaker for utterance {utt}; add its line")
-    return speakers
 
 
 def _tokens(text: str, unit: str) -> str:
@@ -129,7 +118,9 @@ def _by_sclite(out: Path, refs: dict[str, str], hyps: dict[str, str]) -> str | N
         for utt, tokens in texts.items():
             if _SCLITE_SYNTAX.search(tokens):
                 logging.warning(
-                    "%s: %s has sclite's own symbols; scored by jiwer", out / name, utt
+                    "%s: %s has sclite's own symbols; scored without it",
+                    out / name,
+                    utt,
                 )
                 return None
     command = [program, "-r", str(out / "ref.trn"), "trn"]
@@ -139,27 +130,54 @@ def _by_sclite(out: Path, refs: dict[str, str], hyps: dict[str, str]) -> str | N
     report = done.stdout.decode("utf-8", errors="replace")
     if done.returncode != 0 or "Sum/Avg" not in report:
         reason = " ".join(done.stderr.decode("utf-8", errors="replace").split())
-        logging.warning("%s: sclite failed (%s); scored by jiwer", out, reason)
+        logging.warning("%s: sclite failed (%s); scored without it", out, reason)
         return None
     return report
 
 
-def _by_jiwer(refs: dict[str, str], hyps: dict[str, str]) -> str:
-    refs = {utt: tokens.translate(_LOWER) for utt, tokens in refs.items()}
-    hyps = {utt: tokens.translate(_LOWER) for utt, tokens in hyps.items()}
-    score = score_pairs(refs, hyps)  # tokens are words here, for either unit
+def _by_ourselves(refs: dict[str, str], hyps: dict[str, str]) -> str:
+    pairs = {utt: align(_fold(refs[utt]), _fold(hyps[utt])) for utt in refs}
+    score = Score({utt: _count(aligned) for utt, aligned in pairs.items()})
     blocks = [_table("hyp.trn", score)]
     for utt, c in score.utterances.items():
         counts = f"{c.hits} {c.substitutions} {c.deletions} {c.insertions}"
-        aligned = jiwer.visualize_alignment(
-            jiwer.process_words(refs[utt], hyps[utt]),
-            show_measures=False,
-            skip_correct=False,
-        ).partition("\n\n")[2]
         # Lower case, as in sclite: no id may read as the "Avg" that ESPnet greps for.
         head = f"id: ({utt.lower()})\nScores: (#C #S #D #I) {counts}\n"
-        blocks.append(head + aligned)
+        blocks.append(head + _show(pairs[utt]))
     return "\n".join(blocks)
+
+
+def _fold(text: str) -> list[str]:
+    r"""Tokens as sclite compares them.
+
+    It splits and folds ASCII only, and reads no further than an unescaped ";".
+    """
+    tokens = re.findall(r"[^ \t\n\v\f\r]+", text.translate(_LOWER))
+    return [re.sub(r"(?<!\\);.*", "", t).replace("\\", "") for t in tokens]
+
+
+def _count(pairs: list[Pair]) -> Counts:
+    hits = sum(r == h for r, h in pairs)
+    deletions = sum(h is None for _, h in pairs)
+    insertions = sum(r is None for r, _ in pairs)
+    return Counts(
+        hits, len(pairs) - hits - deletions - insertions, deletions, insertions
+    )
+
+
+def _show(pairs: list[Pair]) -> str:
+    """The alignment in columns, with a letter under each error."""
+    rows = [("REF:", "HYP:", "Eval:")]
+    for ref, hyp in pairs:
+        kind = "" if ref == hyp else "I" if ref is None else "D" if hyp is None else "S"
+        blank = "*" * len(ref or hyp or "")
+        rows.append((ref or blank, hyp or blank, kind))
+    widths = [max(map(len, row)) for row in rows]
+    lines = (
+        " ".join(cell.ljust(width) for cell, width in zip(side, widths, strict=True))
+        for side in zip(*rows, strict=True)
+    )
+    return "".join(f"{line.rstrip()}\n" for line in lines)
 
 
 def _table(title: str, score: Score) -> str:

@@ -3,128 +3,185 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
 from espnet_llada.scoring.normalize import normalize_all
-from espnet_llada.scoring.report import GENERATED
-from espnet_llada.scoring.wer import check_ids, read_text, score_pairs
-from espnet_llada.types import UserError, atomic_write
+from espnet_llada.scoring.significance import Change, Estimate, compare, estimate
+from espnet_llada.scoring.wer import (
+    Counts,
+    Score,
+    check_ids,
+    read_text,
+    score_pairs,
+    speakers_beside,
+)
+from espnet_llada.types import UserError
 
-_HEADER = ("system", "set", "WER raw %", "WER norm %", "passes/utt", "RTF")
-_LABELS = 2  # the first columns are text, the others numbers
+POOLED = "all sets"
 
 
 @dataclass(frozen=True)
 class Row:
-    """One system on one set.
+    """One system on one set, or on all sets together.
 
     Attributes:
-        wer: word error rate on the text as it is, in percent.
-        wer_normalised: the same after Whisper's normaliser on both sides.
+        counts: words of the text as it is, aligned with the reference's.
+        counts_normalised: the same after Whisper's normaliser on both sides.
+        wer: word error rate on the text as it is.
+        wer_normalised: the same after the normaliser.
         passes: mean LLM forward passes per utterance; None when not recorded.
         rtf: decode seconds over audio seconds; None when not recorded.
+        baseline: label of the system that the changes are against, if any.
+        change, change_normalised: of the two rates; None without a baseline.
     """
 
     system: str
     set: str
-    wer: float
-    wer_normalised: float
+    utterances: int
+    counts: Counts
+    counts_normalised: Counts
+    wer: Estimate
+    wer_normalised: Estimate
     passes: float | None
     rtf: float | None
-
-    @property
-    def cells(self) -> tuple[str, ...]:
-        """The row as text; "-" for what was not recorded."""
-        return (
-            self.system,
-            self.set,
-            f"{self.wer:.2f}",
-            f"{self.wer_normalised:.2f}",
-            "-" if self.passes is None else f"{self.passes:.1f}",
-            "-" if self.rtf is None else f"{self.rtf:.3f}",
-        )
+    baseline: str | None = None
+    change: Change | None = None
+    change_normalised: Change | None = None
 
 
-def summary_table(
-    systems: list[tuple[str, Path]],
-    ref_dir: str | Path,
-    results_md: str | Path | None = None,
-) -> str:
-    """The table of ``summary_rows``, aligned for a terminal.
+@dataclass(frozen=True)
+class _Decoded:
+    """One system's results on one set: what can be summed over sets."""
 
-    Args:
-        systems: label and decode directory of each system, in the order wanted.
-        ref_dir: holds ``<set>/text`` for each set (``dump/raw``).
-        results_md: where to write the same as a Markdown table. A file there is
-            replaced only if it was generated too.
-
-    Raises:
-        UserError: as ``summary_rows``; ``results_md`` holds hand-written text.
-    """
-    rows = [_HEADER, *(row.cells for row in summary_rows(systems, ref_dir))]
-    if results_md is not None:
-        _write_markdown(rows, Path(results_md))
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    return "".join(
-        "  ".join(
-            cell.ljust(width) if i < _LABELS else cell.rjust(width)
-            for i, (cell, width) in enumerate(zip(row, widths, strict=True))
-        )
-        + "\n"
-        for row in rows
-    )
+    raw: Score
+    normalised: Score
+    speakers: dict[str, str]
+    passes: list[float] | None
+    seconds: list[float] | None
 
 
-def summary_rows(systems: list[tuple[str, Path]], ref_dir: str | Path) -> list[Row]:
+def summary_rows(
+    systems: list[tuple[str, Path]], ref_dir: str | Path, baseline: str | None = None
+) -> list[Row]:
     """Score every ``<set>/text`` of each system's decode directory.
 
     Beside ``text`` may lie ``passes`` (``utt n``) and ``seconds`` (``utt decode_seconds
     audio_seconds``). ESPnet's stage 12 merges only the files it knows, so they are
-    else taken from ``<set>/logdir/output.*/1best_recog``.
+    else taken from ``<set>/logdir/output.*/1best_recog``. Where all systems have the
+    same two sets or more, a row over these together (``POOLED``) follows.
+
+    Args:
+        systems: label and decode directory of each system, in the order wanted.
+        ref_dir: holds ``<set>/text`` and, for the intervals, ``<set>/utt2spk``.
+        baseline: label of the system that the others are compared with, on the sets
+            that it was decoded on too.
+
+    Returns:
+        A row for each system and set, sets sorted by name, pooled rows last.
 
     Raises:
-        UserError: a label twice, a directory without sets, ids that do not match, or
-            a bad number; it names the file.
+        UserError: a label twice or unknown, a directory without sets, ids that do not
+            match, or a bad number; it names the file.
     """
     labels = [label for label, _ in systems]
     for label in labels:
         if labels.count(label) > 1:
             raise UserError(f"label {label!r} is given twice; name each system once")
-    return [
-        _row(label, Path(decode_dir), text.parent, Path(ref_dir))
+    if baseline is not None and baseline not in labels:
+        raise UserError(f"baseline {baseline!r}: no such label ({', '.join(labels)})")
+    decoded = {
+        label: {
+            name: _decoded(Path(decode_dir) / name, Path(ref_dir) / name)
+            for name in _sets(Path(decode_dir))
+        }
         for label, decode_dir in systems
-        for text in _texts(Path(decode_dir))
+    }
+    common = set.intersection(*(set(sets) for sets in decoded.values()))
+    if len(common) > 1:
+        for sets in decoded.values():
+            sets[POOLED] = _pool({name: sets[name] for name in sorted(common)})
+    names = sorted(set().union(*decoded.values()), key=lambda n: (n == POOLED, n))
+    return [
+        _row(label, name, decoded, None if label == baseline else baseline)
+        for name in names
+        for label in labels
+        if name in decoded[label]
     ]
 
 
-def _texts(decode_dir: Path) -> list[Path]:
-    """``text`` of each set; asr.sh puts the validation set at ``org/<set>``."""
+def _sets(decode_dir: Path) -> list[str]:
+    """Sets with a ``text``; asr.sh puts the validation set at ``org/<set>``."""
     texts = [*decode_dir.glob("*/text"), *decode_dir.glob("org/*/text")]
     if not texts:
         raise UserError(f"{decode_dir}: no <set>/text in it; name a decode directory")
-    return sorted(texts)
+    return sorted(text.parent.relative_to(decode_dir).as_posix() for text in texts)
 
 
-def _row(label: str, decode_dir: Path, set_dir: Path, ref_dir: Path) -> Row:
-    name = set_dir.relative_to(decode_dir).as_posix()
-    paths = ref_dir / name / "text", set_dir / "text"
+def _decoded(set_dir: Path, ref_dir: Path) -> _Decoded:
+    paths = ref_dir / "text", set_dir / "text"
     refs, hyps = (read_text(path) for path in paths)
     names = str(paths[0]), str(paths[1])
-    raw = score_pairs(refs, hyps, names=names)
-    normalised = score_pairs(normalize_all(refs), normalize_all(hyps))
-    passes = _column_sums(set_dir, "passes", refs, (int,))
     seconds = _column_sums(set_dir, "seconds", refs, (float, float))
     if seconds and not seconds[1]:
         raise UserError(f"{set_dir}: 'seconds' has no audio; decode the set again")
+    return _Decoded(
+        raw=score_pairs(refs, hyps, names=names),
+        normalised=score_pairs(normalize_all(refs), normalize_all(hyps)),
+        speakers=speakers_beside(paths[0], refs),
+        passes=_column_sums(set_dir, "passes", refs, (int,)),
+        seconds=seconds,
+    )
+
+
+def _pool(sets: dict[str, _Decoded]) -> _Decoded:
+    """Several sets as one; an utterance of two sets counts twice."""
+
+    def merged(tables: Iterable[dict]) -> dict:
+        pairs = zip(sets, tables, strict=True)
+        return {f"{name}/{u}": value for name, t in pairs for u, value in t.items()}
+
+    def summed(columns: list[list[float] | None]) -> list[float] | None:
+        if any(c is None for c in columns):
+            return None
+        return [math.fsum(c) for c in zip(*columns, strict=True)]
+
+    every = list(sets.values())
+    return _Decoded(
+        raw=Score(merged(d.raw.utterances for d in every)),
+        normalised=Score(merged(d.normalised.utterances for d in every)),
+        speakers=merged(d.speakers for d in every),
+        passes=summed([d.passes for d in every]),
+        seconds=summed([d.seconds for d in every]),
+    )
+
+
+def _row(
+    label: str,
+    name: str,
+    decoded: dict[str, dict[str, _Decoded]],
+    baseline: str | None,
+) -> Row:
+    it = decoded[label][name]
+    count, changes = len(it.raw.utterances), ()
+    if baseline and (first := decoded[baseline].get(name)):
+        changes = (
+            baseline,
+            compare(it.raw, first.raw, it.speakers),
+            compare(it.normalised, first.normalised, it.speakers),
+        )
     return Row(
-        system=label,
-        set=name,
-        wer=raw.wer,
-        wer_normalised=normalised.wer,
-        passes=passes and passes[0] / len(refs),
-        rtf=seconds and seconds[0] / seconds[1],
+        label,
+        name,
+        count,
+        it.raw.total,
+        it.normalised.total,
+        estimate(it.raw, it.speakers),
+        estimate(it.normalised, it.speakers),
+        it.passes and it.passes[0] / count,
+        it.seconds and it.seconds[0] / it.seconds[1],
+        *changes,
     )
 
 
@@ -160,18 +217,3 @@ def _numbers(
             f"{' '.join(cells)!r}; decode the set again"
         )
     return numbers
-
-
-def _write_markdown(rows: list[tuple[str, ...]], path: Path) -> None:
-    if path.is_file():
-        head = path.read_bytes()[: len(GENERATED)]
-        if head and head != GENERATED.encode():
-            raise UserError(f"{path}: not a generated file; choose another --output")
-    rule = ["---" if i < _LABELS else "---:" for i in range(len(_HEADER))]
-    escaped = [[cell.replace("|", "\\|") for cell in row] for row in rows]
-    lines = [
-        "| " + " | ".join(row) + " |\n" for row in (escaped[0], rule, *escaped[1:])
-    ]
-    with atomic_write(path) as temporary:
-        content = f"{GENERATED} espnet_llada.bin.summarize -->\n# RESULTS\n\n"
-        temporary.write_text(content + "".join(lines), encoding="utf-8")

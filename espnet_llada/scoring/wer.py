@@ -196,6 +196,25 @@ def read_text(path: str | Path) -> dict[str, str]:
     return texts
 
 
+def read_speakers(path: str | Path, utts: Iterable[str]) -> dict[str, str]:
+    """Read ``utt2spk`` for some utterances.
+
+    Raises:
+        UserError: as ``read_text``, or an utterance has no speaker.
+    """
+    speakers = read_text(path)
+    for utt in utts:
+        if not speakers.get(utt):
+            raise UserError(f"{path}: no speaker for utterance {utt}; add its line")
+    return speakers
+
+
+def speakers_beside(ref_text: Path, utts: Iterable[str]) -> dict[str, str]:
+    """The ``utt2spk`` beside a reference; else each utterance is its own speaker."""
+    path = ref_text.parent / "utt2spk"
+    return read_speakers(path, utts) if path.exists() else {utt: utt for utt in utts}
+
+
 def read_lines(path: str | Path) -> Iterator[tuple[int, str]]:
     """Yield the number and the text of each line of a UTF-8 file.
 

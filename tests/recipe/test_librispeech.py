@@ -108,8 +108,8 @@ DAMAGE = {
         "'3-1-0000' occurs twice",
     ),
     "not text": (
-        lambda c: (c / "3-1.trans.txt").write_bytes(b"3-1-0000 \xff\xfe\n"),
-        "3-1.trans.txt: cannot read it as UTF-8",
+        lambda c: (c / "3-1.trans.txt").write_bytes(b"3-1-0000 \xff\n3-1-0001 B\n"),
+        "3-1.trans.txt:1: not UTF-8 (byte 9); convert",
     ),
     "foreign id": (lambda c: c.rename(c.with_name("9")), "3/9/3-9.trans.txt: no such"),
 }

@@ -85,8 +85,12 @@ def test_librispeech_goes_through_the_same_script(recipe: Path, tmp_path: Path):
         folder.mkdir(parents=True)
         (folder / f"{number}-1-0000.flac").write_bytes(b"x")
         (folder / f"{number}-1.trans.txt").write_text(f"{number}-1-0000 A\n")
-    argv = ["local/data.sh", "--preset", "librispeech"]
-    done = _run(recipe, *argv, LIBRISPEECH=str(root.parent))
+    argv = ["local/data.sh", "--preset", "librispeech", "--check", "none"]
+    argv += ["--librispeech", str(root.parent)]
+    done = _run(recipe, *argv)
+    assert done.returncode == 2
+    assert "1 utterances, LibriSpeech's has 28539" in done.stderr
+    done = _run(recipe, *argv, "--partial", "true")
     assert done.returncode == 0, done.stderr
     sizes = {
         p.parent.name: len(p.read_text().splitlines())
@@ -101,18 +105,79 @@ def test_librispeech_goes_through_the_same_script(recipe: Path, tmp_path: Path):
 def test_librispeech_unset(recipe: Path):
     done = _run(recipe, "local/data.sh", "--preset", "librispeech", LIBRISPEECH="")
     assert done.returncode == 2
-    assert done.stderr.startswith("error: set LIBRISPEECH in db.sh")
+    assert done.stderr.startswith("error: no LibriSpeech: set LIBRISPEECH in db.sh")
+    assert done.stderr.count("\n") == 1
 
 
-def test_a_checkout_gets_asr_sh(recipe: Path):
-    """Beside asr.sh and its utils, the stages are asr.sh's, with the same options."""
-    (recipe / "utils").mkdir()
-    (recipe / "utils" / "parse_options.sh").touch()
-    (recipe / "asr.sh").write_text('#!/bin/sh\nprintf "%s\\n" "$@"\n')
-    (recipe / "asr.sh").chmod(0o755)
+@pytest.mark.parametrize(
+    ("argv", "root"),
+    [(["--download", "true"], ""), ([], "downloads")],
+    ids=["option", "db.sh"],
+)
+def test_librispeech_is_fetched_when_asked(recipe: Path, argv: list[str], root: str):
+    url = "http://127.0.0.1:9"  # nobody listens there
+    argv = ["local/data.sh", "--preset", "librispeech", *argv, "--download_url", url]
+    done = _run(recipe, *argv, LIBRISPEECH=root, no_proxy="127.0.0.1")
+    assert done.returncode == 2
+    (line,) = done.stderr.splitlines()
+    assert f"{url}/train-clean-100.tar.gz" in line or "GB are needed here" in line
+
+
+@pytest.fixture
+def template(recipe: Path) -> Path:
+    """TEMPLATE/asr1 of an ESPnet checkout; its asr.sh prints what it is given."""
+    template = recipe.parents[1] / "TEMPLATE" / "asr1"
+    for name in ("scripts", "pyscripts", "steps", "utils"):
+        (template / name).mkdir(parents=True)
+    (template / "utils" / "parse_options.sh").touch()
+    script = (
+        'printf "%s\\n" "$@"; . ./path.sh; . ./cmd.sh; echo "$PYTHONPATH $cuda_cmd"\n'
+    )
+    (template / "asr.sh").write_text(f"#!/usr/bin/env bash\n{script}")
+    (template / "asr.sh").chmod(0o755)
+    return template
+
+
+def test_a_checkout_gets_asr_sh(recipe: Path, template: Path):
+    """Where TEMPLATE is, the stages are its asr.sh's, with the same options."""
     done = _run(recipe, "./run.sh", "--stop_stage", "5", "--nj", "7")
     assert done.returncode == 0, done.stderr
-    argv = done.stdout.splitlines()
+    *argv, last = done.stdout.splitlines()
     assert argv[argv.index("--python") + 1] == "python3 -m espnet_llada.run"
     assert argv[argv.index("--train_set") + 1] == "train_mini"
     assert argv[len(argv) - argv[::-1].index("--nj")] == "7"
+    for name in ("asr.sh", "scripts", "pyscripts", "steps", "utils"):
+        assert (recipe / name).readlink() == Path("../../TEMPLATE/asr1") / name
+    # The checkout's espnet2 goes before an installed one.
+    assert Path(last.split(":")[0]).resolve() == recipe.parents[2]
+    assert last.endswith(" run.pl")
+
+
+def test_a_recipe_that_is_linked_into_a_checkout(
+    recipe: Path, template: Path, tmp_path: Path
+):
+    elsewhere = tmp_path / "espnet_llada" / "recipe"
+    elsewhere.parent.mkdir()
+    recipe.rename(elsewhere)
+    recipe.symlink_to(elsewhere)
+    argv = [f"{recipe}/run.sh", "--stop_stage", "5"]
+    done = _run(tmp_path, *argv, cmd_backend="slurm")
+    assert done.returncode == 0, done.stderr
+    assert (elsewhere / "asr.sh").readlink() == template / "asr.sh"
+    last = done.stdout.splitlines()[-1]
+    assert Path(last.split(":")[0]) == template.parents[2]
+    assert last.endswith(" slurm.pl")
+
+
+def test_what_asr_sh_lacks_is_said_before_it_runs(recipe: Path, template: Path):
+    (template / "utils" / "parse_options.sh").unlink()
+    done = _run(recipe, "./run.sh", "--stop_stage", "5")
+    assert done.returncode == 2
+    assert "error: asr.sh is here, but not Kaldi's utils" in done.stderr
+    assert "--python" not in done.stdout
+
+
+def test_unknown_job_runner(recipe: Path):
+    done = _run(recipe, "./run.sh", cmd_backend="slrum")
+    assert done.returncode == 2
+    assert "error: cmd.sh: unknown cmd_backend=slrum; expected local" in done.stderr

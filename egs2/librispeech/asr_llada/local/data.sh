@@ -1,20 +1,32 @@
 #!/usr/bin/env bash
 # Write data/<set>/{wav.scp,text,utt2spk,spk2utt}: stage 1.
 #
-#   local/data.sh [--preset demo|ci|librispeech] [--max_utts N]
+#   local/data.sh [--preset demo|ci|librispeech] [--librispeech DIR] [--download true]
+#       [--max_utts N] [--check none|size|header|decode] [--partial true]
 #
 # The real LibriSpeech and the mini corpus go through the same code; they differ in the
-# root directory and in the list of subsets.
+# root directory and in the list of subsets. --download true fetches what DIR lacks of
+# LibriSpeech; so does LIBRISPEECH=downloads, in db.sh or in the environment.
 set -euo pipefail
 
 . ./db.sh
 . ./path.sh
 
 preset=demo
-if [ "${1:-}" = --preset ]; then
-    preset=${2:?the value of --preset is missing}
+rest=()
+while [ $# -gt 0 ]; do
+    case $1 in
+        --preset) preset=${2:?the value of --preset is missing} ;;
+        --librispeech) LIBRISPEECH=${2:?the value of --librispeech is missing} ;;
+        *) # for espnet_llada.recipe.librispeech
+            rest+=("$1")
+            shift
+            continue
+            ;;
+    esac
     shift 2
-fi
+done
+set -- ${rest[@]+"${rest[@]}"}
 
 case ${preset} in
     demo)
@@ -28,10 +40,13 @@ case ${preset} in
         ;;
     librispeech)
         root=${LIBRISPEECH}
-        if [ -z "${root}" ]; then
-            echo "error: set LIBRISPEECH in db.sh to the directory that holds LibriSpeech/" >&2
+        if [ -z "${root}" ] && [[ " $* " != *" --download true "* ]]; then
+            echo "error: no LibriSpeech: set LIBRISPEECH in db.sh to the directory that holds" \
+                "LibriSpeech/, or to 'downloads' to have it fetched (61 GB)" >&2
             exit 2
         fi
+        root=${root:-downloads}
+        [ "${root}" != downloads ] || set -- --download true "$@"
         sets=(train_960=train-clean-100+train-clean-360+train-other-500)
         sets+=(dev=dev-clean+dev-other)
         for part in dev-clean dev-other test-clean test-other; do

@@ -5,7 +5,9 @@
 #
 # Stage 13 calls it, asr.sh's as well as ours. For each decoded set it writes
 # wer_normalized.txt, and merges what asr.sh leaves in the log directories: forward
-# passes and decoding seconds.
+# passes and decoding seconds. asr.sh writes a RESULTS.md without them afterwards; so, where
+# it runs the stages, RESULTS_normalized.md has our tables, with the normalised rates and
+# the confidence intervals. Elsewhere RESULTS.md does.
 set -euo pipefail
 
 . ./path.sh
@@ -31,3 +33,7 @@ find "${asr_exp}" -type d -name logdir | sort | while read -r logdir; do
         > "${dir}/wer_normalized.txt"
     echo "${dir}: $(tail -n 1 "${dir}/wer_normalized.txt")"
 done
+
+if [ -e ./asr.sh ]; then
+    python3 -m espnet_llada.bin.report --name RESULTS_normalized.md "${asr_exp}"
+fi

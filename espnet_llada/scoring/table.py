@@ -1,0 +1,117 @@
+"""Shows a summary: on a terminal, as RESULTS.md, as results.json."""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+import json
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from espnet_llada.scoring.report import GENERATED
+from espnet_llada.scoring.significance import REPLICATES, Change
+from espnet_llada.scoring.summary import Row
+from espnet_llada.types import UserError, atomic_write
+
+_RATES = ("system", "WER raw % [95% CI]", "WER norm % [95% CI]", "passes", "RTF")
+_CHANGES = ("system", "against", "raw: change %", "p", "norm: change %", "p")
+_NOTE = (
+    "raw: the text as it is; norm: both sides after Whisper's English normaliser. "
+    "passes: LLM forward passes per utterance. change: of the WER, relative, with its "
+    "95% interval and a two-sided p by paired bootstrap."
+)
+
+Cells = tuple[str, ...]
+
+
+def terminal_table(rows: Sequence[Row]) -> str:
+    """The tables of each set, in columns."""
+    blocks = []
+    for title, detail, tables in _sets(rows):
+        blocks.append(f"{title}: {detail}\n" + "\n".join(map(_aligned, tables)))
+    return "\n".join(blocks)
+
+
+def write_results(rows: Sequence[Row], results_md: str | Path) -> None:
+    """Write the tables to a Markdown file, and all numbers to a JSON file beside it.
+
+    ``RESULTS.md`` has its numbers in ``results.json``.
+
+    Raises:
+        UserError: ``results_md`` holds hand-written text, or cannot be written.
+    """
+    path = Path(results_md)
+    if path.is_file():
+        head = path.read_bytes()[: len(GENERATED)]
+        if head and head != GENERATED.encode():
+            raise UserError(f"{path}: not a generated file; choose another --output")
+    content = f"{GENERATED} espnet_llada.bin.summarize -->\n# RESULTS\n\n{_NOTE}\n"
+    for title, detail, tables in _sets(rows):
+        content += f"\n## {title}\n\n{detail}\n"
+        content += "".join(f"\n{_markdown(table)}" for table in tables)
+    with atomic_write(path.with_name(f"{path.stem.lower()}.json")) as temporary:
+        numbers = [dataclasses.asdict(row) for row in rows]
+        temporary.write_text(json.dumps(numbers, indent=1) + "\n", encoding="utf-8")
+    with atomic_write(path) as temporary:
+        temporary.write_text(content, encoding="utf-8")
+
+
+def _sets(rows: Sequence[Row]) -> Iterator[tuple[str, str, list[list[Cells]]]]:
+    """Each set's name, what it is made of, and one or two tables."""
+    for name, group in itertools.groupby(rows, key=lambda row: row.set):
+        of_set = list(group)
+        first = of_set[0]
+        detail = (
+            f"{first.utterances} utterances, {first.counts.words} words; intervals: "
+            f"{REPLICATES:,} resamplings of {first.wer.units} {first.wer.unit}"
+        )
+        tables = [[_RATES, *map(_rate_cells, of_set)]]
+        if changed := [row for row in of_set if row.baseline]:
+            tables.append([_CHANGES, *map(_change_cells, changed)])
+        yield name, detail, tables
+
+
+def _rate_cells(row: Row) -> Cells:
+    return (
+        row.system,
+        str(row.wer.rate),
+        str(row.wer_normalised.rate),
+        "-" if row.passes is None else f"{row.passes:.1f}",
+        "-" if row.rtf is None else f"{row.rtf:.3f}",
+    )
+
+
+def _change_cells(row: Row) -> Cells:
+    changes = (row.change, row.change_normalised)
+    cells = [cell for c in changes for cell in (_relative(c), c.p_text)]
+    return (row.system, row.baseline, *cells)
+
+
+def _relative(change: Change) -> str:
+    """``-12.3 [-20.1, -4.2]``."""
+    r = change.relative
+    return "-" if r is None else f"{r.value:+.1f} [{r.low:+.1f}, {r.high:+.1f}]"
+
+
+def _labels(table: list[Cells]) -> int:
+    """How many of the first columns are text; the others are numbers."""
+    return 2 if table[0] is _CHANGES else 1
+
+
+def _aligned(table: list[Cells]) -> str:
+    widths = [max(map(len, column)) for column in zip(*table, strict=True)]
+    lines = []
+    for row in table:
+        pairs = enumerate(zip(row, widths, strict=True))
+        left = _labels(table)
+        cells = [c.ljust(w) if i < left else c.rjust(w) for i, (c, w) in pairs]
+        lines.append("  ".join(cells) + "\n")
+    return "".join(lines)
+
+
+def _markdown(table: list[Cells]) -> str:
+    left = _labels(table)
+    rule = ["---" if i < left else "---:" for i in range(len(table[0]))]
+    escaped = [[cell.replace("|", "\\|") for cell in row] for row in table]
+    rows = (escaped[0], rule, *escaped[1:])
+    return "".join("| " + " | ".join(row) + " |\n" for row in rows)
