@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
@@ -18,6 +18,9 @@ from espnet_llada.types import Hypothesis, SamplerOptions, UserError
 Result = list[tuple[str, list[str], list[int], Hypothesis]]
 """ESPnet's ``Speech2Text`` result: text, tokens, token ids, hypothesis; best first."""
 
+Speech = np.ndarray | torch.Tensor | str | Path
+"""float32 (T,) at 16 kHz, or an audio file."""
+
 
 class InferenceAPI:
     """A loaded model behind a call for one utterance.
@@ -28,6 +31,7 @@ class InferenceAPI:
         device: "cpu", "cuda", …
         use_audio: see ``Recognizer``.
         output_case: see ``Recognizer``.
+        lm, whisper: see ``load_model``.
         **options: fields of ``SamplerOptions``.
 
     Raises:
@@ -44,36 +48,50 @@ class InferenceAPI:
         device: str = "cpu",
         use_audio: bool = True,
         output_case: str = "upper",
+        lm: str | Path | None = None,
+        whisper: str | Path | None = None,
         **options: Any,
     ):
         sampler_options = make_options({"strategy": self.default_strategy, **options})
         builder = type(self).build_foreign
-        model = load_model(asr_train_config, asr_model_file, device, builder)
+        model = load_model(
+            asr_train_config, asr_model_file, device, builder, lm, whisper
+        )
         self.recognizer = Recognizer(model, sampler_options, use_audio, output_case)
 
     @classmethod
-    def from_pretrained(cls, model: str | Path, system: str = "llada", **options: Any):
-        """Load a model directory, a tag or a hub id; see ``loading.find_model``."""
-        return cls(*find_model(model, system), **options)
+    def from_pretrained(
+        cls, model_tag: str | Path, system: str = "llada", **options: Any
+    ):
+        """Load a directory, a packed zip, a tag or a hub id; see ``find_model``."""
+        return cls(*find_model(model_tag, system), **options)
 
-    def _run(
-        self,
-        speech: np.ndarray | torch.Tensor | str | Path,
-        utt_id: str,
-        transcript: str | None,
-    ) -> Result:
-        if isinstance(speech, (str, Path)):
-            speech = load_audio(speech)
-        waveform = np.asarray(speech, dtype=np.float32)
-        if waveform.ndim != 1 or not len(waveform):
-            raise UserError(
-                f"speech of utterance {utt_id}: expected a mono waveform (samples,), "
-                f"got shape {waveform.shape}"
-            )
+    def _run(self, speech: Speech, utt_id: str, transcript: str | None) -> Result:
         given = None if transcript is None else [transcript]
-        hypothesis = self.recognizer([waveform], [utt_id], given)[0]
-        tokens, ids = list(hypothesis.tokens), list(hypothesis.token_ids)
-        return [(hypothesis.text, tokens, ids, hypothesis)]
+        return self._run_batch([speech], utt_id, given)[0]
+
+    def _run_batch(
+        self, batch: Sequence[Speech], utt_id: str, transcripts: list[str] | None
+    ) -> list[Result]:
+        """Each utterance as if it came alone: all of them go by ``utt_id``."""
+        waveforms = [_waveform(speech, utt_id) for speech in batch]
+        ids = [utt_id] * len(waveforms)
+        return [
+            [(h.text, list(h.tokens), list(h.token_ids), h)]
+            for h in self.recognizer(waveforms, ids, transcripts)
+        ]
+
+
+def _waveform(speech: Speech, utt_id: str) -> np.ndarray:
+    if isinstance(speech, (str, Path)):
+        speech = load_audio(speech)
+    waveform = np.asarray(speech, dtype=np.float32)
+    if waveform.ndim != 1 or not len(waveform):
+        raise UserError(
+            f"speech of utterance {utt_id}: expected a mono waveform (samples,), "
+            f"got shape {waveform.shape}"
+        )
+    return waveform
 
 
 def make_options(values: Mapping[str, Any]) -> SamplerOptions:

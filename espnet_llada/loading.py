@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,8 @@ import yaml
 from torch import nn
 
 from espnet_llada.checkpoint import load_trained, read_state
-from espnet_llada.model import ATTENTION, WhisperLLM, is_ours
+from espnet_llada.model import ATTENTION, ENCODER, WhisperLLM, is_ours
+from espnet_llada.packed import own_paths, packed_files, unpack
 from espnet_llada.types import UserError, atomic_write
 from espnet_llada.weights import cache_dir, from_hub
 
@@ -24,6 +26,9 @@ MODEL_FILES = (
 )
 """Names looked for in a model directory, the first found is taken."""
 
+HUB_FILES = ("*.yaml", "*.safetensors", "*.pth", "*.npz")
+"""What is fetched of a model on the hub: no code; ``.pth`` is read as tensors only."""
+
 Builder = Callable[[Mapping[str, Any]], nn.Module]
 
 
@@ -32,6 +37,8 @@ def load_model(
     model_file: str | Path,
     device: str = "cpu",
     build_foreign: Builder | None = None,
+    lm: str | Path | None = None,
+    whisper: str | Path | None = None,
 ) -> nn.Module:
     """Build a model, fill in its trained tensors and merge LoRA.
 
@@ -40,12 +47,16 @@ def load_model(
         model_file: checkpoint of the trained tensors.
         device: "cpu", "cuda", …
         build_foreign: builds a model whose encoder is not ours (ESPnet's).
+        lm, whisper: the frozen weights, instead of where the config says they are.
 
     Raises:
         UserError: a file is missing or does not fit; the message names it.
     """
     config = read_train_config(train_config)
     state = read_state(model_file)  # cheap, so a wrong path is told before the LM loads
+    config = _with_frozen(
+        own_paths(config, Path(train_config)), train_config, lm, whisper
+    )
     if is_ours(config):
         model = WhisperLLM.from_config(config)
     elif build_foreign is not None:
@@ -57,6 +68,33 @@ def load_model(
     load_trained(model, state, str(model_file))
     model.decoder.merge_lora()
     return model.to(device).eval()
+
+
+def _with_frozen(
+    config: Mapping[str, Any],
+    source: str | Path,
+    lm: str | Path | None,
+    whisper: str | Path | None,
+) -> dict[str, Any]:
+    """The config with the given weights; every local path in it must exist."""
+    if whisper and config.get("encoder") != ENCODER:
+        raise UserError(f"whisper {whisper}: the encoder of {source} is no Whisper")
+    config = dict(config)
+    for section, key, given in (
+        ("decoder_conf", "lm", lm),
+        ("encoder_conf", "whisper", whisper),
+    ):
+        conf = dict(config.get(section) or {})
+        if given:
+            conf[key] = str(given)
+        config[section] = conf
+        path = Path(str(conf.get(key, "."))).expanduser()
+        if (path.is_absolute() or path.parts[:1] == ("..",)) and not path.exists():
+            raise UserError(
+                f"{source}: its {key} '{path}' is not on this machine; say where it is "
+                f"with {key} (--{key} on the command line)"
+            )
+    return config
 
 
 def read_train_config(path: str | Path) -> dict[str, Any]:
@@ -79,34 +117,47 @@ def read_train_config(path: str | Path) -> dict[str, Any]:
 
 
 def find_model(name: str | Path, system: str = "llada") -> tuple[Path, Path]:
-    """Config and checkpoint of a model directory, a tag, or a hub id.
+    """Config and checkpoint of a model by name.
 
     Args:
-        name: a directory with config.yaml and a checkpoint (an ``exp/asr_…`` of the
-            recipe), one with a ``llada`` and a ``llama`` directory of that kind, a
-            tag of the cache (``demo``, which ``make demo`` leaves there), or a hub id
-            ``owner/name``.
-        system: ``llada`` or ``llama``.
+        name: a model directory, a zip or a tag. The directory is an ``exp/asr_…`` of
+            the recipe, an unpacked zip, or one with a ``llada`` and a ``llama``
+            directory of that kind; the zip is one that ``espnet2.bin.pack asr``
+            (stage 14) made; the tag is one of the cache (``demo``, which ``make demo``
+            leaves there) or ``owner/name`` on the model hub.
+        system: ``llada`` or ``llama``, where there are both.
 
     Raises:
-        UserError: nothing of that name, or no checkpoint in it.
+        UserError: nothing of that name, or no model in it.
     """
-    top = Path(name)
-    if not top.exists():
-        top = cache_dir() / "models" / str(name)
-    if not top.exists() and "/" in str(name) and not str(name).startswith((".", "/")):
-        top = from_hub(str(name), ("*.yaml", "*.safetensors"))
-    if not top.exists():
-        raise UserError(
-            f"{name}: no such model directory or tag; run 'make demo', or name a "
-            "trained exp directory"
-        )
-    directory = top if (top / "config.yaml").exists() else top / system
-    if not (directory / "config.yaml").exists():
-        raise UserError(f"{top}: no config.yaml in it; name a trained exp directory")
+    top = _on_this_machine(str(name))
+    if top.is_file():
+        top = unpack(top)
+    for directory in (top, top / system):
+        if files := packed_files(directory) or _trained_files(directory):
+            return files
+    raise UserError(f"{top}: no config.yaml in it; name a trained exp directory")
+
+
+def _on_this_machine(name: str) -> Path:
+    for place in (Path(name).expanduser(), cache_dir() / "models" / name):
+        if place.exists():
+            return place
+    if re.fullmatch(r"\w[\w.-]*/[\w.-]+", name):
+        return from_hub(name, HUB_FILES)
+    raise UserError(
+        f"{name}: no such model directory, zip or tag; run 'make demo', or name a "
+        "trained exp directory"
+    )
+
+
+def _trained_files(directory: Path) -> tuple[Path, Path] | None:
+    config = directory / "config.yaml"
+    if not config.exists():
+        return None
     for file in MODEL_FILES:
         if (directory / file).exists():
-            return directory / "config.yaml", directory / file
+            return config, directory / file
     raise UserError(f"{directory}: no checkpoint in it; train first (stage 11)")
 
 
@@ -123,5 +174,6 @@ def publish(exp_dir: Path, system: str, tag: str) -> Path:
     with atomic_write(directory / "model.safetensors") as temporary:
         save_file(read_state(model_file), os.fspath(temporary))
     with atomic_write(directory / "config.yaml") as temporary:
-        temporary.write_bytes(config.read_bytes())
+        content = own_paths(read_train_config(config), config)
+        temporary.write_text(yaml.safe_dump(content, sort_keys=False), encoding="utf-8")
     return directory

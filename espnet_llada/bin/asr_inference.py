@@ -9,15 +9,14 @@ python -m espnet_llada.bin.asr_inference --config conf/decode_diffusion.yaml \
 from __future__ import annotations
 
 import argparse
-import contextlib
 import logging
-from collections.abc import Iterable
 from pathlib import Path
-from typing import TextIO
+from typing import Any
 
+from espnet_llada.bin.decode_dir import DecodeDir, identity_of
 from espnet_llada.bin.decoding import (
-    Outcome,
     Utterance,
+    add_frozen_options,
     add_sampler_options,
     decode_all,
     read_first_pass,
@@ -26,9 +25,16 @@ from espnet_llada.bin.decoding import (
     str2bool,
 )
 from espnet_llada.bin.options import OptionParser, run_main
+from espnet_llada.scoring.wer import read_text
 from espnet_llada.types import UserError
 
-FILES = ("text", "token", "token_int", "score", "passes", "seconds")
+# These say where things are; every other option is a part of the job's identity.
+_PLACES = frozenset(
+    """
+    config output_dir data_path_and_name_and_type key_file asr_train_config
+    asr_model_file model_tag first_pass log_level resume lm whisper
+    """.split()
+)
 
 
 def get_parser(strategy: str = "diffusion") -> argparse.ArgumentParser:
@@ -48,12 +54,22 @@ def get_parser(strategy: str = "diffusion") -> argparse.ArgumentParser:
     parser.add_argument("--asr_train_config", help="config.yaml of the training")
     parser.add_argument("--asr_model_file", help="checkpoint of the trained tensors")
     parser.add_argument(
+        "--model_tag", help="instead of these two: directory, packed zip, tag or hub id"
+    )
+    add_frozen_options(parser)
+    parser.add_argument(
         "--first_pass", help="text file or decode directory to deliberate over"
     )
     parser.add_argument("--use_audio", type=str2bool, default=True, help="hear it")
     parser.add_argument("--output_case", default="upper", help="upper, lower or keep")
     parser.add_argument("--batch_size", type=int, default=1, help="utterances at once")
     parser.add_argument("--ngpu", type=int, default=0, help="0 decodes on the CPU")
+    parser.add_argument(
+        "--resume",
+        type=str2bool,
+        default=True,
+        help="keep what a former job of the same options and files has decoded",
+    )
     parser.add_argument("--log_level", default="INFO", help="of the log on stderr")
     add_sampler_options(parser, strategy)
     return parser
@@ -75,11 +91,18 @@ def main(cmd: list[str] | None = None, strategy: str = "diffusion") -> None:
         _require(args, name)
     options = sampler_options(args)
     utterances = _utterances(args, options.deliberates)
-    for name in ("asr_train_config", "asr_model_file"):
-        _require(args, name)
-    recognizer = _recognizer(args, options)
-    outcomes = decode_all(recognizer, utterances, max(1, args.batch_size))
-    _write(Path(args.output_dir), outcomes, len(utterances))
+    model = _model_files(args)
+    batch_size = max(1, args.batch_size)
+    identity = _identity(args, utterances, model)
+    place = Path(args.output_dir)
+    with DecodeDir(place, identity, utterances, batch_size, args.resume) as directory:
+        todo = directory.todo
+        recognizer = _recognizer(args, options, model) if todo else None
+        directory.begin()
+        for outcome in decode_all(recognizer, todo, batch_size):
+            directory.write(outcome)
+        failures = directory.finish()
+    _report(failures, len(todo), len(utterances))
 
 
 def _require(args: argparse.Namespace, name: str) -> None:
@@ -95,7 +118,7 @@ def _utterances(args: argparse.Namespace, deliberates: bool) -> list[Utterance]:
             "expected PATH,speech,sound"
         )
     table = read_scp(path)
-    keys = list(read_scp(args.key_file)) if args.key_file else list(table)
+    keys = list(read_text(args.key_file)) if args.key_file else list(table)
     unknown = [k for k in keys if k not in table]
     if unknown:
         raise UserError(f"{args.key_file}: '{unknown[0]}' is not in {path}")
@@ -106,61 +129,45 @@ def _utterances(args: argparse.Namespace, deliberates: bool) -> list[Utterance]:
     return [Utterance(k, table[k], texts[k]) for k in keys]
 
 
-def _recognizer(args: argparse.Namespace, options):
+def _model_files(args: argparse.Namespace) -> tuple[str | Path, str | Path]:
+    """Config and checkpoint."""
+    if args.model_tag:
+        from espnet_llada.loading import find_model
+
+        return find_model(args.model_tag)
+    for name in ("asr_train_config", "asr_model_file"):
+        _require(args, name)
+    return args.asr_train_config, args.asr_model_file
+
+
+def _identity(
+    args: argparse.Namespace,
+    utterances: list[Utterance],
+    model: tuple[str | Path, str | Path],
+) -> dict[str, Any]:
+    options = {k: v for k, v in vars(args).items() if k not in _PLACES}
+    files = dict(zip(("asr_train_config", "asr_model_file"), model, strict=True))
+    return identity_of(options, utterances, files)
+
+
+def _recognizer(
+    args: argparse.Namespace, options, model: tuple[str | Path, str | Path]
+):
     from espnet_llada.espnet.inference import build_with_espnet
     from espnet_llada.loading import load_model
     from espnet_llada.recognizer import Recognizer
 
     device = "cuda" if args.ngpu > 0 else "cpu"
-    model = load_model(
-        args.asr_train_config, args.asr_model_file, device, build_with_espnet
-    )
-    return Recognizer(model, options, args.use_audio, args.output_case)
+    loaded = load_model(*model, device, build_with_espnet, args.lm, args.whisper)
+    return Recognizer(loaded, options, args.use_audio, args.output_case)
 
 
-def _write(output_dir: Path, outcomes: Iterable[Outcome], total: int) -> None:
-    directory = output_dir / "1best_recog"
-    failures = []
-    try:
-        directory.mkdir(parents=True, exist_ok=True)
-        with contextlib.ExitStack() as stack:
-            files = {
-                name: stack.enter_context(open(directory / name, "w", encoding="utf-8"))
-                for name in FILES
-            }
-            for outcome in outcomes:
-                _write_line(files, outcome)
-                if outcome.error:
-                    failures.append(f"{outcome.utterance.utt_id} {outcome.error}")
-        (output_dir / "failed").write_text(
-            "".join(f"{line}\n" for line in failures), encoding="utf-8"
-        )
-    except OSError as e:
-        raise UserError(
-            f"{e.filename or output_dir}: cannot write ({e.strerror}); choose another "
-            "--output_dir or make room"
-        ) from e
+def _report(failures: list[str], decoded: int, total: int) -> None:
     for line in failures:
         logging.error(f"failed: {line}")
-    logging.info(f"decoded {total} utterances, {len(failures)} failed")
+    logging.info(f"decoded {decoded} utterances of {total}, {len(failures)} failed")
     if failures and len(failures) == total:
         raise UserError(f"all {total} utterances failed; the first: {failures[0]}")
-
-
-def _write_line(files: dict[str, TextIO], outcome: Outcome) -> None:
-    utt_id, hypothesis = outcome.utterance.utt_id, outcome.hypothesis
-    logging.info(f"best hypo: {hypothesis.text}")
-    values = {
-        "text": hypothesis.text,
-        "token": " ".join(hypothesis.tokens),
-        "token_int": " ".join(map(str, hypothesis.token_ids)),
-        "score": f"{hypothesis.score:.6f}",
-        "passes": str(hypothesis.passes),
-        "seconds": f"{outcome.decode_seconds:.6f} {outcome.audio_seconds:.6f}",
-    }
-    for name, value in values.items():
-        files[name].write(f"{utt_id} {value}\n")
-        files[name].flush()
 
 
 if __name__ == "__main__":

@@ -13,6 +13,7 @@ from types import ModuleType
 from espnet_llada.bin.decoding import (
     Outcome,
     Utterance,
+    add_frozen_options,
     add_sampler_options,
     decode_all,
     read_first_pass,
@@ -24,7 +25,7 @@ from espnet_llada.types import UserError, atomic_write
 DEFAULT_MODEL = "demo"
 DELIBERATION = ("low_confidence", "random", "semi_ar")
 DECODING = ("diffusion", "semi_ar")
-_OWN_PARSER = ("score", "convert")
+_OWN_PARSER = ("score", "convert", "features", "plan")
 
 _TRANSCRIBE_EXAMPLE = """examples:
   espnet-llada transcribe speech.flac
@@ -94,8 +95,9 @@ def _command(
     parser.add_argument(
         "--model",
         default=DEFAULT_MODEL,
-        help=f"model directory, tag or hub id (default: {DEFAULT_MODEL})",
+        help=f"directory, packed zip, tag or hub id (default: {DEFAULT_MODEL})",
     )
+    add_frozen_options(parser)
     parser.add_argument(
         "--system",
         default="llada",
@@ -164,7 +166,8 @@ def _run(args: argparse.Namespace, utterances: list[Utterance], use_audio: bool)
     from espnet_llada.recognizer import Recognizer
 
     config, file = find_model(args.model, args.system)
-    model = load_model(config, file, args.device, build_with_espnet)
+    build = build_with_espnet
+    model = load_model(config, file, args.device, build, args.lm, args.whisper)
     recognizer = Recognizer(model, options, use_audio, args.output_case)
     outcomes = decode_all(recognizer, utterances, max(1, args.batch_size))
     failed = 0

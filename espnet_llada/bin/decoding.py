@@ -11,6 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
+from espnet_llada.scoring.wer import read_lines, read_text
 from espnet_llada.types import (
     PROFILES,
     SAMPLE_RATE,
@@ -71,6 +72,12 @@ def add_sampler_options(
             choices=choices.get(field.name),
             help=f"{_HELP[field.name]} (default: {default})",
         )
+
+
+def add_frozen_options(parser: argparse.ArgumentParser) -> None:
+    """``--lm`` and ``--whisper``, for a model that was trained on another machine."""
+    parser.add_argument("--lm", help="the frozen LM, if not where the config says")
+    parser.add_argument("--whisper", help="the frozen Whisper, likewise")
 
 
 def sampler_options(args: argparse.Namespace) -> SamplerOptions:
@@ -136,32 +143,52 @@ def _decode_batch(recognizer, batch: list[Utterance]) -> list[Outcome]:
     from espnet_llada.audio.io import load_audio  # scipy and soundfile: not for --help
 
     outcomes: dict[int, Outcome] = {}
-    readable: list[tuple[int, np.ndarray]] = []
+    readable: dict[int, np.ndarray] = {}
     for i, utterance in enumerate(batch):
         try:
-            readable.append((i, load_audio(utterance.path)))
-        except UserError as e:
-            outcomes[i] = _failure(utterance, e)
-    if readable:
-        rows = [i for i, _ in readable]
-        waveforms = [w for _, w in readable]
-        try:
-            done = _recognise(recognizer, [batch[i] for i in rows], waveforms)
+            readable[i] = load_audio(utterance.path)
         except Exception as e:
-            if len(rows) == 1:
-                done = [_failure(batch[rows[0]], e)]
-            else:  # find out which one it was; the others are not to suffer
-                done = [_decode_batch(recognizer, [batch[i]])[0] for i in rows]
-        outcomes.update(zip(rows, done, strict=True))
+            outcomes[i] = _failure(utterance, e)
+    for i in range(len(batch)):
+        # asr.sh times from this line to "best hypo", and wants as many of each.
+        logging.info(f"speech length: {len(readable.get(i, ()))}")
+    if readable:
+        waveforms = list(readable.values())
+        done = _recognise(recognizer, [batch[i] for i in readable], waveforms)
+        outcomes.update(zip(readable, done, strict=True))
     return [outcomes[i] for i in range(len(batch))]
 
 
 def _recognise(
     recognizer, batch: Sequence[Utterance], waveforms: list[np.ndarray]
 ) -> list[Outcome]:
+    try:
+        return _timed(recognizer, batch, waveforms)
+    except Exception as e:
+        _check_device(e)
+        if len(batch) == 1:
+            return [_failure(batch[0], e)]
+    # Find out which one it was; the others are not to suffer. Not in the handler, which
+    # keeps the tensors of the failed pass.
+    pairs = zip(batch, waveforms, strict=True)
+    return [_recognise(recognizer, [u], [w])[0] for u, w in pairs]
+
+
+def _check_device(error: Exception) -> None:
+    """A GPU that reports such an error fails from then on, whatever it is given."""
+    import torch
+
+    if isinstance(error, getattr(torch, "AcceleratorError", ())):
+        reason = str(error).partition("\n")[0]
+        raise UserError(
+            f"the GPU failed ({reason}); start again, which goes on from here"
+        ) from error
+
+
+def _timed(
+    recognizer, batch: Sequence[Utterance], waveforms: list[np.ndarray]
+) -> list[Outcome]:
     given = [u.transcript for u in batch]
-    for waveform in waveforms:  # asr.sh times from this line to "best hypo"
-        logging.info(f"speech length: {len(waveform)}")
     start = time.perf_counter()
     hypotheses = recognizer(
         waveforms,
@@ -188,21 +215,16 @@ def read_scp(path: str | Path) -> dict[str, str]:
     """A Kaldi ``wav.scp``: {utterance id: path}.
 
     Raises:
-        UserError: missing file, a line without a path, an id that stands twice.
+        UserError: missing or empty file, not UTF-8, a line without a path, an id that
+            stands twice.
     """
     table: dict[str, str] = {}
-    try:
-        lines = Path(path).read_text(encoding="utf-8").splitlines()
-    except OSError as e:
-        raise UserError(f"{path}: cannot read it ({e.strerror}); run stage 3") from e
-    for number, line in enumerate(lines, 1):
+    for number, line in read_lines(path):
         parts = line.split(maxsplit=1)
         if len(parts) != 2 or parts[0] in table:
             problem = "no path" if len(parts) != 2 else f"'{parts[0]}' stands twice"
             raise UserError(f"{path}:{number}: {problem}; write 'utt_id path' lines")
         table[parts[0]] = parts[1].strip()
-    if not table:
-        raise UserError(f"{path}: holds no utterance; run stages 1-4 again")
     return table
 
 
@@ -216,8 +238,6 @@ def read_first_pass(path: str | Path, utt_ids: Iterable[str]) -> dict[str, str]:
     Raises:
         UserError: no such file, or an utterance has no transcript.
     """
-    from espnet_llada.scoring.wer import read_text
-
     top = Path(path)
     files = sorted(top.glob("*/text")) if top.is_dir() else [top]
     if not files:

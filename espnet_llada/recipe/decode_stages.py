@@ -44,8 +44,8 @@ def _decode_set(layout: Layout, data: Path, out: Path) -> None:
     options, logdir = layout.options, out / "logdir"
     utts = read_table(data / "wav.scp")
     nj = min(options.inference_nj, len(utts))
-    shutil.rmtree(logdir, ignore_errors=True)
-    logdir.mkdir(parents=True)
+    logdir.mkdir(parents=True, exist_ok=True)
+    _remove_other_split(logdir, nj)
     keys = [logdir / f"keys.{n}.scp" for n in range(1, nj + 1)]
     split_table(data / "wav.scp", keys)
     outputs = [logdir / f"output.{n}" for n in range(1, nj + 1)]
@@ -65,6 +65,13 @@ def _decode_set(layout: Layout, data: Path, out: Path) -> None:
         _concatenate([o / "1best_recog" / name for o in outputs], out / name, utts)
     _warn_of_failures([output / "failed" for output in outputs])
     _log_speed(out / "seconds")
+
+
+def _remove_other_split(logdir: Path, nj: int) -> None:
+    """Leave the jobs 1 to ``nj``, which go on where they were killed."""
+    for path in logdir.glob("*.*"):
+        if any(part.isdecimal() and int(part) > nj for part in path.name.split(".")):
+            shutil.rmtree(path) if path.is_dir() else path.unlink()
 
 
 def _inference_command(

@@ -20,18 +20,28 @@ class Layout:
 
     @property
     def feats(self) -> Path:
-        """``dump/raw``."""
-        return Path(self.options.dumpdir) / self.options.feats_type
+        """``dump/raw``: recordings; these are decoded, whatever is trained on."""
+        return Path(self.options.dumpdir) / "raw"
 
     @property
     def train(self) -> Path:
         """The filtered training set."""
-        return self.feats / self.options.train_set
+        return self._trained_on / self.options.train_set
 
     @property
     def valid(self) -> Path:
         """The filtered validation set."""
-        return self.feats / self.options.valid_set
+        return self._trained_on / self.options.valid_set
+
+    @property
+    def speech(self) -> tuple[str, str]:
+        """File of a training set that lists its speech, and ESPnet's name of its kind.
+
+        ``extracted`` are frames that ``espnet-llada features`` wrote.
+        """
+        if self.options.feats_type == "raw":
+            return "wav.scp", "sound"
+        return "feats.scp", "kaldi_ark"
 
     @property
     def tokens(self) -> str:
@@ -66,12 +76,22 @@ class Layout:
         """Directory of the results of one way of decoding."""
         return self.exp / self._inference_tag
 
+    @property
+    def packed_model(self) -> Path:
+        """The zip of stage 14."""
+        model = self.options.inference_asr_model.rpartition(".")[0]
+        return self.exp / f"{self.exp.name}_{model}.zip"
+
     def decoded_sets(self) -> list[tuple[Path, Path]]:
         """For each set to decode its data directory and its results' directory."""
         names = self.options.test_sets.split()
         if self.options.eval_valid_set:
             names.insert(0, f"org/{self.options.valid_set}")
         return [(self.feats / name, self.decode / name) for name in names]
+
+    @property
+    def _trained_on(self) -> Path:
+        return Path(self.options.dumpdir) / self.options.feats_type
 
     @property
     def _kind(self) -> str:

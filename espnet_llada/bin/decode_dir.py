@@ -1,0 +1,236 @@
+"""Where a decoding job writes, so that a killed one goes on where it stopped.
+
+The unit is the batch: an utterance shares its forward passes with its batch, so a
+restarted job repeats a batch that is not whole on disk and keeps every other one. The
+files are then those of a job that was never killed, ``seconds`` apart: each line there
+has the time that its utterance took when it was decoded.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import hashlib
+import json
+import logging
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from importlib import metadata
+from pathlib import Path
+from typing import Any, TextIO
+
+from espnet_llada.bin.decoding import Outcome, Utterance
+from espnet_llada.types import UserError, atomic_write
+from espnet_llada.weights import cached_sha256
+
+FILES = ("text", "token", "token_int", "score", "passes", "seconds")
+IDENTITY = "decoding.json"
+
+
+def identity_of(
+    options: Mapping[str, Any],
+    utterances: Sequence[Utterance],
+    files: Mapping[str, str | Path],
+) -> dict[str, Any]:
+    """What decides the decoded lines. The audio behind a path is taken as unchanged.
+
+    Args:
+        options: values that change a line, the batch size included.
+        utterances: ids, paths and first-pass transcripts, in order.
+        files: name and path; their content counts.
+    """
+    lines = (f"{u.utt_id}\t{u.path}\t{u.transcript}\n" for u in utterances)
+    package = Path(__file__).parents[1]
+    sources = (f.read_bytes() for f in sorted(package.rglob("*.py")))
+    return {
+        "options": dict(options),
+        "utterances": _digest(line.encode() for line in lines),
+        **{name: _file_digest(Path(path)) for name, path in files.items()},
+        "code": [_digest(sources), metadata.version("torch")],
+    }
+
+
+def _digest(parts: Iterator[bytes]) -> str:
+    digest = hashlib.sha256()
+    for part in parts:
+        digest.update(part)
+    return digest.hexdigest()
+
+
+def _file_digest(path: Path) -> str:
+    return cached_sha256(path) if path.is_file() else ""  # loading it will complain
+
+
+class DecodeDir:
+    """The files of one decoding job; a context, held by one process at a time.
+
+    with DecodeDir(output_dir, identity, utterances, batch_size) as directory:
+        directory.begin()  # nothing is changed on disk before this
+        for outcome in decode_all(recognizer, directory.todo, batch_size):
+            directory.write(outcome)
+        failures = directory.finish()
+
+    Args:
+        output_dir: ``1best_recog/``, ``failed`` and ``decoding.json`` are written here.
+        identity: what ``identity_of`` returned; lines of another are not kept.
+        utterances: all of the job, in the order of the lines.
+        batch_size: utterances decoded together.
+        resume: False keeps nothing.
+
+    Attributes:
+        todo: the utterances to decode: batches that are not whole on disk, and those
+            with an utterance that failed.
+
+    Raises:
+        UserError: the directory cannot be written.
+    """
+
+    def __init__(
+        self,
+        output_dir: Path,
+        identity: Mapping[str, Any],
+        utterances: Sequence[Utterance],
+        batch_size: int,
+        resume: bool = True,
+    ):
+        self.top, self.recog = output_dir, output_dir / "1best_recog"
+        self.identity, self.resume = dict(identity), resume
+        self.utterances, self.batch_size = utterances, batch_size
+        self._stack = contextlib.ExitStack()
+        self._failures: list[str] = []
+
+    def __enter__(self) -> DecodeDir:
+        with self._writing():
+            self.recog.mkdir(parents=True, exist_ok=True)
+        self._lock()
+        self._kept = self._wanted() if self.resume else {}
+        self.todo = [u for u in self.utterances if u.utt_id not in self._kept]
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        # A full disk shows again when a file is closed; the first error is enough.
+        with contextlib.suppress(OSError):
+            self._stack.close()
+
+    def begin(self) -> None:
+        """Drop the lines that do not count and open the files."""
+        if self._kept:
+            logging.info(
+                f"resume: {len(self._kept)} of {len(self.utterances)} utterances were "
+                "decoded before"
+            )
+        for name in FILES:  # before `failed`: a failure is never taken for a result
+            self._rewrite(name, self._kept)
+        with self._writing():
+            (self.top / "failed").unlink(missing_ok=True)
+            with atomic_write(self.top / IDENTITY) as temporary:
+                temporary.write_text(json.dumps(self.identity, indent=1) + "\n")
+            self._files = {name: self._open(self.recog / name) for name in FILES}
+            self._failed = self._open(self.top / "failed")
+
+    def write(self, outcome: Outcome) -> None:
+        """Append the lines of an utterance.
+
+        Raises:
+            UserError: the disk is full; what was written before is kept.
+        """
+        utt_id, hypothesis = outcome.utterance.utt_id, outcome.hypothesis
+        logging.info(f"best hypo: {hypothesis.text}")
+        values = {
+            "text": hypothesis.text,
+            "token": " ".join(map(_one_word, hypothesis.tokens)),
+            "token_int": " ".join(map(str, hypothesis.token_ids)),
+            # More digits would be those of a float32 sum, which differ by the batch.
+            "score": f"{hypothesis.score:.3f}",
+            "passes": str(hypothesis.passes),
+            "seconds": f"{outcome.decode_seconds:.6f} {outcome.audio_seconds:.6f}",
+        }
+        with self._writing():
+            if outcome.error:
+                self._failures.append(f"{utt_id} {outcome.error}")
+                _append(self._failed, self._failures[-1])
+            for name, value in values.items():
+                _append(self._files[name], f"{utt_id} {value}")
+
+    def finish(self) -> list[str]:
+        """Put the lines in order; returns ``id reason`` of each failed utterance."""
+        lines = self._lines()
+        for name in FILES:
+            self._rewrite(name, {u.utt_id: lines[u.utt_id] for u in self.utterances})
+        return self._failures
+
+    def _lock(self) -> None:
+        # Of a process that ends in any way the system frees the lock.
+        handle = os.open(self.recog, os.O_RDONLY)
+        self._stack.callback(os.close, handle)
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            logging.info(f"{self.top}: another process decodes into it; waiting")
+            fcntl.flock(handle, fcntl.LOCK_EX)
+        except OSError:
+            logging.debug(f"{self.top}: no locks on this file system")
+
+    def _wanted(self) -> dict[str, dict[str, str]]:
+        """{id: {file: line}} of what a former job has left, whole batches only."""
+        try:
+            former = json.loads((self.top / IDENTITY).read_text(encoding="utf-8"))
+        except (OSError, ValueError):
+            return {}
+        if former != self.identity:
+            changed = [k for k, v in self.identity.items() if former.get(k) != v]
+            logging.info(
+                f"{self.top}: other {', '.join(changed)} before; starting anew"
+            )
+            return {}
+        done, failed = self._lines(), _read(self.top / "failed")
+        wanted = {}
+        for i in range(0, len(self.utterances), self.batch_size):
+            batch = [u.utt_id for u in self.utterances[i : i + self.batch_size]]
+            if all(utt_id in done and utt_id not in failed for utt_id in batch):
+                wanted |= {utt_id: done[utt_id] for utt_id in batch}
+        return wanted
+
+    def _lines(self) -> dict[str, dict[str, str]]:
+        tables = {name: _read(self.recog / name) for name in FILES}
+        every = set.intersection(*(set(table) for table in tables.values()))
+        return {u: {name: tables[name][u] for name in FILES} for u in every}
+
+    def _rewrite(self, name: str, lines: Mapping[str, Mapping[str, str]]) -> None:
+        content = "".join(lines[utt_id][name] for utt_id in lines).encode()
+        path = self.recog / name
+        if path.is_file() and path.read_bytes() == content:
+            return
+        with atomic_write(path) as temporary:
+            temporary.write_bytes(content)
+
+    def _open(self, path: Path) -> TextIO:
+        return self._stack.enter_context(open(path, "a", encoding="utf-8", newline=""))
+
+    @contextlib.contextmanager
+    def _writing(self) -> Iterator[None]:
+        try:
+            yield
+        except OSError as e:
+            raise UserError(
+                f"{e.filename or self.top}: cannot write ({e.strerror}); make room and "
+                "start again, which goes on from here, or choose another --output_dir"
+            ) from e
+
+
+def _read(path: Path) -> dict[str, str]:
+    """{id: its last whole line}; a killed job may leave half a line at the end."""
+    if not path.is_file():
+        return {}
+    whole = path.read_bytes().decode(errors="replace").split("\n")[:-1]
+    return {line.partition(" ")[0]: f"{line}\n" for line in whole}
+
+
+def _append(file: TextIO, line: str) -> None:
+    file.write(f"{line}\n")
+    file.flush()
+
+
+def _one_word(token: str) -> str:
+    """Some vocabularies have tokens of white space; the file separates by it."""
+    return "".join(f"\\x{ord(c):02x}" if c.isspace() else c for c in token)
