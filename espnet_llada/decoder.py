@@ -13,7 +13,13 @@ from espnet_llada import weights
 from espnet_llada.lm.backbone import Backbone
 from espnet_llada.lm.lora import LoraOptions, add_lora, merge_lora
 from espnet_llada.lm.tokenizer import LMTokenizer
-from espnet_llada.objective import LOSSES, causal_loss, diffusion_loss, noisy_canvas
+from espnet_llada.objective import (
+    LOSSES,
+    Loss,
+    causal_loss,
+    diffusion_loss,
+    noisy_canvas,
+)
 from espnet_llada.types import SpecialTokens, UserError
 
 
@@ -115,7 +121,7 @@ class LMDecoder(nn.Module):
         if audio is not None:
             projected = self.projection(audio.to(self.projection.weight.dtype))
             places = torch.arange(audio.shape[1], device=device)
-            embeds = torch.cat([embeds, projected.to(embeds.dtype)], dim=1)
+            embeds = self.lm.join(embeds, projected)
             valid = torch.cat([valid, places < lengths[:, None]], dim=1)
         return Prefix(embeds, valid)
 
@@ -132,7 +138,7 @@ class LMDecoder(nn.Module):
         """
         places = torch.arange(tokens.shape[1], device=tokens.device)
         valid = torch.cat([prefix.valid, places < lengths[:, None]], dim=1)
-        embeds = torch.cat([prefix.embeds, self.lm.embed(tokens)], dim=1)
+        embeds = self.lm.join(prefix.embeds, self.lm.embed(tokens))
         hidden = self.lm(embeds, valid)
         length = prefix.valid.shape[1]
         return last_valid(hidden[:, :length], prefix.valid), hidden[:, length:]
@@ -149,36 +155,40 @@ class LMDecoder(nn.Module):
         return logits
 
     def loss(
-        self, prefix: Prefix, text: Tensor, lengths: Tensor
-    ) -> tuple[Tensor, dict[str, Tensor]]:
-        """Training loss (nats) and statistics of a batch.
+        self,
+        prefix: Prefix,
+        text: Tensor,
+        lengths: Tensor,
+        seeds: Sequence[int] | None = None,
+        longest: int | None = None,
+    ) -> Loss:
+        """Training loss of a batch.
 
         Args:
             prefix: of B rows.
             text: (B, T) int64 transcripts.
             lengths: (B,) int64.
-
-        Returns:
-            loss and {"loss", "acc"}; acc is the share of scored positions whose most
-            probable token is right.
+            seeds: of each row's masks; by default torch's global random state decides
+                in training, and nothing but the row's number in evaluation.
+            longest: see ``objective.noisy_canvas``.
         """
-        if self.diffuses:
-            # Validation draws the same masks in every epoch.
-            fixed = None if self.training else torch.Generator().manual_seed(0)
-            canvas = noisy_canvas(
-                text, lengths, self.special, self.loss_name, self.canvas_slack, fixed
-            )
-            logits = self.logits_fn(prefix, canvas.lengths)(canvas.tokens)
-            loss = diffusion_loss(logits, canvas, self.loss_name)
-            targets, counted = canvas.targets, canvas.masked
-        else:
+        if not self.diffuses:
             logits = self.next_token_logits(prefix, text, lengths)
-            loss, targets, counted = causal_loss(
-                logits, text, lengths, self.special.eos
-            )
-        right = (logits.argmax(dim=-1) == targets) & counted
-        acc = right.sum() / counted.sum().clamp(min=1)
-        return loss, {"loss": loss.detach(), "acc": acc}
+            return causal_loss(logits, text, lengths, self.special.eos)
+        if seeds is None:
+            rows = len(text)
+            seeds = torch.randint(2**62, (rows,)) if self.training else range(rows)
+        canvas = noisy_canvas(
+            text,
+            lengths,
+            self.special,
+            self.loss_name,
+            [int(seed) for seed in seeds],
+            self.canvas_slack,
+            longest,
+        )
+        logits = self.logits_fn(prefix, canvas.lengths)(canvas.tokens)
+        return diffusion_loss(logits, canvas, self.loss_name)
 
     def next_token_logits(
         self, prefix: Prefix, text: Tensor, lengths: Tensor
@@ -186,7 +196,7 @@ class LMDecoder(nn.Module):
         """(B, T + 1, V): position i predicts token i, the last one the end."""
         text = text.clamp(min=0)  # ESPnet pads with -1
         first, rest = self.response_hidden(prefix, text, lengths)
-        return self.lm.logits(torch.cat([first[:, None], rest], dim=1))
+        return self.lm.logits(self.lm.join(first[:, None], rest))
 
     def merge_lora(self) -> None:
         """Fold LoRA into the LM for decoding; see ``lm.lora.merge_lora``."""

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from espnet_llada.sampler.confidence import RowRandom
 from espnet_llada.types import SpecialTokens, UserError
 
 LOSSES = ("llada", "release")
@@ -32,13 +34,44 @@ class NoisyCanvas:
     mask_probability: Tensor
 
 
+@dataclass(frozen=True)
+class Loss:
+    """A training loss as a sum and its denominator.
+
+    Both add up over the parts of a batch, so the loss of a batch does not depend on
+    how it is split over processes.
+
+    Attributes:
+        rows: (B,) float32, nats: each row's part of the sum.
+        weight: scalar float32, the denominator.
+        right: scalar float32, scored positions whose most probable token is right.
+        scored: scalar float32, positions that the loss looks at.
+    """
+
+    rows: Tensor
+    weight: Tensor
+    right: Tensor
+    scored: Tensor
+
+    @property
+    def mean(self) -> Tensor:
+        """The loss itself; 0 with zero gradients where nothing is scored."""
+        return self.rows.sum() / self.weight.clamp(min=1)
+
+    def of_nothing(self) -> Loss:
+        """The same graph, for a backward pass that adds zero to every gradient."""
+        none = torch.zeros_like(self.weight)
+        return Loss(self.rows * 0, none, none, none)
+
+
 def noisy_canvas(
     text: Tensor,
     text_lengths: Tensor,
     special: SpecialTokens,
     loss: str,
+    seeds: Sequence[int],
     slack: int = 0,
-    generator: torch.Generator | None = None,
+    longest: int | None = None,
 ) -> NoisyCanvas:
     """Draw a mask ratio t ~ U(0, 1) for each row and mask each position with chance t.
 
@@ -50,33 +83,32 @@ def noisy_canvas(
             transcript of the batch, EOS behind shorter ones. ``llada`` (LLaDA's SFT
             guideline): each row is its transcript, an EOS, and 0 to ``slack`` EOS
             more, so that the end of a transcript is learnt whatever the canvas.
+        seeds: one for each row; a row's draws depend on nothing else.
         slack: see above (positions).
-        generator: of the draws; on the CPU.
+        longest: for ``release``, the longest transcript of a batch that these rows
+            are a part of (tokens).
     """
-    batch, device = len(text), text.device
-
-    def uniform(*shape: int) -> Tensor:
-        return torch.rand(*shape, generator=generator).to(device)
-
+    random = RowRandom(seeds, text.device)
+    ones = torch.ones_like(text_lengths)
+    t, extra = (random.uniform(ones, 1)[:, 0] for _ in range(2))
     if loss == "release":
-        lengths = text_lengths.max().expand(batch)
+        longest = int(text_lengths.max()) if longest is None else longest
+        lengths = torch.full_like(text_lengths, longest)
     else:
-        extra = (uniform(batch) * (slack + 1)).floor().long()
-        lengths = text_lengths + 1 + extra
+        lengths = text_lengths + 1 + (extra * (slack + 1)).floor().long()
+        t = t * (1 - 1e-3) + 1e-3  # off zero, since the loss divides by it
     width = int(lengths.max())
-    places = torch.arange(width, device=device)
+    places = torch.arange(width, device=text.device)
     targets = F.pad(text, (0, max(0, width - text.shape[1])))[:, :width]
     targets = targets.masked_fill(places >= text_lengths[:, None], special.eos)
-    t = uniform(batch)
-    # LLaDA keeps t off zero, since the loss divides by it.
-    t = t if loss == "release" else t * (1 - 1e-3) + 1e-3
-    masked = (uniform(batch, width) < t[:, None]) & (places < lengths[:, None])
+    masked = random.uniform(lengths, width) < t[:, None]
+    masked = masked & (places < lengths[:, None])
     tokens = targets.masked_fill(masked, special.mask)
     return NoisyCanvas(tokens, targets, lengths, masked, t)
 
 
-def diffusion_loss(logits: Tensor, canvas: NoisyCanvas, loss: str) -> Tensor:
-    """Cross-entropy of the masked positions, in nats: a scalar.
+def diffusion_loss(logits: Tensor, canvas: NoisyCanvas, loss: str) -> Loss:
+    """Cross-entropy of the masked positions.
 
     ``release``: flat mean over all masked positions of the batch. ``llada``: each
     position weighted by 1 / t, divided by its row's canvas length, mean over rows (an
@@ -93,34 +125,32 @@ def diffusion_loss(logits: Tensor, canvas: NoisyCanvas, loss: str) -> Tensor:
     """
     if loss not in LOSSES:
         raise UserError(f"loss: {loss!r}; allowed: {', '.join(LOSSES)}")
-    nll = _masked_nll(logits, canvas.targets, canvas.masked)
+    flat = _flat_loss(logits, canvas.targets, canvas.masked)
     if loss == "release":
-        return nll.sum() / canvas.masked.sum().clamp(min=1)
-    weight = canvas.mask_probability * canvas.lengths * len(logits)
-    return (nll.sum(dim=1) / weight).sum()
+        return flat
+    rows = flat.rows / (canvas.mask_probability * canvas.lengths)
+    return Loss(rows, rows.new_tensor(len(rows)), flat.right, flat.scored)
 
 
-def causal_loss(logits: Tensor, text: Tensor, lengths: Tensor, eos: int):
-    """Mean cross-entropy of transcript and EOS, in nats, and the targets.
+def causal_loss(logits: Tensor, text: Tensor, lengths: Tensor, eos: int) -> Loss:
+    """Cross-entropy of transcript and EOS, mean over tokens.
 
     Args:
         logits: (B, T + 1, V); position i predicts token i, one past the end the EOS.
         text: (B, T) int64.
         lengths: (B,) int64.
         eos: id.
-
-    Returns:
-        loss (scalar), targets (B, T + 1) int64, counted (B, T + 1) bool.
     """
     places = torch.arange(text.shape[1] + 1, device=text.device)
     targets = F.pad(text, (0, 1)).masked_fill(places >= lengths[:, None], eos)
-    counted = places <= lengths[:, None]
-    nll = _masked_nll(logits, targets, counted)
-    return nll.sum() / counted.sum(), targets, counted
+    return _flat_loss(logits, targets, places <= lengths[:, None])
 
 
-def _masked_nll(logits: Tensor, targets: Tensor, counted: Tensor) -> Tensor:
-    """(B, L) float32: -log p of the target where counted, 0 elsewhere."""
+def _flat_loss(logits: Tensor, targets: Tensor, counted: Tensor) -> Loss:
+    """The mean of -log p(target) over all counted positions, which are (B, L) bool."""
     flat = logits.float().flatten(0, 1)
     nll = F.cross_entropy(flat, targets.flatten(), reduction="none")
-    return nll.view_as(targets).masked_fill(~counted, 0.0)
+    rows = nll.view_as(targets).masked_fill(~counted, 0.0).sum(dim=1)
+    right = (logits.argmax(dim=-1) == targets) & counted
+    scored = counted.sum().float()
+    return Loss(rows, scored, right.sum().float(), scored)

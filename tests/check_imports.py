@@ -12,16 +12,18 @@ from pathlib import Path
 
 PACKAGE = Path(__file__).resolve().parents[1] / "espnet_llada"
 RANKS = [
-    ("types", "torchaudio_guard"),
+    ("types", "torchaudio_guard", "frozen", "unusable"),
     ("weights", "scoring"),
     ("audio",),
     ("adapter",),
     ("lm",),
     ("sampler",),
     ("objective",),
-    ("decoder", "checkpoint"),
+    ("decoder", "checkpoint", "packed"),
     ("autoregressive", "model"),
-    ("loading", "recognizer", "release", "release_import"),
+    ("architectures",),
+    ("blueprint",),
+    ("plan", "loading", "recognizer", "release", "release_import"),
     ("api",),
     ("deliberation",),
     ("espnet", "bin", "recipe", "run", "__init__"),

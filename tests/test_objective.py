@@ -21,8 +21,8 @@ LENGTHS = torch.tensor([4, 2, 0])
 
 
 def canvas(loss: str, seed: int = 3) -> NoisyCanvas:
-    generator = torch.Generator().manual_seed(seed)
-    return noisy_canvas(TEXT, LENGTHS, SPECIAL, loss, 5, generator)
+    seeds = [1000 * seed + row for row in range(3)]
+    return noisy_canvas(TEXT, LENGTHS, SPECIAL, loss, seeds, slack=5)
 
 
 def nll(logits: torch.Tensor, row: int, place: int, target: int) -> float:
@@ -45,7 +45,9 @@ def test_loss_in_plain_float64(loss):
             t, n = float(noisy.mask_probability[row]), int(noisy.lengths[row])
             weighted += value / t / n / 3
     expected = total / count if loss == "release" else weighted
-    assert float(diffusion_loss(logits, noisy, loss)) == pytest.approx(expected, 1e-5)
+    value = diffusion_loss(logits, noisy, loss)
+    assert float(value.mean) == pytest.approx(expected, 1e-5)
+    assert int(value.scored) == count
 
 
 @pytest.mark.parametrize("loss", ["llada", "release"])
@@ -56,7 +58,7 @@ def test_an_empty_mask_is_zero_with_a_zero_gradient(loss):
         noisy.targets, noisy.targets, noisy.lengths, none, noisy.mask_probability
     )
     logits = torch.randn(*noisy.tokens.shape, 10, requires_grad=True)
-    value = diffusion_loss(logits, noisy, loss)
+    value = diffusion_loss(logits, noisy, loss).mean
     value.backward()
     assert float(value.detach()) == 0
     assert torch.equal(logits.grad, torch.zeros_like(logits))
@@ -87,7 +89,7 @@ def test_only_masked_positions_are_hidden_and_their_share_is_t():
     generator = torch.Generator().manual_seed(0)
     text = torch.randint(0, 8, (400, 50), generator=generator)
     lengths = torch.full((400,), 50)
-    noisy = noisy_canvas(text, lengths, SPECIAL, "release", 0, generator)
+    noisy = noisy_canvas(text, lengths, SPECIAL, "release", range(400))
     assert torch.equal(noisy.tokens == SPECIAL.mask, noisy.masked)
     kept = ~noisy.masked
     assert torch.equal(noisy.tokens[kept], noisy.targets[kept])
@@ -98,11 +100,32 @@ def test_only_masked_positions_are_hidden_and_their_share_is_t():
 
 def test_causal_loss_counts_the_eos_and_no_padding():
     logits = torch.randn(3, 5, 10)
-    value, targets, counted = causal_loss(logits, TEXT, LENGTHS, SPECIAL.eos)
-    assert targets[counted].tolist() == [1, 2, 3, 4, 8, 5, 6, 8, 8]
-    spots = counted.nonzero().tolist()
-    expected = sum(nll(logits, r, p, int(targets[r, p])) for r, p in spots) / 9
-    assert float(value) == pytest.approx(expected, 1e-5)
+    value = causal_loss(logits, TEXT, LENGTHS, SPECIAL.eos)
+    targets = {(0, i): i + 1 for i in range(4)} | {(0, 4): 8}
+    targets |= {(1, 0): 5, (1, 1): 6, (1, 2): 8, (2, 0): 8}
+    expected = sum(nll(logits, *spot, token) for spot, token in targets.items()) / 9
+    assert float(value.mean) == pytest.approx(expected, 1e-5)
+    right = sum(int(logits[spot].argmax()) == token for spot, token in targets.items())
+    assert (int(value.right), int(value.scored)) == (right, 9)
+
+
+@pytest.mark.parametrize("loss", ["llada", "release"])
+def test_a_row_and_the_sums_do_not_depend_on_the_batch(loss):
+    whole = noisy_canvas(TEXT, LENGTHS, SPECIAL, loss, [4, 5, 6], slack=5)
+    logits = torch.randn(*whole.tokens.shape, 10)
+    total = diffusion_loss(logits, whole, loss)
+    weight = torch.zeros(())
+    for row in range(3):
+        one = slice(row, row + 1)
+        part = noisy_canvas(
+            *(TEXT[one], LENGTHS[one], SPECIAL, loss, [4 + row]), slack=5, longest=4
+        )
+        width = int(part.lengths)
+        assert torch.equal(part.tokens[0], whole.tokens[row, :width])
+        alone = diffusion_loss(logits[one, :width], part, loss)
+        torch.testing.assert_close(alone.rows[0], total.rows[row])
+        weight += alone.weight
+    assert float(weight) == float(total.weight)
 
 
 def test_an_unknown_loss_is_refused():

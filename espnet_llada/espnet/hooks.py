@@ -7,6 +7,7 @@ import copy
 import inspect
 import logging
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -16,6 +17,7 @@ from espnet2.train.preprocessor import AbsPreprocessor
 from espnet_llada import weights
 from espnet_llada.decoder import LMDecoder
 from espnet_llada.espnet.model import ESPnetLLMModel
+from espnet_llada.espnet.modules import FrozenWhisperEncoder
 from espnet_llada.lm.tokenizer import LMTokenizer
 from espnet_llada.model import ATTENTION, POSTENCODER, build_encoder
 from espnet_llada.types import ESPNET_TOKENS, UserError, nearest
@@ -67,6 +69,7 @@ def build_llm_model(
     sides.decoder, sides.model = None, "espnet"
     sides.ctc_conf, sides.model_conf = {}, {"ctc_weight": 1.0, "report_cer": False}
     parts = stock_model(cls, sides)
+    _check_data(args, parts.encoder)  # before the LM is read
     tail = parts.postencoder or parts.encoder or parts.preencoder or parts.frontend
     decoder_class = asr.decoder_choices.get_class(args.decoder)
     decoder = decoder_class(
@@ -98,6 +101,17 @@ def _prepare(args: argparse.Namespace) -> None:
             f"head; not used: model_conf {', '.join(stock)}"
         )
     args.model_conf = {"extract_feats_in_collect_stats": False}
+
+
+def _check_data(args: argparse.Namespace, encoder: Any) -> None:
+    """Refuse cached frames that ``encoder`` would not make."""
+    for kind in ("train", "valid"):
+        option = f"{kind}_data_path_and_name_and_type"
+        for path, name, loader in getattr(args, option, None) or ():
+            # In decoding the training data may be gone; in training ESPnet says so.
+            here = (name, loader) == ("speech", "kaldi_ark") and Path(path).is_file()
+            if here and isinstance(encoder, FrozenWhisperEncoder):
+                encoder.check_data(Path(path))
 
 
 def check_sections(args: argparse.Namespace) -> None:

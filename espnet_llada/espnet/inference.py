@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Mapping
-from pathlib import Path
-from typing import Any
+from collections.abc import Mapping, Sequence
+from typing import Any, overload
 
-import numpy as np
-import torch
 from torch import nn
 
-from espnet_llada.api import InferenceAPI, Result
+from espnet_llada.api import InferenceAPI, Result, Speech
 from espnet_llada.deliberation import Deliberator as _Deliberator
 
 
@@ -38,18 +35,26 @@ class Speech2Text(InferenceAPI):
 
     build_foreign = staticmethod(build_with_espnet)
 
+    @overload
+    def __call__(self, speech: Speech, utt_id: str = "utt") -> Result: ...
+    @overload
     def __call__(
-        self, speech: np.ndarray | torch.Tensor | str | Path, utt_id: str = "utt"
-    ) -> Result:
-        """Transcribe one utterance.
+        self, speech: Sequence[Speech], utt_id: str = "utt"
+    ) -> list[Result]: ...
+    def __call__(self, speech, utt_id="utt"):
+        """Transcribe one utterance, or a list of them as one batch.
 
         Args:
-            speech: float32 (T,) at 16 kHz, or an audio file.
+            speech: float32 (T,) at 16 kHz, or an audio file; or a list of those, as
+                ESPnet 202611's ``Speech2Text`` and ESPnet3's ``batch_size`` have it.
             utt_id: decides random draws, together with ``seed``.
 
         Returns:
-            [(text, tokens, token ids, hypothesis)].
+            [(text, tokens, token ids, hypothesis)]; of a list, a list of those, each
+            as if its utterance had come alone.
         """
+        if isinstance(speech, (list, tuple)):
+            return self._run_batch(speech, utt_id, None)
         return self._run(speech, utt_id, None)
 
 

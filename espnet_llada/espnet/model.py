@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
+import torch
 from espnet2.asr.espnet_model import ESPnetASRModel
 from espnet2.torch_utils.device_funcs import force_gatherable
 from espnet2.train.abs_espnet_model import AbsESPnetModel
@@ -11,7 +12,19 @@ from torch import Tensor, nn
 
 from espnet_llada.checkpoint import load_trained, trained_state
 from espnet_llada.decoder import LMDecoder
-from espnet_llada.types import ESPNET_TOKENS
+from espnet_llada.espnet import lockstep
+from espnet_llada.objective import Loss
+from espnet_llada.types import ESPNET_TOKENS, UserError
+
+_NO_WEIGHT = 1e-6
+"""The weight of a batch with nothing to score. ESPnet divides by the sum of weights
+over all processes, which must not be zero."""
+
+_NAMED = 8  # utterances that an error spells out
+
+
+class NonFiniteLoss(UserError):
+    """The loss is NaN or infinite; the message names the utterances."""
 
 
 class ESPnetLLMModel(ESPnetASRModel):
@@ -44,6 +57,9 @@ class ESPnetLLMModel(ESPnetASRModel):
         speech_lengths: Tensor,
         text: Tensor,
         text_lengths: Tensor,
+        seeds: Tensor | None = None,
+        utt_id: Sequence[str] = (),
+        stand_in: bool = False,
         **kwargs,
     ) -> tuple[Tensor, dict[str, Tensor], Tensor]:
         """Loss of a batch.
@@ -53,18 +69,52 @@ class ESPnetLLMModel(ESPnetASRModel):
             speech_lengths: (B,) int64, samples.
             text: (B, L) int64, the LM's token ids without EOS; -1 behind the end.
             text_lengths: (B,) int64.
-            kwargs: ``utt_id``, which Trainer may add.
+            seeds: (B,) int64, of each row's masks (see ``LMDecoder.loss``). Giving
+                them says that all processes of a distributed training are here.
+            utt_id: B names, for messages; Trainer adds them.
+            stand_in: the rows count as nothing; see ``data.TrainingBatches``.
+            kwargs: ignored.
 
         Returns:
-            loss (scalar), statistics ("loss", "acc"), weight (batch size).
+            loss (scalar), statistics ("loss", "acc": the share of scored positions
+            whose most probable token is right, over all processes), and the loss's
+            denominator, by which Trainer weights the processes.
+
+        Raises:
+            NonFiniteLoss: on every process, if it happens on one.
         """
         text = text[:, : int(text_lengths.max())]  # DataParallel hands wider rows
         audio, lengths = self.encode(speech, speech_lengths)
         if isinstance(audio, tuple):  # intermediate outputs of an ESPnet encoder
             audio = audio[0]
         prefix = self.decoder.prefix(audio, lengths)
-        loss, stats = self.decoder.loss(prefix, text, text_lengths)
-        return force_gatherable((loss, stats, len(speech)), loss.device)
+        longest = int(text_lengths.max())
+        if seeds is not None and self.decoder.loss_name == "release":
+            longest = lockstep.largest(longest)
+        rows = None if seeds is None else seeds.tolist()
+        loss = self.decoder.loss(prefix, text, text_lengths, rows, longest)
+        if stand_in:
+            loss = loss.of_nothing()
+        stats = self._statistics(loss, utt_id, together=seeds is not None)
+        weight = loss.weight.clamp(min=_NO_WEIGHT)
+        return force_gatherable((loss.mean, stats, weight), loss.rows.device)
+
+    def _statistics(
+        self, loss: Loss, utt_id: Sequence[str], together: bool
+    ) -> dict[str, Tensor | float]:
+        finite = torch.isfinite(loss.rows).tolist()
+        names = utt_id if len(utt_id) == len(finite) else range(len(finite))
+        bad = [str(name) for name, fine in zip(names, finite, strict=True) if not fine]
+        counts = float(loss.right), float(loss.scored), len(bad)
+        right, scored, failures = lockstep.total(*counts) if together else counts
+        if failures:
+            bad = lockstep.gather(bad) if together else bad
+            more = f" and {len(bad) - _NAMED} more" if len(bad) > _NAMED else ""
+            raise NonFiniteLoss(
+                f"the loss is NaN or infinite for utterances {', '.join(bad[:_NAMED])}"
+                f"{more}"
+            )
+        return {"loss": loss.mean.detach(), "acc": right / max(scored, 1.0)}
 
     def state_dict(self, *args, **kwargs):
         """Trained tensors only."""

@@ -2,20 +2,25 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 from espnet2.asr.decoder.abs_decoder import AbsDecoder
 from espnet2.asr.encoder.abs_encoder import AbsEncoder
 from espnet2.asr.postencoder.abs_postencoder import AbsPostEncoder
 from torch import Tensor
 
 from espnet_llada.adapter.qformer import WindowQFormer
+from espnet_llada.audio.feature_cache import check_scp, identity
 from espnet_llada.decoder import LMDecoder
 from espnet_llada.model import ATTENTION, build_encoder
+from espnet_llada.types import UserError
 
 
 class FrozenWhisperEncoder(AbsEncoder):
     """``encoder: whisper_frozen``; ``encoder_conf`` as ``model.build_encoder``.
 
-    Takes waveforms, so no frontend, normalisation or SpecAugment goes before it.
+    Takes waveforms, so no frontend, normalisation or SpecAugment goes before it; or
+    its own frames from ``espnet-llada features``, which it hands on.
     """
 
     takes_waveform = True
@@ -29,9 +34,23 @@ class FrozenWhisperEncoder(AbsEncoder):
         return self.whisper.d_model
 
     def forward(self, xs_pad: Tensor, ilens: Tensor, prev_states: Tensor = None):
-        """(B, T) samples -> frames (B, F, d), lengths (B,), None."""
+        """Samples (B, T) or frames (B, F, d) -> frames, lengths (B,), None."""
+        if xs_pad.dim() == 3:
+            self._check_width(xs_pad.shape[2])
+            return xs_pad.to(self.whisper.dtype), ilens, None
         frames, lengths = self.whisper(xs_pad, ilens)
         return frames, lengths, None
+
+    def check_data(self, scp: Path) -> None:
+        """Refuse cached frames of another encoder; see ``feature_cache.check_scp``."""
+        check_scp(scp, identity(self.whisper, self.weights))
+
+    def _check_width(self, width: int) -> None:
+        if width != self.whisper.d_model:
+            raise UserError(
+                f"speech has {width} columns; {self.weights.name} takes waveforms, or "
+                f"frames of {self.whisper.d_model} from `espnet-llada features`"
+            )
 
 
 class WindowQFormerPostEncoder(WindowQFormer, AbsPostEncoder):

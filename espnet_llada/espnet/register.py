@@ -6,14 +6,14 @@ from espnet_llada.torchaudio_guard import import_torchaudio
 
 
 def register() -> None:
-    """Add our encoder, post-encoder, decoders and model to ESPnet2's ASR task.
+    """Add our encoder, post-encoder, decoders, model and scheduler to ESPnet2.
 
     Afterwards ``decoder: llada`` (or ``llama``) in a train YAML is enough: the ASR
     task then builds our model and reads text with the LM's tokenizer. Configs with
     any other decoder are untouched. Calling it again changes nothing.
     """
     import_torchaudio()
-    from espnet2.tasks import asr
+    from espnet2.tasks import abs_task, asr
 
     from espnet_llada.espnet.hooks import hook
     from espnet_llada.espnet.model import ESPnetLLMModel
@@ -23,6 +23,7 @@ def register() -> None:
         LLaMADecoder,
         WindowQFormerPostEncoder,
     )
+    from espnet_llada.espnet.scheduler import LinearWarmupCosine
     from espnet_llada.model import ENCODER, POSTENCODER
 
     asr.encoder_choices.classes[ENCODER] = FrozenWhisperEncoder
@@ -30,4 +31,5 @@ def register() -> None:
     asr.decoder_choices.classes["llada"] = LLaDADecoder
     asr.decoder_choices.classes["llama"] = LLaMADecoder
     asr.model_choices.classes["llada"] = ESPnetLLMModel
+    abs_task.scheduler_classes["linear_warmup_cosine"] = LinearWarmupCosine
     hook(asr.ASRTask)

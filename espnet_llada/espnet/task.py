@@ -3,36 +3,38 @@
 from __future__ import annotations
 
 import argparse
-from unittest import mock
+import multiprocessing
+import sys
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any
 
-import torch
 from espnet2.tasks import asr
-from espnet2.train.trainer import Trainer
+from espnet2.train.dataset import AbsDataset, ESPnetDataset
+from torch.multiprocessing import ProcessExitedException
+from torch.utils.data import DataLoader
 
-from espnet_llada.checkpoint import atomic_torch_save
+from espnet_llada.espnet.data import (
+    WHISPER_SECONDS,
+    UsableBatches,
+    UsableCollate,
+    UsableDataset,
+)
 from espnet_llada.espnet.hooks import uses_our_decoder
 from espnet_llada.espnet.register import register
-from espnet_llada.types import UserError
-
-
-class AtomicTrainer(Trainer):
-    """ESPnet's Trainer; a checkpoint on disk is always a whole one."""
-
-    @classmethod
-    def run(cls, *args, **kwargs) -> None:
-        # The Trainer calls torch.save by that name, in three places.
-        with mock.patch.object(torch, "save", atomic_torch_save):
-            super().run(*args, **kwargs)
+from espnet_llada.espnet.trainer import LLMTrainer
+from espnet_llada.model import ENCODER
+from espnet_llada.types import SAMPLE_RATE, UserError
 
 
 class ASRTask(asr.ASRTask):
-    """The ASR task of our commands: registered, atomic, errors in one line.
+    """The ASR task of our commands: registered, robust, errors in one line.
 
     Multi-GPU training spawns processes that import the task by name: importing this
     module registers our classes there too.
     """
 
-    trainer = AtomicTrainer
+    trainer = LLMTrainer
 
     @classmethod
     def get_parser(cls):
@@ -45,6 +47,15 @@ class ASRTask(asr.ASRTask):
         return parser
 
     @classmethod
+    def main(cls, args: argparse.Namespace | None = None, cmd=None) -> None:
+        try:
+            super().main(args=args, cmd=cmd)
+        except ProcessExitedException as e:
+            if e.exit_code != 2:
+                raise
+            raise SystemExit(2) from e  # the process has said why
+
+    @classmethod
     def main_worker(cls, args: argparse.Namespace) -> None:
         if uses_our_decoder(args) and args.collect_stats:
             # Stage 10 needs lengths only: ESPnet then builds no model at all.
@@ -52,7 +63,71 @@ class ASRTask(asr.ASRTask):
                 **(args.model_conf or {}),
                 "extract_feats_in_collect_stats": False,
             }
-        super().main_worker(args)
+        try:
+            super().main_worker(args)
+        except UserError as e:
+            if multiprocessing.parent_process() is None:
+                raise
+            sys.stderr.write(f"error: {e}\n")
+            raise SystemExit(2) from e
+
+    @classmethod
+    def build_collate_fn(cls, args: argparse.Namespace, train: bool) -> Callable:
+        collate = super().build_collate_fn(args, train)
+        if not uses_our_decoder(args):
+            return collate
+        longest = WHISPER_SECONDS * SAMPLE_RATE if args.encoder == ENCODER else None
+        return UsableCollate(collate, longest)
+
+    @classmethod
+    def build_dataset(
+        cls, args: argparse.Namespace, iter_options: Any, keys_to_load=None
+    ) -> AbsDataset:
+        dataset = super().build_dataset(args, iter_options, keys_to_load)
+        collate = iter_options.collate_fn
+        if not isinstance(collate, UsableCollate) or args.multi_task_dataset:
+            return dataset
+        return UsableDataset(dataset, len(keys_to_load or ()), collate.max_samples)
+
+    @classmethod
+    def build_streaming_iterator(
+        cls,
+        data_path_and_name_and_type: list,
+        preprocess_fn: Callable | None,
+        collate_fn: Callable,
+        key_file: str | None = None,
+        batch_size: int = 1,
+        num_workers: int = 1,
+        **rest: Any,
+    ) -> Iterable:
+        """Stage 10: like ESPnet's, but an unusable utterance does not end it."""
+        given = (data_path_and_name_and_type, preprocess_fn, collate_fn)
+        if not isinstance(collate_fn, UsableCollate) or rest.get("multi_task_dataset"):
+            sizes = {"batch_size": batch_size, "num_workers": num_workers}
+            return super().build_streaming_iterator(
+                *given, key_file=key_file, **sizes, **rest
+            )
+        dataset = ESPnetDataset(
+            data_path_and_name_and_type, preprocess_fn, rest.get("dtype", "float32")
+        )
+        # The set is the whole of wav.scp, of which this job may have a part.
+        usable = UsableDataset(dataset, max_samples=collate_fn.max_samples)
+        cls.check_task_requirements(
+            usable, rest.get("allow_variable_data_keys", False), train=False
+        )
+        keys = list(dataset)
+        if key_file is not None:
+            lines = Path(key_file).read_text(encoding="utf-8").splitlines()
+            keys = [line.split(maxsplit=1)[0] for line in lines]
+        loader = DataLoader(
+            usable,
+            batch_sampler=[
+                keys[i : i + batch_size] for i in range(0, len(keys), batch_size)
+            ],
+            num_workers=num_workers,
+            collate_fn=collate_fn,
+        )
+        return UsableBatches(loader)
 
 
 register()

@@ -23,7 +23,9 @@ TEXTS = {"utt0": "THE DOG", "utt1": "A LOVELY VOICE", "utt2": "IT WAS A DARK NIG
 
 
 def python(repo: Path, *args: object) -> subprocess.CompletedProcess:
-    env = {**os.environ, "PYTHONPATH": str(repo)}
+    # An ESPnet on PYTHONPATH stays there: asr_sh.sh tests another than the installed.
+    paths = filter(None, [str(repo), os.environ.get("PYTHONPATH")])
+    env = {**os.environ, "PYTHONPATH": os.pathsep.join(paths)}
     return subprocess.run(
         [sys.executable, "-m", *map(str, args)], capture_output=True, text=True, env=env
     )
@@ -229,7 +231,7 @@ def test_espnet_and_the_light_path_are_one_network(data, trained):
     with torch.no_grad():
         loss, stats, weight = heavy(speech, speech_lengths, text, lengths)
         prefix = light.decoder.prefix(*light.encode(speech, speech_lengths))
-        expected, _ = light.decoder.loss(prefix, text, lengths)
+        expected = light.decoder.loss(prefix, text, lengths).mean
     assert float(loss) == pytest.approx(float(expected), rel=1e-5)
     assert int(weight) == 2 and set(stats) == {"loss", "acc"}
 

@@ -1,0 +1,227 @@
+"""Data for the Trainer that survives utterances which cannot be used.
+
+An utterance whose recording is missing, corrupt, empty or too long travels from the
+dataset (perhaps in a worker process) to the batch as the reason why it is unusable. The
+batches that ESPnet sees are without it, and the main process counts.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from typing import Any
+
+import numpy as np
+import torch
+from espnet2.train.dataset import AbsDataset, ESPnetDataset
+from torch import Tensor
+
+from espnet_llada.audio.io import load_audio
+from espnet_llada.espnet import lockstep
+from espnet_llada.types import SAMPLE_RATE, UserError
+from espnet_llada.unusable import LIMIT, Unusable, check
+
+WHISPER_SECONDS = 30
+Batch = tuple[list[str], dict[str, Any]]
+
+_REASONS = "unusable"  # the key of a batch under which reasons travel
+
+
+class Recordings(Mapping[str, np.ndarray]):
+    """``wav.scp`` read as decoding reads it: 16 kHz mono, corrupt files refused.
+
+    Args:
+        paths: utterance id to audio file.
+    """
+
+    def __init__(self, paths: Mapping[str, str]):
+        self.paths = paths
+
+    def __getitem__(self, utt_id: str) -> np.ndarray:
+        return load_audio(self.paths[utt_id])
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.paths)
+
+    def __len__(self) -> int:
+        return len(self.paths)
+
+
+class UsableDataset(AbsDataset):
+    """An ``ESPnetDataset`` that gives a reason (str) where it cannot give data.
+
+    Args:
+        dataset: its ``sound`` files are read by ``Recordings`` from now on.
+        total: utterances of the set; by default those of the dataset.
+        max_samples: longest speech; None for any.
+    """
+
+    def __init__(
+        self,
+        dataset: ESPnetDataset,
+        total: int | None = None,
+        max_samples: int | None = None,
+    ):
+        self.dataset, self.max_samples = dataset, max_samples
+        loaders = dataset.loader_dict
+        for name, (_, kind) in dataset.debug_info.items():
+            if kind == "sound":
+                loaders[name] = Recordings(loaders[name].loader.data)
+        source, first = next(iter(dataset.debug_info.values()))[0], next(iter(loaders))
+        self.unusable = Unusable(source, total or len(loaders[first]))
+
+    def __getitem__(self, utt_id: str) -> tuple[str, dict[str, np.ndarray] | str]:
+        if utt_id in self.unusable.reasons:  # not read, not reported again
+            return utt_id, self.unusable.reasons[utt_id]
+        try:
+            _, data = self.dataset[utt_id]
+        except MemoryError:
+            raise
+        except Exception as e:
+            if isinstance(e, UserError):
+                return utt_id, str(e)
+            return utt_id, f"{self._path(utt_id)}: {type(e).__name__}: {_line(e)}"
+        complaint = self._complaint(data["speech"])
+        return utt_id, f"{self._path(utt_id)}: {complaint}" if complaint else data
+
+    def _complaint(self, speech: np.ndarray) -> str | None:
+        if not len(speech):
+            return "holds no samples"
+        if self.max_samples is not None and len(speech) > self.max_samples:
+            seconds, most = len(speech) / SAMPLE_RATE, self.max_samples / SAMPLE_RATE
+            return f"{seconds:.2f} s long, the encoder takes {most:g} s"
+        if not np.isfinite(speech).all():
+            return "has NaN or infinite samples"
+        return None
+
+    def _path(self, utt_id: str) -> str:
+        recordings = self.dataset.loader_dict["speech"]
+        return getattr(recordings, "paths", {}).get(utt_id, self.unusable.source)
+
+    def has_name(self, name: str) -> bool:
+        """As ``ESPnetDataset.has_name``."""
+        return self.dataset.has_name(name)
+
+    def names(self) -> tuple[str, ...]:
+        """As ``ESPnetDataset.names``."""
+        return self.dataset.names()
+
+    def __repr__(self) -> str:
+        return repr(self.dataset)
+
+
+def _line(e: Exception) -> str:
+    return " ".join(str(e).split())[:200]
+
+
+class UsableCollate:
+    """Collates what is usable and passes the reasons for the rest on.
+
+    Args:
+        collate: ESPnet's collate function.
+        max_samples: longest speech, for the dataset, which stage 10 builds knowing
+            no more of the config than this object; None for any.
+    """
+
+    def __init__(self, collate: Callable, max_samples: int | None = None):
+        self.collate, self.max_samples = collate, max_samples
+
+    def __call__(self, items: Iterable[tuple[str, Any]]) -> Batch:
+        items = list(items)
+        usable = [(u, data) for u, data in items if not isinstance(data, str)]
+        ids, batch = self.collate(usable) if usable else ([], {})
+        reasons = [(u, data) for u, data in items if isinstance(data, str)]
+        return ids, {**batch, _REASONS: reasons} if reasons else batch
+
+
+class UsableBatches:
+    """A loader's batches without what is unusable; none of them empty.
+
+    Args:
+        loader: of ``UsableDataset`` and ``UsableCollate``; others pass unchanged.
+    """
+
+    def __init__(self, loader: Iterable[Batch]):
+        self.loader = loader
+        known = getattr(getattr(loader, "dataset", None), "unusable", None)
+        self.unusable = Unusable("data", 0) if known is None else known
+
+    def __len__(self) -> int:
+        return len(self.loader)
+
+    def __iter__(self) -> Iterator[Batch]:
+        yield from (pair for pair in self._sorted_out() if pair[0])
+        logging.info(str(self.unusable))
+
+    def _sorted_out(self) -> Iterator[Batch]:
+        loader = iter(self.loader)
+        while True:
+            ids, batch = next(loader, ([], None))
+            for utt_id, reason in (batch or {}).pop(_REASONS, ()):
+                self.unusable.add(utt_id, reason)
+            self.check()
+            if batch is None:
+                return
+            yield ids, batch
+
+    def check(self) -> None:
+        """Refuse a set of which too much is unusable."""
+        self.unusable.check()
+
+
+class TrainingBatches(UsableBatches):
+    """The batches of an epoch, with the seeds of each row's masks.
+
+    The processes of a distributed training take the same number of steps: a batch
+    that has lost all its rows is still one step, with a stand-in that counts nothing.
+
+    Args:
+        loader: see ``UsableBatches``.
+        seed: step (from 1) and utterance id to the seed of the row's masks.
+    """
+
+    def __init__(self, loader: Iterable[Batch], seed: Callable[[int, str], int]):
+        super().__init__(loader)
+        self.seed, self.step = seed, 0
+        self.left_out = self.total = 0
+        self._reported = len(self.unusable.reasons)
+
+    def __iter__(self) -> Iterator[Batch]:
+        for ids, batch in self._sorted_out():
+            self.step += 1
+            rows = ids or ["stand-in"]
+            seeds = torch.tensor([self.seed(self.step, utt_id) for utt_id in rows])
+            yield rows, {**(batch if ids else _stand_in()), "seeds": seeds}
+
+    def check(self) -> None:
+        """Every process comes here as often as it asks for a batch: together."""
+        mine, before = self.unusable, self.left_out
+        counts = lockstep.total(len(mine.reasons), mine.total)
+        self.left_out, self.total = map(int, counts)
+        if self.left_out > before:
+            self._report_all()
+        if self.total and self.left_out > LIMIT * self.total:
+            reasons = dict(lockstep.gather(list(mine.reasons.items())))
+            check(mine.source, reasons, self.left_out, self.total)
+
+    def _report_all(self) -> None:
+        """The first process says what the others leave out: ESPnet silences them."""
+        news = list(self.unusable.reasons.items())[self._reported :]
+        self._reported += len(news)
+        for utt_id, reason in lockstep.gather(news):
+            if utt_id not in self.unusable.reasons:
+                self.unusable.report(utt_id, reason)
+
+    def __str__(self) -> str:
+        return f"{self.left_out} of {self.total} utterances left out"
+
+
+def _stand_in() -> dict[str, Tensor | bool]:
+    """A second of silence; ``stand_in`` makes the model count it as nothing."""
+    return {
+        "speech": torch.zeros(1, SAMPLE_RATE),
+        "speech_lengths": torch.tensor([SAMPLE_RATE]),
+        "text": torch.zeros(1, 1, dtype=torch.int64),
+        "text_lengths": torch.tensor([1]),
+        "stand_in": True,
+    }
