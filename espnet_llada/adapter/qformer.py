@@ -78,10 +78,23 @@ class WindowQFormer(nn.Module):
         # A window behind the row's end has nothing to see; its output is not used,
         # but softmax over nothing would be NaN.
         seen = seen | ~seen.any(dim=-1, keepdim=True)
-        x = self.dropout(self.norm(self.queries)).expand(batch * count, -1, -1)
+        x = self.read(keys, seen)
+        return x.reshape(batch, count * n_queries, self.hidden), windows * n_queries
+
+    def read(self, keys: Tensor, seen: Tensor) -> Tensor:
+        """Each window by itself.
+
+        Args:
+            keys: (N, window, input_size).
+            seen: (N, 1, 1, window) bool, False for a frame that is not there.
+
+        Returns:
+            (N, queries, hidden).
+        """
+        x = self.dropout(self.norm(self.queries)).expand(len(keys), -1, -1)
         for layer in self.layers:
             x = layer(x, keys, seen)
-        return x.reshape(batch, count * n_queries, self.hidden), windows * n_queries
+        return x
 
 
 class _Layer(nn.Module):

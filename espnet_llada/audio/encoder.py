@@ -14,12 +14,13 @@ from torch import Tensor, nn
 
 from espnet_llada.audio.features import HOP_LENGTH, log_mel
 from espnet_llada.audio.whisper_file import WhisperConfig, open_whisper
+from espnet_llada.frozen import Pretrained
 from espnet_llada.types import SAMPLE_RATE, UserError
 
 SAMPLES_PER_FRAME = 2 * HOP_LENGTH  # the second convolution has stride 2
 
 
-class WhisperEncoder(nn.Module):
+class WhisperEncoder(Pretrained):
     """Whisper's encoder with its log-mel front end; never trained.
 
     Args:
@@ -37,8 +38,6 @@ class WhisperEncoder(nn.Module):
             position table.
     """
 
-    pretrained = True  # a checkpoint leaves its tensors out
-
     def __init__(
         self,
         config: WhisperConfig,
@@ -49,6 +48,11 @@ class WhisperEncoder(nn.Module):
         super().__init__()
         self.config = config
         self.keep_padding = keep_padding
+        self.padding = {
+            "pad_seconds": float(pad_seconds),
+            "keep_padding": keep_padding,
+            "pad_multiple_seconds": float(pad_multiple_seconds),
+        }
         self._longest = config.max_frames * SAMPLES_PER_FRAME
         self._pad = self._samples("pad_seconds", pad_seconds, at_least=0)
         self._multiple = self._samples(
@@ -103,6 +107,16 @@ class WhisperEncoder(nn.Module):
         """Mel bands of the input features."""
         return self.config.n_mels
 
+    @property
+    def dtype(self) -> torch.dtype:
+        """Of the weights and of the frames."""
+        return self.positional_embedding.dtype
+
+    @property
+    def max_samples(self) -> int:
+        """The longest row that fits, 30 s for every published Whisper."""
+        return self._longest
+
     def train(self, mode: bool = True) -> WhisperEncoder:
         """Stay in eval mode, whatever the model around this one does."""
         return super().train(False)
@@ -132,12 +146,12 @@ class WhisperEncoder(nn.Module):
         """
         samples = lengths.tolist()
         self._check_lengths(samples)
-        padded = [self._padded(n) for n in samples]
+        padded = [self.padded_samples(n) for n in samples]
         covered = padded if self.keep_padding else samples
         counts = [-(-n // SAMPLES_PER_FRAME) for n in covered]
         frames = torch.zeros(
             (len(samples), max(counts, default=0), self.d_model),
-            dtype=self.positional_embedding.dtype,
+            dtype=self.dtype,
             device=speech.device,
         )
         for size in sorted(set(padded)):
@@ -145,7 +159,10 @@ class WhisperEncoder(nn.Module):
             group = speech.new_zeros((len(rows), size), dtype=torch.float32)
             for i, row in enumerate(rows):
                 group[i, : samples[row]] = speech[row, : samples[row]]
-            encoded = self._encode(log_mel(group, self.n_mels))
+            # Not under autocast: frames are those of the weights' own dtype, so that
+            # they are the same in training, in decoding and in a feature cache.
+            with torch.autocast(speech.device.type, enabled=False):
+                encoded = self._encode(log_mel(group, self.n_mels))
             for i, row in enumerate(rows):
                 frames[row, : counts[row]] = encoded[i, : counts[row]]
         return frames, torch.tensor(counts, dtype=torch.int64, device=lengths.device)
@@ -159,7 +176,8 @@ class WhisperEncoder(nn.Module):
             x = block(x)
         return self.ln_post(x)
 
-    def _padded(self, samples: int) -> int:
+    def padded_samples(self, samples: int) -> int:
+        """Samples that a row of ``samples`` is padded to."""
         multiple = -(-samples // self._multiple) * self._multiple
         return min(max(self._pad, multiple), self._longest)
 

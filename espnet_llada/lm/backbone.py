@@ -12,13 +12,14 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
+from espnet_llada.frozen import Pretrained
 from espnet_llada.lm.loading import load_llama
 from espnet_llada.types import UserError
 
 ATTENTION = ("causal", "bidirectional")
 
 
-class Backbone(nn.Module):
+class Backbone(Pretrained):
     """A Llama body with its output head.
 
     Args:
@@ -28,8 +29,6 @@ class Backbone(nn.Module):
         mask_id: id of the mask token; at ``vocab_size`` a trained embedding of ours
             stands in for it, for a Llama that has none.
     """
-
-    pretrained = True  # a checkpoint leaves its tensors out, LoRA's excepted
 
     def __init__(
         self, body: nn.Module, head: nn.Parameter, attention: str, mask_id: int
@@ -98,6 +97,11 @@ class Backbone(nn.Module):
         vector = self.mask_embedding.to(embedded.dtype)
         return torch.where(masked[..., None], vector, embedded)
 
+    def join(self, first: Tensor, second: Tensor) -> Tensor:
+        """(B, K, d) and (B, L, d) -> (B, K + L, d), in the dtype of ``first``."""
+        with self.own_precision():  # autocast to fp16 refuses to join bf16 tensors
+            return torch.cat([first, second.to(first.dtype)], dim=1)
+
     def forward(self, embeds: Tensor, valid: Tensor, cache=None) -> Tensor:
         """Hidden states (B, Q, d) of the ``Q`` newest positions.
 
@@ -111,17 +115,19 @@ class Backbone(nn.Module):
         """
         queries = embeds.shape[1]
         positions = (valid.long().cumsum(dim=1) - 1).clamp(min=0)[:, -queries:]
-        return self.body(
-            inputs_embeds=embeds,
-            attention_mask=self._additive_mask(valid, queries, embeds.dtype),
-            position_ids=positions,
-            past_key_values=cache,
-            use_cache=cache is not None,
-        ).last_hidden_state
+        with self.own_precision():
+            return self.body(
+                inputs_embeds=embeds,
+                attention_mask=self._additive_mask(valid, queries, embeds.dtype),
+                position_ids=positions,
+                past_key_values=cache,
+                use_cache=cache is not None,
+            ).last_hidden_state
 
     def logits(self, hidden: Tensor) -> Tensor:
         """(…, d) -> (…, V)."""
-        return hidden @ self.head.to(hidden.dtype).T
+        with self.own_precision():
+            return hidden @ self.head.to(hidden.dtype).T
 
     def _additive_mask(self, valid: Tensor, queries: int, dtype: torch.dtype) -> Tensor:
         """(B, 1, Q or 1, K): 0 where a query may look, the lowest number elsewhere."""

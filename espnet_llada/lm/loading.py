@@ -65,6 +65,20 @@ def empty_llama(
     Raises:
         UserError: no such directory, not a Llama or LLaDA, or it has fewer layers.
     """
+    settings = _read_config(path)
+    return llama_from(settings, path, num_layers), settings
+
+
+def llama_from(
+    settings: dict[str, Any], path: object, num_layers: int | None = None
+) -> nn.Module:
+    """The same from the content of a config.json.
+
+    Args:
+        settings: of a Llama or a LLaDA.
+        path: where they come from, for messages.
+        num_layers: keep the first so many layers; all by default.
+    """
     from espnet_llada.torchaudio_guard import import_torchaudio
 
     import_torchaudio()  # transformers imports it
@@ -73,7 +87,6 @@ def empty_llama(
         LlamaRotaryEmbedding,
     )
 
-    settings = _read_config(path)
     config = _llama_config(settings, path)
     if num_layers is not None:
         if not 1 <= num_layers <= config.num_hidden_layers:
@@ -85,7 +98,7 @@ def empty_llama(
     with torch.device("meta"):
         body = LlamaModel(config)
     body.rotary_emb = LlamaRotaryEmbedding(config)  # its buffer is not in the files
-    return body, settings
+    return body
 
 
 def stored_llama(path: Path, body: nn.Module) -> dict[str, StoredTensor]:
@@ -129,7 +142,7 @@ def _read_config(path: Path) -> dict[str, Any]:
         raise UserError(f"{file}: not valid JSON; fetch the checkpoint again") from e
 
 
-def _llama_config(settings: dict[str, Any], path: Path):
+def _llama_config(settings: dict[str, Any], path: object):
     from transformers import LlamaConfig
 
     kind = settings.get("model_type")

@@ -10,11 +10,11 @@ import subprocess
 import sys
 from pathlib import Path
 
-from espnet_llada.recipe.datadir import read_table, split_table, write_table
+from espnet_llada.recipe.datadir import read_table, split_table
 from espnet_llada.recipe.jobs import Job, Tail, count_lines, run_jobs
 from espnet_llada.recipe.layout import Layout
 from espnet_llada.recipe.logs import progress_bar
-from espnet_llada.types import UserError
+from espnet_llada.types import UserError, atomic_write
 
 logger = logging.getLogger(__name__)
 
@@ -92,15 +92,23 @@ def _inference_command(
 
 
 def _concatenate(parts: list[Path], out: Path, utts: dict[str, str]) -> None:
-    """Merge the jobs' files; scoring pairs lines, so each utterance must have one."""
-    table: dict[str, str] = {}
+    """Merge the jobs' files, line by line as asr.sh's ``cat | sort`` does.
+
+    Scoring pairs lines, so each utterance must have one.
+    """
+    lines: dict[str, str] = {}
     for part in parts:
-        table.update(read_table(part))
-    if missing := utts.keys() - table.keys():
+        content = part.read_text(encoding="utf-8") if part.is_file() else ""
+        for line in content.split("\n"):
+            if utt := line.partition(" ")[0]:
+                lines[utt] = line
+    if missing := utts.keys() - lines.keys():
         raise UserError(
             f"{out}: no line for '{min(missing)}'; see {parts[0].parents[2]}/*.log"
         )
-    write_table(out, table)
+    with atomic_write(out) as temporary:
+        content = "".join(f"{lines[utt]}\n" for utt in sorted(lines))
+        temporary.write_text(content, encoding="utf-8")
 
 
 def _warn_of_failures(parts: list[Path]) -> None:

@@ -10,7 +10,7 @@ import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from espnet_llada.recipe import data_stages, decode_stages, train_stages
+from espnet_llada.recipe import data_stages, decode_stages, pack_stage, train_stages
 from espnet_llada.recipe.datadir import make_dir
 from espnet_llada.recipe.layout import Layout
 from espnet_llada.recipe.logs import log_to_stdout
@@ -20,7 +20,7 @@ from espnet_llada.types import atomic_write
 logger = logging.getLogger(__name__)
 
 # Number, title, function. asr.sh's other stages (speed perturbation, LM and n-gram
-# training, packing) do not apply to this model.
+# training, uploading) do not apply to this model.
 STAGES: tuple[tuple[int, str, Callable[[Layout], None]], ...] = (
     (1, "Data preparation for data/{train_set}, data/{valid_set}, etc.",
      data_stages.prepare),
@@ -32,11 +32,13 @@ STAGES: tuple[tuple[int, str, Callable[[Layout], None]], ...] = (
     (11, "ASR Training: train_set={train}, valid_set={valid}", train_stages.train),
     (12, "Decoding: training_dir={exp}", decode_stages.decode),
     (13, "Scoring", decode_stages.score),
+    (14, "Pack model: {packed_model}", pack_stage.pack),
 )  # fmt: skip
 
 _DATA_STAGES = {1, 3, 4, 5}
 _TRAIN_STAGES = {4, 5, 10, 11}
 _EVAL_STAGES = {12, 13}
+_PACK_STAGES = {14}
 
 
 def chosen_stages(options: Options) -> list[int]:
@@ -46,6 +48,7 @@ def chosen_stages(options: Options) -> list[int]:
         (options.skip_data_prep, _DATA_STAGES),
         (options.skip_train, _TRAIN_STAGES),
         (options.skip_eval, _EVAL_STAGES),
+        (options.skip_packing, _PACK_STAGES),
     ):
         skipped |= stages if flag else set()
     wanted = range(options.stage, options.stop_stage + 1)
@@ -80,7 +83,7 @@ def run(options: Options, argv: Sequence[str]) -> None:
     """
     began = time.monotonic()
     layout = Layout(options)
-    names = ("feats", "train", "valid", "token_list", "exp")
+    names = ("feats", "train", "valid", "token_list", "exp", "packed_model")
     words = {name: getattr(layout, name) for name in names}
     words |= {"train_set": options.train_set, "valid_set": options.valid_set}
     resumable = {10: layout.stats, 11: layout.exp, 12: layout.decode}

@@ -29,6 +29,7 @@ class Options:
     skip_data_prep: bool = _option(False, "leave out stages 1 to 5")
     skip_train: bool = _option(False, "leave out stages 4, 5, 10 and 11")
     skip_eval: bool = _option(False, "leave out stages 12 and 13")
+    skip_packing: bool = _option(True, "leave out stage 14")
     eval_valid_set: bool = _option(False, "decode the validation set too")
     ngpu: int = _option(1, "GPUs for training; 0 trains on the CPU")
     nj: int = _option(_JOBS, "parallel jobs in stages 3 and 10")
@@ -63,13 +64,12 @@ class Options:
     asr_speech_fold_length: int = _option(800, "--fold_length of speech")
     asr_text_fold_length: int = _option(150, "--fold_length of text")
     # What asr.sh also has, at the one value that this model can work with.
-    feats_type: str = _option("raw", "feature type", ("raw",))
+    feats_type: str = _option("raw", "what is trained on", ("raw", "extracted"))
     token_type: str = _option("hugging_face", "the LM's tokens", ("hugging_face",))
     feats_normalize: str = _option("none", "Whisper normalises", ("none",))
     use_lm: str = _option("false", "the LM is in the model", ("false",))
     use_ngram: str = _option("false", "no n-gram LM", ("false",))
     num_nodes: str = _option("1", "nodes for training", ("1",))
-    skip_packing: str = _option("true", "no stage 14", ("true",))
     skip_upload_hf: str = _option("true", "no stage 15", ("true",))
 
 
@@ -168,6 +168,7 @@ def help_text() -> str:
     lines += [
         "",
         "Stages: 1 data, 3 format, 4 filter, 5 token list, 10 statistics, 11 training,",
-        "12 decoding, 13 scoring; the numbers, options and files are those of asr.sh.",
+        "12 decoding, 13 scoring, 14 packing (with --skip_packing false); the numbers,",
+        "options and files are those of asr.sh.",
     ]
     return "\n".join(lines) + "\n"

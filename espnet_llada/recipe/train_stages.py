@@ -20,7 +20,14 @@ logger = logging.getLogger(__name__)
 def collect_stats(layout: Layout) -> None:
     """Stage 10: lengths of speech and text, from which batches are made."""
     options, logdir = layout.options, layout.stats / "logdir"
-    train, valid = layout.train / "wav.scp", layout.valid / "wav.scp"
+    scp, _ = layout.speech
+    train, valid = layout.train / scp, layout.valid / scp
+    for path in (train, valid):
+        if options.feats_type == "extracted" and not path.is_file():
+            raise UserError(
+                f"{path}: no such file; make it with `espnet-llada features --wav_scp "
+                f"{layout.feats / path.parent.name}/wav.scp --output {path.parent} …`"
+            )
     counts = [len(read_table(path)) for path in (train, valid)]
     nj = min(options.nj, *counts)
     numbers = range(1, nj + 1)
@@ -77,7 +84,8 @@ def train(layout: Layout) -> None:
             if not path.is_file():
                 raise UserError(f"{path}: no such file; run stage 10 first")
             command += [f"--{kind}_shape_file", str(path)]
-    command += ["--fold_length", str(options.asr_speech_fold_length * 100)]
+    unit = 100 if options.feats_type == "raw" else 1  # samples or frames, as asr.sh
+    command += ["--fold_length", str(options.asr_speech_fold_length * unit)]
     command += ["--fold_length", str(options.asr_text_fold_length)]
     if options.pretrained_model:
         command += ["--init_param", options.pretrained_model]
@@ -105,8 +113,9 @@ def _train_command(layout: Layout) -> list[str]:
     if options.asr_config:
         command += ["--config", options.asr_config]
     command += ["--frontend_conf", f"fs={options.fs}"]
+    scp, kind = layout.speech
     for name, folder in (("train", layout.train), ("valid", layout.valid)):
-        for data in ("wav.scp,speech,sound", "text,text,text"):
+        for data in (f"{scp},speech,{kind}", "text,text,text"):
             command += [f"--{name}_data_path_and_name_and_type", f"{folder}/{data}"]
     return command
 

@@ -179,7 +179,9 @@ def test_two_files_of_one_id_are_refused(capsys, model_dir, speech, tmp_path):
     assert status == 2 and "share an id" in err
 
 
-@pytest.mark.parametrize("command", ["transcribe", "deliberate", "score"])
+@pytest.mark.parametrize(
+    "command", ["transcribe", "deliberate", "score", "features", "plan"]
+)
 def test_help_shows_an_example_and_loads_nothing_heavy(repo, command):
     code = (
         "import sys; from espnet_llada.bin import cli\n"

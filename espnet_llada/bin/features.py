@@ -1,0 +1,238 @@
+"""Encode speech once and keep the frames, so that training skips the frozen encoder."""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import multiprocessing
+import os
+import queue
+import shutil
+import signal
+import sys
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor, as_completed
+from concurrent.futures.process import BrokenProcessPool
+from pathlib import Path
+from typing import Any
+
+from espnet_llada.bin.decoding import read_scp, str2bool
+from espnet_llada.bin.options import OptionParser, run_main
+from espnet_llada.types import SAMPLE_RATE, UserError
+
+_EXAMPLE = """\
+example, between stages 4 and 10 of the recipe:
+  espnet-llada features --config conf/train_asr_whisper_llada_demo.yaml \\
+      --wav_scp dump/raw/train_mini/wav.scp --output dump/extracted/train_mini
+  espnet-llada features --config conf/train_asr_whisper_llada_demo.yaml \\
+      --wav_scp dump/raw/dev_mini/wav.scp --output dump/extracted/dev_mini
+  ./run.sh --feats_type extracted --stage 10 ...
+
+OUTPUT becomes a data directory: text and utt2spk are copied from beside WAV_SCP, and
+training reads OUTPUT/feats.scp,speech,kaldi_ark. A run that was broken off goes on
+where it stopped; utterances that are there already are not encoded again. Frames of
+one encoder are refused by a training with another one, or with other padding.
+"""
+_COPIED = ("text", "utt2spk", "spk2utt")
+_UNKNOWN_LENGTH = 10 * SAMPLE_RATE  # guess where no header tells it
+
+_encoder: Any = None  # of a worker process
+
+
+def get_parser() -> argparse.ArgumentParser:
+    """The options of ``espnet-llada features``."""
+    parser = OptionParser(
+        prog="espnet-llada features",
+        description=__doc__,
+        epilog=_EXAMPLE,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument(
+        "--config", dest="train_config", required=True, help="train YAML"
+    )
+    parser.add_argument("--wav_scp", required=True, help="'id path' lines")
+    parser.add_argument("--output", required=True, help="directory of the features")
+    parser.add_argument("--nj", type=int, default=1, help="processes (default: 1)")
+    parser.add_argument("--device", default="cpu", help="cpu, cuda (all of them), …")
+    parser.add_argument(
+        "--storage",
+        default="float16",
+        choices=("float16", "float32"),
+        help="float16 (default) halves the size; a bfloat16 encoder loses nothing",
+    )
+    parser.add_argument(
+        "--shard_size", type=int, default=256, help="utterances (default: 256)"
+    )
+    parser.add_argument(
+        "--batch_seconds", type=float, default=60.0, help="at once (default: 60)"
+    )
+    parser.add_argument(
+        "--verify",
+        type=str2bool,
+        default=False,
+        help="true: compare the checksum of every shard first, mend what is damaged",
+    )
+    return parser
+
+
+def main(cmd: list[str] | None = None) -> None:
+    """Write the features of a wav.scp.
+
+    Raises:
+        UserError: options, files or weights do not fit.
+    """
+    args = get_parser().parse_args(cmd)
+    logging.basicConfig(level=logging.WARNING, format="%(message)s")
+    for name in ("nj", "shard_size", "batch_seconds"):
+        if getattr(args, name) <= 0:
+            raise UserError(f"--{name} {getattr(args, name)}: expected more than 0")
+    conf = _encoder_conf(args.train_config)
+    table = read_scp(args.wav_scp)
+    output = Path(args.output)
+    from espnet_llada.audio import feature_cache
+    from espnet_llada.model import build_encoder
+
+    encoder = build_encoder(**conf)
+    wanted = feature_cache.identity(encoder, encoder.weights)
+    with feature_cache.claimed(output, wanted):
+        _fill(args, conf, table)
+        entries = feature_cache.stored_entries(output, args.storage)
+        for name in _COPIED:
+            if (source := Path(args.wav_scp).with_name(name)).is_file():
+                shutil.copyfile(source, output / name)
+        feature_cache.write_tables(output, entries, table, encoder.d_model)
+    hours = sum(entries[u].frames for u in table) / 50 / 3600
+    size = sum(p.stat().st_size for p in {entries[u].ark for u in table}) / 1e9
+    sys.stdout.write(
+        f"{output / 'feats.scp'}: {len(table)} utterances, {hours:.2f} h of frames, "
+        f"{size:.2f} GB\n"
+    )
+
+
+def _encoder_conf(train_config: str) -> dict[str, Any]:
+    from espnet_llada.loading import read_train_config
+    from espnet_llada.model import ENCODER
+
+    config = read_train_config(train_config)
+    if config.get("encoder") != ENCODER:
+        raise UserError(
+            f"{train_config}: encoder '{config.get('encoder')}' is trained, so its "
+            f"frames change; only those of '{ENCODER}' can be kept"
+        )
+    return config.get("encoder_conf") or {}
+
+
+def _fill(args: argparse.Namespace, conf: dict, table: dict[str, str]) -> None:
+    """Encode what is not there yet."""
+    from tqdm import tqdm
+
+    from espnet_llada.audio import feature_cache
+
+    output = Path(args.output)
+    have = feature_cache.stored_entries(output, args.storage, args.verify)
+    missing = [u for u in table if u not in have or have[u].source != table[u]]
+    utterances = _by_length({u: table[u] for u in missing}, Path(args.wav_scp))
+    # Long ones first: the last shards to finish are then short.
+    utterances.sort(key=lambda u: (-u.samples, u.utt_id))
+    shards = []
+    number = feature_cache.next_shard(output)
+    for i, start in enumerate(range(0, len(utterances), args.shard_size)):
+        ark = output / f"frames.{number + i}.ark"
+        shards.append((ark, utterances[start : start + args.shard_size]))
+    with tqdm(
+        total=len(table),
+        initial=len(table) - len(missing),
+        unit="utt",
+        delay=2,
+        disable=None,
+        leave=False,
+    ) as bar:
+        for count in _run(args, conf, shards):
+            bar.update(count)
+
+
+def _by_length(table: dict[str, str], wav_scp: Path) -> list:
+    from espnet_llada.audio.feature_writer import Utterance
+
+    counts = wav_scp.with_name("utt2num_samples")  # of stage 3
+    known = read_scp(counts) if counts.is_file() else {}
+
+    def utterance(item: tuple[str, str]) -> Utterance:
+        utt_id, path = item
+        samples = int(known[utt_id]) if utt_id in known else _samples(path)
+        return Utterance(utt_id, path, samples)
+
+    with ThreadPoolExecutor(8) as readers:
+        return list(readers.map(utterance, table.items()))
+
+
+def _samples(path: str) -> int:
+    import soundfile
+
+    try:
+        info = soundfile.info(path)
+    except (soundfile.LibsndfileError, TypeError):
+        return _UNKNOWN_LENGTH  # an ark, or one that load_audio will name
+    return round(info.frames * SAMPLE_RATE / info.samplerate)
+
+
+def _run(args: argparse.Namespace, conf: dict, shards: Sequence) -> Iterator[int]:
+    """Write the shards; yields the number of utterances of each one done."""
+    jobs = min(args.nj, len(shards))
+    options = (args.storage, args.batch_seconds)
+    if not jobs:
+        return
+    if jobs == 1:
+        _start(conf, _devices(args.device, 1, queue.SimpleQueue()))
+        yield from (_work(*shard, *options) for shard in shards)
+        return
+    context = multiprocessing.get_context("spawn")  # CUDA does not survive a fork
+    devices = _devices(args.device, jobs, context.Queue())
+    threads = max(1, (os.cpu_count() or 1) // jobs)
+    pool = ProcessPoolExecutor(jobs, context, _start, (conf, devices, threads))
+    try:
+        futures = [pool.submit(_work, *shard, *options) for shard in shards]
+        yield from (future.result() for future in as_completed(futures))
+    except BrokenProcessPool as e:
+        raise UserError(
+            f"{args.output}: a process was killed, perhaps for memory; lower --nj or "
+            "--batch_seconds and run it again, it goes on from here"
+        ) from e
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
+def _devices(device: str, jobs: int, devices: Any) -> Any:
+    """The queue ``devices`` with one device for each process."""
+    import torch
+
+    count = torch.cuda.device_count() if device == "cuda" else 0
+    if device == "cuda" and not count:
+        raise UserError("--device cuda: torch sees no GPU here; use --device cpu")
+    for i in range(jobs):
+        devices.put(f"cuda:{i % count}" if count else device)
+    return devices
+
+
+def _start(conf: dict, devices: Any, threads: int = 0) -> None:
+    """Load the encoder into this process, a pool's where ``threads`` are given."""
+    global _encoder
+    import torch
+
+    from espnet_llada.model import build_encoder
+
+    if threads:
+        signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to handle
+        torch.set_num_threads(threads)
+    _encoder = build_encoder(**conf).to(devices.get())
+
+
+def _work(ark: Path, utterances: Sequence, storage: str, seconds: float) -> int:
+    from espnet_llada.audio.feature_writer import write_shard
+
+    write_shard(ark, utterances, _encoder, storage, seconds)
+    return len(utterances)
+
+
+if __name__ == "__main__":
+    run_main(main)

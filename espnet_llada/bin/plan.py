@@ -1,0 +1,152 @@
+"""Say what a training will need: parameters, memory, FLOPs, hours; without weights."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Iterator
+from typing import Any
+
+from espnet_llada.architectures import GPUS
+from espnet_llada.bin.options import OptionParser, read_yaml, run_main
+from espnet_llada.types import UserError
+
+_USABLE = 0.95  # of a GPU's memory; the rest is lost between blocks
+_EXAMPLE = """\
+examples:
+  espnet-llada plan conf/train_asr_whisper_llada_8b.yaml
+  espnet-llada plan conf/train_asr_whisper_llada_8b.yaml --gpu a100-80g --num_gpus 16
+  espnet-llada plan conf/train_asr_whisper_llada_8b.yaml --json > plan.json
+
+Memory is that of a batch of the longest utterances, FLOPs and hours those of average
+ones; validation and reading data come on top.
+"""
+
+
+def get_parser() -> argparse.ArgumentParser:
+    """The options of ``espnet-llada plan``."""
+    parser = OptionParser(
+        prog="espnet-llada plan",
+        description=__doc__,
+        epilog=_EXAMPLE,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("train_config", metavar="CONFIG", help="train YAML")
+    parser.add_argument(
+        "--gpu", default="h100", help=f"{', '.join(GPUS)} (default: h100)"
+    )
+    options: list[tuple[str, type, Any, str]] = [
+        ("num_gpus", int, 8, "that train together"),
+        ("hours_of_audio", float, 960.0, "of the training set"),
+        ("seconds", float, 12.3, "of an average utterance"),
+        ("tokens", int, 45, "of its transcript"),
+        ("max_seconds", float, 24.5, "of the longest utterance"),
+        ("max_tokens", int, 130, "of the longest transcript"),
+        ("mfu", float, 0.35, "share of the GPU's peak that training reaches"),
+    ]
+    for name, kind, default, text in options:
+        text = f"{text} (default: {default})"
+        parser.add_argument(f"--{name}", type=kind, default=default, help=text)
+    parser.add_argument(
+        "--cached", action="store_true", help="frames from `espnet-llada features`"
+    )
+    parser.add_argument("--json", action="store_true", help="write JSON")
+    return parser
+
+
+def main(cmd: list[str] | None = None) -> None:
+    """Write the plan to stdout.
+
+    Raises:
+        UserError: options, or a config of unknown parts.
+    """
+    args = get_parser().parse_args(cmd)
+    plan = make_plan(args)
+    if args.json:
+        sys.stdout.write(json.dumps(plan, indent=1) + "\n")
+    else:
+        sys.stdout.writelines(f"{line}\n" for line in _lines(plan))
+
+
+def make_plan(args: argparse.Namespace) -> dict[str, Any]:
+    """The numbers: counts, bytes, FLOPs, hours."""
+    from espnet_llada import blueprint, plan
+
+    if args.gpu not in GPUS:
+        raise UserError(f"--gpu {args.gpu}: known are {', '.join(GPUS)}")
+    for name in ("num_gpus", "hours_of_audio", "seconds", "tokens", "mfu"):
+        if getattr(args, name) <= 0:
+            raise UserError(f"--{name} {getattr(args, name)}: expected more than 0")
+    config = read_yaml(args.train_config)
+    network = blueprint.build(config)
+    gpu = GPUS[args.gpu]
+    timing = plan.schedule(config, args.num_gpus, args.hours_of_audio, args.seconds)
+    rows = int(timing["rows"])
+    average = blueprint.Load(rows, args.seconds, args.tokens)
+    longest = blueprint.Load(
+        rows, max(args.seconds, args.max_seconds), max(args.tokens, args.max_tokens)
+    )
+    counts = plan.parameters(network)
+    trained = sum(part["trained"] for part in counts.values())
+    work = plan.flops(network, average, args.cached)
+    memory = plan.memory(network, longest, config, args.num_gpus)
+    total = sum(memory.values())
+    return {
+        "config": args.train_config,
+        "gpu": {"name": args.gpu, "number": args.num_gpus, "bytes": gpu.memory * 1e9},
+        "parameters": counts,
+        "memory": memory,
+        "memory_total": total,
+        "fits": total <= _USABLE * gpu.memory * 1e9,
+        "lm_positions": network.positions(average),
+        "flops": work,
+        "flops_total": sum(work.values()),
+        "schedule": timing,
+        "mfu": args.mfu,
+        "hours": plan.hours_of(sum(work.values()), timing["iterations"], gpu, args.mfu),
+        "checkpoint_bytes": {
+            "N epoch.pth": trained * plan.FP32,
+            "checkpoint.pth": trained * plan.FP32 * 3,
+        },
+    }
+
+
+def _lines(plan: dict[str, Any]) -> Iterator[str]:
+    gpu, timing = plan["gpu"], plan["schedule"]
+    yield f"{plan['config']} on {gpu['number']} x {gpu['name']}"
+    yield ""
+    yield f"{'parameters':28}{'trained':>14}{'frozen':>16}"
+    total = {"trained": 0, "frozen": 0}
+    for name, part in plan["parameters"].items():
+        yield f"  {name:26}{part['trained']:>14,}{part['frozen']:>16,}"
+        total = {kind: total[kind] + part[kind] for kind in total}
+    yield f"  {'total':26}{total['trained']:>14,}{total['frozen']:>16,}"
+    yield ""
+    yield f"memory of each GPU, longest utterances{'GB':>20}"
+    for name, size in plan["memory"].items():
+        yield f"  {name:42}{size / 1e9:>14.2f}"
+    yield f"  {'total':42}{plan['memory_total'] / 1e9:>14.2f}"
+    verdict = "fits" if plan["fits"] else "does not fit"
+    yield f"  {verdict} into {gpu['name']} ({gpu['bytes'] / 1e9:g} GB)"
+    yield ""
+    title = f"one iteration, {timing['rows']} utterances on each GPU"
+    yield f"{title:44}{'TFLOP':>14}"
+    for name, count in plan["flops"].items():
+        yield f"  {name:42}{count / 1e12:>14.2f}"
+    yield f"  {'total':42}{plan['flops_total'] / 1e12:>14.2f}"
+    yield f"  {'LM positions of a row':42}{plan['lm_positions']:>14}"
+    yield ""
+    yield (
+        f"training: {timing['iterations']:,} iterations of {timing['batch_size']} "
+        f"utterances, {timing['passes']:.1f} passes over the data"
+    )
+    yield f"  about {plan['hours']:.1f} hours at {plan['mfu']:.0%} of the GPU's peak"
+    sizes = ", ".join(
+        f"{name} {size / 1e6:.0f} MB" for name, size in plan["checkpoint_bytes"].items()
+    )
+    yield f"  checkpoints: {sizes}"
+
+
+if __name__ == "__main__":
+    run_main(main)
