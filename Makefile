@@ -9,7 +9,7 @@ VENV ?= .venv
 IN_VENV := export PATH="$$(cd "$(VENV)" && pwd)/bin:$$PATH";
 
 .DEFAULT_GOAL := help
-.PHONY: help venv demo test test-all lint parity
+.PHONY: help venv demo test test-all test-espnet lint parity
 
 help:  ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## */\t/' | expand -t 12
@@ -25,6 +25,9 @@ test: venv  ## the default tests: CPU, no network
 
 test-all: venv  ## all tests, slow ones and those that need the registry too
 	$(IN_VENV) python -m pytest -m "not gpu"
+
+test-espnet: venv  ## the recipe by asr.sh in a checkout of ESPnet 202611, and its tests
+	$(IN_VENV) tests/recipe/asr_sh.sh
 
 lint: venv  ## style, formatting, import order of the modules
 	$(IN_VENV) ruff check .

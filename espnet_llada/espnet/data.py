@@ -11,8 +11,11 @@ import logging
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
+import kaldiio
+import kaldiio
 import numpy as np
 import torch
+from espnet2.fileio.read_text import read_2columns_text
 from espnet2.train.dataset import AbsDataset, ESPnetDataset
 from torch import Tensor
 
@@ -47,11 +50,24 @@ class Recordings(Mapping[str, np.ndarray]):
         return len(self.paths)
 
 
+class Archives(Recordings):
+    """Entries of Kaldi archives: frames as they are, waveforms as ``Recordings``.
+
+    Read by kaldiio, which wrote the frames: omniio, the reader of ESPnet 202611, does
+    not know its NumPy entries.
+    """
+
+    def __getitem__(self, utt_id: str) -> np.ndarray:
+        entry = kaldiio.load_mat(self.paths[utt_id])
+        return super().__getitem__(utt_id) if isinstance(entry, tuple) else entry
+
+
 class UsableDataset(AbsDataset):
     """An ``ESPnetDataset`` that gives a reason (str) where it cannot give data.
 
     Args:
-        dataset: its ``sound`` files are read by ``Recordings`` from now on.
+        dataset: its ``sound`` files are read by ``Recordings`` from now on, its
+            ``kaldi_ark`` ones by ``Archives``.
         total: utterances of the set; by default those of the dataset.
         max_samples: longest speech; None for any.
     """
@@ -64,9 +80,11 @@ class UsableDataset(AbsDataset):
     ):
         self.dataset, self.max_samples = dataset, max_samples
         loaders = dataset.loader_dict
-        for name, (_, kind) in dataset.debug_info.items():
+        for name, (path, kind) in dataset.debug_info.items():
             if kind == "sound":
                 loaders[name] = Recordings(loaders[name].loader.data)
+            elif kind == "kaldi_ark":
+                loaders[name] = Archives(read_2columns_text(path))
         source, first = next(iter(dataset.debug_info.values()))[0], next(iter(loaders))
         self.unusable = Unusable(source, total or len(loaders[first]))
 

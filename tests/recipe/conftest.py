@@ -19,11 +19,14 @@ FAKE_BIN = """
     if argv[:1] == ["-m"]:
         module, argv = argv[1], argv[2:]
     options = dict(zip(argv, argv[1:]))
+    if module.endswith("pack"):
+        Path(options["--outpath"]).write_text(" ".join(argv))
+        sys.exit()
     out = Path(options["--output_dir"])
     out.mkdir(parents=True, exist_ok=True)
     if module.endswith("asr_inference"):
         recog = out / "1best_recog"
-        recog.mkdir()
+        recog.mkdir(exist_ok=True)
         if options.get("--fail_on", "\\0") in Path(options["--key_file"]).read_text():
             sys.exit("ValueError: planted failure")
         utts = [x.split()[0] for x in open(options["--key_file"])]

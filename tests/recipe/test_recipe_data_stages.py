@@ -85,8 +85,9 @@ def _truncate(path: Path) -> None:
         lambda p: p.write_bytes(b""),
         lambda p: p.unlink(),
         _truncate,
+        lambda p: p.write_bytes(p.read_bytes()[:-1]),
     ],
-    ids=["garbage", "empty", "missing", "truncated"],
+    ids=["garbage", "empty", "missing", "truncated", "one byte short"],
 )
 def test_a_bad_recording_is_named_and_nothing_half_written(recipe_dir: Path, plant):
     write_audio(Path("wav/victim.flac"), 1.0)

@@ -123,6 +123,40 @@ def test_a_stage_out_of_turn_says_what_to_run(argv: list[str], stage, message):
         main([*argv, *extra, "--stage", stage])
 
 
+def test_packing_is_that_of_asr_sh(argv: list[str], capsys):
+    main([*argv, "--stop_stage", "14"])
+    assert not list(Path("exp/asr_x").glob("*.zip"))  # --skip_packing true
+    main([*argv, "--stage", "14", "--skip_packing", "false"])
+    packed = "exp/asr_x/asr_x_valid.acc.ave.zip"
+    assert Path(packed).read_text() == (
+        "asr --asr_train_config exp/asr_x/config.yaml "
+        "--asr_model_file exp/asr_x/valid.acc.ave.pth "
+        f"--option exp/asr_x/RESULTS.md --outpath {packed}"
+    )
+    assert f"wrote {packed}" in capsys.readouterr().out
+    with pytest.raises(UserError, match=r"9epoch\.pth: no such file; run stage 11"):
+        extra = ("--inference_asr_model", "9epoch.pth")
+        main([*argv, "--stage", "14", "--skip_packing", "false", *extra])
+
+
+def test_decoding_again_keeps_its_jobs_and_drops_those_of_another_split(argv):
+    main([*argv, "--stop_stage", "12"])
+    logdir = Path("exp/asr_x/y/te/logdir")
+    for n in (1, 2):
+        (logdir / f"output.{n}/decoding.json").write_text("a job's own")
+    text = Path("exp/asr_x/y/te/text").read_text()
+    main([*argv, "--stage", "12", "--stop_stage", "12"])
+    assert (logdir / "output.2/decoding.json").read_text() == "a job's own"
+    stop = ("--stop_stage", "12", "--inference_nj", "1")
+    main([*argv, "--stage", "12", *stop])
+    assert sorted(p.name for p in logdir.iterdir()) == [
+        "asr_inference.1.log",
+        "keys.1.scp",
+        "output.1",
+    ]
+    assert Path("exp/asr_x/y/te/text").read_text() == text
+
+
 def test_a_missing_checkpoint_lists_the_others(argv: list[str]):
     main([*argv, "--stop_stage", "11"])
     with pytest.raises(UserError, match=r"no such checkpoint.*valid\.acc\.ave\.pth"):

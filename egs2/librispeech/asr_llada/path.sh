@@ -1,16 +1,21 @@
-# Sourced in the recipe's directory, by run.sh, local/*.sh and asr.sh.
+# Sourced in the recipe's directory, by run.sh, local/*.sh, asr.sh and each job of it.
 
 MAIN_ROOT=$PWD/../../..
 
 export LC_ALL=C
 export PYTHONIOENCODING=UTF-8
 
-if [ -e ./asr.sh ]; then # inside an ESPnet checkout
+if [ -e ./asr.sh ]; then # inside an ESPnet checkout, or linked into one
+    _template=$(readlink asr.sh || true)
+    _espnet=${MAIN_ROOT}
+    [[ ${_template} != /*/egs2/TEMPLATE/* ]] || _espnet=${_template%/egs2/TEMPLATE/*}
     export PATH=$PWD/utils:$PATH
     for _file in activate_python.sh extra_path.sh; do
         # shellcheck disable=SC1090
-        [ ! -f "${MAIN_ROOT}/tools/${_file}" ] || . "${MAIN_ROOT}/tools/${_file}"
+        [ ! -f "${_espnet}/tools/${_file}" ] || . "${_espnet}/tools/${_file}"
     done
+    # asr.sh goes with the espnet2 of its own checkout, whatever is installed.
+    export PYTHONPATH=${_espnet}${PYTHONPATH:+:${PYTHONPATH}}
     export OMP_NUM_THREADS=1
     export NCCL_SOCKET_IFNAME="^lo,docker,virbr,vmnet,vboxnet"
 fi

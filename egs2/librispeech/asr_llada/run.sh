@@ -24,7 +24,7 @@ Examples:
   $0 --asr_config conf/train_asr_whisper_llada_demo.yaml \\
       --inference_config conf/decode_diffusion.yaml --stage 11
 
-Inside an ESPnet checkout the stages are run by ./asr.sh, elsewhere by
+Inside an ESPnet checkout the stages are run by its asr.sh, elsewhere by
 python -m espnet_llada.recipe, whose --help lists the options.
 EOF
 }
@@ -39,9 +39,30 @@ fail() {
     exit 2
 }
 
-# Stages 1 to 13 of one system.
+# Inside an ESPnet checkout, or linked into one: put beside us what asr.sh looks for there.
+link_template() {
+    local template=../../TEMPLATE/asr1 name
+    # Where this directory is a link, ".." is not the checkout, but its name says which.
+    [ -e "${template}/asr.sh" ] || template=${PWD%/*/*}/TEMPLATE/asr1
+    [ -e "${template}/asr.sh" ] || return 0
+    for name in asr.sh scripts pyscripts steps utils; do
+        [ -e "${name}" ] || ln -sfn "${template}/${name}" "${name}"
+    done
+}
+
+# asr.sh must not fail for want of a program after a day of training.
+check_asr_sh() {
+    [ -e utils/parse_options.sh ] ||
+        fail "asr.sh is here, but not Kaldi's utils; run 'make kaldi.done' in tools/ of ESPnet"
+    if [ "${stop_stage}" -ge 13 ] && [ "${skip_eval}" = false ]; then
+        command -v sclite > /dev/null || fail "asr.sh needs sclite; 'apt install sctk' or," \
+            "in tools/ of ESPnet, installers/install_sctk.sh"
+    fi
+}
+
+# The stages of one system.
 asr() {
-    if [ -e ./asr.sh ] && [ -e utils/parse_options.sh ]; then
+    if [ -e ./asr.sh ]; then
         ./asr.sh --python "python3 -m espnet_llada.run" "$@"
     else
         python3 -m espnet_llada.recipe "$@"
@@ -95,11 +116,13 @@ for name in stage stop_stage; do
 done
 
 cd "$(dirname "${BASH_SOURCE[0]}")"
+link_template
 . ./path.sh
 . ./cmd.sh
 python_has espnet_llada torch espnet2 tqdm yaml ||
     fail "$(command -v python3 || echo python3) lacks espnet_llada, torch or espnet;" \
         "make an environment with local/install.sh ../../../.venv"
+[ ! -e ./asr.sh ] || check_asr_sh
 
 case ${preset} in
     demo | ci)

@@ -13,6 +13,7 @@ set -euo pipefail
 torch=2.13.0
 espnet=202511   # the last release for Python 3.10 and 3.11
 whisper=20250625
+omniio=0.1.2    # what ESPnet 202611 reads archives with, for use in a checkout of it
 # What ESPnet 202511 imports. Its own metadata cannot be used: it pins setuptools<74, and
 # torch 2.13 wants >= 77. librosa 1.0 is younger and untested with it.
 espnet_needs=('numpy>=2' scipy 'librosa>=0.10.2,<1' soundfile 'kaldiio>=2.18'
@@ -116,8 +117,8 @@ if ! version_of torchaudio >>"$log"; then
   say "torchaudio $audio"
   get --no-deps "torchaudio==$audio"
 fi
-say "espnet $espnet, openai-whisper $whisper"
-get --no-deps "espnet==$espnet" "openai-whisper==$whisper"
+say "espnet $espnet, openai-whisper $whisper, omniio $omniio"
+get --no-deps "espnet==$espnet" "openai-whisper==$whisper" "omniio==$omniio"
 say "espnet_llada (editable) with what it needs, test tools"
 get -e "$root[demo,test,lint]"
 
