@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib.util
-import os
 import re
 import signal
 import subprocess
@@ -190,7 +189,7 @@ CHILD = """
     synthesize.ENGINES["tone"] = Slow
     synthesize.sources = lambda excluded: POOL
     synthesize.SHARD = 5
-    options = ["--engine", "tone", "--hours", "0.02", "--output", sys.argv[1]]
+    options = ["--engine", "tone", "--hours", "0.01", "--output", sys.argv[1]]
     synthesize.main(options)
 """
 
@@ -210,8 +209,8 @@ def test_killed_it_goes_on_to_the_same_result(run, tmp_path):
     assert child.wait() == -signal.SIGKILL
     before = len(list((killed / "shards").glob("[0-9]*")))
 
-    run(killed, "--hours", "0.02")
-    run(whole, "--hours", "0.02")
+    run(killed, "--hours", "0.01")
+    run(whole, "--hours", "0.01")
     resumed, expected = snapshot(killed), snapshot(whole)
     assert len(list((whole / "shards").iterdir())) > before
     assert sorted(resumed) == sorted(expected)
@@ -219,7 +218,6 @@ def test_killed_it_goes_on_to_the_same_result(run, tmp_path):
         if not name.endswith("wav.scp"):  # holds the folder's own name
             assert resumed[name] == content, name
     assert resumed["wav.scp"].count(b"\n") == expected["wav.scp"].count(b"\n")
-    assert os.listdir(killed / "shards") != []
 
 
 def test_recording_is_simulated_within_bounds(script):

@@ -16,7 +16,7 @@ With --asr_config, that one system through the same stages.
 Presets:
   demo         (default) 20 minutes of shipped speech, Whisper tiny.en and SmolLM2-135M
   ci           the same with 8 utterances of each set and a few training steps
-  librispeech  960 hours; set LIBRISPEECH in db.sh
+  librispeech  960 hours; LIBRISPEECH=DIR in db.sh, or =downloads to have them fetched
 
 Examples:
   $0
@@ -227,6 +227,7 @@ if [ "${stop_stage}" -ge 13 ] && [ "${skip_eval}" = false ]; then
     fi
     python3 -m espnet_llada.bin.summarize \
         --ref_dir "${dumpdir}/raw" --output "${expdir}/RESULTS.md" \
+        --baseline Whisper-LLaMA \
         "Whisper-LLaMA=${llama_exp}/decode_greedy" \
         "Whisper-LLaDA diffusion=${llada_exp}/decode_diffusion" \
         "Whisper-LLaDA deliberation=${llada_exp}/deliberate_low_confidence"
