@@ -12,7 +12,6 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
 import kaldiio
-import kaldiio
 import numpy as np
 import torch
 from espnet2.fileio.read_text import read_2columns_text
