@@ -101,6 +101,8 @@ def build(config: Mapping[str, Any]) -> Network:
         )
     encoder = _encoder(**config.get("encoder_conf") or {})
     decoder = config.get("decoder_conf") or {}
+    if decoder.get("train_lm"):
+        raise UserError("plan knows an LM with LoRA, not decoder_conf train_lm: true")
     lora = None if decoder.get("lora") is None else LoraOptions(**decoder["lora"])
     lm = _lm(decoder, ATTENTION[config["decoder"]], lora)
     with torch.device("meta"):

@@ -119,9 +119,11 @@ def _pretrained_names(model: nn.Module) -> set[str]:
     roots = [n for n, m in model.named_modules() if getattr(m, "pretrained", False)]
     return {
         name
-        for name, _ in model.named_parameters(remove_duplicate=False)
+        for name, parameter in model.named_parameters(remove_duplicate=False)
         if any(name.startswith(f"{root}.") for root in roots)
-        # What is trained inside a pretrained module.
+        # What is trained inside a pretrained module; LoRA and the mask's embedding even
+        # where a training has frozen them.
+        and not parameter.requires_grad
         and "lora_" not in name
         and not name.endswith("mask_embedding")
     }

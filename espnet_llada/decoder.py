@@ -48,6 +48,8 @@ class LMDecoder(nn.Module):
         lm: name or directory of the LM (see ``espnet_llada.weights``).
         num_layers: of the LM, counted from its input; all by default.
         lora: fields of ``LoraOptions``; None trains no LoRA.
+        train_lm: train the LM's layers themselves, for a small LM; its embedding and
+            head stay frozen.
         prompt: the instruction before the audio.
         chat_template: wrap the prompt in the LM's chat template.
         text_case: ``lower``, ``upper`` or ``keep``, see ``LMTokenizer``.
@@ -63,6 +65,7 @@ class LMDecoder(nn.Module):
         lm: str = "smollm2-135m",
         num_layers: int | None = None,
         lora: Mapping[str, Any] | None = None,
+        train_lm: bool = False,
         prompt: str = "Transcribe the audio:",
         chat_template: bool = True,
         text_case: str = "lower",
@@ -86,7 +89,13 @@ class LMDecoder(nn.Module):
             getattr(torch, dtype),
         )
         if lora is not None:
+            if train_lm:
+                raise UserError(
+                    "train_lm: true leaves nothing to lora; set one of them"
+                )
             add_lora(self.lm.body, LoraOptions(**lora))
+        elif train_lm:
+            self.lm.train_layers()
         self.special = SpecialTokens(self.lm.mask_id, self.tokenizer.eos_id)
         self.prompt_ids = self.tokenizer.prompt(prompt, chat_template)
         self.projection = nn.Linear(encoder_output_size, self.lm.width)

@@ -138,3 +138,31 @@ def test_a_full_disk_leaves_the_old_checkpoint(tmp_path, repo):
     assert len(done.stderr.splitlines()) == 1
     assert path.read_bytes() == old
     assert [p.name for p in tmp_path.iterdir()] == ["checkpoint.pth"]
+
+
+def test_an_lm_trained_itself_is_in_it_but_for_its_embedding(tiny_config, tmp_path):
+    conf = {**tiny_config["decoder_conf"], "lora": None, "train_lm": True}
+    config = {**tiny_config, "decoder_conf": conf}
+    model = WhisperLLM.from_config(config)
+    lm = model.decoder.lm
+    assert not any(p.requires_grad for p in (lm.embedding.weight, lm.head))
+    torch.nn.init.ones_(lm.body.layers[0].mlp.up_proj.weight)
+    atomic_torch_save(trained_state(model), tmp_path / "a.pth")
+    state = read_state(tmp_path / "a.pth")
+    of_lm = {n for n in state if n.startswith("decoder.lm.body.")}
+    assert of_lm == {
+        f"decoder.lm.body.{n}"
+        for n, _ in lm.body.named_parameters()
+        if n.startswith(("layers.", "norm."))
+    }
+    other = WhisperLLM.from_config(config)
+    load_trained(other, state, "a.pth")
+    for name, tensor in model.state_dict().items():
+        if name in state:
+            assert torch.equal(other.state_dict()[name], tensor), name
+
+
+def test_lora_and_a_trained_lm_exclude_each_other(tiny_config):
+    conf = {**tiny_config["decoder_conf"], "lora": {"r": 2}, "train_lm": True}
+    with pytest.raises(UserError, match="train_lm: true leaves nothing to lora"):
+        WhisperLLM.from_config({**tiny_config, "decoder_conf": conf})

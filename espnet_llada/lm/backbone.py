@@ -75,6 +75,11 @@ class Backbone(Pretrained):
             mask_id = body.config.vocab_size
         return cls(body, head, attention, mask_id)
 
+    def train_layers(self) -> None:
+        """Have the layers trained; what stays frozen are the embedding and the head."""
+        self.body.layers.requires_grad_(True)
+        self.body.norm.requires_grad_(True)
+
     @property
     def embedding(self) -> nn.Embedding:
         return self.body.embed_tokens
