@@ -98,7 +98,7 @@ class UsableDataset(AbsDataset):
             if isinstance(e, UserError):
                 return utt_id, str(e)
             return utt_id, f"{self._path(utt_id)}: {type(e).__name__}: {_line(e)}"
-        complaint = self._complaint(data["speech"])
+        complaint = self._complaint(data["speech"]) if "speech" in data else None
         return utt_id, f"{self._path(utt_id)}: {complaint}" if complaint else data
 
     def _complaint(self, speech: np.ndarray) -> str | None:
@@ -112,7 +112,7 @@ class UsableDataset(AbsDataset):
         return None
 
     def _path(self, utt_id: str) -> str:
-        recordings = self.dataset.loader_dict["speech"]
+        recordings = self.dataset.loader_dict.get("speech")
         return getattr(recordings, "paths", {}).get(utt_id, self.unusable.source)
 
     def has_name(self, name: str) -> bool:

@@ -53,10 +53,10 @@ class ESPnetLLMModel(ESPnetASRModel):
 
     def forward(
         self,
-        speech: Tensor,
-        speech_lengths: Tensor,
         text: Tensor,
         text_lengths: Tensor,
+        speech: Tensor | None = None,
+        speech_lengths: Tensor | None = None,
         seeds: Tensor | None = None,
         utt_id: Sequence[str] = (),
         stand_in: bool = False,
@@ -65,10 +65,11 @@ class ESPnetLLMModel(ESPnetASRModel):
         """Loss of a batch.
 
         Args:
-            speech: (B, T) float32.
-            speech_lengths: (B,) int64, samples.
             text: (B, L) int64, the LM's token ids without EOS; -1 behind the end.
             text_lengths: (B,) int64.
+            speech: (B, T) float32. Without any the response follows the prompt, as in
+                the plain-text ablation: the LM adapts to the text alone.
+            speech_lengths: (B,) int64, samples.
             seeds: (B,) int64, of each row's masks (see ``LMDecoder.loss``). Giving
                 them says that all processes of a distributed training are here.
             utt_id: B names, for messages; Trainer adds them.
@@ -84,10 +85,12 @@ class ESPnetLLMModel(ESPnetASRModel):
             NonFiniteLoss: on every process, if it happens on one.
         """
         text = text[:, : int(text_lengths.max())]  # DataParallel hands wider rows
-        audio, lengths = self.encode(speech, speech_lengths)
+        audio = lengths = None
+        if speech is not None:
+            audio, lengths = self.encode(speech, speech_lengths)
         if isinstance(audio, tuple):  # intermediate outputs of an ESPnet encoder
             audio = audio[0]
-        prefix = self.decoder.prefix(audio, lengths)
+        prefix = self.decoder.prefix(audio, lengths, len(text))
         longest = int(text_lengths.max())
         if seeds is not None and self.decoder.loss_name == "release":
             longest = lockstep.largest(longest)

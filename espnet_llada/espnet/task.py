@@ -47,6 +47,20 @@ class ASRTask(asr.ASRTask):
         return parser
 
     @classmethod
+    def required_data_names(
+        cls, train: bool = True, inference: bool = False
+    ) -> tuple[str, ...]:
+        # Text alone adapts the LM, before there is anything to hear.
+        return ("speech",) if inference else ("text",)
+
+    @classmethod
+    def optional_data_names(
+        cls, train: bool = True, inference: bool = False
+    ) -> tuple[str, ...]:
+        names = super().optional_data_names(train, inference)
+        return names if inference else ("speech", *names)
+
+    @classmethod
     def main(cls, args: argparse.Namespace | None = None, cmd=None) -> None:
         try:
             super().main(args=args, cmd=cmd)
