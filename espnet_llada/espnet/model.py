@@ -53,10 +53,10 @@ class ESPnetLLMModel(ESPnetASRModel):
 
     def forward(
         self,
-        text: Tensor,
-        text_lengths: Tensor,
         speech: Tensor | None = None,
         speech_lengths: Tensor | None = None,
+        text: Tensor | None = None,
+        text_lengths: Tensor | None = None,
         seeds: Tensor | None = None,
         utt_id: Sequence[str] = (),
         stand_in: bool = False,
@@ -65,11 +65,12 @@ class ESPnetLLMModel(ESPnetASRModel):
         """Loss of a batch.
 
         Args:
-            text: (B, L) int64, the LM's token ids without EOS; -1 behind the end.
-            text_lengths: (B,) int64.
             speech: (B, T) float32. Without any the response follows the prompt, as in
                 the plain-text ablation: the LM adapts to the text alone.
             speech_lengths: (B,) int64, samples.
+            text: (B, L) int64, the LM's token ids without EOS; -1 behind the end. It
+                is always there (defaults are for the order, which is ESPnet's).
+            text_lengths: (B,) int64.
             seeds: (B,) int64, of each row's masks (see ``LMDecoder.loss``). Giving
                 them says that all processes of a distributed training are here.
             utt_id: B names, for messages; Trainer adds them.
