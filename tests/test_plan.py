@@ -214,6 +214,7 @@ def test_whispers_sizes(name, sizes):
     assert (found.d_model, found.layers, found.heads, found.n_mels) == sizes
 
 
+@pytest.mark.slow
 def test_as_a_user_types_it(repo):
     run = [sys.executable, "-m", "espnet_llada.bin.cli", "plan"]
     path = "conf/train_asr_whisper_llama3_8b.yaml"

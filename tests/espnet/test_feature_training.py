@@ -89,7 +89,10 @@ def on_waveforms(config, data, tmp_path_factory) -> dict:
     return train(config, data, "sound", tmp_path_factory.mktemp("wave") / "out")
 
 
-@pytest.mark.parametrize(("storage", "error"), [("float32", 0.0), ("float16", 2e-3)])
+@pytest.mark.parametrize(
+    ("storage", "error"),
+    [("float16", 2e-3), pytest.param("float32", 0.0, marks=pytest.mark.slow)],
+)
 def test_training_on_frames_is_training_on_waveforms(
     config, data, on_waveforms, tmp_path, storage, error
 ):

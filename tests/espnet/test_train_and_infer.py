@@ -121,7 +121,10 @@ def test_training_changes_what_it_should(trained, tiny_config):
 @pytest.mark.parametrize(
     ("module", "system", "extra"),
     [
-        ("espnet_llada.bin.asr_inference", "llada", ["--steps", 3]),
+        pytest.param(
+            *("espnet_llada.bin.asr_inference", "llada", ["--steps", 3]),
+            marks=pytest.mark.slow,  # the last one comes to the same module
+        ),
         ("espnet_llada.bin.asr_inference", "llama", ["--canvas_length", 8]),
         ("espnet_llada.bin.asr_deliberate", "llada", ["--mask_ratio", 0.5]),
         ("espnet_llada.run -m espnet2.bin.asr_inference", "llada", ["--steps", 2]),

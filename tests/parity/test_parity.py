@@ -60,6 +60,7 @@ def test_every_case_is_identical(directory):
     assert last.startswith("parity: 136/136 cases identical, embeds d=")
 
 
+@pytest.mark.slow
 def test_the_check_can_fail(tmp_path):
     copy = tmp_path / "reference"
     shutil.copytree(REFERENCE, copy)
