@@ -149,6 +149,7 @@ def test_a_tag_of_the_hub_that_was_fetched(
     assert decode(Speech2Text.from_pretrained("some/model", steps=3), speech) == text
 
 
+@pytest.mark.slow
 def test_weights_packed_with_it_and_weights_that_are_not_here(
     repo, recipe, tiny_config, tiny_lm, tiny_whisper, speech, text, tmp_path, capsys
 ):

@@ -83,6 +83,7 @@ def test_deliberate_and_score(capsys, model_dir, speech, tmp_path):
     assert out.splitlines()[-1] == "WER raw 16.67 norm 16.67 words 6 utts 3"
 
 
+@pytest.mark.slow
 def test_audio_of_other_kinds_is_taken_and_said_once(model_dir, speech, repo, tmp_path):
     stereo = np.random.default_rng(0).normal(0, 0.1, (48_000, 2))
     for name in ("a", "b"):

@@ -84,6 +84,7 @@ def steady(tiny_config) -> dict:
     }
 
 
+@pytest.mark.slow
 def test_training_skips_and_processes_stay_in_step(trainings, valid, steady, tmp_path):
     """With rows of a batch on two processes, one of them has an empty batch."""
     data = make_data(tmp_path / "data", 100, seconds=0.05)

@@ -194,6 +194,7 @@ CHILD = """
 """
 
 
+@pytest.mark.slow
 def test_killed_it_goes_on_to_the_same_result(run, tmp_path):
     program = textwrap.dedent(CHILD).format(
         here=str(Path(__file__).parent), local=str(LOCAL)
