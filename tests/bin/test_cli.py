@@ -10,27 +10,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 import soundfile
-import torch
-import yaml
 
 from espnet_llada.bin import cli
-from espnet_llada.checkpoint import atomic_torch_save, trained_state
-from espnet_llada.model import WhisperLLM
 from espnet_llada.types import UserError
-
-
-@pytest.fixture(scope="module")
-def model_dir(tiny_config, tmp_path_factory) -> Path:
-    """A model directory with both systems, as a tag of the cache has them."""
-    top = tmp_path_factory.mktemp("model")
-    for decoder in ("llada", "llama"):
-        torch.manual_seed(0)
-        config = {**tiny_config, "decoder": decoder}
-        (top / decoder).mkdir()
-        (top / decoder / "config.yaml").write_text(yaml.safe_dump(config))
-        state = trained_state(WhisperLLM.from_config(config))
-        atomic_torch_save(state, top / decoder / "valid.acc.ave.pth")
-    return top
 
 
 def run(capsys, *args: object) -> tuple[int, str, str]:

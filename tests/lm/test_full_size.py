@@ -13,6 +13,7 @@ import pytest
 import torch
 
 from espnet_llada.adapter.qformer import WindowQFormer
+from espnet_llada.architectures import LANGUAGE_MODELS
 from espnet_llada.audio.encoder import WhisperEncoder
 from espnet_llada.audio.whisper_file import open_whisper
 from espnet_llada.lm.loading import HEAD, empty_llama, stored_llama
@@ -21,35 +22,8 @@ from espnet_llada.types import UserError
 
 Shapes = dict[str, tuple[int, ...]]
 
-LLADA = {
-    "model_type": "llada",
-    "d_model": 4096,
-    "n_layers": 32,
-    "n_heads": 32,
-    "n_kv_heads": 32,
-    "mlp_hidden_size": 12288,
-    "vocab_size": 126464,
-    "embedding_size": 126464,
-    "max_sequence_length": 4096,
-    "rms_norm_eps": 1e-5,
-    "rope_theta": 500000.0,
-    "weight_tying": False,
-    "eos_token_id": 126081,
-    "mask_token_id": 126336,
-}
-LLAMA3 = {
-    "model_type": "llama",
-    "hidden_size": 4096,
-    "num_hidden_layers": 32,
-    "num_attention_heads": 32,
-    "num_key_value_heads": 8,
-    "intermediate_size": 14336,
-    "vocab_size": 128256,
-    "max_position_embeddings": 8192,
-    "rms_norm_eps": 1e-5,
-    "rope_theta": 500000.0,
-    "tie_word_embeddings": False,
-}
+LLADA = LANGUAGE_MODELS["GSAI-ML/LLaDA-8B-Instruct"]
+LLAMA3 = LANGUAGE_MODELS["meta-llama/Meta-Llama-3-8B-Instruct"]
 LARGE_V3 = {
     "model_type": "whisper",
     "d_model": 1280,
