@@ -60,6 +60,8 @@ setup(
     license="Apache-2.0",
     python_requires=">=3.10",
     packages=find_packages(include=["espnet_llada", "espnet_llada.*"]),
+    # The small trained models that `espnet-llada transcribe` uses by default.
+    package_data={"espnet_llada": ["mini/README.md", "mini/*/*"]},
     install_requires=INSTALL_REQUIRES,
     extras_require=EXTRAS_REQUIRE,
     entry_points={"console_scripts": ["espnet-llada = espnet_llada.bin.cli:entry"]},

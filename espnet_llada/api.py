@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import fields
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,9 +10,10 @@ import numpy as np
 import torch
 
 from espnet_llada.audio.io import load_audio
+from espnet_llada.decode_file import STRATEGY, make_options, model_options
 from espnet_llada.loading import Builder, find_model, load_model
 from espnet_llada.recognizer import Recognizer
-from espnet_llada.types import Hypothesis, SamplerOptions, UserError
+from espnet_llada.types import Hypothesis, UserError
 
 Result = list[tuple[str, list[str], list[int], Hypothesis]]
 """ESPnet's ``Speech2Text`` result: text, tokens, token ids, hypothesis; best first."""
@@ -38,7 +38,7 @@ class InferenceAPI:
         UserError: a file or an option does not fit.
     """
 
-    default_strategy = "diffusion"
+    task = "decode"
     build_foreign: Builder | None = None
 
     def __init__(
@@ -52,7 +52,7 @@ class InferenceAPI:
         whisper: str | Path | None = None,
         **options: Any,
     ):
-        sampler_options = make_options({"strategy": self.default_strategy, **options})
+        sampler_options = make_options({"strategy": STRATEGY[self.task], **options})
         builder = type(self).build_foreign
         model = load_model(
             asr_train_config, asr_model_file, device, builder, lm, whisper
@@ -63,8 +63,12 @@ class InferenceAPI:
     def from_pretrained(
         cls, model_tag: str | Path, system: str = "llada", **options: Any
     ):
-        """Load a directory, a packed zip, a tag or a hub id; see ``find_model``."""
-        return cls(*find_model(model_tag, system), **options)
+        """Load a directory, a packed zip, a tag or a hub id; see ``find_model``.
+
+        Options that are not given are those of the model's decode.yaml, if any.
+        """
+        config, file = find_model(model_tag, system)
+        return cls(config, file, **{**model_options(config, cls.task), **options})
 
     def _run(self, speech: Speech, utt_id: str, transcript: str | None) -> Result:
         given = None if transcript is None else [transcript]
@@ -92,16 +96,3 @@ def _waveform(speech: Speech, utt_id: str) -> np.ndarray:
             f"got shape {waveform.shape}"
         )
     return waveform
-
-
-def make_options(values: Mapping[str, Any]) -> SamplerOptions:
-    """``SamplerOptions`` from keywords.
-
-    Raises:
-        UserError: an unknown name or a value that does not fit.
-    """
-    known = {f.name for f in fields(SamplerOptions)}
-    unknown = sorted(set(values) - known)
-    if unknown:
-        raise UserError(f"unknown option '{unknown[0]}'; known: {sorted(known)}")
-    return SamplerOptions(**values)

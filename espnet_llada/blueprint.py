@@ -75,10 +75,15 @@ class Network:
         return round_(frames / self.postencoder.window)
 
     def response(self, load: Load) -> int:
-        """Response positions of a row whose head is computed."""
+        """Response positions of a row."""
         if self.lm.attention == "causal":
             return load.tokens + 1
         return load.tokens + (0 if self.loss == "release" else 1 + self.slack)
+
+    def scored(self, load: Load) -> float:
+        """Positions of a row that go through the head; masked ones are half of them."""
+        causal = self.lm.attention == "causal"
+        return self.response(load) * (1.0 if causal else 0.5)
 
     def positions(self, load: Load) -> int:
         """Positions of the LM: prompt, audio, response."""

@@ -45,6 +45,22 @@ def identity_tensor(parts: Mapping[str, Mapping[str, str]]) -> Tensor:
     return torch.tensor(list(text.encode()), dtype=torch.float32)
 
 
+def read_identity(
+    state: Mapping[str, Tensor], source: object
+) -> dict[str, dict[str, str]]:
+    """What ``identity_tensor`` was given for this state dict.
+
+    Raises:
+        UserError: there is none in it; ``source`` is the file, for the message.
+    """
+    if IDENTITY not in state:
+        raise UserError(
+            f"{source}: says not which frozen weights it belongs to; it is no "
+            "espnet_llada checkpoint"
+        )
+    return json.loads(bytes(state[IDENTITY].round().to(torch.uint8).tolist()))
+
+
 def load_trained(model: nn.Module, state: Mapping[str, Tensor], source: str) -> None:
     """Put trained tensors into ``model``.
 
@@ -58,7 +74,8 @@ def load_trained(model: nn.Module, state: Mapping[str, Tensor], source: str) -> 
             that does not fit. The model is unchanged then.
     """
     state = dict(state)
-    _check_identity(model, state.pop(IDENTITY, None), source)
+    _check_identity(model, read_identity(state, source), source)
+    del state[IDENTITY]
     expected = trained_state(model)
     del expected[IDENTITY]
     check_tensors({k: v.shape for k, v in expected.items()}, state, source)
@@ -129,13 +146,9 @@ def _pretrained_names(model: nn.Module) -> set[str]:
     }
 
 
-def _check_identity(model: nn.Module, stored: Tensor | None, source: str) -> None:
-    if stored is None:
-        raise UserError(
-            f"{source}: says not which frozen weights it belongs to; it is no "
-            "espnet_llada checkpoint"
-        )
-    wanted = json.loads(bytes(stored.round().to(torch.uint8).tolist()))
+def _check_identity(
+    model: nn.Module, wanted: Mapping[str, Mapping[str, str]], source: str
+) -> None:
     for part, have in frozen_weights(model).items():
         want = wanted.get(part, {"name": "nothing", "sha256": ""})
         if want["sha256"] != have["sha256"]:

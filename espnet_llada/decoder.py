@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from espnet_llada import weights
+from espnet_llada.ctc import CharacterCTC
 from espnet_llada.lm.backbone import Backbone
 from espnet_llada.lm.lora import LoraOptions, add_lora, merge_lora
 from espnet_llada.lm.tokenizer import LMTokenizer
@@ -56,6 +57,8 @@ class LMDecoder(nn.Module):
         loss: ``llada`` or ``release``; read by masked diffusion only.
         canvas_slack: see ``objective.noisy_canvas``; masked diffusion only.
         dtype: of the frozen LM: ``float32``, ``bfloat16``.
+        compile: see ``Backbone.compile_for_training``.
+        ctc: fields of ``CharacterCTC``, a loss beside the LM's; None for none.
     """
 
     def __init__(
@@ -72,6 +75,8 @@ class LMDecoder(nn.Module):
         loss: str = "llada",
         canvas_slack: int = 32,
         dtype: str = "float32",
+        compile: bool = False,
+        ctc: Mapping[str, Any] | None = None,
     ):
         super().__init__()
         if loss not in LOSSES:
@@ -96,9 +101,12 @@ class LMDecoder(nn.Module):
             add_lora(self.lm.body, LoraOptions(**lora))
         elif train_lm:
             self.lm.train_layers()
+        if compile:
+            self.lm.compile_for_training()
         self.special = SpecialTokens(self.lm.mask_id, self.tokenizer.eos_id)
         self.prompt_ids = self.tokenizer.prompt(prompt, chat_template)
         self.projection = nn.Linear(encoder_output_size, self.lm.width)
+        self.ctc = None if ctc is None else CharacterCTC(encoder_output_size, **ctc)
         # The Q-Former's LayerNorm gives unit variance: start the audio at the scale of
         # the LM's own embeddings (torch's default is 5 times that for SmolLM2).
         scale = float(self.lm.embedding.weight.float().std())
@@ -182,8 +190,8 @@ class LMDecoder(nn.Module):
             longest: see ``objective.noisy_canvas``.
         """
         if not self.diffuses:
-            logits = self.next_token_logits(prefix, text, lengths)
-            return causal_loss(logits, text, lengths, self.special.eos)
+            hidden = self._next_token_hidden(prefix, text, lengths)
+            return causal_loss(hidden, text, lengths, self.special.eos, self.lm.nll)
         if seeds is None:
             rows = len(text)
             seeds = torch.randint(2**62, (rows,)) if self.training else range(rows)
@@ -196,16 +204,36 @@ class LMDecoder(nn.Module):
             self.canvas_slack,
             longest,
         )
-        logits = self.logits_fn(prefix, canvas.lengths)(canvas.tokens)
-        return diffusion_loss(logits, canvas, self.loss_name)
+        _, hidden = self.response_hidden(prefix, canvas.tokens, canvas.lengths)
+        return diffusion_loss(hidden, canvas, self.loss_name, self.lm.nll)
+
+    def ctc_loss(
+        self, audio: Tensor, lengths: Tensor, text: Tensor, text_lengths: Tensor
+    ) -> Tensor:
+        """(B,), the auxiliary loss of each row; see ``CharacterCTC``.
+
+        Args:
+            audio: (B, A, encoder_output_size).
+            lengths: (B,) int64.
+            text: (B, T) int64 transcripts.
+            text_lengths: (B,) int64.
+        """
+        rows = zip(text.tolist(), text_lengths.tolist(), strict=True)
+        texts = [self.tokenizer.decode(ids[:n]) for ids, n in rows]
+        return self.ctc(audio, lengths, texts)
 
     def next_token_logits(
         self, prefix: Prefix, text: Tensor, lengths: Tensor
     ) -> Tensor:
         """(B, T + 1, V): position i predicts token i, the last one the end."""
+        return self.lm.logits(self._next_token_hidden(prefix, text, lengths))
+
+    def _next_token_hidden(
+        self, prefix: Prefix, text: Tensor, lengths: Tensor
+    ) -> Tensor:
         text = text.clamp(min=0)  # ESPnet pads with -1
         first, rest = self.response_hidden(prefix, text, lengths)
-        return self.lm.logits(self.lm.join(first[:, None], rest))
+        return self.lm.join(first[:, None], rest)
 
     def merge_lora(self) -> None:
         """Fold LoRA into the LM for decoding; see ``lm.lora.merge_lora``."""

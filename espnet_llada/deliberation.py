@@ -13,11 +13,11 @@ from espnet_llada.api import InferenceAPI, Result
 class Deliberator(InferenceAPI):
     """Masks parts of a transcript and fills them in again while listening.
 
-    deliberate = Deliberator.from_pretrained("demo", mask_ratio=0.3)
+    deliberate = Deliberator.from_pretrained("mini", mask_ratio=0.3)
     text, *_ = deliberate(speech, "the quick brown fax")[0]
     """
 
-    default_strategy = "deliberation_low_confidence"
+    task = "deliberate"
 
     def __call__(
         self,

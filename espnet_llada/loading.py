@@ -4,18 +4,20 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import yaml
-from torch import nn
+from torch import Tensor, nn
 
 from espnet_llada.checkpoint import load_trained, read_state
+from espnet_llada.decode_file import DECODE_FILE
 from espnet_llada.model import ATTENTION, ENCODER, WhisperLLM, is_ours
 from espnet_llada.packed import own_paths, packed_files, unpack
-from espnet_llada.types import UserError, atomic_write
+from espnet_llada.types import UserError, atomic_write, nearest
 from espnet_llada.weights import cache_dir, from_hub
+from espnet_llada.weights.assets import MINI
 
 MODEL_FILES = (
     "model.safetensors",
@@ -28,6 +30,9 @@ MODEL_FILES = (
 
 HUB_FILES = ("*.yaml", "*.safetensors", "*.pth", "*.npz")
 """What is fetched of a model on the hub: no code; ``.pth`` is read as tensors only."""
+
+TAGS = {"mini": MINI}
+"""The models that come with this package."""
 
 Builder = Callable[[Mapping[str, Any]], nn.Module]
 
@@ -123,31 +128,53 @@ def find_model(name: str | Path, system: str = "llada") -> tuple[Path, Path]:
         name: a model directory, a zip or a tag. The directory is an ``exp/asr_…`` of
             the recipe, an unpacked zip, or one with a ``llada`` and a ``llama``
             directory of that kind; the zip is one that ``espnet2.bin.pack asr``
-            (stage 14) made; the tag is one of the cache (``demo``, which ``make demo``
-            leaves there) or ``owner/name`` on the model hub.
+            (stage 14) made; the tag is one of the cache (``bin.publish`` writes
+            there), ``mini`` (the models inside this package) or ``owner/name`` on the
+            model hub. They are tried in this order; a directory without a model does
+            not hide the tag of its name.
         system: ``llada`` or ``llama``, where there are both.
 
     Raises:
         UserError: nothing of that name, or no model in it.
     """
-    top = _on_this_machine(str(name))
-    if top.is_file():
-        top = unpack(top)
-    for directory in (top, top / system):
-        if files := packed_files(directory) or _trained_files(directory):
-            return files
-    raise UserError(f"{top}: no config.yaml in it; name a trained exp directory")
+    places = []
+    for place in _places(str(name)):
+        top = unpack(place) if place.is_file() else place
+        for directory in (top, top / system):
+            if files := packed_files(directory) or _trained_files(directory):
+                return files
+        places.append(top)
+    if not places:
+        raise _unknown(str(name))
+    where = ", ".join(map(str, places))
+    raise UserError(f"{where}: no config.yaml in it; name a trained exp directory")
 
 
-def _on_this_machine(name: str) -> Path:
-    for place in (Path(name).expanduser(), cache_dir() / "models" / name):
-        if place.exists():
-            return place
-    if re.fullmatch(r"\w[\w.-]*/[\w.-]+", name):
-        return from_hub(name, HUB_FILES)
-    raise UserError(
-        f"{name}: no such model directory, zip or tag; run 'make demo', or name a "
-        "trained exp directory"
+def _places(name: str) -> Iterator[Path]:
+    """What exists of that name, nearest first."""
+    places = [Path(name).expanduser(), _published() / name]
+    if name in TAGS:
+        places.append(TAGS[name])
+    existing = [place for place in places if place.exists()]
+    if not existing and re.fullmatch(r"\w[\w.-]*/[\w.-]+", name):
+        existing = [from_hub(name, HUB_FILES)]
+    yield from existing
+
+
+def _published() -> Path:
+    return cache_dir() / "models"
+
+
+def _unknown(name: str) -> UserError:
+    if name in TAGS:
+        return UserError(
+            f"{name}: this installation of espnet_llada lacks {TAGS[name]}; install it "
+            "with that directory, or name a trained exp directory"
+        )
+    tags = sorted({*TAGS, *(p.name for p in _published().glob("[!.]*"))})
+    return UserError(
+        f"{name}: no such model directory, zip or tag{nearest(name, tags)}; name a "
+        f"trained exp directory, or one of the tags: {', '.join(tags)}"
     )
 
 
@@ -164,16 +191,40 @@ def _trained_files(directory: Path) -> tuple[Path, Path] | None:
 def publish(exp_dir: Path, system: str, tag: str) -> Path:
     """Copy a trained model into the cache as ``tag``; returns its directory.
 
-    Only the trained tensors are copied (MBs); config.yaml is written last.
+    Only the trained tensors are copied (MBs).
+    """
+    config, model_file = find_model(exp_dir, system)
+    content = own_paths(read_train_config(config), config)
+    directory = _published() / tag / system
+    write_model(directory, content, read_state(model_file), config.parent)
+    return directory
+
+
+def write_model(
+    directory: Path,
+    config: Mapping[str, Any],
+    state: Mapping[str, Tensor],
+    source: Path | None = None,
+) -> None:
+    """Write a model directory that ``find_model`` takes; config.yaml comes last.
+
+    Args:
+        directory: is made where it does not exist.
+        config: a train config, or what inference reads of one.
+        state: see ``checkpoint.trained_state``.
+        source: the directory of a model whose decode.yaml, if any, is copied.
     """
     from safetensors.torch import save_file
 
-    config, model_file = find_model(exp_dir, system)
-    directory = cache_dir() / "models" / tag / system
     directory.mkdir(parents=True, exist_ok=True)
+    tensors = {name: tensor.contiguous() for name, tensor in state.items()}
     with atomic_write(directory / "model.safetensors") as temporary:
-        save_file(read_state(model_file), os.fspath(temporary))
+        save_file(tensors, os.fspath(temporary))
+    if source is not None and (source / DECODE_FILE).exists():
+        with atomic_write(directory / DECODE_FILE) as temporary:
+            temporary.write_bytes((source / DECODE_FILE).read_bytes())
+    else:
+        (directory / DECODE_FILE).unlink(missing_ok=True)
     with atomic_write(directory / "config.yaml") as temporary:
-        content = own_paths(read_train_config(config), config)
-        temporary.write_text(yaml.safe_dump(content, sort_keys=False), encoding="utf-8")
-    return directory
+        text = yaml.safe_dump(dict(config), sort_keys=False)
+        temporary.write_text(text, encoding="utf-8")

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 
 import torch
 import torch.nn.functional as F
@@ -13,6 +13,10 @@ from espnet_llada.sampler.confidence import RowRandom
 from espnet_llada.types import SpecialTokens, UserError
 
 LOSSES = ("llada", "release")
+
+NLL = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
+"""Hidden states (N, d) and targets (N,) int64 -> -log p(target) (N,) float32, and (N,)
+bool, whether the target is the most probable token."""
 
 
 @dataclass(frozen=True)
@@ -43,25 +47,40 @@ class Loss:
 
     Attributes:
         rows: (B,) float32, nats: each row's part of the sum.
-        weight: scalar float32, the denominator.
+        weights: (B,) float32, each row's part of the denominator.
         right: scalar float32, scored positions whose most probable token is right.
         scored: scalar float32, positions that the loss looks at.
     """
 
     rows: Tensor
-    weight: Tensor
+    weights: Tensor
     right: Tensor
     scored: Tensor
+
+    @property
+    def weight(self) -> Tensor:
+        """The denominator, a scalar."""
+        return self.weights.sum()
 
     @property
     def mean(self) -> Tensor:
         """The loss itself; 0 with zero gradients where nothing is scored."""
         return self.rows.sum() / self.weight.clamp(min=1)
 
+    def plus(self, other: Tensor) -> Loss:
+        """With another loss added: (B,), of which ``mean`` gets the weighted mean."""
+        return replace(self, rows=self.rows + other * self.weights)
+
     def of_nothing(self) -> Loss:
         """The same graph, for a backward pass that adds zero to every gradient."""
-        none = torch.zeros_like(self.weight)
-        return Loss(self.rows * 0, none, none, none)
+        none = torch.zeros_like(self.right)
+        return Loss(self.rows * 0, torch.zeros_like(self.weights), none, none)
+
+
+def logits_nll(logits: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
+    """The ``NLL`` of hidden states that are logits already."""
+    nll = F.cross_entropy(logits.float(), targets, reduction="none")
+    return nll, logits.argmax(dim=-1) == targets
 
 
 def noisy_canvas(
@@ -107,7 +126,9 @@ def noisy_canvas(
     return NoisyCanvas(tokens, targets, lengths, masked, t)
 
 
-def diffusion_loss(logits: Tensor, canvas: NoisyCanvas, loss: str) -> Loss:
+def diffusion_loss(
+    hidden: Tensor, canvas: NoisyCanvas, loss: str, nll: NLL = logits_nll
+) -> Loss:
     """Cross-entropy of the masked positions.
 
     ``release``: flat mean over all masked positions of the batch. ``llada``: each
@@ -116,41 +137,44 @@ def diffusion_loss(logits: Tensor, canvas: NoisyCanvas, loss: str) -> Loss:
     position gives 0 with zero gradients, where a plain mean would be NaN.
 
     Args:
-        logits: (B, L, V).
+        hidden: (B, L, d), what ``nll`` takes.
         canvas: the canvas that was fed.
         loss: ``llada`` or ``release``.
+        nll: sees the masked positions only.
 
     Raises:
         UserError: an unknown loss.
     """
     if loss not in LOSSES:
         raise UserError(f"loss: {loss!r}; allowed: {', '.join(LOSSES)}")
-    flat = _flat_loss(logits, canvas.targets, canvas.masked)
+    flat = _flat_loss(hidden, canvas.targets, canvas.masked, nll)
     if loss == "release":
         return flat
     rows = flat.rows / (canvas.mask_probability * canvas.lengths)
-    return Loss(rows, rows.new_tensor(len(rows)), flat.right, flat.scored)
+    return Loss(rows, torch.ones_like(rows), flat.right, flat.scored)
 
 
-def causal_loss(logits: Tensor, text: Tensor, lengths: Tensor, eos: int) -> Loss:
+def causal_loss(
+    hidden: Tensor, text: Tensor, lengths: Tensor, eos: int, nll: NLL = logits_nll
+) -> Loss:
     """Cross-entropy of transcript and EOS, mean over tokens.
 
     Args:
-        logits: (B, T + 1, V); position i predicts token i, one past the end the EOS.
+        hidden: (B, T + 1, d), what ``nll`` takes; position i predicts token i, one past
+            the end the EOS.
         text: (B, T) int64.
         lengths: (B,) int64.
         eos: id.
+        nll: sees the positions of transcripts and their ends only.
     """
     places = torch.arange(text.shape[1] + 1, device=text.device)
     targets = F.pad(text, (0, 1)).masked_fill(places >= lengths[:, None], eos)
-    return _flat_loss(logits, targets, places <= lengths[:, None])
+    return _flat_loss(hidden, targets, places <= lengths[:, None], nll)
 
 
-def _flat_loss(logits: Tensor, targets: Tensor, counted: Tensor) -> Loss:
+def _flat_loss(hidden: Tensor, targets: Tensor, counted: Tensor, nll: NLL) -> Loss:
     """The mean of -log p(target) over all counted positions, which are (B, L) bool."""
-    flat = logits.float().flatten(0, 1)
-    nll = F.cross_entropy(flat, targets.flatten(), reduction="none")
-    rows = nll.view_as(targets).masked_fill(~counted, 0.0).sum(dim=1)
-    right = (logits.argmax(dim=-1) == targets) & counted
-    scored = counted.sum().float()
-    return Loss(rows, scored, right.sum().float(), scored)
+    values, right = nll(hidden[counted], targets[counted])
+    rows = values.new_zeros(counted.shape).masked_scatter(counted, values).sum(dim=1)
+    weights = counted.sum(dim=1).float()
+    return Loss(rows, weights, right.sum().float(), weights.sum())

@@ -17,6 +17,7 @@ import torch
 from espnet_llada.architectures import Gpu
 from espnet_llada.audio.features import N_FFT
 from espnet_llada.blueprint import Load, Network
+from espnet_llada.lm.head import ELEMENTS
 from espnet_llada.types import UserError
 
 FP32 = 4
@@ -46,7 +47,7 @@ def flops(network: Network, load: Load, cached: bool = False) -> dict[str, float
         load: of one GPU.
         cached: the encoder's frames come from disk.
     """
-    positions, response = network.positions(load), network.response(load)
+    positions, scored = network.positions(load), network.scored(load)
     body, width = network.lm.body, network.lm.width
     weights = trained = 0
     for name, p in body.layers.named_parameters():
@@ -67,7 +68,7 @@ def flops(network: Network, load: Load, cached: bool = False) -> dict[str, float
         "decoder.lm": load.rows
         * positions
         * (4.0 * weights + 6.0 * trained + 3 * attention),
-        "head": 4.0 * load.rows * response * vocabulary * width,
+        "head": 4.0 * load.rows * scored * vocabulary * width,
     }
 
 
@@ -108,7 +109,7 @@ def activation_bytes(
     values and outputs (4 s d) and a sum for each head; SiLU and the product behind it
     3 s f; each LoRA target its input (4 d, under AMP 2 d) and the mask of its dropout.
     The frozen matrices keep nothing. The Q-Former is counted likewise (see the code),
-    the head as the fp32 logarithms of its probabilities. AMP is meant for an LM in
+    the head as a gradient for each position it scores. AMP is meant for an LM in
     bf16; one in fp32 would be cast layer by layer, and the casts kept.
 
     Args:
@@ -132,7 +133,7 @@ def activation_bytes(
     return {
         "postencoder": float(load.rows * _qformer_bytes(network, load, mask_bytes)),
         "decoder.lm": float(body),
-        "head": float(FP32 * load.rows * network.response(load) * lm.vocab_size),
+        "head": float(size * load.rows * network.scored(load) * d),
         "casts of trained weights": float(2 * trained * network.amp),
     }
 
@@ -174,9 +175,10 @@ def memory(
             weights[key] = weights.get(key, 0.0) + parameter.numel() * size
     states = _OPTIMIZER_STATES.get(str(config.get("optim", "adadelta")).lower(), 2)
     kept = activation_bytes(network, load)
-    logits = load.rows * network.response(load) * network.lm.vocab_size
-    # The head's output in its own dtype, its fp32 copy, and the gradients of both.
-    logits *= 2 * network.lm.head.element_size() + 2 * FP32
+    logits = load.rows * network.scored(load) * network.lm.vocab_size
+    # So many at a time: in the head's dtype, in fp32, and their gradient.
+    logits = min(logits, ELEMENTS["cuda"])
+    logits *= 2 * network.lm.head.element_size() + FP32
     return weights | {
         "gradients": float(trained * itemsize * (2 if gpus > 1 else 1)),  # DDP's copy
         "optimizer": float(trained * itemsize * states),

@@ -13,7 +13,7 @@ from torch.nn.utils.rnn import pad_sequence
 from espnet_llada.audio.io import split_long
 from espnet_llada.autoregressive import beam_search
 from espnet_llada.lm.tokenizer import to_case
-from espnet_llada.sampler import blank_canvas, sample, transcript_canvas
+from espnet_llada.sampler import OnPass, blank_canvas, sample, transcript_canvas
 from espnet_llada.types import Hypothesis, SamplerOptions, UserError
 
 
@@ -34,6 +34,9 @@ class Recognizer:
         use_audio: False shows the LM the prompt and the transcript alone (the paper's
             plain-text ablation); for deliberation.
         output_case: ``upper`` (LibriSpeech's transcripts), ``lower`` or ``keep``.
+
+    Attributes:
+        on_pass: called after each forward pass of the sampler; see ``trace``.
 
     Raises:
         UserError: a causal LM cannot deliberate, masked diffusion searches no beam;
@@ -66,6 +69,7 @@ class Recognizer:
         self.model = model.eval()
         self.options, self.use_audio = options, use_audio
         self.output_case = output_case
+        self.on_pass: OnPass | None = None
         self.device = next(model.parameters()).device
 
     @torch.no_grad()
@@ -145,6 +149,7 @@ class Recognizer:
             self.options,
             decoder.special,
             [seed_of(utt_id, self.options.seed) for utt_id in utt_ids],
+            self.on_pass,
         )
 
     def _prefix(self, pieces: list[list[np.ndarray]]):

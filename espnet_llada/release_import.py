@@ -6,14 +6,11 @@ The directory is what training leaves: ``config.yaml`` and trained tensors, so t
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-import yaml
-from torch import Tensor
 
 from espnet_llada import weights
 from espnet_llada.audio.whisper_file import open_whisper
@@ -21,6 +18,7 @@ from espnet_llada.checkpoint import IDENTITY, identity_tensor
 from espnet_llada.lm.export import Update, export_llama
 from espnet_llada.lm.loading import empty_llama, stored_llama
 from espnet_llada.lm.lora import LoraOptions
+from espnet_llada.loading import write_model
 from espnet_llada.release import ReleaseTensors, check_shapes, lora_name, read_release
 from espnet_llada.types import UserError
 from espnet_llada.weights import Weights
@@ -114,7 +112,7 @@ def import_release(
             "encoder": {"name": whisper_name, "sha256": whisper_weights.sha256},
             "decoder": {"name": lm_name, "sha256": lm_sha256},
         }
-        _write_model(directory, state | {IDENTITY: identity_tensor(identity)}, config)
+        write_model(directory, config, state | {IDENTITY: identity_tensor(identity)})
 
     return convert_once(Path(output), recipe, write), tensors.unused
 
@@ -212,14 +210,3 @@ def _take_lora(state: dict, tensors: ReleaseTensors, alpha: float) -> dict[str, 
         for layer in range(tensors.lm_layers)
         for part in LoraOptions.target_modules
     }
-
-
-def _write_model(
-    directory: Path, state: Mapping[str, Tensor], config: Mapping[str, Any]
-) -> None:
-    from safetensors.torch import save_file
-
-    tensors = {name: tensor.contiguous() for name, tensor in state.items()}
-    save_file(tensors, directory / "model.safetensors")
-    text = yaml.safe_dump(config, sort_keys=False)
-    (directory / "config.yaml").write_text(text, encoding="utf-8")

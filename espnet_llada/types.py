@@ -196,3 +196,38 @@ class Hypothesis:
     score: float = 0.0
     passes: int = 0
     confidence: tuple[float, ...] = ()
+
+
+@dataclass(frozen=True)
+class Cell:
+    """A position of the canvas.
+
+    Attributes:
+        token: the LM's token string; empty while the position is masked.
+        committed: the pass just made decided the token.
+        given: the token is of the first pass and is never masked.
+        probability: of the token at the pass that decided it (that measured it, for a
+            first pass), in [0, 1]; None where neither was.
+        end: the token is EOS.
+    """
+
+    token: str
+    committed: bool = False
+    given: bool = False
+    probability: float | None = None
+    end: bool = False
+
+
+@dataclass(frozen=True)
+class Frame:
+    """The canvas of one utterance at one moment.
+
+    Attributes:
+        kind: what has just happened to it: ``masked``, ``measured`` or ``pass``.
+        passes: forward passes so far.
+        cells: the positions, left to right.
+    """
+
+    kind: str
+    passes: int
+    cells: tuple[Cell, ...]

@@ -12,20 +12,20 @@ from pathlib import Path
 
 PACKAGE = Path(__file__).resolve().parents[1] / "espnet_llada"
 RANKS = [
-    ("types", "torchaudio_guard", "frozen", "unusable"),
+    ("types", "torchaudio_guard", "frozen", "unusable", "yaml_file"),
     ("weights", "scoring"),
     ("audio",),
     ("adapter",),
     ("lm",),
     ("sampler",),
-    ("objective",),
+    ("objective", "ctc"),
     ("decoder", "checkpoint", "packed"),
     ("autoregressive", "model"),
     ("architectures",),
     ("blueprint",),
-    ("plan", "loading", "recognizer", "release", "release_import"),
-    ("api",),
-    ("deliberation",),
+    ("plan", "decode_file", "loading", "recognizer", "release", "release_import"),
+    ("api", "trace", "whisper_decoder"),
+    ("deliberation", "page"),
     ("espnet", "bin", "recipe", "run", "__init__"),
 ]
 RANK = {name: rank for rank, names in enumerate(RANKS) for name in names}

@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 import soundfile
 import torch
+import yaml
 
 from espnet_llada.torchaudio_guard import import_torchaudio
 
@@ -227,6 +228,23 @@ def tiny_config(tiny_lm, tiny_whisper) -> dict:
             "canvas_slack": 4,
         },
     }
+
+
+@pytest.fixture(scope="session")
+def model_dir(tiny_config, tmp_path_factory) -> Path:
+    """``llada`` and ``llama`` below one directory, as a tag of the cache has them."""
+    from espnet_llada.checkpoint import atomic_torch_save, trained_state
+    from espnet_llada.model import WhisperLLM
+
+    top = tmp_path_factory.mktemp("model")
+    for decoder in ("llada", "llama"):
+        torch.manual_seed(0)
+        config = {**tiny_config, "decoder": decoder}
+        (top / decoder).mkdir()
+        (top / decoder / "config.yaml").write_text(yaml.safe_dump(config))
+        state = trained_state(WhisperLLM.from_config(config))
+        atomic_torch_save(state, top / decoder / "valid.acc.ave.pth")
+    return top
 
 
 @pytest.fixture()

@@ -11,11 +11,13 @@ import yaml
 
 from espnet_llada.bin import asr_inference
 from espnet_llada.bin.decoding import sampler_options
-from espnet_llada.types import UserError
+from espnet_llada.bin.sweep_rows import read_sweep
+from espnet_llada.types import STRATEGIES, UserError
 
 CONF = Path(__file__).resolve().parents[1] / "conf"
 TRAIN = sorted(CONF.glob("train_*.yaml"))
-DECODE = sorted({*CONF.glob("*.yaml")} - {*TRAIN})
+SWEEP = sorted(CONF.glob("sweep_*.yaml"))
+DECODE = sorted({*CONF.glob("*.yaml")} - {*TRAIN, *SWEEP})
 ids = {"ids": lambda p: p.stem}
 
 
@@ -52,6 +54,14 @@ def test_decode_yaml(path):
     assert options.deliberates == path.stem.startswith("deliberate")
 
 
+@pytest.mark.parametrize("path", SWEEP, **ids)
+def test_sweep_yaml(path):
+    sweep = read_sweep(path)
+    assert {row.system for row in sweep.rows} == {"whisper", "llama", "llada"}
+    assert {row.options.strategy for row in sweep.rows} == {*STRATEGIES}
+    assert sweep.baseline and sweep.headline and sweep.examples
+
+
 def test_the_decoder_yaml_differ_where_the_systems_do():
     pairs = [p for p in TRAIN if "llada" in p.name]
     assert pairs
@@ -61,7 +71,7 @@ def test_the_decoder_yaml_differ_where_the_systems_do():
         assert {k for k in a if a[k] != b.get(k)} <= {"decoder", "decoder_conf"}
 
 
-@pytest.mark.parametrize("path", TRAIN + DECODE, **ids)
+@pytest.mark.parametrize("path", TRAIN + DECODE + SWEEP, **ids)
 def test_the_header_is_a_launch_command_that_names_the_file(path):
     header = "".join(
         line for line in path.read_text().splitlines(True) if line.startswith("#")

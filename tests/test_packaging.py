@@ -7,7 +7,9 @@ import os
 import shutil
 import subprocess
 import sys
+import tarfile
 from pathlib import Path
+from zipfile import ZipFile
 
 import pytest
 
@@ -28,7 +30,7 @@ def checkout(tmp_path) -> Path:
     folder.mkdir()
     shutil.copy(ROOT / "setup.py", folder)
     shutil.copy(ROOT / "pyproject.toml", folder)
-    ignore = shutil.ignore_patterns("__pycache__")
+    ignore = shutil.ignore_patterns("__pycache__", "mini")  # 60 MB of weights
     shutil.copytree(ROOT / "espnet_llada", folder / "espnet_llada", ignore=ignore)
     copy = folder / INSTALL.relative_to(ROOT)
     copy.parent.mkdir(parents=True)
@@ -67,16 +69,30 @@ def test_metadata(checkout, tmp_path):
     assert not [r for r in needs if r.startswith(("espnet", "torchaudio", "openai"))]
 
 
-def test_wheel_holds_every_module(checkout, tmp_path):
-    build = "import setuptools.build_meta as b; print(b.build_wheel(%r))"
-    done = run(sys.executable, "-c", build % str(tmp_path), cwd=checkout)
+def test_wheel_and_sdist_hold_every_module_and_the_mini_models(checkout, tmp_path):
+    stand_ins = ["README.md", "lm/tokenizer.json", "lm/model.safetensors"]
+    for system in ("llama", "llada"):
+        names = ("config.yaml", "decode.yaml", "model.safetensors")
+        stand_ins += [f"{system}/{name}" for name in names]
+    mini = checkout / "espnet_llada/mini"
+    for name in stand_ins:
+        (mini / name).parent.mkdir(parents=True, exist_ok=True)
+        (mini / name).write_text("")
+    out = str(tmp_path)
+    build = f"b.build_wheel({out!r}); b.build_sdist({out!r})"
+    code = f"import setuptools.build_meta as b; {build}"
+    done = run(sys.executable, "-c", code, cwd=checkout)
     assert done.returncode == 0, done.stderr
-    from zipfile import ZipFile
-
-    (wheel,) = tmp_path.glob("*.whl")
+    (wheel,), (sdist,) = tmp_path.glob("*.whl"), tmp_path.glob("*.tar.gz")
     names = set(ZipFile(wheel).namelist())
-    sources = (checkout / "espnet_llada").rglob("*.py")
-    assert {str(s.relative_to(checkout)) for s in sources} <= names
+    sources = [
+        *(checkout / "espnet_llada").rglob("*.py"),
+        *(mini / n for n in stand_ins),
+    ]
+    wanted = {str(s.relative_to(checkout)) for s in sources}
+    assert wanted <= names
+    with tarfile.open(sdist) as opened:
+        assert wanted <= {n.partition("/")[2] for n in opened.getnames()}
     (entry_points,) = [n for n in names if n.endswith("entry_points.txt")]
     assert "espnet-llada" in ZipFile(wheel).read(entry_points).decode()
 

@@ -26,6 +26,8 @@ class WindowQFormer(nn.Module):
         queries: vectors for each window.
         window: frames in a window; windows do not overlap.
         dropout: as in BERT, on embeddings, attention and residual branches.
+        time_mask: in training, zero a span of up to so many frames in each 100 (2 s):
+            SpecAugment's time masking, on the encoder's frames.
         drop_last_window: leave out a last window that is not full, as the paper's
             release does; otherwise it is read with its missing frames hidden.
     """
@@ -40,10 +42,11 @@ class WindowQFormer(nn.Module):
         queries: int = 4,
         window: int = 17,
         dropout: float = 0.1,
+        time_mask: int = 0,
         drop_last_window: bool = False,
     ):
         super().__init__()
-        self.hidden, self.window = hidden, window
+        self.hidden, self.window, self.time_mask = hidden, window, time_mask
         self.drop_last_window = drop_last_window
         self.queries = nn.Parameter(torch.randn(queries, hidden) * 0.02)
         self.norm = nn.LayerNorm(hidden, eps=_EPS)
@@ -65,6 +68,8 @@ class WindowQFormer(nn.Module):
             (B, W * queries, hidden) and (B,) int64, the vectors of each row.
         """
         frames = frames.to(self.queries.dtype)  # a bf16 encoder's, for one
+        if self.training and self.time_mask:
+            frames = _time_masked(frames, lengths, self.time_mask)
         if self.drop_last_window:
             windows = lengths // self.window
         else:
@@ -95,6 +100,18 @@ class WindowQFormer(nn.Module):
         for layer in self.layers:
             x = layer(x, keys, seen)
         return x
+
+
+def _time_masked(frames: Tensor, lengths: Tensor, longest: int) -> Tensor:
+    """(B, F, d) with a span of 0 to ``longest`` zero frames for each 100 of a row."""
+    spans = frames.shape[1] // 100 + 1
+    numbers = torch.arange(spans, device=frames.device)
+    draw = torch.rand(2, len(frames), spans, device=frames.device)
+    width = (draw[0] * (longest + 1)).floor() * (numbers <= lengths[:, None] // 100)
+    start = (draw[1] * (lengths[:, None] - width + 1).clamp(min=0)).floor()
+    places = torch.arange(frames.shape[1], device=frames.device)[:, None]
+    hidden = (places >= start[:, None]) & (places < (start + width)[:, None])
+    return frames.masked_fill(hidden.any(dim=-1, keepdim=True), 0.0)
 
 
 class _Layer(nn.Module):

@@ -16,21 +16,24 @@ from espnet_llada.bin.decoding import (
     add_frozen_options,
     add_sampler_options,
     decode_all,
+    given_options,
     read_first_pass,
-    sampler_options,
 )
 from espnet_llada.bin.options import OptionParser, run_main
-from espnet_llada.types import UserError, atomic_write
+from espnet_llada.decode_file import STRATEGY, make_options, model_options
+from espnet_llada.types import STRATEGIES, UserError, atomic_write
 
-DEFAULT_MODEL = "demo"
-DELIBERATION = ("low_confidence", "random", "semi_ar")
-DECODING = ("diffusion", "semi_ar")
-_OWN_PARSER = ("score", "convert", "features", "plan")
+DEFAULT_MODEL = "mini"
+_OWN_PARSER = ("score", "sweep", "convert", "features", "plan")
 
 _TRANSCRIBE_EXAMPLE = """examples:
   espnet-llada transcribe speech.flac
   espnet-llada transcribe *.flac --strategy semi_ar --num_blocks 4 --output text
   espnet-llada transcribe speech.flac --system llama --model exp/asr_my_llama
+
+Audio: WAV, FLAC, Ogg, MP3, AIFF, … of any rate, channels and length. Without --model
+the small English models inside this package are used (mini, made for clean read
+speech); the first time they fetch Whisper tiny.en, 70 MB.
 """
 _DELIBERATE_EXAMPLE = """examples:
   espnet-llada transcribe *.flac --system llama --output first_pass
@@ -52,7 +55,7 @@ def get_parser() -> argparse.ArgumentParser:
     parser.add_argument("--version", action="version", version=__version__)
     commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
     transcribe = _command(
-        commands, "transcribe", "speech to text", _TRANSCRIBE_EXAMPLE, DECODING
+        commands, "transcribe", "speech to text", _TRANSCRIBE_EXAMPLE, "decode"
     )
     transcribe.set_defaults(run=_transcribe)
     deliberate = _command(
@@ -60,7 +63,7 @@ def get_parser() -> argparse.ArgumentParser:
         "deliberate",
         "correct a first pass while listening",
         _DELIBERATE_EXAMPLE,
-        DELIBERATION,
+        "deliberate",
     )
     deliberate.add_argument(
         "--first_pass", required=True, help="Kaldi text file: 'id transcript' lines"
@@ -81,7 +84,7 @@ def _module(command: str) -> ModuleType:
 
 
 def _command(
-    commands, name: str, summary: str, example: str, strategies: tuple[str, ...]
+    commands, name: str, summary: str, example: str, task: str
 ) -> argparse.ArgumentParser:
     parser = commands.add_parser(
         name,
@@ -108,7 +111,9 @@ def _command(
     parser.add_argument("--output_case", default="upper", help="upper, lower or keep")
     parser.add_argument("--batch_size", type=int, default=4, help="files at once")
     parser.add_argument("--device", default="cpu", help="cpu, cuda, …")
-    add_sampler_options(parser, strategies[0], strategies)
+    deliberates = task == "deliberate"
+    strategies = [s for s in STRATEGIES if s.startswith("deliberation_") == deliberates]
+    add_sampler_options(parser, STRATEGY[task], strategies, given_only=True)
     return parser
 
 
@@ -134,15 +139,14 @@ def entry() -> None:
 
 def _transcribe(args: argparse.Namespace) -> int:
     utterances = [Utterance(i, path) for i, path in _by_id(args.files).items()]
-    return _run(args, utterances, use_audio=True)
+    return _run(args, "decode", utterances)
 
 
 def _deliberate(args: argparse.Namespace) -> int:
     files = _by_id(args.files)
     texts = read_first_pass(args.first_pass, files)
-    args.strategy = f"deliberation_{args.strategy}"
     utterances = [Utterance(i, path, texts[i]) for i, path in files.items()]
-    return _run(args, utterances, use_audio=not args.no_audio)
+    return _run(args, "deliberate", utterances, use_audio=not args.no_audio)
 
 
 def _by_id(files: list[str]) -> dict[str, str]:
@@ -155,8 +159,12 @@ def _by_id(files: list[str]) -> dict[str, str]:
     return dict(sorted(table.items()))
 
 
-def _run(args: argparse.Namespace, utterances: list[Utterance], use_audio: bool) -> int:
-    options = sampler_options(args)  # refused before anything is loaded
+def _run(
+    args: argparse.Namespace,
+    task: str,
+    utterances: list[Utterance],
+    use_audio: bool = True,
+) -> int:
     if not any(Path(u.path).exists() for u in utterances):
         raise UserError(f"{utterances[0].path}: no such audio file; check the path")
     if args.output and not Path(args.output).absolute().parent.is_dir():
@@ -166,6 +174,8 @@ def _run(args: argparse.Namespace, utterances: list[Utterance], use_audio: bool)
     from espnet_llada.recognizer import Recognizer
 
     config, file = find_model(args.model, args.system)
+    given = given_options(args)
+    options = make_options({**model_options(config, task), **given})
     build = build_with_espnet
     model = load_model(config, file, args.device, build, args.lm, args.whisper)
     recognizer = Recognizer(model, options, use_audio, args.output_case)

@@ -8,6 +8,7 @@ import time
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -22,7 +23,7 @@ from espnet_llada.types import (
 )
 
 _HELP = {
-    "strategy": "how the canvas is filled",
+    "strategy": "how the canvas is filled; deliberation_ may be left out",
     "steps": "budget of LLM forward passes for each utterance",
     "canvas_length": "response positions of a decoding canvas, in tokens",
     "num_blocks": "sub-blocks, for the semi-autoregressive strategies",
@@ -49,26 +50,38 @@ def add_sampler_options(
     parser: argparse.ArgumentParser,
     strategy: str,
     strategies: Sequence[str] = STRATEGIES,
+    given_only: bool = False,
 ) -> None:
     """One option for each field of ``SamplerOptions``.
 
     Args:
         parser: the options are added here.
         strategy: the default one.
-        strategies: those to choose from.
+        strategies: those to choose from; ``deliberation_`` may be left out.
+        given_only: an option that is not given is not in the namespace, so that the
+            model may decide (see ``decode_file.model_options``).
     """
+
+    def full_name(value: str) -> str:
+        full = f"deliberation_{value}"
+        return full if value not in strategies and full in strategies else value
+
     choices = {
         "strategy": strategies,
         "remasking": ("confidence", "random"),
         "profile": PROFILES,
     }
-    group = parser.add_argument_group("decoding")
+    note = (
+        "defaults, where the model's decode.yaml does not say other ones, in brackets"
+    )
+    group = parser.add_argument_group("decoding", note if given_only else None)
     for field in fields(SamplerOptions):
-        default = strategy if field.name == "strategy" else field.default
+        is_strategy = field.name == "strategy"
+        default = strategy if is_strategy else field.default
         group.add_argument(
             f"--{field.name}",
-            type=type(field.default),
-            default=default,
+            type=full_name if is_strategy else type(field.default),
+            default=argparse.SUPPRESS if given_only else default,
             choices=choices.get(field.name),
             help=f"{_HELP[field.name]} (default: {default})",
         )
@@ -80,15 +93,19 @@ def add_frozen_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--whisper", help="the frozen Whisper, likewise")
 
 
+def given_options(args: argparse.Namespace) -> dict[str, Any]:
+    """What ``add_sampler_options`` has parsed."""
+    given = vars(args)
+    return {f.name: given[f.name] for f in fields(SamplerOptions) if f.name in given}
+
+
 def sampler_options(args: argparse.Namespace) -> SamplerOptions:
-    """The options that ``add_sampler_options`` has parsed.
+    """The same as options.
 
     Raises:
         UserError: a value outside its range.
     """
-    return SamplerOptions(
-        **{f.name: getattr(args, f.name) for f in fields(SamplerOptions)}
-    )
+    return SamplerOptions(**given_options(args))
 
 
 @dataclass(frozen=True)

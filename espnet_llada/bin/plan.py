@@ -9,8 +9,9 @@ from collections.abc import Iterator
 from typing import Any
 
 from espnet_llada.architectures import GPUS
-from espnet_llada.bin.options import OptionParser, read_yaml, run_main
+from espnet_llada.bin.options import OptionParser, run_main
 from espnet_llada.types import UserError
+from espnet_llada.yaml_file import read_yaml
 
 _USABLE = 0.95  # of a GPU's memory; the rest is lost between blocks
 _EXAMPLE = """\

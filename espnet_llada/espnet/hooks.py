@@ -77,7 +77,8 @@ def build_llm_model(
         encoder_output_size=tail.output_size(),
         **args.decoder_conf,
     )
-    return ESPnetLLMModel(parts, decoder)
+    cpu_amp = bool(getattr(args, "use_amp", False)) and not getattr(args, "ngpu", 0)
+    return ESPnetLLMModel(parts, decoder, cpu_amp)
 
 
 def _prepare(args: argparse.Namespace) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Mapping, Sequence
 
 import torch
@@ -36,9 +37,13 @@ class ESPnetLLMModel(ESPnetASRModel):
     Args:
         parts: a stock ``ESPnetASRModel`` whose encoder side is taken over.
         decoder: one of our decoders.
+        cpu_amp: compute in bf16 where torch's autocast does, on a CPU. ESPnet's
+            ``use_amp`` reaches GPUs only; CPUs with matrix units gain as well.
     """
 
-    def __init__(self, parts: ESPnetASRModel, decoder: LMDecoder):
+    def __init__(
+        self, parts: ESPnetASRModel, decoder: LMDecoder, cpu_amp: bool = False
+    ):
         # ESPnetASRModel.__init__ would make an attention loss and a CTC head.
         AbsESPnetModel.__init__(self)
         self.frontend, self.specaug = parts.frontend, parts.specaug
@@ -48,7 +53,7 @@ class ESPnetLLMModel(ESPnetASRModel):
         self.autocast_frontend = parts.autocast_frontend
         self.extract_feats_in_collect_stats = False
         self.token_list = list(ESPNET_TOKENS)
-        self.decoder = decoder
+        self.decoder, self.cpu_amp = decoder, cpu_amp
         self.ctc = None
 
     def forward(
@@ -86,22 +91,45 @@ class ESPnetLLMModel(ESPnetASRModel):
             NonFiniteLoss: on every process, if it happens on one.
         """
         text = text[:, : int(text_lengths.max())]  # DataParallel hands wider rows
+        with self._autocast():
+            loss = self._loss(speech, speech_lengths, text, text_lengths, seeds)
+        if stand_in:
+            loss = loss.of_nothing()
+        stats = self._statistics(loss, utt_id, together=seeds is not None)
+        weight = loss.weight.clamp(min=_NO_WEIGHT)
+        return force_gatherable((loss.mean, stats, weight), loss.rows.device)
+
+    def _autocast(self) -> contextlib.AbstractContextManager:
+        if not self.cpu_amp:
+            return contextlib.nullcontext()
+        return torch.autocast("cpu", torch.bfloat16)
+
+    def _loss(
+        self,
+        speech: Tensor | None,
+        speech_lengths: Tensor | None,
+        text: Tensor,
+        text_lengths: Tensor,
+        seeds: Tensor | None,
+    ) -> Loss:
         audio = lengths = None
         if speech is not None:
             audio, lengths = self.encode(speech, speech_lengths)
         if isinstance(audio, tuple):  # intermediate outputs of an ESPnet encoder
             audio = audio[0]
+        extra = None
+        if audio is not None and self.decoder.ctc is not None:
+            extra = self.decoder.ctc_loss(audio, lengths, text, text_lengths)
+            if self.decoder.ctc.only:
+                none = extra.new_zeros(())
+                return Loss(extra, torch.ones_like(extra), none, none)
         prefix = self.decoder.prefix(audio, lengths, len(text))
         longest = int(text_lengths.max())
         if seeds is not None and self.decoder.loss_name == "release":
             longest = lockstep.largest(longest)
         rows = None if seeds is None else seeds.tolist()
         loss = self.decoder.loss(prefix, text, text_lengths, rows, longest)
-        if stand_in:
-            loss = loss.of_nothing()
-        stats = self._statistics(loss, utt_id, together=seeds is not None)
-        weight = loss.weight.clamp(min=_NO_WEIGHT)
-        return force_gatherable((loss.mean, stats, weight), loss.rows.device)
+        return loss if extra is None else loss.plus(self.decoder.ctc.weight * extra)
 
     def _statistics(
         self, loss: Loss, utt_id: Sequence[str], together: bool

@@ -7,12 +7,15 @@ checkpoint (``espnet_llada.lm.loading``).
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from espnet_llada.frozen import Pretrained
+from espnet_llada.lm.head import head_nll
 from espnet_llada.lm.loading import load_llama
 from espnet_llada.types import UserError
 
@@ -39,6 +42,7 @@ class Backbone(Pretrained):
                 f"attention: {attention!r}; allowed: {', '.join(ATTENTION)}"
             )
         self.body, self.head, self.attention = body, head, attention
+        self._compiled: Callable[..., Any] | None = None
         self.mask_id = mask_id
         self.requires_grad_(False)
         self.mask_embedding = None
@@ -120,8 +124,9 @@ class Backbone(Pretrained):
         """
         queries = embeds.shape[1]
         positions = (valid.long().cumsum(dim=1) - 1).clamp(min=0)[:, -queries:]
+        run = self._compiled if self.training and self._compiled else self.body
         with self.own_precision():
-            return self.body(
+            return run(
                 inputs_embeds=embeds,
                 attention_mask=self._additive_mask(valid, queries, embeds.dtype),
                 position_ids=positions,
@@ -133,6 +138,25 @@ class Backbone(Pretrained):
         """(…, d) -> (…, V)."""
         with self.own_precision():
             return hidden @ self.head.to(hidden.dtype).T
+
+    def nll(self, hidden: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
+        """``head_nll`` of hidden states (N, d); see there."""
+        kind = hidden.device.type
+        with self.own_precision():
+            if torch.is_autocast_enabled(kind):
+                hidden = hidden.to(torch.get_autocast_dtype(kind))
+            return head_nll(hidden, self.head, targets)
+
+    def compile_for_training(self) -> None:
+        """Have torch.compile fuse the layers' small operations, in training only.
+
+        The first steps wait a minute for it; it needs a C++ compiler.
+        """
+        self._compiled = torch.compile(self.body.forward, dynamic=True)
+
+    def attend(self, kernel: str) -> None:
+        """``sdpa``, or ``eager``: on a CPU its backward pass is the faster one."""
+        self.body.config._attn_implementation = kernel
 
     def _additive_mask(self, valid: Tensor, queries: int, dtype: torch.dtype) -> Tensor:
         """(B, 1, Q or 1, K): 0 where a query may look, the lowest number elsewhere."""

@@ -34,14 +34,18 @@ class Layout:
         return self._trained_on / self.options.valid_set
 
     @property
-    def speech(self) -> tuple[str, str]:
-        """File of a training set that lists its speech, and ESPnet's name of its kind.
+    def inputs(self) -> tuple[tuple[str, str, str], ...]:
+        """What is trained on: file of a training set, name, and ESPnet's kind of it.
 
-        ``extracted`` are frames that ``espnet-llada features`` wrote.
+        The first file lists the utterances. ``extracted`` are frames that
+        ``espnet-llada features`` wrote; ``text`` adapts the LM without any speech.
         """
-        if self.options.feats_type == "raw":
-            return "wav.scp", "sound"
-        return "feats.scp", "kaldi_ark"
+        speech = {
+            "raw": (("wav.scp", "speech", "sound"),),
+            "extracted": (("feats.scp", "speech", "kaldi_ark"),),
+            "text": (),
+        }
+        return (*speech[self.options.feats_type], ("text", "text", "text"))
 
     @property
     def tokens(self) -> str:

@@ -223,7 +223,8 @@ def _set_option(value: str) -> tuple[str, list[str]]:
     return name, subsets.split("+")
 
 
-def _count(value: str) -> int:
+def utterance_count(value: str) -> int:
+    """The value of ``--max_utts``."""
     if not value.isdecimal() or int(value) < 1:
         raise argparse.ArgumentTypeError(f"'{value}' is not a count of 1 or more")
     return int(value)
@@ -239,7 +240,7 @@ def get_parser() -> argparse.ArgumentParser:
         "--data_dir", type=Path, default=Path("data"), help="where to write (data)"
     )
     parser.add_argument(
-        "--max_utts", type=_count, help="keep so many utterances of each set"
+        "--max_utts", type=utterance_count, help="keep so many utterances of each set"
     )
     parser.add_argument(
         "--check",

@@ -64,7 +64,7 @@ class Options:
     asr_speech_fold_length: int = _option(800, "--fold_length of speech")
     asr_text_fold_length: int = _option(150, "--fold_length of text")
     # What asr.sh also has, at the one value that this model can work with.
-    feats_type: str = _option("raw", "what is trained on", ("raw", "extracted"))
+    feats_type: str = _option("raw", "what is trained on", ("raw", "extracted", "text"))
     token_type: str = _option("hugging_face", "the LM's tokens", ("hugging_face",))
     feats_normalize: str = _option("none", "Whisper normalises", ("none",))
     use_lm: str = _option("false", "the LM is in the model", ("false",))

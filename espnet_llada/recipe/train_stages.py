@@ -20,8 +20,8 @@ logger = logging.getLogger(__name__)
 def collect_stats(layout: Layout) -> None:
     """Stage 10: lengths of speech and text, from which batches are made."""
     options, logdir = layout.options, layout.stats / "logdir"
-    scp, _ = layout.speech
-    train, valid = layout.train / scp, layout.valid / scp
+    listing = layout.inputs[0][0]
+    train, valid = layout.train / listing, layout.valid / listing
     for path in (train, valid):
         if options.feats_type == "extracted" and not path.is_file():
             raise UserError(
@@ -76,17 +76,21 @@ def _append_vocabulary(shape_file: Path, token_type: str) -> None:
 def train(layout: Layout) -> None:
     """Stage 11: train; an interrupted training goes on from its last epoch."""
     options, stats = layout.options, layout.stats
-    shapes = ("speech_shape", f"text_shape.{options.token_type}")
+    unit = 100 if options.feats_type == "raw" else 1  # samples or frames, as asr.sh
+    shapes = {
+        "speech": ("speech_shape", options.asr_speech_fold_length * unit),
+        "text": (f"text_shape.{options.token_type}", options.asr_text_fold_length),
+    }
+    chosen = [shapes[name] for _, name, _ in layout.inputs]
     command = _train_command(layout)
     for kind in ("train", "valid"):
-        for shape in shapes:
+        for shape, _ in chosen:
             path = stats / kind / shape
             if not path.is_file():
                 raise UserError(f"{path}: no such file; run stage 10 first")
             command += [f"--{kind}_shape_file", str(path)]
-    unit = 100 if options.feats_type == "raw" else 1  # samples or frames, as asr.sh
-    command += ["--fold_length", str(options.asr_speech_fold_length * unit)]
-    command += ["--fold_length", str(options.asr_text_fold_length)]
+    for _, fold_length in chosen:
+        command += ["--fold_length", str(fold_length)]
     if options.pretrained_model:
         command += ["--init_param", options.pretrained_model]
     command += ["--ignore_init_mismatch", str(options.ignore_init_mismatch).lower()]
@@ -113,10 +117,10 @@ def _train_command(layout: Layout) -> list[str]:
     if options.asr_config:
         command += ["--config", options.asr_config]
     command += ["--frontend_conf", f"fs={options.fs}"]
-    scp, kind = layout.speech
     for name, folder in (("train", layout.train), ("valid", layout.valid)):
-        for data in (f"{scp},speech,{kind}", "text,text,text"):
-            command += [f"--{name}_data_path_and_name_and_type", f"{folder}/{data}"]
+        for data in layout.inputs:
+            given = f"{folder}/{','.join(data)}"
+            command += [f"--{name}_data_path_and_name_and_type", given]
     return command
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -16,7 +16,7 @@ from espnet_llada.sampler.schedule import commits_per_pass
 from espnet_llada.sampler.strategies import LogitsFn, Plan, make_plan
 from espnet_llada.types import SamplerOptions, SpecialTokens
 
-__all__ = ["LogitsFn", "SamplerResult", "sample"]
+__all__ = ["LogitsFn", "OnPass", "Pass", "SamplerResult", "sample"]
 
 
 @dataclass(frozen=True)
@@ -36,6 +36,30 @@ class SamplerResult:
     passes: Tensor
 
 
+@dataclass(frozen=True)
+class Pass:
+    """What one forward pass did, for whoever watches the canvas fill.
+
+    Attributes:
+        seen: (B, L) int64, the canvas before it; masked positions hold the mask token.
+        tokens: (B, L) int64, the canvas after it.
+        committed: (B, L) bool, positions whose token this pass decided; none in the
+            pass that measures a transcript.
+        log_probs: (B, L) float32, natural log-probability of each token at the pass
+            that decided it, or that measured it; 0 where neither was.
+        rows: (B,) bool, rows that the pass is counted for.
+    """
+
+    seen: Tensor
+    tokens: Tensor
+    committed: Tensor
+    log_probs: Tensor
+    rows: Tensor
+
+
+OnPass = Callable[[Pass], None]
+
+
 @torch.no_grad()
 def sample(
     logits_fn: LogitsFn,
@@ -43,6 +67,7 @@ def sample(
     options: SamplerOptions,
     special: SpecialTokens,
     seeds: Sequence[int] | None = None,
+    on_pass: OnPass | None = None,
 ) -> SamplerResult:
     """Fill a batch of canvases.
 
@@ -52,6 +77,7 @@ def sample(
         options: the strategy and its budget.
         special: mask and EOS ids.
         seeds: one per row, for random masks and draws; ``options.seed`` by default.
+        on_pass: called after each forward pass; it changes nothing.
 
     Returns:
         The result; row r depends on row r of the canvas and on ``seeds[r]`` alone,
@@ -60,7 +86,7 @@ def sample(
     batch, device = len(canvas.tokens), canvas.tokens.device
     random = RowRandom([options.seed] * batch if seeds is None else seeds, device)
     plan = make_plan(logits_fn, canvas, options, special, random)
-    return _Denoiser(logits_fn, canvas, options, special, random).run(plan)
+    return _Denoiser(logits_fn, canvas, options, special, random, on_pass).run(plan)
 
 
 class _Denoiser:
@@ -73,8 +99,10 @@ class _Denoiser:
         options: SamplerOptions,
         special: SpecialTokens,
         random: RowRandom,
+        on_pass: OnPass | None,
     ):
         self.logits_fn, self.canvas, self.options = logits_fn, canvas, options
+        self.on_pass = on_pass
         self.special, self.random = special, random
         self.tokens = canvas.tokens.clone()
         self.log_probs = torch.zeros(self.tokens.shape, device=self.tokens.device)
@@ -89,6 +117,9 @@ class _Denoiser:
 
     def run(self, plan: Plan) -> SamplerResult:
         passes = plan.spent.clone()
+        if plan.measured is not None:
+            none = torch.zeros_like(self.given)
+            self.tell(self.tokens, none, plan.measured, plan.spent > 0)
         for block in plan.blocks:
             self.enter(block.positions)
             entered, masked = self.tokens, self.tokens == self.special.mask
@@ -102,12 +133,21 @@ class _Denoiser:
                 if not alive.any():
                     break
                 passes += alive
-                self.step(here, commits)
+                seen = self.tokens
+                chosen = self.step(here, commits)
+                self.tell(seen, chosen, self.log_probs, alive)
             if not self.ends_at_eos:
                 # The release takes over a sub-block only, nothing beside it.
                 self.tokens = torch.where(block.positions, self.tokens, entered)
             self.open &= ~self.ended
         return SamplerResult(self.tokens, self.log_probs, passes)
+
+    def tell(
+        self, seen: Tensor, committed: Tensor, log_probs: Tensor, rows: Tensor
+    ) -> None:
+        """Show a pass to whoever watches."""
+        if self.on_pass is not None:
+            self.on_pass(Pass(seen, self.tokens, committed, log_probs, rows))
 
     def enter(self, positions: Tensor) -> None:
         """Mask a block, except behind an EOS that this run has committed."""
@@ -118,8 +158,12 @@ class _Denoiser:
         self.tokens = self.tokens.masked_fill(positions, self.special.mask)
         self.given = self.given & ~positions
 
-    def step(self, masked: Tensor, commits: Tensor) -> None:
-        """One forward pass: propose, commit the surest, close the tail behind EOS."""
+    def step(self, masked: Tensor, commits: Tensor) -> Tensor:
+        """One forward pass: propose, commit the surest, close the tail behind EOS.
+
+        Returns:
+            (B, L) bool, what was committed.
+        """
         protect = self.profile.protects_given_text
         log_probs = log_probabilities(
             self.logits_fn(self.tokens),
@@ -141,6 +185,7 @@ class _Denoiser:
         self.log_probs = torch.where(chosen, log_prob, self.log_probs)
         if self.ends_at_eos:
             self._close_tail(chosen & (proposal == self.special.eos))
+        return chosen
 
     def _left_of_given_text(self) -> Tensor:
         """(B, L) bool: positions with a given word somewhere to their right."""

@@ -45,10 +45,18 @@ class Block:
 
 @dataclass(frozen=True)
 class Plan:
-    """The blocks in order, and the forward passes (B,) that planning has cost."""
+    """What is to be filled.
+
+    Attributes:
+        blocks: in order.
+        spent: (B,) int64, forward passes that planning has cost.
+        measured: (B, L) float32, log-probability of each given token, where planning
+            has measured it.
+    """
 
     blocks: list[Block]
     spent: Tensor
+    measured: Tensor | None = None
 
 
 def make_plan(
@@ -69,6 +77,7 @@ def make_plan(
         return Plan(_left_to_right(canvas, options), free)
     # The tail is in doubt whenever anything is.
     own, tail = _transcript_and_tail(canvas, options.tail)
+    measured = None
     counts = count_to_mask(own.sum(dim=1), options.mask_ratio)
     tail = tail & (counts > 0)[:, None]
     steps = options.steps
@@ -76,8 +85,8 @@ def make_plan(
         chosen = random_positions(canvas, own, counts, random)
     elif counts.any():
         profile = PROFILE[options.profile]
-        confidence = _confidence(logits_fn, canvas, special, profile)
-        chosen = lowest(confidence, own, counts)
+        measured = _confidence(logits_fn, canvas, special, profile)
+        chosen = lowest(measured, own, counts)
         free = (counts > 0).long()
         steps = steps if profile.measuring_is_free else steps - 1
     else:
@@ -86,7 +95,7 @@ def make_plan(
     # More passes than masks: the release makes none of them, and the default none
     # anyway.
     steps = min(steps, max([1, *chosen.sum(dim=1).tolist()]))
-    return Plan([Block(chosen, steps, canvas.valid)], free)
+    return Plan([Block(chosen, steps, canvas.valid)], free, measured)
 
 
 def _transcript_and_tail(canvas: Canvas, tail: int) -> tuple[Tensor, Tensor]:

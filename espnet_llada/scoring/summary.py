@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -63,7 +63,10 @@ class _Decoded:
 
 
 def summary_rows(
-    systems: list[tuple[str, Path]], ref_dir: str | Path, baseline: str | None = None
+    systems: list[tuple[str, Path]],
+    ref_dir: str | Path,
+    baseline: str | None = None,
+    sets: Sequence[str] | None = None,
 ) -> list[Row]:
     """Score every ``<set>/text`` of each system's decode directory.
 
@@ -77,6 +80,7 @@ def summary_rows(
         ref_dir: holds ``<set>/text`` and, for the intervals, ``<set>/utt2spk``.
         baseline: label of the system that the others are compared with, on the sets
             that it was decoded on too.
+        sets: these only; all that there are by default.
 
     Returns:
         A row for each system and set, sets sorted by name, pooled rows last.
@@ -94,7 +98,7 @@ def summary_rows(
     decoded = {
         label: {
             name: _decoded(Path(decode_dir) / name, Path(ref_dir) / name)
-            for name in _sets(Path(decode_dir))
+            for name in sets or _sets(Path(decode_dir))
         }
         for label, decode_dir in systems
     }

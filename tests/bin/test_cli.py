@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -63,6 +64,34 @@ def test_deliberate_and_score(capsys, model_dir, speech, tmp_path):
     ref.write_text("utt0 THE DOG\nutt1 A FOX\nutt2 SHE RANG\n")
     status, out, _ = run(capsys, "score", ref, text)
     assert out.splitlines()[-1] == "WER raw 16.67 norm 16.67 words 6 utts 3"
+
+
+FULL = "deliberation_random"
+
+
+def test_a_model_decides_what_nobody_gives(capsys, model_dir, speech, tmp_path):
+    """Command line, then --config, then the model's decode.yaml."""
+    model = tmp_path / "model"
+    shutil.copytree(model_dir, model)
+    first, config = tmp_path / "first", tmp_path / "some.yaml"
+    first.write_text("utt0 THE DOG\nutt1 A FOX\nutt2 SHE SANG\n")
+    config.write_text(f"strategy: {FULL}\nmask_ratio: 1.0\n")  # as in conf/
+
+    def deliberate(*args: object) -> str:
+        args = ("--first_pass", first, "--model", model, *args)
+        status, out, err = run(capsys, "deliberate", *speech, *args)
+        assert status == 0, err
+        return out
+
+    changed = deliberate("--config", config)
+    assert changed != first.read_text()
+    assert deliberate("--strategy", FULL, "--mask_ratio", 1) == changed
+    file = model / "llada/decode.yaml"
+    file.write_text(f"deliberate: {{strategy: {FULL}, mask_ratio: 0}}\n")
+    assert deliberate() == first.read_text()
+    assert deliberate("--config", config) == changed
+    assert deliberate("--mask_ratio", 1) == changed
+    assert deliberate("--config", config, "--mask_ratio", 0) == first.read_text()
 
 
 @pytest.mark.slow
@@ -127,7 +156,8 @@ def test_bad_audio_is_named_and_the_others_are_done(
         (["--stepz", "4"], r"--stepz.*--steps"),
         (["--step", "4"], r"--step .*--steps"),
         (["--system", "llama"], "autoregressive"),
-        (["--model", "nowhere"], "nowhere.*make demo"),
+        (["--model", "nowhere"], "nowhere: no such model .*tags: .*mini"),
+        (["--model", "mni"], r"mni: .*did you mean 'mini'"),
         (["--output", "no/such/dir/text"], "no/such/dir"),
         (["--first_pass", "nowhere"], "nowhere: cannot read"),
         (["--config", "nowhere.yaml"], r"nowhere\.yaml: cannot read"),

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import csv
+import re
 import shutil
 from collections import Counter
 from pathlib import Path
@@ -14,7 +15,10 @@ from espnet_llada.recipe.librispeech import main, prepare_set, prepare_subset
 from espnet_llada.types import UserError
 
 MINI = RECIPE / "mini"
-SUBSETS = {"train-mini": 300, "dev-mini": 40, "test-clean-mini": 16}
+SUBSETS = {
+    **{"train-mini": 300, "dev-mini": 40, "dev-synth-mini": 80},
+    **{"test-clean-mini": 16, "test-prompts-mini": 75, "test-synth-mini": 120},
+}
 
 
 def test_manifest_is_in_c_locale_order(corpus: Path):
@@ -174,6 +178,19 @@ def test_mini_corpus_names_the_origin_of_each_clip():
         assert (info.samplerate, info.channels, info.subtype) == (16000, 1, "PCM_16")
         assert info.duration == pytest.approx(float(row["seconds"]), abs=0.01)
         assert row["origin"] and row["terms"]
+
+
+def test_mini_corpus_has_terms_for_each_subset_and_speaker():
+    terms = (MINI / "LibriSpeech/LICENSE.TXT").read_text(encoding="utf-8")
+    lines = (MINI / "LibriSpeech/SPEAKERS.TXT").read_text(encoding="utf-8").splitlines()
+    cells = [[c.strip() for c in line.split("|")] for line in lines[2:]]
+    named = {(subset, speaker) for speaker, _, subset, *_ in cells}
+    for subset in SUBSETS:
+        assert re.search(rf"^(.*\W)?{subset}\b", terms, re.M)
+        speakers = {u.speaker.split("-")[0] for u in prepare_subset(MINI, subset)}
+        assert speakers == {speaker for s, speaker in named if s == subset}
+    digium = re.search(r"^test-prompts-mini\n((?: +.+\n)+)", terms, re.M)[1]
+    assert "Digium" in digium and "creativecommons.org/licenses/by-sa/3.0" in digium
 
 
 def test_mini_corpus_goes_through_the_same_code(tmp_path: Path):

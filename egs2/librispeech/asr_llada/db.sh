@@ -7,3 +7,7 @@ LIBRISPEECH=${LIBRISPEECH:-}
 
 # The corpus that comes with the recipe.
 LIBRISPEECH_MINI=${LIBRISPEECH_MINI:-mini}
+
+# Data directories that --preset mini trains on, separated by spaces, e.g. those that
+# local/synthesize.py wrote. Where none is named, run.sh has it write them.
+SYNTH=${SYNTH:-}

@@ -4,7 +4,7 @@ set -euo pipefail
 
 usage() {
     cat << EOF
-Usage: $0 [--preset demo|ci|librispeech] [--asr_config YAML] [option of asr.sh ...]
+Usage: $0 [--preset demo|ci|mini|mini_ci|librispeech] [--asr_config YAML] [option of asr.sh ...]
 
 Without --asr_config, the whole experiment of the preset:
   1. Whisper-LLaMA, the autoregressive baseline
@@ -16,10 +16,24 @@ With --asr_config, that one system through the same stages.
 Presets:
   demo         (default) 20 minutes of shipped speech, Whisper tiny.en and SmolLM2-135M
   ci           the same with 8 utterances of each set and a few training steps
+  mini         small models with shipped weights. --stage 12 decodes the shipped evaluation
+               sets with them, every row of conf/sweep_mini.yaml, into exp/mini; from stage 1
+               on it makes the speech and trains the models anew (hours)
+  mini_ci      the same with 8 utterances of each set and a few training steps
   librispeech  960 hours; LIBRISPEECH=DIR in db.sh, or =downloads to have them fetched
+
+Options of the presets mini and mini_ci:
+  --rows "llama ..."      rows of conf/sweep_mini.yaml, by default all
+  --sets "test_read ..."  evaluation sets to decode: test_read test_prompts test_synth
+  --model NAME            default: what was trained here, else the shipped 'mini'
+  --sweep_args "..."      further options of espnet-llada sweep
+  --engines "hibari=18 rhvoice=6 flite=2 kokoro=2"
+                          hours of speech to synthesize; SYNTH in db.sh names what is there
+  --lm DIR                an LM to make and to train, instead of the shipped one
 
 Examples:
   $0
+  $0 --preset mini --stage 12
   $0 --preset librispeech --ngpu 8
   $0 --asr_config conf/train_asr_whisper_llada_demo.yaml \\
       --inference_config conf/decode_diffusion.yaml --stage 11
@@ -70,6 +84,7 @@ asr() {
 }
 
 max() { echo $(($1 > $2 ? $1 : $2)); }
+min() { echo $(($1 < $2 ? $1 : $2)); }
 
 preset=demo
 asr_config=
@@ -143,6 +158,7 @@ case ${preset} in
         weights=(whisper-tiny.en smollm2-135m)
         machine=(--ngpu 0 --nj 2 --inference_nj 2 --gpu_inference false --batch_size 8)
         ;;
+    mini | mini_ci) . local/mini.sh ;;
     librispeech)
         expdir=${expdir:-exp}
         sets=(--train_set train_960 --valid_set dev)
@@ -155,7 +171,7 @@ case ${preset} in
         weights=()
         machine=(--ngpu 1 --nj 8 --inference_nj 1 --gpu_inference true --batch_size 8)
         ;;
-    *) fail "unknown --preset ${preset}; expected demo, ci or librispeech" ;;
+    *) fail "unknown --preset ${preset}; expected demo, ci, mini, mini_ci or librispeech" ;;
 esac
 
 common=(
@@ -181,6 +197,11 @@ if [ -n "${asr_config}" ]; then
 fi
 
 [ -z "${system_options}" ] || fail "${system_options# }: for one system; give --asr_config too"
+
+if [[ ${preset} = mini* ]]; then
+    run_mini
+    exit
+fi
 
 llama_exp=${expdir}/asr_whisper_llama_${preset}
 llada_exp=${expdir}/asr_whisper_llada_${preset}

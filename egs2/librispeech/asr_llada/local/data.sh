@@ -1,23 +1,33 @@
 #!/usr/bin/env bash
 # Write data/<set>/{wav.scp,text,utt2spk,spk2utt}: stage 1.
 #
-#   local/data.sh [--preset demo|ci|librispeech] [--librispeech DIR] [--download true]
-#       [--max_utts N] [--check none|size|header|decode] [--partial true]
+#   local/data.sh [--preset demo|ci|mini|mini_ci|librispeech] [--librispeech DIR]
+#       [--download true] [--max_utts N] [--check none|size|header|decode] [--partial true]
+#       [--train false]
 #
 # The real LibriSpeech and the mini corpus go through the same code; they differ in the
 # root directory and in the list of subsets. --download true fetches what DIR lacks of
 # LibriSpeech; so does LIBRISPEECH=downloads, in db.sh or in the environment.
+#
+# The presets mini and mini_ci have no training data of their own. Data directories that
+# SYNTH names, in db.sh or in the environment, become data/train_synth[_ci], without
+# what the evaluation sets say; mini_ci takes some of train-mini where SYNTH is empty.
+# With --train false they prepare the evaluation sets only.
 set -euo pipefail
 
 . ./db.sh
 . ./path.sh
 
 preset=demo
+max_utts=
+train=true
 rest=()
 while [ $# -gt 0 ]; do
     case $1 in
         --preset) preset=${2:?the value of --preset is missing} ;;
         --librispeech) LIBRISPEECH=${2:?the value of --librispeech is missing} ;;
+        --max_utts) max_utts=${2:?the value of --max_utts is missing} ;;
+        --train) train=${2:?the value of --train is missing} ;;
         *) # for espnet_llada.recipe.librispeech
             rest+=("$1")
             shift
@@ -36,7 +46,18 @@ case ${preset} in
     ci) # names of its own, so that a quick check leaves the demo's data alone
         root=${LIBRISPEECH_MINI}
         sets=(train_mini_ci=train-mini dev_mini_ci=dev-mini test_clean_mini_ci=test-clean-mini)
-        set -- --max_utts 8 "$@"
+        max_utts=${max_utts:-8}
+        ;;
+    mini | mini_ci)
+        root=${LIBRISPEECH_MINI}
+        suffix=${preset#mini}
+        sets=("test_read${suffix}=test-clean-mini" "test_prompts${suffix}=test-prompts-mini")
+        sets+=("test_synth${suffix}=test-synth-mini")
+        sets+=("dev_synth${suffix}=dev-mini+dev-synth-mini")
+        if [ "${preset}" = mini_ci ]; then
+            max_utts=${max_utts:-8}
+            [ "${train}" = false ] || [ -n "${SYNTH}" ] || sets+=(train_synth_ci=train-mini)
+        fi
         ;;
     librispeech)
         root=${LIBRISPEECH}
@@ -54,9 +75,20 @@ case ${preset} in
         done
         ;;
     *)
-        echo "error: unknown --preset ${preset}; expected demo, ci or librispeech" >&2
+        echo "error: unknown --preset ${preset}; expected demo, ci, mini, mini_ci or librispeech" >&2
         exit 2
         ;;
 esac
 
-exec python3 -m espnet_llada.recipe.librispeech --root "${root}" "$@" "${sets[@]}"
+few=()
+[ -z "${max_utts}" ] || few=(--max_utts "${max_utts}")
+python3 -m espnet_llada.recipe.librispeech --root "${root}" ${few[@]+"${few[@]}"} "$@" "${sets[@]}"
+if [[ ${preset} = mini* && ${train} != false && -n ${SYNTH} ]]; then
+    read -ra synth <<< "${SYNTH}"
+    held_out=()
+    for set in "${sets[@]}"; do
+        held_out+=("data/${set%%=*}")
+    done
+    python3 -m espnet_llada.recipe.combine --output "data/train_synth${suffix}" \
+        ${few[@]+"${few[@]}"} --held_out "${held_out[@]}" --directories "${synth[@]}"
+fi

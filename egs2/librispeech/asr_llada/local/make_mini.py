@@ -1,19 +1,20 @@
 #!/usr/bin/env python3
 """Make the recipe's mini corpus, in LibriSpeech's layout, from Kaldi data directories.
 
-    local/make_mini.py --real speech/real_read --synth speech/synth --out mini
+    local/make_mini.py --speech speech --out mini
 
-``--real`` holds the test utterances; ``--synth`` holds ``train`` and ``dev``, each
-with a ``meta.tsv`` (id, voice, book, speed, seconds, text). Paths in their ``wav.scp``
-are relative to the directory that holds ``--real``. The corpus that this makes is
-shipped, so a user has no need of this script; it says how the clips were chosen.
+``speech`` holds ``real_read`` and ``real_prompts``, real recordings, and ``synth`` with
+``train``, ``dev`` and ``test``, each with a ``meta.tsv`` (id, voice, book, speed,
+seconds, text). Paths in the ``wav.scp`` are relative to it. The corpus that this makes
+is shipped, so a user has no need of this script; it says how the clips were chosen:
+the test sets are whole, ``dev`` is in two parts, of ``train`` there is a selection.
 """
 
 from __future__ import annotations
 
 import argparse
 import logging
-from collections import defaultdict
+from collections import Counter, defaultdict
 from itertools import zip_longest
 from pathlib import Path
 from typing import NamedTuple
@@ -21,12 +22,13 @@ from typing import NamedTuple
 import soundfile
 
 SECONDS = (2.0, 7.0)
-"""Short enough for a quick demo, long enough for a few words."""
+"""Of train-mini and dev-mini: quick to train on, long enough for a few words."""
 
 REAL_TERMS = {
     "lj": ("LJSpeech 1.1, read by Linda Johnson for LibriVox", "public domain"),
     "librivox": ("LibriVox, Sense and Sensibility", "public domain"),
 }
+PROMPTS_TERMS = ("Asterisk core sounds, Digium", "CC BY-SA 3.0")
 SYNTH_TERMS = "speech Apache-2.0, text public domain"
 LIBRISPEECH_TERMS = ("LibriSpeech test-clean", "CC BY 4.0")
 
@@ -57,40 +59,72 @@ def read_table(path: Path) -> dict[str, str]:
     return dict(line.split(maxsplit=1) for line in lines)
 
 
-def real_clips(directory: Path) -> list[Clip]:
-    """All utterances of the real recordings, under ids as near as can be."""
+def real_clips(speech: Path) -> list[Clip]:
+    """All utterances of the real readings, under ids as near as can be."""
+    directory = speech / "real_read"
     audio, clips = read_table(directory / "wav.scp"), []
     for utt, text in read_table(directory / "text").items():
         speaker, chapter, number = utt.split("-")
         origin, terms = REAL_TERMS.get(speaker, LIBRISPEECH_TERMS)
         place = ("test-clean-mini", speaker, chapter, number)
-        path = directory.parent / audio[utt]
-        clips.append(Clip(*place, path, text, f"{origin}, {utt}", terms))
+        clips.append(Clip(*place, speech / audio[utt], text, f"{origin}, {utt}", terms))
     return clips
 
 
-def synthetic_clips(
-    directory: Path, subset: str, count: int, taken: set[str]
-) -> list[Clip]:
-    """``count`` utterances spread evenly over the voices; texts not in ``taken``."""
-    audio = read_table(directory / "wav.scp")
+def prompt_clips(speech: Path) -> list[Clip]:
+    """All telephone prompts, under Asterisk's own names such as ``agent-alreadyon``."""
+    directory = speech / "real_prompts"
+    audio, clips = read_table(directory / "wav.scp"), []
+    for utt, text in read_table(directory / "text").items():
+        place = ("test-prompts-mini", "prompts", "asterisk", utt.partition("-")[2])
+        origin, terms = PROMPTS_TERMS
+        clips.append(Clip(*place, speech / audio[utt], text, f"{origin}, {utt}", terms))
+    return clips
+
+
+class Reading(NamedTuple):
+    """A line of a ``meta.tsv``."""
+
+    utt: str
+    voice: str
+    book: str
+    speed: str
+    seconds: str
+    text: str
+
+
+def readings(directory: Path) -> list[Reading]:
+    """What the synthetic voices read."""
+    lines = (directory / "meta.tsv").read_text(encoding="utf-8").splitlines()
+    return [Reading(*line.split("\t")) for line in lines]
+
+
+def selection(found: list[Reading], count: int, taken: set[str]) -> list[Reading]:
+    """``count`` short ones spread evenly over the voices; texts not in ``taken``."""
     by_voice = defaultdict(list)
-    for line in (directory / "meta.tsv").read_text(encoding="utf-8").splitlines():
-        utt, voice, book, _, seconds, text = line.split("\t")
-        if SECONDS[0] <= float(seconds) <= SECONDS[1] and text not in taken:
-            taken.add(text)
-            by_voice[voice].append((utt, voice, book, text))
+    for reading in found:
+        fits = SECONDS[0] <= float(reading.seconds) <= SECONDS[1]
+        if fits and reading.text not in taken:
+            taken.add(reading.text)
+            by_voice[reading.voice].append(reading)
     turns = zip_longest(*(by_voice[v] for v in sorted(by_voice)))
-    chosen = [row for turn in turns for row in turn if row][:count]
-    numbers: dict[tuple[str, str], int] = defaultdict(int)
+    return [reading for turn in turns for reading in turn if reading][:count]
+
+
+def synthetic_clips(
+    speech: Path, part: str, subset: str, chosen: list[Reading], numbers: Counter
+) -> list[Clip]:
+    """``chosen`` of ``synth/<part>``; ``numbers`` goes on from subset to subset."""
+    audio = read_table(speech / "synth" / part / "wav.scp")
     clips = []
-    for utt, voice, book, text in sorted(chosen):
-        speaker = voice.replace("_", "")
-        chapter = book.split("-", 1)[1].replace("_", "")
+    for reading in sorted(chosen):
+        speaker = reading.voice.replace("_", "")
+        chapter = reading.book.split("-", 1)[1].replace("_", "")
         place = (subset, speaker, chapter, f"{numbers[speaker, chapter]:04d}")
-        path = directory.parents[1] / audio[utt]
-        origin = f"Kokoro-82M voice {voice} reading {book}, {utt}"
-        clips.append(Clip(*place, path, text, origin, SYNTH_TERMS))
+        origin = f"Kokoro-82M voice {reading.voice} reading {reading.book}"
+        origin = f"{origin}, {reading.utt}"
+        path = speech / audio[reading.utt]
+        clips.append(Clip(*place, path, reading.text, origin, SYNTH_TERMS))
         numbers[speaker, chapter] += 1
     return clips
 
@@ -122,16 +156,26 @@ def main() -> None:
     """Command line; see the module's text."""
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--real", type=Path, required=True)
-    parser.add_argument("--synth", type=Path, required=True)
+    parser.add_argument("--speech", type=Path, required=True)
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--train", type=int, default=300, help="utterances")
     parser.add_argument("--dev", type=int, default=40, help="utterances")
     args = parser.parse_args()
-    clips = real_clips(args.real)
+    speech, numbers = args.speech, Counter()
+    clips = real_clips(speech) + prompt_clips(speech)
     taken = {clip.text for clip in clips}
-    clips += synthetic_clips(args.synth / "dev", "dev-mini", args.dev, taken)
-    clips += synthetic_clips(args.synth / "train", "train-mini", args.train, taken)
+    train, dev, test = (
+        readings(speech / "synth" / n) for n in ("train", "dev", "test")
+    )
+    some = selection(dev, args.dev, taken)
+    rest = [reading for reading in dev if reading not in some]
+    for part, subset, chosen in (
+        ("dev", "dev-mini", some),
+        ("dev", "dev-synth-mini", rest),
+        ("test", "test-synth-mini", test),
+        ("train", "train-mini", selection(train, args.train, taken)),
+    ):
+        clips += synthetic_clips(speech, part, subset, chosen, numbers)
     write(clips, args.out)
 
 

@@ -1,0 +1,79 @@
+# The trainings of --preset mini, in their order; sourced by local/mini.sh.
+
+# Each line: name of the run, what it hears, its config, and the tensors it begins with,
+# <run>:<from>:<to>[,...] for those <from> of an earlier run (- for the shipped LM alone).
+#   text    ${dumpdir}/text/train_text: lines for the LM, no speech
+#   speech  ${dumpdir}/extracted/train_synth: frames of the frozen encoder
+# All are validated on dev_synth. The runs called llama and llada are the two systems.
+mini_runs() {
+    local ctc=ctc:postencoder:postencoder,ctc:decoder.ctc:decoder.ctc
+    cat << EOF
+ctc         speech  conf/train_asr_mini_ctc.yaml                 -
+text_llama  text    conf/train_asr_whisper_llama_mini_text.yaml  -
+text_llada  text    conf/train_asr_whisper_llada_mini_text.yaml  text_llama:decoder.lm:decoder.lm
+llama       speech  conf/train_asr_whisper_llama_mini.yaml       ${ctc},text_llama:decoder.lm:decoder.lm
+llada       speech  conf/train_asr_whisper_llada_mini.yaml       ${ctc},text_llada:decoder.lm:decoder.lm
+EOF
+}
+
+# mini_configs: the configs of all runs, or of those that hear <what>.
+mini_configs() { mini_runs | awk -v what="${1:-}" '!what || $2 == what { print $3 }'; }
+
+# The frozen encoder gives the same frames in every epoch of every run.
+mini_features() {
+    local config set
+    config=$(mini_configs speech | head -n 1)
+    for set in "${train_set}" "${valid_set}"; do
+        log "Frames of ${set}, once for all runs"
+        python3 -m espnet_llada.bin.cli features --config "${config}" --nj "${nj}" \
+            --wav_scp "${dumpdir}/raw/${set}/wav.scp" --output "${dumpdir}/extracted/${set}"
+    done
+}
+
+# mini_checkpoint <run>: what a finished training leaves, by the loss or by the accuracy.
+mini_checkpoint() {
+    local file=${models}/$1/valid.acc.ave.pth
+    [ -e "${file}" ] || file=${models}/$1/valid.loss.ave.pth
+    echo "${file}"
+}
+
+# mini_begin <tensors>: the option that has a run begin with them.
+mini_begin() {
+    local part
+    [ "$1" != - ] || return 0
+    printf -- --init_param
+    for part in ${1//,/ }; do
+        printf ' %s' "$(mini_checkpoint "${part%%:*}"):${part#*:}"
+    done
+}
+
+# mini_train <name> <what> <config> <tensors>: stages 10 and 11 of one run.
+mini_train() {
+    local args=() first
+    case $2 in
+        text) # asr.sh has no training without speech
+            args=(python3 -m espnet_llada.recipe)
+            args+=("${common[@]}" --feats_type text --train_set "${text_set}")
+            ;;
+        speech) args=(asr "${common[@]}" --feats_type extracted) ;;
+    esac
+    first=$(max "${stage}" 10)
+    # Lengths of speech and text are the same for every run of a kind.
+    [[ " ${counted} " != *" $2 "* ]] || first=11
+    counted+=" $2"
+    [ "${first}" -le "${stop_stage}" ] || return 0
+    log "==== training: $1 ===="
+    "${args[@]}" --hugging_face_model_name_or_path "${lm}" \
+        --asr_config "$3" --asr_exp "${models}/$1" --asr_stats_dir "${out}/stats_$2" \
+        --asr_args "$(mini_begin "$4") ${lm_args} ${asr_args}" \
+        --stage "${first}" --stop_stage "$(min "${stop_stage}" 11)" ${options[@]+"${options[@]}"}
+}
+
+mini_trainings() {
+    local runs run name what config tensors counted=
+    mapfile -t runs < <(mini_runs) # not a pipe, since a training may read its stdin
+    for run in "${runs[@]}"; do
+        read -r name what config tensors <<< "${run}"
+        mini_train "${name}" "${what}" "${config}" "${tensors}"
+    done
+}

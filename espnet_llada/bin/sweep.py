@@ -1,0 +1,110 @@
+"""Decode sets in every way that a YAML lists; tables, curves and a report of it."""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import os
+import platform
+import sys
+from pathlib import Path
+
+from espnet_llada.bin.options import OptionParser, run_main
+from espnet_llada.types import UserError
+
+_EXAMPLE = """\
+example:
+  espnet-llada sweep conf/sweep_mini.yaml --model mini --data dump/raw \\
+      --sets "test_read test_prompts test_synth" --output exp/mini --nj 2
+
+DATA/<set> holds wav.scp, text and, for the intervals, utt2spk. Written to OUTPUT:
+  <row>/<set>/text        transcripts; a job that was killed goes on from where it was
+  RESULTS.md, results.json    error rates raw and normalised, passes, RTF, changes
+  report.html, figures/*.png  the same with curves and utterances pass by pass
+RTF: decode time of one process over duration; --nj of them run at the same time, on an
+equal share of the cores. How the YAML is written: conf/sweep_mini.yaml.
+"""
+
+
+def get_parser() -> argparse.ArgumentParser:
+    """The options of ``espnet-llada sweep``."""
+    parser = OptionParser(
+        prog="espnet-llada sweep",
+        description=__doc__,
+        epilog=_EXAMPLE,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("sweep", type=Path, metavar="YAML", help="the rows")
+    parser.add_argument("--model", default="mini", help="directory, tag or hub id")
+    parser.add_argument("--lm", help="the frozen LM, if not where the config says")
+    parser.add_argument("--whisper", help="the frozen Whisper, likewise")
+    parser.add_argument("--data", required=True, type=Path, help="holds <set>/wav.scp")
+    parser.add_argument("--sets", required=True, help='"test_read test_prompts ..."')
+    parser.add_argument("--output", required=True, type=Path, help="of everything")
+    parser.add_argument("--rows", default="", help='some rows only: "llama ..."')
+    parser.add_argument("--nj", type=int, default=1, help="processes (1)")
+    parser.add_argument("--device", default="cpu", help="cpu, cuda, ...")
+    return parser
+
+
+def main(cmd: list[str] | None = None) -> None:
+    """Decode what is not decoded yet, then write the results.
+
+    Raises:
+        UserError: the YAML, a file or the model does not fit, before anything runs.
+    """
+    args = get_parser().parse_args(cmd)
+    logging.basicConfig(level=logging.WARNING, format="%(message)s")
+    # After the parser, so that --help waits for nothing.
+    from espnet_llada.bin.sweep_jobs import Job, Place, Systems, decode_jobs
+    from espnet_llada.bin.sweep_report import write_all
+    from espnet_llada.bin.sweep_rows import read_sweep
+
+    sweep = read_sweep(args.sweep)
+    if args.rows.split():
+        sweep = sweep.only(args.rows.split())
+    sets = args.sets.split()
+    sizes = {name: _size(args.data / name) for name in sets}
+    if not sets or args.nj < 1:
+        raise UserError("--sets and --nj: at least one of each")
+    place = Place(
+        args.model, args.data, args.output, args.device, args.lm, args.whisper
+    )
+    systems = Systems(place)
+    for system in dict.fromkeys(row.system for row in sweep.rows):
+        systems.files(system)
+    args.output.mkdir(parents=True, exist_ok=True)
+    jobs = [Job(row, name) for row in sweep.rows for name in sets]
+    decode_jobs(place, jobs, args.nj, sum(sizes.values()) * len(sweep.rows))
+    threads = max(1, len(os.sched_getaffinity(0)) // args.nj)
+    machine = f"{args.nj} processes of {threads} threads, {_processor(args.device)}"
+    write_all(sweep, place, sets, f"{args.sweep}, model {args.model}; {machine}")
+    sys.stdout.write(f"{(args.output / 'RESULTS.md').read_text(encoding='utf-8')}\n")
+    sys.stdout.write(f"{args.output}/report.html\n")
+
+
+def _size(folder: Path) -> int:
+    """Utterances of a set that can be decoded and scored."""
+    from espnet_llada.bin.decoding import read_scp
+    from espnet_llada.scoring.wer import check_ids, read_text
+
+    files = folder / "text", folder / "wav.scp"
+    refs, audio = read_text(files[0]), read_scp(files[1])
+    check_ids(refs, audio, (str(files[0]), str(files[1])))
+    return len(refs)
+
+
+def _processor(device: str) -> str:
+    """The name of what decoded, without the machine's own."""
+    if device.startswith("cuda"):
+        import torch
+
+        return torch.cuda.get_device_name(device)
+    info = Path("/proc/cpuinfo")
+    lines = info.read_text(encoding="utf-8").splitlines() if info.is_file() else []
+    names = (line.partition(":")[2] for line in lines if line.startswith("model name"))
+    return next(names, platform.machine()).strip()
+
+
+if __name__ == "__main__":
+    run_main(main)

@@ -1,0 +1,250 @@
+"""The rows of a sweep: read from YAML, expanded and checked before anything runs.
+
+    baseline: llama                 # the row that the others are compared with
+    reference: whisper              # a second line in the figures
+    headline: [whisper, llama, diffusion_steps4]      # shown on top of the report
+    examples: [lowconf_mask30, diffusion_steps4]      # whose passes the report shows
+    rows:
+      whisper: {label: Whisper's own decoder, system: whisper}
+      llama: {label: Whisper-LLaMA, system: llama, config: decode_greedy.yaml}
+      diffusion_steps{}:
+        label: diffusion, {} passes
+        group: Diffusion decoding   # heading in the tables, name in the figures
+        system: llada
+        config: decode_diffusion.yaml
+        each: {steps: [1, 2, 4]}    # one row for each value, a curve over all
+      lowconf_mask{percent}:
+        label: low confidence, {percent} % masked
+        system: llada
+        config: deliberate_low_confidence.yaml
+        first_pass: llama           # a row above
+        options: {steps: 8}         # instead of the config's
+        each: {mask_ratio: [0.1, 0.3]}
+
+``config`` is relative to this file. ``{}`` is the value of ``each``, ``{percent}`` the
+same as a percentage.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from espnet_llada.bin import asr_inference
+from espnet_llada.bin.decoding import sampler_options
+from espnet_llada.types import SamplerOptions, UserError, nearest
+from espnet_llada.yaml_file import read_yaml
+
+SYSTEMS = ("whisper", "llama", "llada")
+_TOP = ("baseline", "reference", "headline", "examples", "rows")
+_ROW = ("label", "group", "system", "config", "options", "each", "first_pass")
+_OPTIONS = ("use_audio", "output_case", "batch_size")  # and those of the sampler
+
+
+@dataclass(frozen=True)
+class SweepRow:
+    """One way to decode.
+
+    Attributes:
+        key: names its directory.
+        label: in the tables.
+        group: heading in the tables, name of the curve; "" for none.
+        system: one of ``SYSTEMS``.
+        options: of the sampler.
+        use_audio, output_case, batch_size: see ``asr_inference --help``.
+        first_pass: key of the row that is deliberated over.
+        axis, value: the option that the rows of a curve differ in, and what it is
+            here; None for a row that stands alone.
+    """
+
+    key: str
+    label: str
+    group: str
+    system: str
+    options: SamplerOptions
+    use_audio: bool = True
+    output_case: str = "upper"
+    batch_size: int = 8
+    first_pass: str | None = None
+    axis: str | None = None
+    value: float | None = None
+
+
+@dataclass(frozen=True)
+class Sweep:
+    """A checked sweep; the keys below are rows of it."""
+
+    rows: tuple[SweepRow, ...]
+    baseline: str | None = None
+    reference: str | None = None
+    headline: tuple[str, ...] = ()
+    examples: tuple[str, ...] = ()
+
+    def row(self, key: str) -> SweepRow:
+        """The row of that key."""
+        return next(row for row in self.rows if row.key == key)
+
+    def only(self, keys: Sequence[str]) -> Sweep:
+        """Some rows and the first passes that they need.
+
+        Raises:
+            UserError: there is no such row.
+        """
+        known = [row.key for row in self.rows]
+        for key in keys:
+            if key not in known:
+                raise UserError(f"--rows {key}: no such row{nearest(key, known)}")
+        wanted = {*keys, *(self.row(key).first_pass for key in keys)}
+        # A first pass may have been deliberated over another one itself.
+        while more := {self.row(k).first_pass for k in wanted - {None}} - wanted:
+            wanted |= more
+        return Sweep(
+            tuple(row for row in self.rows if row.key in wanted),
+            self.baseline if self.baseline in wanted else None,
+            self.reference if self.reference in wanted else None,
+            tuple(key for key in self.headline if key in wanted),
+            tuple(key for key in self.examples if key in wanted),
+        )
+
+
+def read_sweep(path: str | Path) -> Sweep:
+    """Read and check a sweep.
+
+    Raises:
+        UserError: anything in it that would fail later.
+    """
+    content = read_yaml(path)
+    _known(content, _TOP, str(path))
+    entries = content.get("rows")
+    if not isinstance(entries, dict) or not entries:
+        raise UserError(f"{path}: no rows; write 'rows:' with 'key: {{...}}' below it")
+    rows: list[SweepRow] = []
+    for key, entry in entries.items():
+        where = f"{path}: row {key}"
+        if not isinstance(entry, dict):
+            raise UserError(f"{where}: expected {{label: …, system: …}}")
+        for row in _expanded(str(key), entry, where, Path(path).parent):
+            _check(row, rows, f"{path}: row {row.key}")
+            rows.append(row)
+    named = {name: _names(content, name) for name in _TOP[:-1]}
+    keys = [row.key for row in rows]
+    for name, values in named.items():
+        for value in values:
+            if value not in keys:
+                hint = nearest(value, keys)
+                raise UserError(f"{path}: {name}: no row '{value}'{hint}")
+    return Sweep(
+        tuple(rows),
+        next(iter(named["baseline"]), None),
+        next(iter(named["reference"]), None),
+        named["headline"],
+        named["examples"],
+    )
+
+
+def _names(content: Mapping[str, Any], name: str) -> tuple[str, ...]:
+    value = content.get(name) or []
+    return tuple(map(str, value if isinstance(value, list) else [value]))
+
+
+def _known(content: Mapping[str, Any], names: Sequence[str], where: str) -> None:
+    for key in content:
+        if key not in names:
+            raise UserError(f"{where}: unknown key '{key}'{nearest(str(key), names)}")
+
+
+def _expanded(
+    key: str, entry: dict[str, Any], where: str, folder: Path
+) -> Iterator[SweepRow]:
+    """The row, or one for each value of ``each``."""
+    _known(entry, _ROW, where)
+    each = entry.get("each")
+    if each is None:
+        yield _row(key, entry, {}, where, folder)
+        return
+    values = next(iter(each.values())) if isinstance(each, dict) else None
+    if not isinstance(values, list) or not values or len(each) != 1:
+        raise UserError(f"{where}: each: expected one option, as {{steps: [1, 2]}}")
+    (axis,) = each
+    for value in values:
+        named = {**entry, "label": _filled(entry.get("label"), value, where)}
+        new = _filled(key, value, where)
+        row = _row(new, named, {axis: value}, f"{where} ({axis}: {value})", folder)
+        yield replace(row, axis=axis, value=float(value))
+
+
+def _filled(template: Any, value: Any, where: str) -> str:
+    try:
+        percent = round(100 * float(value))
+        return str(template).format(value, percent=percent)
+    except (LookupError, ValueError, TypeError) as e:
+        raise UserError(f"{where}: '{template}' with {value!r}: {e}") from e
+
+
+def _row(
+    key: str, entry: Mapping[str, Any], more: dict[str, Any], where: str, folder: Path
+) -> SweepRow:
+    system = entry.get("system")
+    if system not in SYSTEMS:
+        raise UserError(f"{where}: system: {system!r}; allowed: {', '.join(SYSTEMS)}")
+    given = entry.get("options") or {}
+    if not isinstance(given, dict):
+        raise UserError(f"{where}: options: expected {{option: value}}")
+    args = _parsed(entry.get("config"), {**given, **more}, where, folder)
+    try:
+        options = sampler_options(args)
+    except UserError as e:
+        raise UserError(f"{where}: {e}") from e
+    return SweepRow(
+        key=key,
+        label=str(entry.get("label") or key),
+        group=str(entry.get("group") or ""),
+        system=system,
+        options=options,
+        use_audio=args.use_audio,
+        output_case=args.output_case,
+        batch_size=max(1, args.batch_size),
+        first_pass=entry.get("first_pass"),
+    )
+
+
+def _parsed(
+    config: str | None, options: dict[str, Any], where: str, folder: Path
+) -> argparse.Namespace:
+    """What ``asr_inference`` makes of a decode YAML and options."""
+    command = ["--config", str(folder / config)] if config else ["--batch_size", "8"]
+    parser = asr_inference.get_parser()
+    sampler = SamplerOptions.__dataclass_fields__
+    for name, value in options.items():
+        _known({name: value}, [*sampler, *_OPTIONS], f"{where}: options")
+        command += [f"--{name}", str(value)]
+    try:
+        return parser.parse_args(command)
+    except UserError as e:
+        raise UserError(f"{where}: {e}") from e
+
+
+def _check(row: SweepRow, above: Sequence[SweepRow], where: str) -> None:
+    """What a recognizer would refuse, and what rows have to do with each other."""
+    keys, options = [r.key for r in above], row.options
+    if row.key in keys or "/" in row.key or row.key.startswith("."):
+        raise UserError(f"{where}: the key is given twice, or names no directory")
+    if row.label in (r.label for r in above):
+        raise UserError(f"{where}: label '{row.label}' is given twice")
+    if row.system == "whisper" and options != SamplerOptions():
+        raise UserError(f"{where}: Whisper's own decoder takes no config or options")
+    if options.deliberates and row.system != "llada":
+        raise UserError(f"{where}: strategy {options.strategy} needs system: llada")
+    if options.beam_size > 1 and row.system != "llama":
+        raise UserError(f"{where}: beam_size {options.beam_size} needs system: llama")
+    if not row.use_audio and not options.deliberates:
+        raise UserError(f"{where}: without audio there is nothing to transcribe")
+    if options.deliberates != (row.first_pass is not None):
+        wants = "needs" if options.deliberates else "takes no"
+        raise UserError(f"{where}: strategy {options.strategy} {wants} first_pass")
+    if row.first_pass is not None and row.first_pass not in keys:
+        hint = nearest(row.first_pass, keys)
+        raise UserError(f"{where}: first_pass: no row '{row.first_pass}' above{hint}")

@@ -1,0 +1,66 @@
+"""The canvas of an utterance, pass by pass, as HTML."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from html import escape
+
+from espnet_llada.types import Cell, Frame
+
+_WORD_STARTS = ("▁", "Ġ")  # sentencepiece's and byte-level BPE's space
+_KIND = {
+    "masked": "masked on entry",
+    "measured": "first pass, measured",
+    "pass": "pass",
+}
+
+
+def canvas(frames: Sequence[Frame]) -> str:
+    """All frames beneath one another; the page's script can play them."""
+    widths = [_width(column) for column in zip(*(f.cells for f in frames), strict=True)]
+    rows = []
+    for i, frame in enumerate(frames):
+        name = _KIND[frame.kind]
+        if frame.kind == "pass":
+            name = f"pass {frame.passes}"
+        elif frame.kind == "masked" and i and frames[i - 1].kind == "pass":
+            name = "masked again"
+        cells = "".join(map(_cell, frame.cells, widths))
+        rows.append(
+            f'<div class="frame"><span class="caption">{name}</span>'
+            f'<div class="cells">{cells}</div></div>'
+        )
+    return f'<div class="film">{"".join(rows)}</div>'
+
+
+def _shown(cell: Cell) -> str:
+    return "" if cell.end else cell.token.lstrip("".join(_WORD_STARTS))
+
+
+def _width(column: Sequence[Cell]) -> int:
+    """Characters: the same in each frame, so that nothing moves."""
+    return max(1, max(len(_shown(cell)) for cell in column))
+
+
+def _cell(cell: Cell, width: int) -> str:
+    kinds, style = ["cell"], f"--w:{width}"
+    if cell.token.startswith(_WORD_STARTS):
+        kinds.append("word")
+    if not cell.token:
+        return f'<i class="cell mask" style="{style}"></i>'
+    title = "of the first pass" if cell.given else ""
+    if cell.end:
+        kinds.append("end")
+    if cell.probability is not None:
+        kinds.append("sure")
+        style += f";--p:{100 * cell.probability:.0f}%"
+        title += f" probability {cell.probability:.2f}"
+    if cell.given:
+        kinds.append("given")
+    if cell.committed:
+        kinds.append("now")
+    name = "end" if cell.end else cell.token
+    title = escape(f"{name}: {title.strip()}" if title else name, quote=True)
+    text = "·" if cell.end else escape(_shown(cell)) or "&nbsp;"
+    css = " ".join(kinds)
+    return f'<i class="{css}" style="{style}" title="{title}">{text}</i>'

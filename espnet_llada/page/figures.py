@@ -1,0 +1,212 @@
+"""Error rates as curves: PNG files, and SVG that follows the page's colours."""
+
+from __future__ import annotations
+
+import io
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from espnet_llada.scoring.significance import Interval
+from espnet_llada.scoring.summary import Row
+from espnet_llada.types import atomic_write
+
+# Okabe and Ito's palette, told apart by colour-blind readers too; markers differ as
+# well. In the SVG each is a CSS variable, so that a dark page may have lighter ones.
+PALETTE = ("#0072b2", "#d55e00", "#009e73", "#aa4499", "#b8860b", "#56b4e9")
+_MARKERS = "osD^vP"
+_INK = "#1b1f24"
+
+
+@dataclass(frozen=True)
+class Entry:
+    """What the page knows of a row of the sweep besides its numbers.
+
+    Attributes:
+        key: of the sweep's YAML.
+        label: of the table.
+        group: heading, and name of the curve.
+        axis, value: the option that the rows of a curve differ in, and what it is here.
+        decodes: from nothing, rather than over a first pass.
+    """
+
+    key: str
+    label: str
+    group: str = ""
+    axis: str | None = None
+    value: float | None = None
+    decodes: bool = True
+
+
+@dataclass(frozen=True)
+class Figure:
+    """Curves over one x axis, and rows that are a line at one height.
+
+    Attributes:
+        name: of the file.
+        curves: name -> points (x, error rate), ascending.
+        lines: name -> error rate; the first one has a band.
+        points: name -> (x, error rate), single ones.
+        doubling: a step to the right is a factor of two.
+    """
+
+    name: str
+    title: str
+    x_label: str
+    curves: dict[str, list[tuple[float, Interval]]]
+    lines: dict[str, Interval]
+    points: dict[str, tuple[float, Interval]]
+    doubling: bool = True
+
+
+_AXES = (
+    ("mask_ratio", "wer_mask_ratio", "WER against mask ratio", "masked, %"),
+    ("steps", "wer_steps", "WER against steps", "steps (budget of forward passes)"),
+    ("num_blocks", "wer_sub_blocks", "WER against sub-blocks", "sub-blocks"),
+)
+
+
+def figures_of(
+    rows: Sequence[Row], entries: Sequence[Entry], lines: Sequence[str]
+) -> list[Figure]:
+    """The figures that the rows allow.
+
+    Args:
+        rows: one for each system, all on the same set.
+        entries: in the order of the table.
+        lines: labels of the rows to be drawn as lines, the baseline first.
+    """
+    by_label = {row.system: row for row in rows}
+    flat = {label: by_label[label].wer_normalised.rate for label in lines}
+    figures = []
+    for axis, name, title, x_label in _AXES:
+        scale = 100.0 if axis == "mask_ratio" else 1.0
+        curves = _curves(
+            (e, scale * e.value, by_label[e.label]) for e in entries if e.axis == axis
+        )
+        if curves:
+            doubling = axis != "mask_ratio"
+            figures.append(Figure(name, title, x_label, curves, flat, {}, doubling))
+    counted = [e for e in entries if e.decodes and by_label[e.label].passes]
+    spent = [(e, by_label[e.label].passes, by_label[e.label]) for e in counted]
+    curves = _curves(s for s in spent if s[0].axis)
+    points = {
+        e.label: (x, row.wer_normalised.rate) for e, x, row in spent if not e.axis
+    }
+    if curves:
+        title, x_label = "WER against forward passes", "forward passes per utterance"
+        figures.append(Figure("wer_passes", title, x_label, curves, flat, points))
+    return figures
+
+
+def _curves(found) -> dict[str, list[tuple[float, Interval]]]:
+    curves: dict[str, list[tuple[float, Interval]]] = {}
+    for entry, x, row in found:
+        name = entry.group or entry.label
+        curves.setdefault(name, []).append((x, row.wer_normalised.rate))
+    ordered = {n: sorted(p, key=lambda point: point[0]) for n, p in curves.items()}
+    return {name: points for name, points in ordered.items() if len(points) > 1}
+
+
+def draw(figure: Figure, folder: Path) -> str:
+    """Write ``<name>.png`` into the folder; returns the same as SVG."""
+    import matplotlib as mpl
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure as Sheet
+
+    style = {
+        "svg.fonttype": "none",
+        "svg.hashsalt": figure.name,  # ids that differ by figure, not by run
+        "font.family": "sans-serif",
+        "font.size": 10,
+        "axes.spines.top": False,
+        "axes.spines.right": False,
+        **dict.fromkeys(
+            ("text.color", "axes.labelcolor", "axes.edgecolor"),
+            _INK,
+        ),
+        **dict.fromkeys(("xtick.color", "ytick.color"), _INK),
+    }
+    with mpl.rc_context(style):
+        sheet = Sheet(figsize=(7.2, 4.4), layout="constrained")
+        FigureCanvasAgg(sheet)
+        _plot(sheet.add_subplot(), figure)
+        folder.mkdir(parents=True, exist_ok=True)
+        with atomic_write(folder / f"{figure.name}.png") as temporary:
+            sheet.savefig(temporary, format="png", dpi=150, metadata={"Software": ""})
+        svg = io.StringIO()
+        metadata = {"Date": None, "Creator": None}
+        sheet.savefig(svg, format="svg", transparent=True, metadata=metadata)
+    return _for_page(svg.getvalue(), figure.title)
+
+
+def _plot(axes, figure: Figure) -> None:
+    for i, (name, rate) in enumerate(figure.lines.items()):
+        style = "--" if i == 0 else ":"
+        axes.axhline(rate.value, color=_INK, linestyle=style, linewidth=1.2, label=name)
+        if i == 0:
+            axes.axhspan(rate.low, rate.high, color=_INK, alpha=0.08, linewidth=0)
+    for i, (name, points) in enumerate(figure.curves.items()):
+        colour, marker = PALETTE[i % len(PALETTE)], _MARKERS[i % len(_MARKERS)]
+        xs = [x for x, _ in points]
+        low, high = ([getattr(r, end) for _, r in points] for end in ("low", "high"))
+        axes.fill_between(xs, low, high, color=colour, alpha=0.15, linewidth=0)
+        values = [r.value for _, r in points]
+        axes.plot(xs, values, color=colour, marker=marker, markersize=5, label=name)
+    for i, (name, (x, rate)) in enumerate(figure.points.items()):
+        error = [[rate.value - rate.low], [rate.high - rate.value]]
+        marker = "*" if name in figure.lines else "X1+"[i % 3]
+        label = None if name in figure.lines else name
+        axes.errorbar(
+            *([x], [rate.value], error),
+            **{"fmt": marker, "color": _INK, "markersize": 9, "label": label},
+            capsize=3,
+        )
+    _scales(axes, figure)
+    axes.set_xlabel(figure.x_label)
+    axes.set_ylabel("WER, Whisper-normalised, %")
+    axes.grid(color=_INK, alpha=0.12, linewidth=0.6)
+    axes.legend(
+        loc="lower center",
+        bbox_to_anchor=(0.5, 1.0),
+        ncols=2,
+        frameon=False,
+        fontsize=9,
+    )
+
+
+def _scales(axes, figure: Figure) -> None:
+    from matplotlib.ticker import FixedLocator, NullLocator, ScalarFormatter
+
+    every = [r for points in figure.curves.values() for _, r in points]
+    every += [*figure.lines.values(), *(r for _, r in figure.points.values())]
+    if figure.doubling:
+        axes.set_xscale("log", base=2)
+        xs = sorted({x for points in figure.curves.values() for x, _ in points})
+        marks = [2**n for n in range(12) if xs[0] <= 2**n <= max(xs[-1], 32)]
+        axes.xaxis.set_major_locator(FixedLocator(marks))
+        axes.xaxis.set_major_formatter(ScalarFormatter())
+        axes.xaxis.set_minor_locator(NullLocator())
+    values = [r.value for r in every]
+    if min(values) > 0 and max(values) > 6 * min(values):
+        low, high = min(values) / 1.3, max(r.high for r in every) * 1.1
+        marks = [m * 10**n for n in range(-1, 3) for m in (1, 2, 3, 5, 7)]
+        axes.set_yscale("log")
+        axes.set_ylim(low, high)
+        axes.yaxis.set_major_locator(FixedLocator(marks))
+        axes.yaxis.set_major_formatter(ScalarFormatter())
+        axes.yaxis.set_minor_locator(NullLocator())
+
+
+def _for_page(svg: str, title: str) -> str:
+    """An inline element whose colours are the page's."""
+    svg = svg[svg.index("<svg") :]
+    for i, colour in enumerate(PALETTE):
+        svg = svg.replace(colour, f"var(--c{i})")
+    svg = svg.replace(_INK, "var(--ink)")
+    # The page's own font, and a size that fits the page's width.
+    svg = re.sub(r"font: ([\d.]+)px [^;\"]*", r"font: \1px var(--sans)", svg)
+    svg = re.sub(r'(<svg[^>]*?) width="[^"]*"', r"\1", svg, count=1)
+    svg = re.sub(r'(<svg[^>]*?) height="[^"]*"', r"\1", svg, count=1)
+    return svg.replace("<svg", f'<svg role="img" aria-label="{title}"', 1)

@@ -1,0 +1,83 @@
+"""Many rows on a few sets, in two tables that a page can hold."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterator, Mapping, Sequence
+
+from espnet_llada.scoring.summary import POOLED, Row
+from espnet_llada.scoring.table import Cells, cost_cells, markdown, relative, set_detail
+
+RATES = ("system", "WER norm % [95% CI]", "WER raw % [95% CI]", "passes", "RTF")
+CHANGES = ("change norm % [95% CI]", "p")
+
+
+def overview(rows: Sequence[Row], groups: Mapping[str, str]) -> str:
+    """Markdown: all sets pooled, in full; then the rates of each set side by side.
+
+    Args:
+        rows: what ``summary_rows`` returns.
+        groups: label -> heading that it stands under; "" for none.
+    """
+    main, sets = main_rows(rows)
+    title = "All sets pooled" if len(sets) > 1 else sets[0]
+    content = f"\n## {title}\n\n{set_detail(main[0])}\n\n"
+    columns = len(main_header(main))
+    table = [main_header(main)]
+    for group, members in by_group(main, groups):
+        if group:
+            table.append((f"**{group}**", *[""] * (columns - 1)))
+        table += [main_cells(row, bool(columns > len(RATES))) for row in members]
+    content += markdown(table)
+    if len(sets) > 1:
+        content += "\n## Each set\n\nWER after the normaliser (raw), %\n\n"
+        content += markdown([("system", *sets), *set_cells(rows, sets)])
+    return content
+
+
+def main_rows(rows: Sequence[Row]) -> tuple[list[Row], list[str]]:
+    """The pooled rows (those of the only set, if there is one), and the sets."""
+    sets = list(dict.fromkeys(row.set for row in rows if row.set != POOLED))
+    shown = POOLED if len(sets) > 1 else sets[0]
+    return [row for row in rows if row.set == shown], sets
+
+
+def by_group(
+    rows: Sequence[Row], groups: Mapping[str, str]
+) -> Iterator[tuple[str, list[Row]]]:
+    """Runs of rows with the same heading."""
+    for group, members in itertools.groupby(rows, lambda r: groups.get(r.system, "")):
+        yield group, list(members)
+
+
+def main_header(rows: Sequence[Row]) -> Cells:
+    """Columns of the first table; without a baseline there are no changes."""
+    against = next((row.baseline for row in rows if row.baseline), None)
+    if against is None:
+        return RATES
+    return (*RATES, f"against {against}: {CHANGES[0]}", CHANGES[1])
+
+
+def main_cells(row: Row, compared: bool) -> Cells:
+    """A line of the first table."""
+    rates = str(row.wer_normalised.rate), str(row.wer.rate)
+    cells = (row.system, *rates, *cost_cells(row))
+    if not compared:
+        return cells
+    change = row.change_normalised
+    return (
+        *cells,
+        *(("", "") if change is None else (relative(change), change.p_text)),
+    )
+
+
+def set_cells(rows: Sequence[Row], sets: Sequence[str]) -> list[Cells]:
+    """Lines of the second table: ``normalised (raw)`` for each set."""
+    table: dict[str, dict[str, str]] = {}
+    for row in rows:
+        values = row.wer_normalised.rate.value, row.wer.rate.value
+        table.setdefault(row.system, {})[row.set] = "{:.2f} ({:.2f})".format(*values)
+    return [
+        (label, *(cells.get(name, "-") for name in sets))
+        for label, cells in table.items()
+    ]

@@ -1,0 +1,194 @@
+"""The presets mini and mini_ci: their sets, the order of the trainings, the sweep."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from recipe_helpers import RECIPE, write_audio
+
+from espnet_llada.recipe.combine import combine, main
+from espnet_llada.recipe.datadir import DataDir, read_table
+from espnet_llada.types import UserError
+
+ROOT = RECIPE.parents[2]
+SIZES = {"test_read": 16, "test_prompts": 75, "test_synth": 120, "dev_synth": 120}
+
+# In place of python3: notes its arguments, and does nothing where a model would run.
+SHIM = """#!/bin/bash
+printf '%s ' "$@" >> "{calls}"
+echo >> "{calls}"
+case "$*" in
+    *"bin.cli sweep"* | *"bin.cli features"* | *"-m espnet_llada.weights"*) ;;
+    *"-m espnet_llada.recipe "*"--stage 1"[0-9]*) ;;
+    *) exec "{python}" "$@" ;;
+esac
+"""
+
+
+@pytest.fixture
+def recipe(tmp_path: Path) -> Path:
+    """A copy of the recipe's scripts beside the shipped corpus, with empty configs."""
+    made = shutil.ignore_patterns("data", "dump", "exp*", "conf", "mini", ".*")
+    copy = tmp_path / "recipe"
+    shutil.copytree(RECIPE, copy, ignore=made)
+    (copy / "mini").symlink_to(RECIPE / "mini")
+    (copy / "conf").mkdir()
+    return copy
+
+
+def _run(recipe: Path, *command: str, **env: str) -> subprocess.CompletedProcess:
+    path = f"{recipe.parent / 'bin'}{os.pathsep}{Path(sys.executable).parent}"
+    return subprocess.run(
+        command,
+        cwd=recipe,
+        env={
+            **os.environ,
+            "PATH": f"{path}{os.pathsep}{os.environ['PATH']}",
+            "PYTHONPATH": str(ROOT),
+            **env,
+        },
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+
+@pytest.fixture
+def calls(recipe: Path) -> Path:
+    """A file with what `python3` is called with from now on."""
+    noted = recipe.parent / "calls"
+    shim = recipe.parent / "bin" / "python3"
+    shim.parent.mkdir()
+    shim.write_text(SHIM.format(calls=noted, python=sys.executable))
+    shim.chmod(0o755)
+    return noted
+
+
+def _runs(recipe: Path) -> list[list[str]]:
+    """Name, data, config and first tensors of each training."""
+    done = _run(recipe, "bash", "-c", ". local/train_mini.sh; mini_runs")
+    return [line.split() for line in done.stdout.splitlines()]
+
+
+def write_set(path: Path, texts: dict[str, str], audio: Path | None = None) -> Path:
+    """A data directory; its recordings are relative to where the tests run."""
+    wav = audio or Path("wav.flac")
+    DataDir(dict.fromkeys(texts, str(wav)), texts, dict.fromkeys(texts, "s")).write(
+        path
+    )
+    return path
+
+
+@pytest.fixture
+def parts(tmp_path: Path, monkeypatch) -> tuple[Path, Path, Path]:
+    """Two sets to train on, and one that is held out."""
+    monkeypatch.chdir(tmp_path)
+    write_audio(tmp_path / "wav.flac")
+    write_audio(tmp_path / "speech" / "a.flac")
+    one = write_set(
+        tmp_path / "speech/x/one", {"a1": "YES", "a2": "NO"}, Path("a.flac")
+    )
+    two = write_set(tmp_path / "two", {"b1": "it  is", "b2": "IT WAS"})
+    return one, two, write_set(tmp_path / "test", {"t1": "IT IS"})
+
+
+def test_training_sets_are_combined_without_what_is_tested(parts, tmp_path):
+    one, two, held_out = parts
+    combine([one, two], [held_out], tmp_path / "all")
+    data = DataDir.read(tmp_path / "all")
+    assert data.text == {"a1": "YES", "a2": "NO", "b2": "IT WAS"}
+    assert data.wav["a1"] == str(tmp_path / "speech/a.flac")  # as seen from above
+    assert data.wav["b2"] == "wav.flac"
+
+
+def test_what_cannot_be_combined_is_refused(parts, tmp_path):
+    one, two, held_out = parts
+    out = tmp_path / "all"
+    with pytest.raises(UserError, match="'a1' is an id of another directory"):
+        combine([one, one], [], out)
+    with pytest.raises(UserError, match="no utterance is left"):
+        combine([held_out], [held_out], out)
+    (tmp_path / "speech/a.flac").unlink()
+    with pytest.raises(UserError, match=r"one/wav\.scp: a\.flac: no such file"):
+        combine([two, one], [], out)
+    assert not out.exists()
+
+
+def test_fewer_utterances_are_spread_over_all(parts, tmp_path):
+    one, two, _ = parts
+    argv = ["--directories", str(one), str(two), "--max_utts", "2"]
+    main(["--output", str(tmp_path / "all"), *argv])
+    assert list(read_table(tmp_path / "all" / "text")) == ["a1", "b1"]
+
+
+def test_sets_of_the_mini_preset(recipe: Path, tmp_path: Path):
+    spoken = recipe / "spoken"
+    prompt = "ALL CIRCUITS ARE BUSY NOW"  # of test_prompts
+    write_audio(tmp_path / "a.flac")
+    write_set(spoken, {"a1": prompt, "a2": "NOT YET"}, tmp_path / "a.flac")
+    done = _run(recipe, "local/data.sh", "--preset", "mini", SYNTH="spoken")
+    assert done.returncode == 0, done.stderr
+    texts = {p.parent.name: read_table(p) for p in (recipe / "data").glob("*/text")}
+    assert texts.pop("train_synth") == {"a2": "NOT YET"}
+    assert {name: len(text) for name, text in texts.items()} == SIZES
+    assert prompt in texts["test_prompts"].values()
+    every = [words for text in texts.values() for words in text.values()]
+    assert len(set(every)) == len(every)
+
+
+def test_shipped_weights_need_no_training_data(recipe: Path, calls: Path):
+    argv = ["--stage", "12", "--rows", "llama x", "--sets", "test_read_ci"]
+    for name in ("llama", "lowconf_mask30"):  # as if the sweep had written them
+        text = recipe / "exp/mini_ci" / name / "test_read_ci/text"
+        text.parent.mkdir(parents=True)
+        text.write_text(f"lj-LJ001-0008 {name.upper()}\n")
+    done = _run(recipe, "./run.sh", "--preset", "mini_ci", *argv)
+    assert done.returncode == 0, done.stderr
+    assert not list((recipe / "data").glob("train*"))
+    for name in SIZES:
+        assert len(read_table(recipe / f"dump/raw/{name}_ci/wav.scp")) == 8
+    sweep = calls.read_text().splitlines()[-1]
+    assert "sweep conf/sweep_mini.yaml --model mini --data dump/raw" in sweep
+    assert "--sets test_read_ci --output exp/mini_ci --nj 2 --rows llama x" in sweep
+    assert "first pass   LLAMA\n  deliberated  LOWCONF_MASK30" in done.stdout
+    assert "exp/mini_ci/report.html" in done.stdout
+
+
+def test_the_trainings_follow_one_another(recipe: Path, calls: Path):
+    runs = _runs(recipe)
+    for _, _, config, _ in runs:
+        (recipe / config).touch()
+    done = _run(recipe, "./run.sh", "--preset", "mini_ci", "--stop_stage", "11")
+    assert done.returncode == 0, done.stderr
+    assert len(read_table(recipe / "dump/raw/train_synth_ci/text")) == 8
+    assert len(read_table(recipe / "dump/text/dev_synth_ci/text")) == 8
+    lines = [x for x in calls.read_text().splitlines() if "--asr_config" in x]
+    assert len(lines) == len(runs) >= 2
+    counted, ready = set(), set()
+    for line, (name, kind, config, tensors) in zip(lines, runs, strict=True):
+        assert f"--asr_config {config} --asr_exp exp/mini_ci/models/{name} " in line
+        assert f"--stage {11 if kind in counted else 10} --stop_stage 11" in line
+        assert ("--feats_type text --train_set train_text_ci" in line) == (
+            kind == "text"
+        )
+        for part in filter(lambda x: x != "-", tensors.split(",")):
+            run, _, rest = part.partition(":")
+            assert run in ready, f"{name} begins with {run}, which is trained later"
+            checkpoint = rf"exp/mini_ci/models/{run}/valid\.(loss|acc)\.ave\.pth"
+            assert re.search(f"{checkpoint}:{re.escape(rest)}[ ,]", line)
+        counted.add(kind)
+        ready.add(name)
+    assert {"llama", "llada"} <= ready
+
+
+def test_a_config_that_is_not_there_is_named_first(recipe: Path, calls: Path):
+    done = _run(recipe, "./run.sh", "--preset", "mini")
+    assert done.returncode == 2
+    assert f"error: {_runs(recipe)[0][2]}: no such file" in done.stderr
+    assert not (recipe / "data").exists()

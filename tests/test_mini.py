@@ -1,0 +1,54 @@
+"""The models inside the package: real weights, real speech."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import jiwer
+import pytest
+
+from espnet_llada import Speech2Text
+from espnet_llada.weights import MARKER, cache_dir
+from espnet_llada.weights.assets import MINI
+
+WEIGHTS = MINI / "llada/model.safetensors"
+CORPUS = (
+    Path(__file__).parents[1]
+    / "egs2/librispeech/asr_llada/mini/LibriSpeech/test-clean-mini"
+)
+CLIPS = 4
+"""Real readings of the corpus, taken evenly from it."""
+
+pytestmark = [
+    pytest.mark.skipif(
+        not WEIGHTS.is_file(),
+        reason=f"NO MINI MODELS: {WEIGHTS} IS MISSING; pack them (local/pack_mini.py)",
+    ),
+    *(
+        []
+        if (cache_dir() / "whisper-tiny.en" / MARKER).is_file()
+        else [pytest.mark.network]  # it is fetched then
+    ),
+]
+
+
+def clips() -> dict[Path, str]:
+    """{audio file: transcript in lower case}."""
+    found = {}
+    for file in sorted(CORPUS.rglob("*.trans.txt")):
+        for line in file.read_text(encoding="utf-8").splitlines():
+            utt_id, _, text = line.partition(" ")
+            found[file.parent / f"{utt_id}.flac"] = text.lower()
+    chosen = list(found)[:: len(found) // CLIPS][:CLIPS]
+    return {path: found[path] for path in chosen}
+
+
+def test_mini_transcribes_what_it_hears():
+    table = clips()
+    assert len(table) == CLIPS
+    speech2text = Speech2Text.from_pretrained("mini", output_case="lower")
+    heard = [speech2text(path)[0][0] for path in table]
+    texts = list(table.values())
+    assert jiwer.wer(texts, heard) < 0.3, heard
+    # With the audio of another utterance there is nothing to know a text by.
+    assert jiwer.wer(texts, [*heard[1:], heard[0]]) > 0.8
