@@ -1,13 +1,13 @@
-"""An auxiliary CTC loss over characters, so that the adapter learns to align.
+"""An auxiliary CTC loss over the LM's tokens, so that the adapter learns to align.
 
-A language model trained with its own loss from the start learns to ignore an adapter
-that says nothing yet. CTC on the Q-Former's vectors makes them say something first.
-Decoding does not use it.
+An LM that is trained from the start with its own loss learns to ignore an adapter that
+says nothing yet. CTC, through the LM's own embedding, first makes what the projection
+hands to the LM look like the words that are spoken. Decoding does not use it.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
 
 import torch
 import torch.nn.functional as F
@@ -15,72 +15,62 @@ from torch import Tensor, nn
 
 from espnet_llada.types import UserError
 
-CHARACTERS = "abcdefghijklmnopqrstuvwxyz' "
-"""Transcripts are read in lower case; what is not here is left out."""
 
-_ID = {character: i for i, character in enumerate(CHARACTERS, start=1)}  # 0: blank
-
-
-class CharacterCTC(nn.Module):
-    """CTC over characters; fields of ``decoder_conf.ctc``.
+class AlignmentCTC(nn.Module):
+    """CTC whose output layer is the LM's embedding; fields of ``decoder_conf.ctc``.
 
     Args:
-        width: of the Q-Former's vectors.
-        weight: of this loss (nats for each character) beside the LM's.
-        slots: characters that one vector may stand for.
+        embedding: (V, d), the LM's, which stays frozen.
+        width: of the adapter's vectors, from which the blank is told.
+        weight: of this loss (nats for each token) beside the LM's.
         only: train by this loss alone; the LM is not run (to warm the adapter up).
 
     Raises:
-        UserError: a value that does not fit.
+        UserError: a weight that does not fit.
     """
 
     def __init__(
-        self, width: int, weight: float = 0.3, slots: int = 2, only: bool = False
+        self, embedding: Tensor, width: int, weight: float = 0.1, only: bool = False
     ):
         super().__init__()
-        if slots < 1 or weight <= 0:
+        if weight <= 0:
             raise UserError(
-                f"ctc: weight {weight}, slots {slots}: both must be above 0; leave "
-                "ctc out for a training without it"
+                f"ctc: weight {weight} must be above 0; leave ctc out for a training "
+                "without it"
             )
-        self.weight, self.slots, self.only = weight, slots, only
-        self.output = nn.Linear(width, slots * (len(CHARACTERS) + 1))
+        self.weight, self.only = weight, only
+        tokens, size = embedding.shape
+        spread = float(embedding.float().std())
+        # Two unrelated embeddings then differ by about one nat.
+        self.scale = nn.Parameter(torch.tensor(1 / (spread**2 * math.sqrt(size))))
+        self.bias = nn.Parameter(torch.zeros(tokens))
+        self.blank = nn.Linear(width, 1)
+        nn.init.constant_(self.blank.bias, math.log(tokens) - 1)  # most are blank
 
-    def log_probs(self, audio: Tensor) -> Tensor:
-        """(B, A, width) -> (B, A * slots, 29), natural logarithms, float32."""
-        logits = self.output(audio.to(self.output.weight.dtype))
-        logits = logits.unflatten(-1, (self.slots, -1)).flatten(1, 2)
-        return logits.float().log_softmax(dim=-1)
+    def log_probs(self, audio: Tensor, projected: Tensor, embedding: Tensor) -> Tensor:
+        """(B, A, width), (B, A, d), (V, d) -> (B, A, 1 + V), float32; blank first."""
+        blank = self.blank(audio.to(self.blank.weight.dtype))
+        tokens = (projected * self.scale) @ embedding.to(projected.dtype).T + self.bias
+        return torch.cat([blank, tokens.to(blank.dtype)], -1).float().log_softmax(-1)
 
     def forward(
-        self, audio: Tensor, lengths: Tensor, texts: Sequence[str]
+        self, log_probs: Tensor, lengths: Tensor, text: Tensor, text_lengths: Tensor
     ) -> Tensor:
-        """Loss of each row, in nats for each character.
+        """Loss of each row, in nats for each token.
 
         Args:
-            audio: (B, A, width).
-            lengths: (B,) int64.
-            texts: B transcripts. One with more characters than there are slots for
-                has a loss of 0.
+            log_probs: (B, A, 1 + V).
+            lengths: (B,) int64, audio vectors of each row.
+            text: (B, T) int64 transcripts. One that has more tokens than there are
+                vectors for has a loss of 0.
+            text_lengths: (B,) int64.
         """
-        ids = [[_ID[c] for c in text.lower() if c in _ID] for text in texts]
-        sizes = torch.tensor([len(i) for i in ids], device=audio.device)
-        flat = torch.tensor(sum(ids, []), dtype=torch.long, device=audio.device)
         nll = F.ctc_loss(
-            self.log_probs(audio).transpose(0, 1),
-            flat,
-            lengths * self.slots,
-            sizes,
+            log_probs.transpose(0, 1),
+            text.clamp(min=0) + 1,
+            lengths,
+            text_lengths,
             reduction="none",
             zero_infinity=True,
         )
-        return nll / sizes.clamp(min=1)
-
-    def transcribe(self, audio: Tensor, lengths: Tensor) -> list[str]:
-        """The most probable path of each row, without blanks and repeats."""
-        best = self.log_probs(audio).argmax(dim=-1)
-        texts = []
-        for row, n in zip(best, (lengths * self.slots).tolist(), strict=True):
-            ids = torch.unique_consecutive(row[:n]).tolist()
-            texts.append("".join(CHARACTERS[i - 1] for i in ids if i))
-        return [" ".join(text.split()) for text in texts]
+        return nll / text_lengths.clamp(min=1)

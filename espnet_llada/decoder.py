@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from espnet_llada import weights
-from espnet_llada.ctc import CharacterCTC
+from espnet_llada.ctc import AlignmentCTC
 from espnet_llada.lm.backbone import Backbone
 from espnet_llada.lm.lora import LoraOptions, add_lora, merge_lora
 from espnet_llada.lm.tokenizer import LMTokenizer
@@ -58,7 +58,7 @@ class LMDecoder(nn.Module):
         canvas_slack: see ``objective.noisy_canvas``; masked diffusion only.
         dtype: of the frozen LM: ``float32``, ``bfloat16``.
         compile: see ``Backbone.compile_for_training``.
-        ctc: fields of ``CharacterCTC``, a loss beside the LM's; None for none.
+        ctc: fields of ``AlignmentCTC``, a loss beside the LM's; None for none.
     """
 
     def __init__(
@@ -106,7 +106,11 @@ class LMDecoder(nn.Module):
         self.special = SpecialTokens(self.lm.mask_id, self.tokenizer.eos_id)
         self.prompt_ids = self.tokenizer.prompt(prompt, chat_template)
         self.projection = nn.Linear(encoder_output_size, self.lm.width)
-        self.ctc = None if ctc is None else CharacterCTC(encoder_output_size, **ctc)
+        self.ctc = None
+        if ctc is not None:
+            self.ctc = AlignmentCTC(
+                self.lm.embedding.weight, encoder_output_size, **ctc
+            )
         # The Q-Former's LayerNorm gives unit variance: start the audio at the scale of
         # the LM's own embeddings (torch's default is 5 times that for SmolLM2).
         scale = float(self.lm.embedding.weight.float().std())
@@ -210,7 +214,7 @@ class LMDecoder(nn.Module):
     def ctc_loss(
         self, audio: Tensor, lengths: Tensor, text: Tensor, text_lengths: Tensor
     ) -> Tensor:
-        """(B,), the auxiliary loss of each row; see ``CharacterCTC``.
+        """(B,), the auxiliary loss of each row; see ``AlignmentCTC``.
 
         Args:
             audio: (B, A, encoder_output_size).
@@ -218,9 +222,9 @@ class LMDecoder(nn.Module):
             text: (B, T) int64 transcripts.
             text_lengths: (B,) int64.
         """
-        rows = zip(text.tolist(), text_lengths.tolist(), strict=True)
-        texts = [self.tokenizer.decode(ids[:n]) for ids, n in rows]
-        return self.ctc(audio, lengths, texts)
+        projected = self.projection(audio.to(self.projection.weight.dtype))
+        log_probs = self.ctc.log_probs(audio, projected, self.lm.embedding.weight)
+        return self.ctc(log_probs, lengths, text, text_lengths)
 
     def next_token_logits(
         self, prefix: Prefix, text: Tensor, lengths: Tensor

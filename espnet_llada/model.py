@@ -9,11 +9,13 @@ import torch
 from torch import Tensor, nn
 
 from espnet_llada import weights
-from espnet_llada.adapter.qformer import WindowQFormer
+from espnet_llada.adapter.qformer import WindowQFormer, WindowReader
+from espnet_llada.adapter.whisper_qformer import WhisperQFormer
 from espnet_llada.audio.encoder import WhisperEncoder
 from espnet_llada.decoder import LMDecoder
 
 ENCODER, POSTENCODER = "whisper_frozen", "window_qformer"
+POSTENCODERS = {POSTENCODER: WindowQFormer, "whisper_qformer": WhisperQFormer}
 ATTENTION = {"llada": "bidirectional", "llama": "causal"}
 """Our names in ESPnet2's ``encoder``, ``postencoder`` and ``decoder`` choices."""
 
@@ -48,7 +50,7 @@ class WhisperLLM(nn.Module):
     """
 
     def __init__(
-        self, encoder: WhisperEncoder, postencoder: WindowQFormer, decoder: LMDecoder
+        self, encoder: WhisperEncoder, postencoder: WindowReader, decoder: LMDecoder
     ):
         super().__init__()
         self.encoder, self.postencoder, self.decoder = encoder, postencoder, decoder
@@ -57,7 +59,7 @@ class WhisperLLM(nn.Module):
     def from_config(cls, config: Mapping[str, Any]) -> WhisperLLM:
         """Build from a train config whose parts are all ours (see ``is_ours``)."""
         encoder = build_encoder(**config.get("encoder_conf") or {})
-        postencoder = WindowQFormer(
+        postencoder = POSTENCODERS[config["postencoder"]](
             encoder.d_model, **config.get("postencoder_conf") or {}
         )
         decoder = LMDecoder(
@@ -76,6 +78,6 @@ def is_ours(config: Mapping[str, Any]) -> bool:
     """Whether a train config names our encoder, Q-Former and decoder."""
     return (
         config.get("encoder") == ENCODER
-        and config.get("postencoder") == POSTENCODER
+        and config.get("postencoder") in POSTENCODERS
         and config.get("decoder") in ATTENTION
     )

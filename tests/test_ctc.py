@@ -5,58 +5,60 @@ from __future__ import annotations
 import pytest
 import torch
 
-from espnet_llada.ctc import CHARACTERS, CharacterCTC
+from espnet_llada.ctc import AlignmentCTC
 from espnet_llada.types import UserError
 
-WIDTH = 16
+WIDTH, TOKENS = 16, 7
 
 
-def sure_of(ctc: CharacterCTC, path: str) -> torch.Tensor:
-    """(1, A, WIDTH): vectors that say ``path``, ``_`` the blank, to a linear head."""
-    torch.nn.init.zeros_(ctc.output.weight)
-    torch.nn.init.zeros_(ctc.output.bias)
-    ids = [0 if c == "_" else CHARACTERS.index(c) + 1 for c in path]
-    vectors = len(ids) // ctc.slots
-    audio = torch.zeros(1, vectors, WIDTH)
-    symbols = len(CHARACTERS) + 1
-    for i in range(vectors):
-        audio[0, i, i] = 1.0
-        for k in range(ctc.slots):
-            row = k * symbols + ids[i * ctc.slots + k]
-            ctc.output.weight.data[row, i] = 30.0
-    return audio
+def certain(path: list[int]) -> torch.Tensor:
+    """(1, A, 1 + TOKENS): -1 is the blank."""
+    logits = torch.zeros(1, len(path), 1 + TOKENS)
+    for place, token in enumerate(path):
+        logits[0, place, token + 1] = 30.0
+    return logits.log_softmax(dim=-1)
 
 
-def test_slots_follow_one_another_in_time():
-    ctc = CharacterCTC(WIDTH, slots=2)
-    audio = sure_of(ctc, "hel_lo__ a_b")
-    lengths = torch.tensor([6])
-    assert ctc.transcribe(audio, lengths) == ["hello ab"]
-    assert float(ctc(audio, lengths, ["HELLO AB"])[0]) < 1e-3
-    assert float(ctc(audio, lengths, ["hallo ab"])[0]) > 1
-
-
-def test_a_row_does_not_depend_on_the_batch():
+@pytest.fixture
+def ctc() -> AlignmentCTC:
     torch.manual_seed(0)
-    ctc = CharacterCTC(WIDTH)
-    audio, lengths = torch.randn(3, 9, WIDTH), torch.tensor([9, 4, 7])
-    texts = ["one two", "be", ""]
-    rows = ctc(audio, lengths, texts)
+    return AlignmentCTC(torch.randn(TOKENS, 8), WIDTH)
+
+
+def loss_of(ctc: AlignmentCTC, path: list[int], text: list[int]) -> float:
+    log_probs = certain(path)
+    sizes = torch.tensor([len(path)]), torch.tensor([len(text)])
+    return float(ctc(log_probs, sizes[0], torch.tensor([text]), sizes[1]).detach())
+
+
+def test_repeats_and_blanks_are_no_tokens(ctc):
+    assert loss_of(ctc, [-1, 4, 4, -1, 4, 2], [4, 4, 2]) < 1e-3
+    assert loss_of(ctc, [-1, 4, 4, -1, 4, 2], [4, 2]) > 1
+
+
+def test_more_tokens_than_vectors_is_zero_and_no_nan(ctc):
+    assert loss_of(ctc, [1, 1], [1, 2, 3]) == 0
+
+
+def test_a_vector_like_an_embedding_stands_for_its_token(ctc):
+    embedding = torch.randn(TOKENS, 8)
+    audio = torch.zeros(1, TOKENS, WIDTH)
+    log_probs = ctc.log_probs(audio, 50 * embedding[None], embedding)
+    assert log_probs[..., 1:].argmax(dim=-1).tolist() == [list(range(TOKENS))]
+    torch.testing.assert_close(log_probs.exp().sum(-1), torch.ones(1, TOKENS))
+
+
+def test_a_row_does_not_depend_on_the_batch(ctc):
+    log_probs = torch.randn(3, 9, 1 + TOKENS).log_softmax(dim=-1)
+    lengths, text_lengths = torch.tensor([9, 4, 7]), torch.tensor([4, 2, 0])
+    text = torch.tensor([[1, 2, 3, 4], [5, 5, -1, -1], [-1, -1, -1, -1]])
+    rows = ctc(log_probs, lengths, text, text_lengths)
     for i, n in enumerate(lengths.tolist()):
-        alone = ctc(audio[i : i + 1, :n], lengths[i : i + 1], texts[i : i + 1])
+        one = slice(i, i + 1)
+        alone = ctc(log_probs[one, :n], lengths[one], text[one], text_lengths[one])
         torch.testing.assert_close(alone[0], rows[i])
 
 
-def test_more_characters_than_slots_is_zero_and_no_nan():
-    ctc = CharacterCTC(WIDTH, slots=1)
-    audio = torch.randn(1, 3, WIDTH, requires_grad=True)
-    loss = ctc(audio, torch.tensor([3]), ["far too long"])
-    loss.sum().backward()
-    assert float(loss) == 0
-    assert torch.equal(audio.grad, torch.zeros_like(audio))
-
-
-@pytest.mark.parametrize("conf", [{"slots": 0}, {"weight": 0.0}])
-def test_values_that_do_not_fit_are_refused(conf):
-    with pytest.raises(UserError, match="ctc"):
-        CharacterCTC(WIDTH, **conf)
+def test_a_weight_that_does_not_fit_is_refused():
+    with pytest.raises(UserError, match="ctc: weight 0"):
+        AlignmentCTC(torch.randn(TOKENS, 8), WIDTH, weight=0.0)

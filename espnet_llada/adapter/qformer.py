@@ -14,18 +14,12 @@ from torch import Tensor, nn
 _EPS = 1e-12  # BERT's LayerNorm
 
 
-class WindowQFormer(nn.Module):
-    """Encoder frames -> ``queries`` vectors for each window.
+class WindowReader(nn.Module):
+    """Cuts frames into windows that do not overlap; ``read`` turns each into vectors.
 
     Args:
-        input_size: width of the encoder frames.
-        hidden: width of the queries.
-        layers: number of layers.
-        heads: attention heads; divides ``hidden``.
-        ffn: inner width of the feed-forward part.
-        queries: vectors for each window.
-        window: frames in a window; windows do not overlap.
-        dropout: as in BERT, on embeddings, attention and residual branches.
+        queries: (Q, hidden), the initial queries.
+        window: frames in a window.
         time_mask: in training, zero a span of up to so many frames in each 100 (2 s):
             SpecAugment's time masking, on the encoder's frames.
         drop_last_window: leave out a last window that is not full, as the paper's
@@ -33,27 +27,24 @@ class WindowQFormer(nn.Module):
     """
 
     def __init__(
-        self,
-        input_size: int,
-        hidden: int = 768,
-        layers: int = 2,
-        heads: int = 12,
-        ffn: int = 3072,
-        queries: int = 4,
-        window: int = 17,
-        dropout: float = 0.1,
-        time_mask: int = 0,
-        drop_last_window: bool = False,
+        self, queries: Tensor, window: int, time_mask: int, drop_last_window: bool
     ):
         super().__init__()
-        self.hidden, self.window, self.time_mask = hidden, window, time_mask
-        self.drop_last_window = drop_last_window
-        self.queries = nn.Parameter(torch.randn(queries, hidden) * 0.02)
-        self.norm = nn.LayerNorm(hidden, eps=_EPS)
-        self.dropout = nn.Dropout(dropout)
-        self.layers = nn.ModuleList(
-            _Layer(hidden, input_size, heads, ffn, dropout) for _ in range(layers)
-        )
+        self.hidden, self.window = queries.shape[1], window
+        self.time_mask, self.drop_last_window = time_mask, drop_last_window
+        self.queries = nn.Parameter(queries)
+
+    def read(self, keys: Tensor, seen: Tensor) -> Tensor:
+        """Each window by itself.
+
+        Args:
+            keys: (N, window, input_size).
+            seen: (N, 1, 1, window) bool, False for a frame that is not there.
+
+        Returns:
+            (N, queries, hidden).
+        """
+        raise NotImplementedError
 
     def forward(self, frames: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
         """Read a batch.
@@ -86,16 +77,45 @@ class WindowQFormer(nn.Module):
         x = self.read(keys, seen)
         return x.reshape(batch, count * n_queries, self.hidden), windows * n_queries
 
+
+class WindowQFormer(WindowReader):
+    """BERT's layers with cross-attention: the paper's adapter, trained from scratch.
+
+    Args:
+        input_size: width of the encoder frames.
+        hidden: width of the queries.
+        layers: number of layers.
+        heads: attention heads; divides ``hidden``.
+        ffn: inner width of the feed-forward part.
+        queries: vectors for each window.
+        window: see ``WindowReader``.
+        dropout: as in BERT, on embeddings, attention and residual branches.
+        time_mask, drop_last_window: see ``WindowReader``.
+    """
+
+    def __init__(
+        self,
+        input_size: int,
+        hidden: int = 768,
+        layers: int = 2,
+        heads: int = 12,
+        ffn: int = 3072,
+        queries: int = 4,
+        window: int = 17,
+        dropout: float = 0.1,
+        time_mask: int = 0,
+        drop_last_window: bool = False,
+    ):
+        noise = torch.randn(queries, hidden) * 0.02
+        super().__init__(noise, window, time_mask, drop_last_window)
+        self.norm = nn.LayerNorm(hidden, eps=_EPS)
+        self.dropout = nn.Dropout(dropout)
+        self.layers = nn.ModuleList(
+            _Layer(hidden, input_size, heads, ffn, dropout) for _ in range(layers)
+        )
+
     def read(self, keys: Tensor, seen: Tensor) -> Tensor:
-        """Each window by itself.
-
-        Args:
-            keys: (N, window, input_size).
-            seen: (N, 1, 1, window) bool, False for a frame that is not there.
-
-        Returns:
-            (N, queries, hidden).
-        """
+        """See ``WindowReader``."""
         x = self.dropout(self.norm(self.queries)).expand(len(keys), -1, -1)
         for layer in self.layers:
             x = layer(x, keys, seen)

@@ -19,7 +19,7 @@ from espnet_llada.decoder import LMDecoder
 from espnet_llada.espnet.model import ESPnetLLMModel
 from espnet_llada.espnet.modules import FrozenWhisperEncoder
 from espnet_llada.lm.tokenizer import LMTokenizer
-from espnet_llada.model import ATTENTION, POSTENCODER, build_encoder
+from espnet_llada.model import ATTENTION, POSTENCODER, POSTENCODERS, build_encoder
 from espnet_llada.types import ESPNET_TOKENS, UserError, nearest
 
 
@@ -124,8 +124,8 @@ def check_sections(args: argparse.Namespace) -> None:
     sections: dict[str, Any] = {"decoder_conf": LMDecoder.__init__}
     if args.encoder == "whisper_frozen":
         sections["encoder_conf"] = build_encoder
-    if args.postencoder == POSTENCODER:
-        postencoder = asr.postencoder_choices.get_class(POSTENCODER)
+    if args.postencoder in POSTENCODERS:
+        postencoder = asr.postencoder_choices.get_class(args.postencoder)
         sections["postencoder_conf"] = postencoder.__init__
     given_by_espnet = {"self", "input_size", "encoder_output_size", "attention"}
     for section, function in sections.items():

@@ -10,6 +10,7 @@ from espnet2.asr.postencoder.abs_postencoder import AbsPostEncoder
 from torch import Tensor
 
 from espnet_llada.adapter.qformer import WindowQFormer
+from espnet_llada.adapter.whisper_qformer import WhisperQFormer
 from espnet_llada.audio.feature_cache import check_scp, identity
 from espnet_llada.decoder import LMDecoder
 from espnet_llada.model import ATTENTION, build_encoder
@@ -55,6 +56,13 @@ class FrozenWhisperEncoder(AbsEncoder):
 
 class WindowQFormerPostEncoder(WindowQFormer, AbsPostEncoder):
     """``postencoder: window_qformer``; ``postencoder_conf`` as ``WindowQFormer``."""
+
+    def output_size(self) -> int:
+        return self.hidden
+
+
+class WhisperQFormerPostEncoder(WhisperQFormer, AbsPostEncoder):
+    """``postencoder: whisper_qformer``; ``postencoder_conf`` as ``WhisperQFormer``."""
 
     def output_size(self) -> int:
         return self.hidden

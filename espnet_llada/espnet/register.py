@@ -21,13 +21,16 @@ def register() -> None:
         FrozenWhisperEncoder,
         LLaDADecoder,
         LLaMADecoder,
+        WhisperQFormerPostEncoder,
         WindowQFormerPostEncoder,
     )
     from espnet_llada.espnet.scheduler import LinearWarmupCosine
     from espnet_llada.model import ENCODER, POSTENCODER
 
     asr.encoder_choices.classes[ENCODER] = FrozenWhisperEncoder
-    asr.postencoder_choices.classes[POSTENCODER] = WindowQFormerPostEncoder
+    adapters = asr.postencoder_choices.classes
+    adapters[POSTENCODER] = WindowQFormerPostEncoder
+    adapters["whisper_qformer"] = WhisperQFormerPostEncoder
     asr.decoder_choices.classes["llada"] = LLaDADecoder
     asr.decoder_choices.classes["llama"] = LLaMADecoder
     asr.model_choices.classes["llada"] = ESPnetLLMModel

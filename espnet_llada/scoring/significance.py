@@ -10,6 +10,7 @@ too narrow. With one unit the interval is a point and says nothing.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
@@ -21,6 +22,7 @@ REPLICATES = 10_000
 FEWEST_SPEAKERS = 10
 _TAILS = (2.5, 97.5)  # percentiles
 _DRAWN_AT_ONCE = 1 << 21  # indices; more would only take memory
+_KEPT = 1 << 22  # numbers of a table that is kept, 32 MiB
 
 
 @dataclass(frozen=True)
@@ -152,12 +154,33 @@ def _replicates(
     columns: tuple[np.ndarray, ...], replicates: int, seed: int
 ) -> Iterator[list[np.ndarray]]:
     """Yield each column's sum over the draws, some replicates at a time."""
-    rng, units = np.random.default_rng(seed), len(columns[0])
+    units = len(columns[0])
+    if replicates * units <= _KEPT:  # many systems on one set: the draws are the same
+        times = _times_drawn(units, replicates, seed)
+        yield list(np.rint(times @ np.column_stack(columns).astype(np.float64)).T)
+        return
+    for drawn in _draws(units, replicates, seed):
+        yield [column[drawn].sum(axis=1) for column in columns]
+
+
+def _draws(units: int, replicates: int, seed: int) -> Iterator[np.ndarray]:
+    """Indices (n, units) of the units that each of the next n replicates draws."""
+    rng = np.random.default_rng(seed)
     step = max(1, _DRAWN_AT_ONCE // units)
     for first in range(0, replicates, step):
         shape = min(step, replicates - first), units
-        drawn = rng.integers(0, units, shape, dtype=np.int32)
-        yield [column[drawn].sum(axis=1) for column in columns]
+        yield rng.integers(0, units, shape, dtype=np.int32)
+
+
+@functools.lru_cache(maxsize=8)
+def _times_drawn(units: int, replicates: int, seed: int) -> np.ndarray:
+    """(replicates, units) float64: how often each replicate has drawn each unit."""
+    times = []
+    for drawn in _draws(units, replicates, seed):
+        places = drawn + units * np.arange(len(drawn))[:, None]
+        found = np.bincount(places.ravel(), minlength=units * len(drawn))
+        times.append(found.reshape(-1, units))
+    return np.concatenate(times).astype(np.float64)
 
 
 def _percent(errors: np.ndarray, words: np.ndarray) -> np.ndarray:

@@ -1,0 +1,139 @@
+"""A window-level Q-Former that begins as Whisper's own decoder.
+
+BLIP-2's Q-Former begins as BERT, with cross-attention from nothing. Whisper's decoder
+is the one network that has already learnt to read these frames. Each layer has what a
+Q-Former's has: self-attention, cross-attention, feed-forward. Shown one window of
+frames at a time and a fixed query in place of the words so far, it names the word that
+is spoken there before any training: for "he should get home as fast as he could" the
+windows of 0.16 s of Whisper tiny.en give "he should get home home as - fast as he could
+could".
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from espnet_llada import weights
+from espnet_llada.adapter.qformer import WindowReader
+from espnet_llada.audio.whisper_file import WhisperConfig, open_whisper
+from espnet_llada.frozen import Pretrained
+from espnet_llada.types import UserError
+
+_TIMESTAMPS = 1501  # end the vocabulary of every Whisper; <|notimestamps|> before them
+_FIRST_WORD = 2  # position of the token from which the first word is predicted
+
+
+class WhisperQFormer(WindowReader, Pretrained):
+    """Whisper's decoder, trained on, as the adapter.
+
+    Args:
+        input_size: width of the encoder frames; that of the decoder.
+        whisper: name or path of the weights, the encoder's best.
+        queries: vectors for each window.
+        window: see ``WindowReader``.
+        time_mask, drop_last_window: see ``WindowReader``.
+
+    Raises:
+        UserError: no such weights, or of another width.
+    """
+
+    def __init__(
+        self,
+        input_size: int,
+        whisper: str = "whisper-tiny.en",
+        queries: int = 1,
+        window: int = 8,
+        time_mask: int = 0,
+        drop_last_window: bool = False,
+    ):
+        resolved = weights.resolve(whisper, "whisper")
+        config, tensors = _decoder(resolved.path)
+        if config.d_model != input_size:
+            raise UserError(
+                f"{whisper}: its decoder reads frames of width {config.d_model}, the "
+                f"encoder's have {input_size}; name the same Whisper for both"
+            )
+        words = tensors.pop("token_embedding.weight")
+        places = tensors.pop("positional_embedding")
+        place = torch.arange(_FIRST_WORD, _FIRST_WORD + queries).clamp(
+            max=len(places) - 1
+        )
+        start = words[max(0, len(words) - _TIMESTAMPS - 1)]
+        super().__init__(start + places[place], window, time_mask, drop_last_window)
+        self.weights = resolved
+        self.blocks = nn.ModuleList(_Block(config) for _ in range(config.layers))
+        self.ln = nn.LayerNorm(config.d_model)
+        self.load_state_dict({"queries": self.queries.data, **tensors})
+        if queries == 1:  # over one position the weights of self-attention are 1
+            for block in self.blocks:
+                block.attn.query.requires_grad_(False)
+                block.attn.key.requires_grad_(False)
+
+    def read(self, keys: Tensor, seen: Tensor) -> Tensor:
+        """See ``WindowReader``."""
+        x = self.queries.expand(len(keys), -1, -1)
+        for block in self.blocks:
+            x = block(x, keys, seen)
+        return self.ln(x)
+
+
+def _decoder(path: Path) -> tuple[WhisperConfig, dict[str, Tensor]]:
+    """Sizes and tensors of a Whisper's decoder, by OpenAI's names."""
+    file = open_whisper(path, "decoder")
+    config, width = file.config, file.config.d_model
+    with torch.device("meta"):
+        shapes = {
+            f"blocks.{i}.{name}": tensor.shape
+            for i in range(config.layers)
+            for name, tensor in _Block(config).state_dict().items()
+        }
+    shapes |= {"ln.weight": torch.Size([width]), "ln.bias": torch.Size([width])}
+    shapes["positional_embedding"] = torch.Size([config.max_frames, width])
+    table = file.rename("token_embedding.weight")
+    if table in file.tensors:  # the vocabulary differs between Whispers
+        shapes["token_embedding.weight"] = file.tensors[table].shape
+    return config, file.read(shapes, torch.float32)
+
+
+class _Attention(nn.Module):
+    def __init__(self, config: WhisperConfig):
+        super().__init__()
+        width = config.d_model
+        self.heads = config.heads
+        self.query = nn.Linear(width, width)
+        self.key = nn.Linear(width, width, bias=False)
+        self.value = nn.Linear(width, width)
+        self.out = nn.Linear(width, width)
+
+    def forward(self, x: Tensor, memory: Tensor, seen: Tensor | None) -> Tensor:
+        q, k, v = (
+            y.unflatten(-1, (self.heads, -1)).transpose(1, 2)
+            for y in (self.query(x), self.key(memory), self.value(memory))
+        )
+        mixed = F.scaled_dot_product_attention(q, k, v, attn_mask=seen)
+        return self.out(mixed.transpose(1, 2).flatten(-2))
+
+
+class _Block(nn.Module):
+    """A decoder layer (LayerNorm first); names as in openai/whisper."""
+
+    def __init__(self, config: WhisperConfig):
+        super().__init__()
+        width = config.d_model
+        self.attn, self.attn_ln = _Attention(config), nn.LayerNorm(width)
+        self.cross_attn = _Attention(config)
+        self.cross_attn_ln = nn.LayerNorm(width)
+        self.mlp = nn.Sequential(
+            nn.Linear(width, config.ffn), nn.GELU(), nn.Linear(config.ffn, width)
+        )
+        self.mlp_ln = nn.LayerNorm(width)
+
+    def forward(self, x: Tensor, memory: Tensor, seen: Tensor) -> Tensor:
+        inner = self.attn_ln(x)
+        x = x + self.attn(inner, inner, None)
+        x = x + self.cross_attn(self.cross_attn_ln(x), memory, seen)
+        return x + self.mlp(self.mlp_ln(x))
