@@ -106,8 +106,8 @@ class WhisperFile:
             shape = self.tensors[theirs].shape
             if shape != shapes[ours]:
                 raise UserError(
-                    f"{self.path}: {self.part} tensor {theirs} has shape {tuple(shape)}, "
-                    f"its sizes say {tuple(shapes[ours])}; the weights and their "
+                    f"{self.path}: {self.part} tensor {theirs} has shape "
+                    f"{tuple(shape)}, its sizes say {tuple(shapes[ours])}; the weights and their "
                     "config do not belong together"
                 )
         return {ours: self.tensors[theirs] for theirs, ours in names.items()}

@@ -35,7 +35,7 @@ BYTE_PIECES = range(3, 259)
 LOWER_CASE = re.compile(r"▁?[a-z']+|▁")
 SPECIAL = ["<unk>", "<s>", "</s>"]
 BETWEEN_STORIES = "<s>"
-"""Stands before and behind every story that the LM was trained on; it never saw </s>."""
+"""Stands before and behind each story that the LM was trained on; </s> it never saw."""
 
 
 def read_model(data: bytes) -> tuple[dict[str, int], dict[str, np.ndarray]]:
