@@ -30,6 +30,7 @@ a { color: var(--now); }
   border-radius: 8px; }
 .card b { display: block; font-size: 1.9rem; line-height: 1.25;
   font-variant-numeric: tabular-nums; }
+.card em { color: var(--quiet); font-style: normal; font-size: .85rem; }
 .card small { color: var(--quiet); display: block; }
 .scroll { overflow-x: auto; }
 table { border-collapse: collapse; font-variant-numeric: tabular-nums;
@@ -70,14 +71,15 @@ button { font: inherit; padding: .1rem .8rem; border-radius: 6px; cursor: pointe
 .one .frame { display: none; } .one .frame.on { display: grid; }
 .caption { color: var(--quiet); font-size: .8rem; padding-top: .15rem; }
 .cells { display: flex; flex-wrap: wrap; row-gap: 3px; }
-.cell { font: normal .8rem/1.5 var(--mono); min-width: calc(var(--w) * 1ch + 6px);
-  height: 1.6em; padding: 0 2px; margin-right: 1px; text-align: center;
+.cell { font: normal .8rem/1.5 var(--mono); width: calc(var(--w) * 1ch + 6px);
+  height: 1.6em; margin-right: 1px; text-align: center; white-space: pre;
   border: 1px solid transparent; border-radius: 3px; }
 .cell.mask { border: 1px dashed var(--quiet); opacity: .55; }
 .cell.given { color: var(--quiet); }
 .cell.sure { background: color-mix(in srgb, var(--high) var(--p), var(--low));
   color: var(--ink); }
-.cell.now { border: 2px solid var(--now); font-weight: 700; line-height: 1.35; }
+.cell.word { margin-left: 4px; }
+.cell.now { box-shadow: inset 0 0 0 2px var(--now); }
 .cell.end { color: var(--quiet); }
 .key { display: flex; flex-wrap: wrap; gap: .4rem 1.4rem; align-items: center;
   font-size: .86rem; }

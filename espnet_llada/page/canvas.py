@@ -17,7 +17,9 @@ _KIND = {
 
 def canvas(frames: Sequence[Frame]) -> str:
     """All frames beneath one another; the page's script can play them."""
-    widths = [_width(column) for column in zip(*(f.cells for f in frames), strict=True)]
+    columns = list(zip(*(frame.cells for frame in frames), strict=True))
+    widths = [_width(column) for column in columns]
+    starts = [any(c.token.startswith(_WORD_STARTS) for c in cs) for cs in columns]
     rows = []
     for i, frame in enumerate(frames):
         name = _KIND[frame.kind]
@@ -25,7 +27,9 @@ def canvas(frames: Sequence[Frame]) -> str:
             name = f"pass {frame.passes}"
         elif frame.kind == "masked" and i and frames[i - 1].kind == "pass":
             name = "masked again"
-        cells = "".join(map(_cell, frame.cells, widths))
+        measured = frame.kind == "measured"
+        columns = zip(frame.cells, widths, starts, strict=True)
+        cells = "".join(_cell(*column, measured) for column in columns)
         rows.append(
             f'<div class="frame"><span class="caption">{name}</span>'
             f'<div class="cells">{cells}</div></div>'
@@ -42,18 +46,18 @@ def _width(column: Sequence[Cell]) -> int:
     return max(1, max(len(_shown(cell)) for cell in column))
 
 
-def _cell(cell: Cell, width: int) -> str:
-    kinds, style = ["cell"], f"--w:{width}"
-    if cell.token.startswith(_WORD_STARTS):
-        kinds.append("word")
+def _cell(cell: Cell, width: int, starts_word: bool, measured: bool) -> str:
+    """A position; what is kept from a first pass has its colour when measured only."""
+    kinds, style = ["cell", "word"] if starts_word else ["cell"], f"--w:{width}"
     if not cell.token:
-        return f'<i class="cell mask" style="{style}"></i>'
+        return f'<i class="{" ".join(kinds)} mask" style="{style}"></i>'
     title = "of the first pass" if cell.given else ""
     if cell.end:
         kinds.append("end")
     if cell.probability is not None:
-        kinds.append("sure")
-        style += f";--p:{100 * cell.probability:.0f}%"
+        if measured or not cell.given:
+            kinds.append("sure")
+            style += f";--p:{100 * cell.probability:.0f}%"
         title += f" probability {cell.probability:.2f}"
     if cell.given:
         kinds.append("given")

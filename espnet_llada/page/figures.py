@@ -90,7 +90,8 @@ def figures_of(
             figures.append(Figure(name, title, x_label, curves, flat, {}, doubling))
     counted = [e for e in entries if e.decodes and by_label[e.label].passes]
     spent = [(e, by_label[e.label].passes, by_label[e.label]) for e in counted]
-    curves = _curves(s for s in spent if s[0].axis)
+    # Another option varies at a fixed number of passes: no curve over these.
+    curves = _curves(s for s in spent if s[0].axis == "steps")
     points = {
         e.label: (x, row.wer_normalised.rate) for e, x, row in spent if not e.axis
     }

@@ -78,7 +78,7 @@ def write_report(report: Report, page: Path) -> None:
         _head(report, main),
         f"<h2 id=figures>Curves</h2>{_figures(figures)}" if figures else "",
         f"<h2 id=table>All rows</h2>{_tables(report, main, sets)}",
-        _examples(report.examples),
+        _examples(report.examples, report.entries),
     ]
     html = (
         '<!doctype html><html lang="en"><head><meta charset="utf-8">'
@@ -92,7 +92,9 @@ def write_report(report: Report, page: Path) -> None:
 
 def _head(report: Report, main: Sequence[Row]) -> str:
     by_label = {row.system: row for row in main}
-    cards = "".join(_card(by_label[label]) for label in report.headline)
+    groups = {entry.label: entry.group for entry in report.entries}
+    found = [(by_label[label], groups[label]) for label in report.headline]
+    cards = "".join(_card(row, group) for row, group in found)
     return (
         f"<h1>{escape(report.title)}</h1><p class=quiet>{escape(report.subtitle)}</p>"
         "<nav><a href=#figures>Curves</a><a href=#table>All rows</a>"
@@ -101,7 +103,7 @@ def _head(report: Report, main: Sequence[Row]) -> str:
     )
 
 
-def _card(row: Row) -> str:
+def _card(row: Row, group: str) -> str:
     rate = row.wer_normalised.rate
     lines = [f"95 % interval {rate.low:.2f} to {rate.high:.2f}"]
     if row.passes is not None:
@@ -114,7 +116,7 @@ def _card(row: Row) -> str:
             f"{change.relative.value:+.1f} % against {against}, p {change.p_text}"
         )
     details = "".join(f"<small>{line}</small>" for line in lines)
-    name = escape(row.system)
+    name = f"<em>{escape(group)}</em><br>{escape(row.system)}"
     return f'<div class="card">{name}<b>{rate.value:.2f} %</b>{details}</div>'
 
 
@@ -192,7 +194,7 @@ _WHY = {
 }
 
 
-def _examples(examples: Sequence[Example]) -> str:
+def _examples(examples: Sequence[Example], entries: Sequence[Entry]) -> str:
     if not examples:
         return ""
     html = (
@@ -202,10 +204,12 @@ def _examples(examples: Sequence[Example]) -> str:
         f"error rate.</p>{_KEY}"
     )
     label = None
+    groups = {entry.label: entry.group for entry in entries}
     for example in examples:
         if example.label != label:
             label = example.label
-            html += f"<h3>{escape(label)}</h3>"
+            title = f"{groups[label]}: {label}" if groups[label] else label
+            html += f"<h3>{escape(title)}</h3>"
         html += _example(example)
     return html
 

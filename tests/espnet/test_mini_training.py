@@ -1,0 +1,53 @@
+"""The mini systems' trainings in small: the adapter alone, then with an LM of its own."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+pytest.importorskip("espnet2")
+
+from train_helpers import job, make_data, train_command
+
+BEGUN = ("postencoder", "decoder.projection", "decoder.ctc")
+
+
+def tensors(file, *parts: str) -> dict[str, torch.Tensor]:
+    state = torch.load(file, weights_only=True)
+    return {k: v for k, v in state.items() if k.startswith(parts)}
+
+
+def test_the_adapter_is_warmed_up_and_handed_on(
+    trainings, tiny_config, tiny_whisper, tmp_path
+):
+    data = make_data(tmp_path / "data", 12)
+    conf = {**tiny_config["decoder_conf"], "lora": None}
+    config = {
+        **tiny_config,
+        "postencoder": "whisper_qformer",
+        "postencoder_conf": {"whisper": str(tiny_whisper), "window": 2, "time_mask": 3},
+        "decoder_conf": {**conf, "ctc": {"weight": 1.0, "only": True}},
+        "batch_size": 4,
+        "use_amp": True,
+    }
+    cmd = train_command(tmp_path / "ctc", data, config, max_epoch=3)
+    log = tmp_path / "ctc/train.log"
+    assert trainings.run(job(tmp_path / "ctc", cmd)) == [0], log.read_text()
+    warm = tmp_path / "ctc/out/3epoch.pth"
+    first = tensors(tmp_path / "ctc/out/1epoch.pth", *BEGUN)
+    for part in BEGUN:
+        learnt = [k for k in first if k.startswith(part)]
+        changed = tensors(warm, part)
+        assert any(not torch.equal(first[k], changed[k]) for k in learnt), part
+    assert not any(".attn.query." in k for k in first), "over one query it has no effect"
+
+    config["decoder_conf"] = {**conf, "train_lm": True, "ctc": {"weight": 0.1}}
+    still = {**config, "optim": "sgd", "optim_conf": {"lr": 0.0}}
+    cmd = train_command(tmp_path / "joint", data, still)
+    cmd += ["--init_param", *(f"{warm}:{part}:{part}" for part in BEGUN)]
+    log = tmp_path / "joint/train.log"
+    assert trainings.run(job(tmp_path / "joint", cmd)) == [0], log.read_text()
+    begun = tensors(tmp_path / "joint/out/1epoch.pth", *BEGUN)
+    for name, tensor in tensors(warm, *BEGUN).items():
+        assert torch.equal(tensor, begun[name]), name
+    assert tensors(tmp_path / "joint/out/1epoch.pth", "decoder.lm.body.layers")

@@ -1,0 +1,139 @@
+"""The page stands alone, shows what was given, and marks the right words."""
+
+from __future__ import annotations
+
+import re
+from html.parser import HTMLParser
+from pathlib import Path
+
+import pytest
+
+from espnet_llada.page.canvas import canvas
+from espnet_llada.page.figures import Entry, figures_of
+from espnet_llada.page.report import Example, Report, write_report
+from espnet_llada.page.words import Chosen, choose, marked
+from espnet_llada.scoring.summary import summary_rows
+from espnet_llada.types import Cell, Frame
+
+FRAMES = [
+    Frame("masked", 0, (Cell(""), Cell(""), Cell(""))),
+    Frame("pass", 1, (Cell("▁a<b", True, False, 0.25), Cell(""), Cell(""))),
+    Frame(
+        "pass",
+        2,
+        (
+            Cell("▁a<b", False, False, 0.25),
+            Cell("c", True, False, 1.0),
+            Cell("</s>", end=True),
+        ),
+    ),
+]
+
+
+def test_wrong_missing_and_changed_words():
+    html = marked("A B C D", "A X D E", "A B D E")
+    assert (
+        html
+        == (
+            'A <del title="missing">B</del> <mark class="new bad" title="said: C">X</mark>'
+            ' D <mark class="bad" title="nothing was said here">E</mark>'
+        )
+        or html.count("new bad") == 1
+    )
+    assert "A" in html and html.count("<del") == 1 and html.count("<mark") == 2
+    assert marked("A <B>", "A <B>") == "A &lt;B&gt;"
+
+
+def test_what_is_chosen():
+    refs = {"u1": "A B C", "u2": "D E", "u3": "F G", "u4": "H"}
+    first = {"u1": "X Y C", "u2": "D X", "u3": "F G", "u4": "X"}
+    after = {"u1": "A B C", "u2": "D X", "u3": "F X", "u4": "X"}
+    found = choose(refs, after, first)
+    assert [(c.utt_id, c.why, c.before, c.after) for c in found] == [
+        ("u1", "better", 2, 0),
+        ("u3", "worse", 0, 1),
+    ]
+    found = choose(refs, after)
+    assert [(c.utt_id, c.why) for c in found] == [("u1", "right"), ("u4", "wrong")]
+
+
+def test_canvas_cells_do_not_move():
+    html = canvas(FRAMES)
+    assert html.count('class="frame"') == 3
+    frames = html.split('class="frame"')[1:]
+    widths = [re.findall(r"--w:(\d+)", frame) for frame in frames]
+    assert widths[0] == widths[1] == widths[2] == ["3", "1", "1"]
+    assert [frame.count(" mask") for frame in frames] == [3, 2, 0]
+    assert "--p:25%" in frames[1] and frames[1].count("now") == 1
+    assert "a&lt;b" in html and "pass 2" in frames[2]
+
+
+class _Page(HTMLParser):
+    """Open elements, and everything that would be fetched."""
+
+    def __init__(self):
+        super().__init__()
+        self.open, self.fetched = [], []
+
+    def handle_starttag(self, tag, attrs):
+        if tag not in ("meta", "input", "br"):
+            self.open.append(tag)
+        for name, value in attrs:
+            if name in ("src", "href", "xlink:href") and not value.startswith("#"):
+                self.fetched.append(value)
+
+    def handle_startendtag(self, tag, attrs):
+        pass
+
+    def handle_endtag(self, tag):
+        assert self.open.pop() == tag
+
+
+@pytest.fixture(scope="module")
+def page(tmp_path_factory) -> Path:
+    top = tmp_path_factory.mktemp("page")
+    ref = "".join(f"u{i} A B C D\n" for i in range(9))
+    for name in ("raw", "base", "steps1", "steps4"):
+        for data in ("x", "y"):
+            folder = top / name / data
+            folder.mkdir(parents=True)
+            text = ref if name == "raw" else ref.replace("D", name[-1])
+            (folder / "text").write_text(text.replace("1", "D"))
+            (folder / "passes").write_text(
+                "".join(
+                    f"u{i} {name[-1] if name[-1] in '14' else 7}\n" for i in range(9)
+                )
+            )
+    labels = ("base", "steps1", "steps4")
+    rows = summary_rows([(n, top / n) for n in labels], top / "raw", "base")
+    entries = [
+        Entry("base", "base"),
+        Entry("steps1", "steps1", "Curve & Co", "steps", 1.0),
+        Entry("steps4", "steps4", "Curve & Co", "steps", 4.0),
+    ]
+    chosen = Chosen("u1", "better", 1, 0)
+    example = Example("steps4", "x", chosen, "A B", "A B", "A C", FRAMES)
+    report = Report("T < 1", "sub", rows, entries, ["base"], labels, [example])
+    write_report(report, top / "report.html")
+    main = [row for row in rows if row.set == "all sets"]
+    assert {f.name for f in figures_of(main, entries, ["base"])} == {
+        "wer_steps",
+        "wer_passes",
+    }
+    return top / "report.html"
+
+
+def test_the_page_is_whole_and_fetches_nothing(page):
+    html = page.read_text()
+    parser = _Page()
+    parser.feed(html)
+    assert parser.open == [] and parser.fetched == []
+    assert "@import" not in html and "url(" not in re.sub(r"url\(#\w+\)", "", html)
+    assert html.count("<svg") == 2 and "var(--c0)" in html
+    assert "T &lt; 1" in html and "Curve &amp; Co" in html
+
+
+def test_figures_are_png_files_too(page):
+    files = sorted((page.parent / "figures").iterdir())
+    assert [f.name for f in files] == ["wer_passes.png", "wer_steps.png"]
+    assert all(f.read_bytes().startswith(b"\x89PNG") for f in files)
