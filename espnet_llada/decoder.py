@@ -54,7 +54,7 @@ class LMDecoder(nn.Module):
         prompt: the instruction before the audio.
         chat_template: wrap the prompt in the LM's chat template.
         text_case: ``lower``, ``upper`` or ``keep``, see ``LMTokenizer``.
-        loss: ``llada`` or ``release``; read by masked diffusion only.
+        loss: one of ``objective.LOSSES``; read by masked diffusion only.
         canvas_slack: see ``objective.noisy_canvas``; masked diffusion only.
         dtype: of the frozen LM: ``float32``, ``bfloat16``.
         compile: see ``Backbone.compile_for_training``.

@@ -12,7 +12,7 @@ from torch import Tensor
 from espnet_llada.sampler.confidence import RowRandom
 from espnet_llada.types import SpecialTokens, UserError
 
-LOSSES = ("llada", "release")
+LOSSES = ("llada", "flat", "release")
 
 NLL = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
 """Hidden states (N, d) and targets (N,) int64 -> -log p(target) (N,) float32, and (N,)
@@ -100,8 +100,9 @@ def noisy_canvas(
         special: mask and EOS ids.
         loss: ``release`` (paper's repository): every row's canvas is the longest
             transcript of the batch, EOS behind shorter ones. ``llada`` (LLaDA's SFT
-            guideline): each row is its transcript, an EOS, and 0 to ``slack`` EOS
-            more, so that the end of a transcript is learnt whatever the canvas.
+            guideline) and ``flat``: each row is its transcript, an EOS, and 0 to
+            ``slack`` EOS more, so that the end of a transcript is learnt whatever the
+            canvas.
         seeds: one for each row; a row's draws depend on nothing else.
         slack: see above (positions).
         longest: for ``release``, the longest transcript of a batch that these rows
@@ -131,15 +132,16 @@ def diffusion_loss(
 ) -> Loss:
     """Cross-entropy of the masked positions.
 
-    ``release``: flat mean over all masked positions of the batch. ``llada``: each
+    ``release``, ``flat``: mean over all masked positions of the batch. ``llada``: each
     position weighted by 1 / t, divided by its row's canvas length, mean over rows (an
-    upper bound of the negative log-likelihood for each token, LLaDA eq. 3). No masked
+    upper bound of the negative log-likelihood for each token, LLaDA eq. 3); a row of
+    which almost nothing is masked has large weights, so it is the noisier one. No masked
     position gives 0 with zero gradients, where a plain mean would be NaN.
 
     Args:
         hidden: (B, L, d), what ``nll`` takes.
         canvas: the canvas that was fed.
-        loss: ``llada`` or ``release``.
+        loss: one of ``LOSSES``.
         nll: sees the masked positions only.
 
     Raises:
@@ -148,7 +150,7 @@ def diffusion_loss(
     if loss not in LOSSES:
         raise UserError(f"loss: {loss!r}; allowed: {', '.join(LOSSES)}")
     flat = _flat_loss(hidden, canvas.targets, canvas.masked, nll)
-    if loss == "release":
+    if loss != "llada":
         return flat
     rows = flat.rows / (canvas.mask_probability * canvas.lengths)
     return Loss(rows, torch.ones_like(rows), flat.right, flat.scored)

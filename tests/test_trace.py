@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+
 import numpy as np
 import pytest
 import torch
@@ -44,7 +46,7 @@ def test_frames(llada, options):
     ends = [i for i, cell in enumerate(last) if cell.end]
     tokens = tuple(cell.token for cell in last[: ends[0] if ends else len(last)])
     assert tokens == plain.tokens
-    for before, after in zip(frames, frames[1:], strict=False):
+    for before, after in itertools.pairwise(frames):
         if after.kind != "pass":
             continue
         now = [i for i, cell in enumerate(after.cells) if cell.committed]

@@ -39,7 +39,9 @@ def test_the_adapter_is_warmed_up_and_handed_on(
         learnt = [k for k in first if k.startswith(part)]
         changed = tensors(warm, part)
         assert any(not torch.equal(first[k], changed[k]) for k in learnt), part
-    assert not any(".attn.query." in k for k in first), "over one query it has no effect"
+    assert not any(".attn.query." in k for k in first), (
+        "over one query it has no effect"
+    )
 
     config["decoder_conf"] = {**conf, "train_lm": True, "ctc": {"weight": 0.1}}
     still = {**config, "optim": "sgd", "optim_conf": {"lr": 0.0}}

@@ -31,16 +31,11 @@ FRAMES = [
 
 
 def test_wrong_missing_and_changed_words():
-    html = marked("A B C D", "A X D E", "A B D E")
-    assert (
-        html
-        == (
-            'A <del title="missing">B</del> <mark class="new bad" title="said: C">X</mark>'
-            ' D <mark class="bad" title="nothing was said here">E</mark>'
-        )
-        or html.count("new bad") == 1
+    assert marked("A B C D", "A X D E", "A B D E").split(" ", 1)[1] == (
+        '<mark class="new bad" title="said: B">X</mark> '
+        '<del title="missing">C</del> D '
+        '<mark class="bad" title="nothing was said here">E</mark>'
     )
-    assert "A" in html and html.count("<del") == 1 and html.count("<mark") == 2
     assert marked("A <B>", "A <B>") == "A &lt;B&gt;"
 
 
@@ -97,8 +92,8 @@ def page(tmp_path_factory) -> Path:
         for data in ("x", "y"):
             folder = top / name / data
             folder.mkdir(parents=True)
-            text = ref if name == "raw" else ref.replace("D", name[-1])
-            (folder / "text").write_text(text.replace("1", "D"))
+            last = {"base": "X", "steps4": "Y"}.get(name, "D")
+            (folder / "text").write_text(ref.replace("D", last))
             (folder / "passes").write_text(
                 "".join(
                     f"u{i} {name[-1] if name[-1] in '14' else 7}\n" for i in range(9)
