@@ -57,7 +57,7 @@ class LMDecoder(nn.Module):
         loss: one of ``objective.LOSSES``; read by masked diffusion only.
         canvas_slack: see ``objective.noisy_canvas``; masked diffusion only.
         dtype: of the frozen LM: ``float32``, ``bfloat16``.
-        compile: see ``Backbone.compile_for_training``.
+        compile: see ``Backbone.compiles``.
         ctc: fields of ``AlignmentCTC``, a loss beside the LM's; None for none.
     """
 
@@ -101,8 +101,7 @@ class LMDecoder(nn.Module):
             add_lora(self.lm.body, LoraOptions(**lora))
         elif train_lm:
             self.lm.train_layers()
-        if compile:
-            self.lm.compile_for_training()
+        self.lm.compiles = compile
         self.special = SpecialTokens(self.lm.mask_id, self.tokenizer.eos_id)
         self.prompt_ids = self.tokenizer.prompt(prompt, chat_template)
         self.projection = nn.Linear(encoder_output_size, self.lm.width)

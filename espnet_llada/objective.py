@@ -135,8 +135,8 @@ def diffusion_loss(
     ``release``, ``flat``: mean over all masked positions of the batch. ``llada``: each
     position weighted by 1 / t, divided by its row's canvas length, mean over rows (an
     upper bound of the negative log-likelihood for each token, LLaDA eq. 3); a row of
-    which almost nothing is masked has large weights, so it is the noisier one. No masked
-    position gives 0 with zero gradients, where a plain mean would be NaN.
+    which almost nothing is masked has large weights, so it is the noisier one. No
+    masked position gives 0 with zero gradients, where a plain mean would be NaN.
 
     Args:
         hidden: (B, L, d), what ``nll`` takes.

@@ -107,8 +107,8 @@ class WhisperFile:
             if shape != shapes[ours]:
                 raise UserError(
                     f"{self.path}: {self.part} tensor {theirs} has shape "
-                    f"{tuple(shape)}, its sizes say {tuple(shapes[ours])}; the weights and their "
-                    "config do not belong together"
+                    f"{tuple(shape)}, its sizes say {tuple(shapes[ours])}; the weights "
+                    "and their config do not belong together"
                 )
         return {ours: self.tensors[theirs] for theirs, ours in names.items()}
 

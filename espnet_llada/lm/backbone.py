@@ -31,6 +31,10 @@ class Backbone(Pretrained):
         attention: ``causal`` or ``bidirectional``.
         mask_id: id of the mask token; at ``vocab_size`` a trained embedding of ours
             stands in for it, for a Llama that has none.
+
+    Attributes:
+        compiles: have torch.compile fuse the layers' small operations in training. The
+            first steps wait a minute for it, and it needs a C++ compiler.
     """
 
     def __init__(
@@ -42,6 +46,7 @@ class Backbone(Pretrained):
                 f"attention: {attention!r}; allowed: {', '.join(ATTENTION)}"
             )
         self.body, self.head, self.attention = body, head, attention
+        self.compiles = False
         self._compiled: Callable[..., Any] | None = None
         self.mask_id = mask_id
         self.requires_grad_(False)
@@ -124,7 +129,7 @@ class Backbone(Pretrained):
         """
         queries = embeds.shape[1]
         positions = (valid.long().cumsum(dim=1) - 1).clamp(min=0)[:, -queries:]
-        run = self._compiled if self.training and self._compiled else self.body
+        run = self._for_training() if self.training else self.body
         with self.own_precision():
             return run(
                 inputs_embeds=embeds,
@@ -147,12 +152,12 @@ class Backbone(Pretrained):
                 hidden = hidden.to(torch.get_autocast_dtype(kind))
             return head_nll(hidden, self.head, targets)
 
-    def compile_for_training(self) -> None:
-        """Have torch.compile fuse the layers' small operations, in training only.
-
-        The first steps wait a minute for it; it needs a C++ compiler.
-        """
-        self._compiled = torch.compile(self.body.forward, dynamic=True)
+    def _for_training(self) -> Callable[..., Any]:
+        if not self.compiles:
+            return self.body
+        if self._compiled is None:
+            self._compiled = torch.compile(self.body.forward, dynamic=True)
+        return self._compiled
 
     def attend(self, kernel: str) -> None:
         """``sdpa``, or ``eager``: on a CPU its backward pass is the faster one."""

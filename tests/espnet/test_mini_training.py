@@ -1,4 +1,4 @@
-"""The mini systems' trainings in small: the adapter alone, then with an LM of its own."""
+"""The mini systems' trainings in small: the adapter alone, then with its own LM."""
 
 from __future__ import annotations
 

@@ -146,7 +146,7 @@ def test_what_does_not_fit_is_refused_and_the_old_output_stays(
     refused("no config.json in it", lm=tmp_path)
     refused("decoder llada, not llama", llama=trained["llada"])
     monkeypatch.setattr(script, "MAX_BYTES", 100_000)
-    refused("MB in all")
+    refused("MB of trained tensors")
     monkeypatch.undo()
     asset = Packaged("whisper", tiny_whisper, "MIT")
     monkeypatch.setitem(weights.ASSETS, "whisper-tiny", asset)

@@ -45,7 +45,11 @@ SECTIONS = [
     for part in ("encoder", "postencoder", "decoder")
     for conf in ("", "_conf")
 ]
-MAX_BYTES = 60 << 20
+TRAINING_ONLY = ("compile", "ctc")
+"""Of the decoder: decoding has no use for them."""
+
+MAX_BYTES = 60_000_000
+"""Of the two systems' tensors."""
 
 
 def inference_config(config: Mapping[str, Any], source: Path) -> dict[str, Any]:
@@ -64,7 +68,8 @@ def inference_config(config: Mapping[str, Any], source: Path) -> dict[str, Any]:
             f"every machine knows: {', '.join(ASSETS)}"
         )
     kept["encoder_conf"] = {**kept.get("encoder_conf", {}), "whisper": whisper}
-    kept["decoder_conf"] = {**kept.get("decoder_conf", {}), "lm": LM}
+    decoder = {**kept.get("decoder_conf", {}), "lm": LM}
+    kept["decoder_conf"] = {k: v for k, v in decoder.items() if k not in TRAINING_ONLY}
     return kept
 
 
@@ -84,7 +89,8 @@ def packed_state(
         )
     identity["encoder"]["name"] = config["encoder_conf"]["whisper"]
     identity["decoder"]["name"] = config["decoder_conf"]["lm"]
-    halves = {name: tensor.half() for name, tensor in state.items()}
+    unused = tuple(f"decoder.{part}." for part in TRAINING_ONLY)
+    halves = {k: v.half() for k, v in state.items() if not k.startswith(unused)}
     for name, tensor in halves.items():
         if not tensor.isfinite().all():
             raise UserError(f"{source}: {name} has values that float16 does not hold")
@@ -124,17 +130,16 @@ def replace(made: Path, output: Path) -> None:
         UserError: the package would grow too large.
     """
     parts = sorted(made.iterdir())
-    replaced = sum(size(output / part.name) for part in parts)
-    total = size(output) - replaced + size(made)
+    total = size(made) - size(made / "lm")
     if total > MAX_BYTES:
         raise UserError(
-            f"{output}: {total / 2**20:.1f} MB in all, above {MAX_BYTES >> 20}; train "
-            "smaller models"
+            f"{output}: {total / 1e6:.1f} MB of trained tensors, above "
+            f"{MAX_BYTES / 1e6:g}; train smaller models"
         )
     for part in parts:
         shutil.rmtree(output / part.name, ignore_errors=True)
         part.rename(output / part.name)
-    sys.stdout.write(f"{output}: {total / 2**20:.1f} MB\n")
+    sys.stdout.write(f"{output}: {total / 1e6:.1f} MB of trained tensors\n")
 
 
 def get_parser() -> argparse.ArgumentParser:
