@@ -32,8 +32,8 @@ FRAMES = [
 
 def test_wrong_missing_and_changed_words():
     assert marked("A B C D", "A X D E", "A B D E").split(" ", 1)[1] == (
-        '<mark class="new bad" title="said: B">X</mark> '
-        '<del title="missing">C</del> D '
+        '<del title="missing">B</del> '
+        '<mark class="new bad" title="said: C">X</mark> D '
         '<mark class="bad" title="nothing was said here">E</mark>'
     )
     assert marked("A <B>", "A <B>") == "A &lt;B&gt;"
