@@ -2,18 +2,22 @@
 
 An LM that is trained from the start with its own loss learns to ignore an adapter that
 says nothing yet. CTC, through the LM's own embedding, first makes what the projection
-hands to the LM look like the words that are spoken. Decoding does not use it.
+hands to the LM look like the words that are spoken. Its best path is also a draft for
+the strategy ``mask_ctc``.
 """
 
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from espnet_llada.types import UserError
+
+_NEVER = -1e4  # a logit; torch's CTC makes NaN of infinite ones
 
 
 class AlignmentCTC(nn.Module):
@@ -43,34 +47,119 @@ class AlignmentCTC(nn.Module):
         spread = float(embedding.float().std())
         # Two unrelated embeddings then differ by about one nat.
         self.scale = nn.Parameter(torch.tensor(1 / (spread**2 * math.sqrt(size))))
-        self.bias = nn.Parameter(torch.zeros(tokens))
         self.blank = nn.Linear(width, 1)
         nn.init.constant_(self.blank.bias, math.log(tokens) - 1)  # most are blank
 
     def log_probs(self, audio: Tensor, projected: Tensor, embedding: Tensor) -> Tensor:
         """(B, A, width), (B, A, d), (V, d) -> (B, A, 1 + V), float32; blank first."""
         blank = self.blank(audio.to(self.blank.weight.dtype))
-        tokens = (projected * self.scale) @ embedding.to(projected.dtype).T + self.bias
+        tokens = (projected * self.scale) @ embedding.to(projected.dtype).T
         return torch.cat([blank, tokens.to(blank.dtype)], -1).float().log_softmax(-1)
 
     def forward(
-        self, log_probs: Tensor, lengths: Tensor, text: Tensor, text_lengths: Tensor
+        self,
+        audio: Tensor,
+        projected: Tensor,
+        embedding: Tensor,
+        lengths: Tensor,
+        text: Tensor,
+        text_lengths: Tensor,
     ) -> Tensor:
         """Loss of each row, in nats for each token.
 
+        A row's CTC has a column for the blank, one for each token of its transcript,
+        and one for all other tokens together, of which no path makes use.
+
         Args:
-            log_probs: (B, A, 1 + V).
+            audio: (B, A, width).
+            projected: (B, A, d).
+            embedding: (V, d).
             lengths: (B,) int64, audio vectors of each row.
             text: (B, T) int64 transcripts. One that has more tokens than there are
                 vectors for has a loss of 0.
             text_lengths: (B,) int64.
         """
+        places = torch.arange(text.shape[1], device=text.device)
+        text = torch.where(places < text_lengths[:, None], text, text[:, :1]).clamp(0)
+        first = _first_places(text)
+        # Under autocast in the dtype that the projection had.
+        hidden = (projected * self.scale).to(projected.dtype)
+        embedding = embedding.to(hidden.dtype)
+        own = (hidden @ embedding[text].transpose(1, 2)).float()
+        own = own.masked_fill((first != places)[:, None], _NEVER)
+        rest = _RestLogSumExp.apply(hidden, embedding, text)
+        blank = self.blank(audio.to(self.blank.weight.dtype)).float()
+        columns = torch.cat([blank, own, rest[..., None]], dim=-1)
         nll = F.ctc_loss(
-            log_probs.transpose(0, 1),
-            text.clamp(min=0) + 1,
+            columns.log_softmax(dim=-1).transpose(0, 1),
+            first + 1,
             lengths,
             text_lengths,
             reduction="none",
             zero_infinity=True,
         )
         return nll / text_lengths.clamp(min=1)
+
+
+def _first_places(text: Tensor) -> Tensor:
+    """(B, T): where each row has this token for the first time."""
+    same = text[:, :, None] == text[:, None, :]
+    return same.int().argmax(dim=2)
+
+
+class _RestLogSumExp(torch.autograd.Function):
+    """log-sum-exp over all tokens but a row's own, row by row.
+
+    As in ``lm.head``: the embedding is frozen, so each row leaves the gradient of its
+    vectors, and no logits of the whole batch.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, hidden: Tensor, embedding: Tensor, text: Tensor) -> Tensor:
+        total = hidden.new_empty(hidden.shape[:2], dtype=torch.float32)
+        gradient = torch.empty_like(hidden)
+        with torch.autocast(hidden.device.type, enabled=False):
+            for row, own in enumerate(text):
+                logits = (hidden[row] @ embedding.T).float()
+                logits[:, own] = float("-inf")
+                total[row] = logits.logsumexp(dim=-1)
+                p = logits.sub_(total[row][:, None]).exp_()
+                gradient[row] = p.to(embedding.dtype) @ embedding
+        ctx.save_for_backward(gradient)
+        return total
+
+    @staticmethod
+    def backward(ctx: Any, total_gradient: Tensor):
+        (gradient,) = ctx.saved_tensors
+        return (gradient * total_gradient[..., None]).to(gradient.dtype), None, None
+
+
+def best_path(
+    log_probs: Tensor, lengths: Tensor
+) -> tuple[list[list[int]], list[list[float]]]:
+    """The most probable path of each row, without blanks and repeats.
+
+    Args:
+        log_probs: (B, A, 1 + V), blank first.
+        lengths: (B,) int64.
+
+    Returns:
+        Token ids of each row; and of each token the highest log-probability that a
+        vector of its own gives it.
+    """
+    values, best = log_probs.max(dim=-1)
+    ids: list[list[int]] = []
+    confidence: list[list[float]] = []
+    sizes = lengths.tolist()
+    for path, value, n in zip(best.tolist(), values.tolist(), sizes, strict=True):
+        ids.append([])
+        confidence.append([])
+        for place in range(n):
+            if path[place] == 0:
+                continue
+            if place and path[place] == path[place - 1]:
+                confidence[-1][-1] = max(confidence[-1][-1], value[place])
+                continue
+            ids[-1].append(path[place] - 1)
+            confidence[-1].append(value[place])
+    return ids, confidence

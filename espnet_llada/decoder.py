@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from espnet_llada import weights
-from espnet_llada.ctc import AlignmentCTC
+from espnet_llada.ctc import AlignmentCTC, best_path
 from espnet_llada.lm.backbone import Backbone
 from espnet_llada.lm.lora import LoraOptions, add_lora, merge_lora
 from espnet_llada.lm.tokenizer import LMTokenizer
@@ -222,8 +222,16 @@ class LMDecoder(nn.Module):
             text_lengths: (B,) int64.
         """
         projected = self.projection(audio.to(self.projection.weight.dtype))
+        spoken = lengths, text, text_lengths
+        return self.ctc(audio, projected, self.lm.embedding.weight, *spoken)
+
+    def draft(
+        self, audio: Tensor, lengths: Tensor
+    ) -> tuple[list[list[int]], list[list[float]]]:
+        """Token ids that the CTC hears, and how sure it is; see ``ctc.best_path``."""
+        projected = self.projection(audio.to(self.projection.weight.dtype))
         log_probs = self.ctc.log_probs(audio, projected, self.lm.embedding.weight)
-        return self.ctc(log_probs, lengths, text, text_lengths)
+        return best_path(log_probs, lengths)
 
     def next_token_logits(
         self, prefix: Prefix, text: Tensor, lengths: Tensor

@@ -60,6 +60,12 @@ class Recognizer:
                 f"beam_size {options.beam_size}: this model's decoder is masked "
                 "diffusion, which searches no beam; set beam_size to 1"
             )
+        draws_on_ctc = options.strategy == "mask_ctc" and model.decoder.diffuses
+        if draws_on_ctc and model.decoder.ctc is None:
+            raise UserError(
+                "strategy mask_ctc: this model has no CTC to make a draft; train with "
+                "'ctc' in decoder_conf, or choose diffusion"
+            )
         if not use_audio and not options.deliberates:
             raise UserError(
                 f"strategy {options.strategy} without audio: nothing to transcribe; "
@@ -117,13 +123,20 @@ class Recognizer:
         self, waveforms: list[np.ndarray], utt_ids: list[str]
     ) -> list[Hypothesis]:
         decoder, options = self.model.decoder, self.options
-        prefix = self._prefix([[w] for w in waveforms])
+        audio, sizes = self._audio([[w] for w in waveforms])
+        prefix = decoder.prefix(audio, sizes)
         if not decoder.diffuses:
             length, beam_size = options.canvas_length, options.beam_size
             return self._hypotheses(beam_search(decoder, prefix, length, beam_size))
-        canvas = blank_canvas(
-            len(prefix), options.canvas_length, decoder.special, self.device
-        )
+        if options.strategy == "mask_ctc":
+            ids, confidence = decoder.draft(audio, sizes)
+            canvas = transcript_canvas(
+                ids, decoder.special, options.tail, self.device, confidence
+            )
+        else:
+            canvas = blank_canvas(
+                len(prefix), options.canvas_length, decoder.special, self.device
+            )
         return self._hypotheses(self._sample(prefix, canvas, utt_ids))
 
     def _deliberate(
@@ -136,7 +149,7 @@ class Recognizer:
         ids = decoder.encode_texts(transcripts)
         canvas = transcript_canvas(ids, decoder.special, self.options.tail, self.device)
         if self.use_audio:
-            prefix = self._prefix(pieces)
+            prefix = decoder.prefix(*self._audio(pieces))
         else:
             prefix = decoder.prefix(None, None, batch=len(ids))
         return self._hypotheses(self._sample(prefix, canvas, utt_ids))
@@ -152,8 +165,8 @@ class Recognizer:
             self.on_pass,
         )
 
-    def _prefix(self, pieces: list[list[np.ndarray]]):
-        """Prompt and audio of each utterance; its pieces one after the other."""
+    def _audio(self, pieces: list[list[np.ndarray]]) -> tuple[Tensor, Tensor]:
+        """Audio vectors of each utterance, its pieces one after the other; counts."""
         flat = [torch.from_numpy(p) for parts in pieces for p in parts]
         lengths = torch.tensor([len(p) for p in flat], device=self.device)
         speech = pad_sequence(flat, batch_first=True).to(self.device)
@@ -161,7 +174,7 @@ class Recognizer:
         rows = iter(a[:n] for a, n in zip(audio, sizes.tolist(), strict=True))
         whole = [torch.cat([next(rows) for _ in parts]) for parts in pieces]
         sizes = torch.tensor([len(w) for w in whole], device=self.device)
-        return self.model.decoder.prefix(pad_sequence(whole, batch_first=True), sizes)
+        return pad_sequence(whole, batch_first=True), sizes
 
     def _hypotheses(self, result) -> list[Hypothesis]:
         return [

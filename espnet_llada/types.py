@@ -84,6 +84,7 @@ class SpecialTokens:
 STRATEGIES = (
     "diffusion",
     "semi_ar",
+    "mask_ctc",
     "deliberation_random",
     "deliberation_low_confidence",
     "deliberation_semi_ar",
@@ -107,8 +108,9 @@ class SamplerOptions:
         num_blocks: sub-blocks, filled left to right (``semi_ar``,
             ``deliberation_semi_ar``). Clamped to ``steps`` and to the positions there
             are, since each sub-block takes at least one pass and one position.
-        mask_ratio: share of the transcript's positions that deliberation masks,
-            rounded down; where that is none, the transcript is returned unchanged.
+        mask_ratio: share of the transcript's positions that deliberation masks
+            (``mask_ctc``: of the draft's), rounded down; where that is none, the
+            transcript is returned unchanged.
         temperature: 0 commits the most probable token; above 0 tokens are drawn.
         remasking: which masked positions a pass commits: those of highest
             ``confidence``, or ``random`` ones.
@@ -155,6 +157,7 @@ class SamplerOptions:
             _require(self.steps >= 2, "steps", self.steps, allowed)
 
     def _check_release(self) -> None:
+        _require(self.strategy != "mask_ctc", "strategy", self.strategy, "the paper's")
         if self.strategy == "semi_ar":
             allowed = f"a divisor of canvas_length {self.canvas_length} and of steps"
             fits = self.canvas_length % self.num_blocks == 0
@@ -168,6 +171,11 @@ class SamplerOptions:
     def deliberates(self) -> bool:
         """Whether the strategy starts from a first-pass transcript."""
         return self.strategy.startswith("deliberation")
+
+    @property
+    def edits(self) -> bool:
+        """Whether the canvas holds a text on entry: a first pass, or the CTC draft."""
+        return self.deliberates or self.strategy == "mask_ctc"
 
 
 def _require(holds: bool, name: str, value: object, allowed: object) -> None:

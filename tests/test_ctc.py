@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import pytest
 import torch
+import torch.nn.functional as F
 
-from espnet_llada.ctc import AlignmentCTC
+from espnet_llada.ctc import AlignmentCTC, best_path
 from espnet_llada.types import UserError
 
 WIDTH, TOKENS = 16, 7
@@ -25,19 +26,48 @@ def ctc() -> AlignmentCTC:
     return AlignmentCTC(torch.randn(TOKENS, 8), WIDTH)
 
 
-def loss_of(ctc: AlignmentCTC, path: list[int], text: list[int]) -> float:
-    log_probs = certain(path)
-    sizes = torch.tensor([len(path)]), torch.tensor([len(text)])
-    return float(ctc(log_probs, sizes[0], torch.tensor([text]), sizes[1]).detach())
+def loss_of(ctc: AlignmentCTC, text: list[list[int]], lengths: list[int]):
+    """Ours, and torch's CTC over all tokens."""
+    torch.manual_seed(1)
+    embedding = torch.randn(TOKENS, 8)
+    audio = torch.randn(len(text), max(lengths), WIDTH)
+    projected = torch.randn(len(text), max(lengths), 8, requires_grad=True)
+    sizes = torch.tensor([len(row) for row in text])
+    rows = [row + [-1] * (int(sizes.max()) - len(row)) for row in text]
+    given = torch.tensor(lengths), torch.tensor(rows), sizes
+    ours = ctc(audio, projected, embedding, *given)
+    log_probs = ctc.log_probs(audio, projected, embedding).transpose(0, 1)
+    targets = torch.tensor(rows).clamp(min=0) + 1
+    theirs = F.ctc_loss(log_probs, targets, given[0], sizes, reduction="none")
+    return ours, theirs / sizes.clamp(min=1), projected
 
 
-def test_repeats_and_blanks_are_no_tokens(ctc):
-    assert loss_of(ctc, [-1, 4, 4, -1, 4, 2], [4, 4, 2]) < 1e-3
-    assert loss_of(ctc, [-1, 4, 4, -1, 4, 2], [4, 2]) > 1
+def test_loss_and_gradient_are_those_of_a_ctc_over_all_tokens(ctc):
+    ours, theirs, projected = loss_of(ctc, [[4, 4, 2], [1], []], [9, 4, 6])
+    torch.testing.assert_close(ours, theirs, atol=1e-5, rtol=1e-5)
+    weights = torch.tensor([1.0, -2.0, 0.5])
+    inputs = [projected, ctc.scale, ctc.blank.weight]
+    got = torch.autograd.grad((ours * weights).sum(), inputs, retain_graph=True)
+    wanted = torch.autograd.grad((theirs * weights).sum(), inputs)
+    for one, other in zip(got, wanted, strict=True):
+        torch.testing.assert_close(one, other, atol=1e-4, rtol=1e-4)
 
 
 def test_more_tokens_than_vectors_is_zero_and_no_nan(ctc):
-    assert loss_of(ctc, [1, 1], [1, 2, 3]) == 0
+    ours, _, projected = loss_of(ctc, [[1, 2, 3]], [2])
+    assert float(ours.detach()) == 0
+    (gradient,) = torch.autograd.grad(ours.sum(), projected)
+    assert torch.equal(gradient, torch.zeros_like(projected))
+
+
+def test_the_best_path_says_how_sure_it_is():
+    log_probs = certain([-1, 4, 4, -1, 4, 2])
+    log_probs[0, 1, 5] = -0.5  # the surer of the two vectors counts
+    ids, confidence = best_path(log_probs, torch.tensor([5]))
+    assert ids == [[4, 4]]
+    assert confidence[0] == pytest.approx([0.0, 0.0], abs=1e-3)
+    log_probs[0, 2] -= 0.25
+    assert best_path(log_probs, torch.tensor([5]))[1][0][0] == pytest.approx(-0.25)
 
 
 def test_a_vector_like_an_embedding_stands_for_its_token(ctc):
@@ -46,17 +76,6 @@ def test_a_vector_like_an_embedding_stands_for_its_token(ctc):
     log_probs = ctc.log_probs(audio, 50 * embedding[None], embedding)
     assert log_probs[..., 1:].argmax(dim=-1).tolist() == [list(range(TOKENS))]
     torch.testing.assert_close(log_probs.exp().sum(-1), torch.ones(1, TOKENS))
-
-
-def test_a_row_does_not_depend_on_the_batch(ctc):
-    log_probs = torch.randn(3, 9, 1 + TOKENS).log_softmax(dim=-1)
-    lengths, text_lengths = torch.tensor([9, 4, 7]), torch.tensor([4, 2, 0])
-    text = torch.tensor([[1, 2, 3, 4], [5, 5, -1, -1], [-1, -1, -1, -1]])
-    rows = ctc(log_probs, lengths, text, text_lengths)
-    for i, n in enumerate(lengths.tolist()):
-        one = slice(i, i + 1)
-        alone = ctc(log_probs[one, :n], lengths[one], text[one], text_lengths[one])
-        torch.testing.assert_close(alone[0], rows[i])
 
 
 def test_a_weight_that_does_not_fit_is_refused():

@@ -23,7 +23,9 @@ TEXTS = ["the quick brown fox", "a lovely dog", "nothing is so painful"]
 @pytest.fixture(scope="module")
 def llada(tiny_config) -> WhisperLLM:
     torch.manual_seed(0)
-    return WhisperLLM.from_config(tiny_config)
+    config = copy.deepcopy(tiny_config)
+    config["decoder_conf"]["ctc"] = {"weight": 0.1}
+    return WhisperLLM.from_config(config)
 
 
 @pytest.fixture(scope="module")
@@ -36,6 +38,7 @@ def llama(tiny_config) -> WhisperLLM:
 STRATEGIES = [
     SamplerOptions(steps=4, canvas_length=12),
     SamplerOptions(strategy="semi_ar", steps=6, num_blocks=3, canvas_length=12),
+    SamplerOptions(strategy="mask_ctc", steps=3),
     SamplerOptions(strategy="deliberation_random", steps=3, mask_ratio=0.6),
     SamplerOptions(strategy="deliberation_low_confidence", steps=3),
     SamplerOptions(strategy="deliberation_semi_ar", steps=4, num_blocks=2),
@@ -138,3 +141,10 @@ def test_impossible_requests_are_refused(llada, llama):
 def test_seeds_follow_the_utterance():
     assert seed_of("a", 0) == seed_of("a", 0)
     assert len({seed_of("a", 0), seed_of("b", 0), seed_of("a", 1)}) == 3
+
+
+def test_mask_ctc_needs_a_ctc(tiny_config):
+    with pytest.raises(UserError, match="no CTC to make a draft"):
+        Recognizer(
+            WhisperLLM.from_config(tiny_config), SamplerOptions(strategy="mask_ctc")
+        )

@@ -68,7 +68,7 @@ class WhisperQFormer(WindowReader, Pretrained):
         self.blocks = nn.ModuleList(_Block(config) for _ in range(config.layers))
         self.ln = nn.LayerNorm(config.d_model)
         self.load_state_dict({"queries": self.queries.data, **tensors})
-        if queries == 1:  # over one position the weights of self-attention are 1
+        if queries == 1:  # then self-attention has no use for them
             for block in self.blocks:
                 block.attn.query.requires_grad_(False)
                 block.attn.key.requires_grad_(False)
@@ -110,12 +110,38 @@ class _Attention(nn.Module):
         self.out = nn.Linear(width, width)
 
     def forward(self, x: Tensor, memory: Tensor, seen: Tensor | None) -> Tensor:
+        if memory.shape[1] == 1:  # the weights over one position are 1
+            return self.out(self.value(memory))
         q, k, v = (
             y.unflatten(-1, (self.heads, -1)).transpose(1, 2)
             for y in (self.query(x), self.key(memory), self.value(memory))
         )
         mixed = F.scaled_dot_product_attention(q, k, v, attn_mask=seen)
         return self.out(mixed.transpose(1, 2).flatten(-2))
+
+
+class _CrossAttention(_Attention):
+    """Attention to a window, with the projections of its frames moved to the queries.
+
+    q (K m) = (K' q) m, and the sum of a V m is V times the sum of a m. So there is one
+    product for each query and head instead of one for each frame, and a window has
+    more frames than queries.
+    """
+
+    def forward(self, x: Tensor, memory: Tensor, seen: Tensor | None) -> Tensor:
+        heads = (self.heads, -1)
+        key = self.key.weight.unflatten(0, heads)  # (H, D, M)
+        value = self.value.weight.unflatten(0, heads)
+        query = self.query(x).unflatten(-1, heads)  # (N, Q, H, D)
+        asked = torch.einsum("nqhd,hdm->nqhm", query, key).flatten(1, 2)
+        scores = asked @ memory.transpose(1, 2)
+        scores = scores.float() * query.shape[-1] ** -0.5  # (N, Q H, K)
+        if seen is not None:
+            scores = scores.masked_fill(~seen[:, 0], float("-inf"))
+        mixed = scores.softmax(dim=-1).to(asked.dtype) @ memory.to(asked.dtype)
+        mixed = mixed.unflatten(1, query.shape[1:3])
+        mixed = torch.einsum("nqhm,hdm->nqhd", mixed, value).flatten(2)
+        return self.out(mixed + self.value.bias)
 
 
 class _Block(nn.Module):
@@ -125,7 +151,7 @@ class _Block(nn.Module):
         super().__init__()
         width = config.d_model
         self.attn, self.attn_ln = _Attention(config), nn.LayerNorm(width)
-        self.cross_attn = _Attention(config)
+        self.cross_attn = _CrossAttention(config)
         self.cross_attn_ln = nn.LayerNorm(width)
         self.mlp = nn.Sequential(
             nn.Linear(width, config.ffn), nn.GELU(), nn.Linear(config.ffn, width)

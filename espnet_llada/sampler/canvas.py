@@ -19,10 +19,13 @@ class Canvas:
         tokens: (B, L) int64. A blank canvas holds mask tokens, deliberation starts
             from a transcript. Behind a row's end: EOS.
         lengths: (B,) int64, positions that belong to each row.
+        confidence: (B, L) float32, how sure who made the transcript is of each token
+            (only the order counts); None where nobody says.
     """
 
     tokens: Tensor
     lengths: Tensor
+    confidence: Tensor | None = None
 
     @property
     def valid(self) -> Tensor:
@@ -44,17 +47,24 @@ def transcript_canvas(
     special: SpecialTokens,
     tail: int = 0,
     device: torch.device | str = "cpu",
+    confidence: Sequence[Sequence[float]] | None = None,
 ) -> Canvas:
     """Token ids of transcripts, each followed by ``tail`` EOS positions.
 
     An empty transcript is a row of its tail alone (or of length 0).
     """
-    rows = [list(ids) + [special.eos] * tail for ids in transcripts]
-    longest = max((len(row) for row in rows), default=0)
-    tokens = [row + [special.eos] * (longest - len(row)) for row in rows]
-    return Canvas(
-        torch.tensor(tokens, dtype=torch.long, device=device).reshape(
+
+    def filled(rows: Sequence[Sequence], tail: list, value, dtype: torch.dtype):
+        longest = max((len(row) + len(tail) for row in rows), default=0)
+        table = [[*row, *tail] for row in rows]
+        table = [row + [value] * (longest - len(row)) for row in table]
+        return torch.tensor(table, dtype=dtype, device=device).reshape(
             len(rows), longest
-        ),
-        torch.tensor([len(row) for row in rows], dtype=torch.long, device=device),
-    )
+        )
+
+    sizes = [len(ids) + tail for ids in transcripts]
+    tokens = filled(transcripts, [special.eos] * tail, special.eos, torch.long)
+    if confidence is not None:
+        confidence = filled(confidence, [0.0] * tail, 0.0, torch.float32)
+    lengths = torch.tensor(sizes, dtype=torch.long, device=device)
+    return Canvas(tokens, lengths, confidence)

@@ -110,7 +110,7 @@ class _Denoiser:
         # may neither change them nor cut them off.
         self.given = canvas.valid & (self.tokens != special.mask)
         self.profile = PROFILE[options.profile]
-        self.ends_at_eos = not options.deliberates or self.profile.protects_given_text
+        self.ends_at_eos = not options.edits or self.profile.protects_given_text
         # Rows of which a block is still to come, and rows that committed an EOS.
         self.open = torch.ones_like(canvas.lengths, dtype=torch.bool)
         self.ended = ~self.open
@@ -123,7 +123,7 @@ class _Denoiser:
         for block in plan.blocks:
             self.enter(block.positions)
             entered, masked = self.tokens, self.tokens == self.special.mask
-            counted = block.reach if self.options.deliberates else block.positions
+            counted = block.reach if self.options.edits else block.positions
             quota = commits_per_pass((masked & counted).sum(dim=1), block.passes)
             for commits in quota.unbind(dim=1):
                 masked = (self.tokens == self.special.mask) & self.canvas.valid

@@ -83,6 +83,8 @@ def make_plan(
     steps = options.steps
     if strategy == "deliberation_random":
         chosen = random_positions(canvas, own, counts, random)
+    elif strategy == "mask_ctc":
+        chosen = lowest(canvas.confidence, own, counts)
     elif counts.any():
         profile = PROFILE[options.profile]
         measured = _confidence(logits_fn, canvas, special, profile)

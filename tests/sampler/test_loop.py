@@ -49,8 +49,10 @@ transcripts_st = st.lists(words_st, min_size=1, max_size=5)
 
 
 def start(options: SamplerOptions, transcripts: list[list[int]]):
-    if options.deliberates:
-        return transcript_canvas(transcripts, SPECIAL, options.tail)
+    if options.edits:  # sure of each word as the number it is
+        return transcript_canvas(
+            transcripts, SPECIAL, options.tail, confidence=transcripts
+        )
     return blank_canvas(len(transcripts), 14, SPECIAL)
 
 
@@ -125,6 +127,23 @@ def test_a_seed_gives_the_same_tokens_and_another_seed_others(strategy):
     ]
     assert runs[0] == runs[1]
     assert runs[0] != runs[2]
+
+
+def test_mask_ctc_fills_in_what_the_draft_is_least_sure_of():
+    options = SamplerOptions(strategy="mask_ctc", steps=1, mask_ratio=0.5, tail=1)
+    canvas = transcript_canvas(
+        [[1, 2, 3, 4], [5]], SPECIAL, 1, confidence=[[0.9, 0.1, 0.8, 0.2], [0.5]]
+    )
+    seen = []
+
+    def model(tokens):
+        seen.append(tokens == SPECIAL.mask)
+        return torch.zeros(*tokens.shape, VOCAB)
+
+    result = sample(model, canvas, options, SPECIAL)
+    assert seen[0].tolist() == [[False, True, False, True, True], [False] * 5]
+    assert result.passes.tolist() == [1, 0]
+    assert result.tokens[1, :2].tolist() == [5, SPECIAL.eos]
 
 
 def test_diffusion_commits_the_surest_position_first():

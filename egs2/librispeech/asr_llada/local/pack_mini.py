@@ -45,8 +45,8 @@ SECTIONS = [
     for part in ("encoder", "postencoder", "decoder")
     for conf in ("", "_conf")
 ]
-TRAINING_ONLY = ("compile", "ctc")
-"""Of the decoder: decoding has no use for them."""
+TRAINING_ONLY = ("compile",)
+"""Of the decoder's options: decoding has no use for them."""
 
 MAX_BYTES = 60_000_000
 """Of the two systems' tensors."""
@@ -89,8 +89,7 @@ def packed_state(
         )
     identity["encoder"]["name"] = config["encoder_conf"]["whisper"]
     identity["decoder"]["name"] = config["decoder_conf"]["lm"]
-    unused = tuple(f"decoder.{part}." for part in TRAINING_ONLY)
-    halves = {k: v.half() for k, v in state.items() if not k.startswith(unused)}
+    halves = {name: tensor.half() for name, tensor in state.items()}
     for name, tensor in halves.items():
         if not tensor.isfinite().all():
             raise UserError(f"{source}: {name} has values that float16 does not hold")
