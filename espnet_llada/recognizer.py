@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import math
 from collections.abc import Sequence
 
 import numpy as np
@@ -14,7 +15,7 @@ from espnet_llada.audio.io import split_long
 from espnet_llada.autoregressive import beam_search
 from espnet_llada.lm.tokenizer import to_case
 from espnet_llada.sampler import OnPass, blank_canvas, sample, transcript_canvas
-from espnet_llada.types import Hypothesis, SamplerOptions, UserError
+from espnet_llada.types import SAMPLE_RATE, Hypothesis, SamplerOptions, UserError
 
 
 def seed_of(utt_id: str, seed: int) -> int:
@@ -134,10 +135,15 @@ class Recognizer:
                 ids, decoder.special, options.tail, self.device, confidence
             )
         else:
-            canvas = blank_canvas(
-                len(prefix), options.canvas_length, decoder.special, self.device
-            )
+            lengths = [self._canvas_length(len(w)) for w in waveforms]
+            canvas = blank_canvas(lengths, decoder.special, self.device)
         return self._hypotheses(self._sample(prefix, canvas, utt_ids))
+
+    def _canvas_length(self, samples: int) -> int:
+        longest, rate = self.options.canvas_length, self.options.tokens_per_second
+        if not rate:
+            return longest
+        return min(longest, math.ceil(samples / SAMPLE_RATE * rate) + 2)
 
     def _deliberate(
         self,

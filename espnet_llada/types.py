@@ -104,7 +104,11 @@ class SamplerOptions:
             measures a transcript's confidence included. A block never takes more
             passes than it has masked positions, so a large budget is clamped by what
             there is to fill.
-        canvas_length: response positions of a decoding canvas (tokens).
+        canvas_length: response positions of a decoding canvas (tokens), or the most of
+            them with ``tokens_per_second``.
+        tokens_per_second: above 0, an utterance's canvas has so many positions for each
+            second, and two; a canvas near the transcript's length is cheaper, and what
+            training with a small ``canvas_slack`` has seen.
         num_blocks: sub-blocks, filled left to right (``semi_ar``,
             ``deliberation_semi_ar``). Clamped to ``steps`` and to the positions there
             are, since each sub-block takes at least one pass and one position.
@@ -129,6 +133,7 @@ class SamplerOptions:
     strategy: str = "diffusion"
     steps: int = 32
     canvas_length: int = 64
+    tokens_per_second: float = 0.0
     num_blocks: int = 1
     mask_ratio: float = 0.5
     temperature: float = 0.0
@@ -144,6 +149,8 @@ class SamplerOptions:
         _require(self.remasking in choices, "remasking", self.remasking, choices)
         _require(self.steps >= 1, "steps", self.steps, ">= 1")
         _require(self.canvas_length >= 1, "canvas_length", self.canvas_length, ">= 1")
+        rate = self.tokens_per_second
+        _require(rate >= 0.0, "tokens_per_second", rate, ">= 0")
         _require(self.num_blocks >= 1, "num_blocks", self.num_blocks, ">= 1")
         _require(0.0 <= self.mask_ratio <= 1.0, "mask_ratio", self.mask_ratio, "[0, 1]")
         _require(self.temperature >= 0.0, "temperature", self.temperature, ">= 0")
@@ -158,6 +165,10 @@ class SamplerOptions:
 
     def _check_release(self) -> None:
         _require(self.strategy != "mask_ctc", "strategy", self.strategy, "the paper's")
+        rate = self.tokens_per_second
+        _require(
+            rate == 0, "tokens_per_second", rate, "0: the release's canvas is fixed"
+        )
         if self.strategy == "semi_ar":
             allowed = f"a divisor of canvas_length {self.canvas_length} and of steps"
             fits = self.canvas_length % self.num_blocks == 0

@@ -31,6 +31,8 @@ def write_all(sweep: Sweep, place: Place, sets: Sequence[str], subtitle: str) ->
     base = sweep.baseline and labels[sweep.baseline]
     rows = summary_rows(systems, place.data, base, sets)
     groups = {row.label: row.group for row in sweep.rows}
+    if any(row.first_pass for row in sweep.rows):
+        subtitle += "; passes and RTF of deliberation come on top of its first pass's"
     tables = f"\n{subtitle}\n{overview(rows, groups)}"
     write_results(rows, place.output / "RESULTS.md", tables)
     lines = [labels[key] for key in (sweep.baseline, sweep.reference) if key]

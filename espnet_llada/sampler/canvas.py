@@ -35,11 +35,12 @@ class Canvas:
 
 
 def blank_canvas(
-    batch: int, length: int, special: SpecialTokens, device: torch.device | str = "cpu"
+    lengths: Sequence[int], special: SpecialTokens, device: torch.device | str = "cpu"
 ) -> Canvas:
-    """``batch`` rows of ``length`` mask tokens."""
-    tokens = torch.full((batch, length), special.mask, device=device)
-    return Canvas(tokens, torch.full((batch,), length, device=device))
+    """A row of so many mask tokens for each of ``lengths``."""
+    tokens = torch.full((len(lengths), max(lengths)), special.mask, device=device)
+    canvas = Canvas(tokens, torch.tensor(lengths, device=device))
+    return Canvas(tokens.masked_fill(~canvas.valid, special.eos), canvas.lengths)
 
 
 def transcript_canvas(

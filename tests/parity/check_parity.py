@@ -113,7 +113,7 @@ def _check_arrays(
         "embeds", decoder.projection(audio)[0], arrays[f"audio_embeds_{name}"]
     )
     reference = arrays[f"first_logits_{name}"]
-    canvas = blank_canvas(1, len(reference), decoder.special)
+    canvas = blank_canvas([len(reference)], decoder.special)
     logits = decoder.logits_fn(prefix, canvas.lengths)(canvas.tokens)
     report.deviation("logits", logits[0], reference)
     if f"hyp_ids_{name}" not in arrays.files:
@@ -151,7 +151,7 @@ def _run(
         ids = decoder.encode_texts([case["hyp"]])
         canvas = transcript_canvas(ids, decoder.special)
     else:
-        canvas = blank_canvas(1, options.canvas_length, decoder.special)
+        canvas = blank_canvas([options.canvas_length], decoder.special)
     logits_fn = decoder.logits_fn(prefix, canvas.lengths)
     return sample(logits_fn, canvas, options, decoder.special)
 

@@ -53,7 +53,7 @@ def start(options: SamplerOptions, transcripts: list[list[int]]):
         return transcript_canvas(
             transcripts, SPECIAL, options.tail, confidence=transcripts
         )
-    return blank_canvas(len(transcripts), 14, SPECIAL)
+    return blank_canvas([14] * len(transcripts), SPECIAL)
 
 
 def text(tokens: list[int]) -> list[int]:
@@ -147,7 +147,7 @@ def test_mask_ctc_fills_in_what_the_draft_is_least_sure_of():
 
 
 def test_diffusion_commits_the_surest_position_first():
-    canvas = blank_canvas(1, 3, SPECIAL)
+    canvas = blank_canvas([3], SPECIAL)
     order = []
 
     def model(tokens):
@@ -171,7 +171,7 @@ def test_semi_ar_goes_left_to_right_and_stops_at_eos():
         return logits
 
     options = SamplerOptions(strategy="semi_ar", num_blocks=3, steps=3)
-    result = sample(model, blank_canvas(1, 6, SPECIAL), options, SPECIAL)
+    result = sample(model, blank_canvas([6], SPECIAL), options, SPECIAL)
     m, e = SPECIAL.mask, SPECIAL.eos
     assert seen == [[m] * 6, [1, 2, m, m, m, m]]
     assert result.tokens.tolist() == [[1, 2, e, e, e, e]]
@@ -186,7 +186,7 @@ def test_eos_ends_its_own_row_only():
         return logits
 
     options = SamplerOptions(steps=4)
-    result = sample(model, blank_canvas(2, 4, SPECIAL), options, SPECIAL)
+    result = sample(model, blank_canvas([4, 4], SPECIAL), options, SPECIAL)
     assert text(result.tokens[0].tolist()) == [7]
     assert result.tokens[1].tolist() == [7, 7, 7, 7]
     assert result.passes.tolist() == [2, 4]
@@ -230,7 +230,7 @@ def test_the_mask_token_is_never_committed():
         logits[..., SPECIAL.mask] = 50.0
         return logits
 
-    result = sample(model, blank_canvas(1, 5, SPECIAL), SamplerOptions(), SPECIAL)
+    result = sample(model, blank_canvas([5], SPECIAL), SamplerOptions(), SPECIAL)
     assert (result.tokens != SPECIAL.mask).all()
 
 

@@ -132,7 +132,7 @@ def test_decoding(lm, blocks, size, passes):
         tail=0,
         profile="release",
     )
-    canvas = blank_canvas(1, length, SPECIAL)
+    canvas = blank_canvas([length], SPECIAL)
     same(lm, options, canvas, lambda plain: decode(plain, length, steps, blocks))
 
 
