@@ -115,6 +115,9 @@ class SamplerOptions:
         mask_ratio: share of the transcript's positions that deliberation masks
             (``mask_ctc``: of the draft's), rounded down; where that is none, the
             transcript is returned unchanged.
+        measuring_passes: forward passes in which ``deliberation_low_confidence`` asks
+            for a transcript's tokens: one hides all of them at once, two every other
+            one, and so on; the others are there to read.
         temperature: 0 commits the most probable token; above 0 tokens are drawn.
         remasking: which masked positions a pass commits: those of highest
             ``confidence``, or ``random`` ones.
@@ -136,6 +139,7 @@ class SamplerOptions:
     tokens_per_second: float = 0.0
     num_blocks: int = 1
     mask_ratio: float = 0.5
+    measuring_passes: int = 1
     temperature: float = 0.0
     remasking: str = "confidence"
     tail: int = 1
@@ -153,6 +157,8 @@ class SamplerOptions:
         _require(rate >= 0.0, "tokens_per_second", rate, ">= 0")
         _require(self.num_blocks >= 1, "num_blocks", self.num_blocks, ">= 1")
         _require(0.0 <= self.mask_ratio <= 1.0, "mask_ratio", self.mask_ratio, "[0, 1]")
+        passes = self.measuring_passes
+        _require(passes >= 1, "measuring_passes", passes, ">= 1")
         _require(self.temperature >= 0.0, "temperature", self.temperature, ">= 0")
         _require(self.tail >= 0, "tail", self.tail, ">= 0")
         _require(self.profile in PROFILES, "profile", self.profile, PROFILES)
@@ -160,8 +166,9 @@ class SamplerOptions:
         if self.profile == "release":
             self._check_release()
         elif self.strategy == "deliberation_low_confidence":
-            allowed = ">= 2: one pass measures the transcript's confidence"
-            _require(self.steps >= 2, "steps", self.steps, allowed)
+            needed = self.measuring_passes + 1
+            allowed = f">= {needed}: measuring the transcript's confidence takes passes"
+            _require(self.steps >= needed, "steps", self.steps, allowed)
 
     def _check_release(self) -> None:
         _require(self.strategy != "mask_ctc", "strategy", self.strategy, "the paper's")
@@ -169,6 +176,8 @@ class SamplerOptions:
         _require(
             rate == 0, "tokens_per_second", rate, "0: the release's canvas is fixed"
         )
+        passes = self.measuring_passes
+        _require(passes == 1, "measuring_passes", passes, "1: the release's")
         if self.strategy == "semi_ar":
             allowed = f"a divisor of canvas_length {self.canvas_length} and of steps"
             fits = self.canvas_length % self.num_blocks == 0

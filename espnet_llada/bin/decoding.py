@@ -26,6 +26,7 @@ _HELP = {
     "strategy": "how the canvas is filled; deliberation_ may be left out",
     "steps": "budget of LLM forward passes for each utterance",
     "canvas_length": "response positions of a decoding canvas, in tokens",
+    "measuring_passes": "passes that measure a transcript's confidence, each of a part",
     "tokens_per_second": "above 0: canvas by duration, up to canvas_length",
     "num_blocks": "sub-blocks, for the semi-autoregressive strategies",
     "mask_ratio": "share of the transcript that deliberation masks, 0 to 1",

@@ -86,11 +86,11 @@ def make_plan(
     elif strategy == "mask_ctc":
         chosen = lowest(canvas.confidence, own, counts)
     elif counts.any():
-        profile = PROFILE[options.profile]
-        measured = _confidence(logits_fn, canvas, special, profile)
+        profile, passes = PROFILE[options.profile], options.measuring_passes
+        measured = _confidence(logits_fn, canvas, special, profile, passes)
         chosen = lowest(measured, own, counts)
-        free = (counts > 0).long()
-        steps = steps if profile.measuring_is_free else steps - 1
+        free = (counts > 0) * passes
+        steps = steps if profile.measuring_is_free else steps - passes
     else:
         return Plan([], free)
     chosen = chosen | tail
@@ -130,15 +130,27 @@ def _reach(canvas: Canvas, options: SamplerOptions, positions: Tensor) -> Tensor
 
 
 def _confidence(
-    logits_fn: LogitsFn, canvas: Canvas, special: SpecialTokens, profile: Profile
+    logits_fn: LogitsFn,
+    canvas: Canvas,
+    special: SpecialTokens,
+    profile: Profile,
+    passes: int,
 ) -> Tensor:
-    """(B, L): how likely the LM, hearing the audio alone, finds each given token.
+    """(B, L): how likely the LM, hearing the audio, finds each given token.
 
-    Measured in one pass over a canvas that hides the transcript.
+    Each of k passes hides every k-th position, so the LM knows nothing of the token it
+    is asked for; with one pass it hears the audio alone.
     """
     hidden = special.eos if profile.measures_on_eos else special.mask
-    blank = canvas.tokens.masked_fill(canvas.valid, hidden)
-    log_probs = log_probabilities(
-        logits_fn(blank), special, mask_token=profile.commits_mask_token
-    )
-    return log_probs.gather(-1, canvas.tokens[..., None]).squeeze(-1)
+    turn = torch.arange(canvas.tokens.shape[1], device=canvas.tokens.device) % passes
+    confidence = torch.zeros(canvas.tokens.shape, device=canvas.tokens.device)
+    for number in range(passes):
+        asked = canvas.valid & (turn == number)
+        log_probs = log_probabilities(
+            logits_fn(canvas.tokens.masked_fill(asked, hidden)),
+            special,
+            mask_token=profile.commits_mask_token,
+        )
+        given = log_probs.gather(-1, canvas.tokens[..., None]).squeeze(-1)
+        confidence = torch.where(asked, given.to(confidence.dtype), confidence)
+    return confidence

@@ -146,6 +146,29 @@ def test_mask_ctc_fills_in_what_the_draft_is_least_sure_of():
     assert result.tokens[1, :2].tolist() == [5, SPECIAL.eos]
 
 
+def test_confidence_is_asked_for_a_part_at_a_time():
+    options = SamplerOptions(
+        strategy="deliberation_low_confidence",
+        steps=4,
+        mask_ratio=0.25,
+        tail=0,
+        measuring_passes=2,
+    )
+    canvas = transcript_canvas([[1, 2, 3, 4]], SPECIAL)
+    seen = []
+
+    def model(tokens):
+        seen.append((tokens[0] == SPECIAL.mask).tolist())
+        logits = torch.zeros(*tokens.shape, VOCAB)
+        logits[..., [1, 3, 4]] = 9.0  # it would never say 2
+        return logits
+
+    result = sample(model, canvas, options, SPECIAL)
+    assert seen[:2] == [[True, False] * 2, [False, True] * 2]
+    assert seen[2:] == [[False, True, False, False]]
+    assert result.passes.tolist() == [3]
+
+
 def test_diffusion_commits_the_surest_position_first():
     canvas = blank_canvas([3], SPECIAL)
     order = []
