@@ -22,6 +22,7 @@ from espnet_llada.weights.assets import MINI
 MODEL_FILES = (
     "model.safetensors",
     "valid.acc.ave.pth",
+    "valid.loss.ave.pth",
     "valid.acc.best.pth",
     "valid.loss.best.pth",
     "latest.pth",

@@ -27,7 +27,7 @@ Options of the presets mini and mini_ci:
   --sets "test_read ..."  evaluation sets to decode: test_read test_prompts test_synth
   --model NAME            default: what was trained here, else the shipped 'mini'
   --sweep_args "..."      further options of espnet-llada sweep
-  --engines "hibari=18 rhvoice=6 flite=2 kokoro=2"
+  --engines "hibari=45 rhvoice=6 flite=2 kokoro=2"
                           hours of speech to synthesize; SYNTH in db.sh names what is there
   --lm DIR                an LM to make and to train, instead of the shipped one
 

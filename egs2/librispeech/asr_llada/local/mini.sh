@@ -19,8 +19,8 @@ sweep_args=
 nj=2
 inference_nj=2
 if [ "${preset}" = mini ]; then
-    # Hours of CPU: hibari 0.2, rhvoice 0.2, flite 0.1, kokoro 1.7
-    engines="hibari=18 rhvoice=6 flite=2 kokoro=2"
+    # Hours of CPU: hibari 0.6, rhvoice 0.2, flite 0.1, kokoro 1.7
+    engines="hibari=45 rhvoice=6 flite=2 kokoro=2"
 else
     asr_args="--max_epoch 1 --num_iters_per_epoch 2 --keep_nbest_models 1 ${asr_args}"
     rows="llama diffusion_steps4 lowconf_mask30"
