@@ -14,11 +14,11 @@ from __future__ import annotations
 from pathlib import Path
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from espnet_llada import weights
 from espnet_llada.adapter.qformer import WindowReader
+from espnet_llada.audio.block import Attention, Block
 from espnet_llada.audio.whisper_file import WhisperConfig, open_whisper
 from espnet_llada.frozen import Pretrained
 from espnet_llada.types import UserError
@@ -99,28 +99,7 @@ def _decoder(path: Path) -> tuple[WhisperConfig, dict[str, Tensor]]:
     return config, file.read(shapes, torch.float32)
 
 
-class _Attention(nn.Module):
-    def __init__(self, config: WhisperConfig):
-        super().__init__()
-        width = config.d_model
-        self.heads = config.heads
-        self.query = nn.Linear(width, width)
-        self.key = nn.Linear(width, width, bias=False)
-        self.value = nn.Linear(width, width)
-        self.out = nn.Linear(width, width)
-
-    def forward(self, x: Tensor, memory: Tensor, seen: Tensor | None) -> Tensor:
-        if memory.shape[1] == 1:  # the weights over one position are 1
-            return self.out(self.value(memory))
-        q, k, v = (
-            y.unflatten(-1, (self.heads, -1)).transpose(1, 2)
-            for y in (self.query(x), self.key(memory), self.value(memory))
-        )
-        mixed = F.scaled_dot_product_attention(q, k, v, attn_mask=seen)
-        return self.out(mixed.transpose(1, 2).flatten(-2))
-
-
-class _CrossAttention(_Attention):
+class _CrossAttention(Attention):
     """Attention to a window, with the projections of its frames moved to the queries.
 
     q (K m) = (K' q) m, and the sum of a V m is V times the sum of a m. So there is one
@@ -128,7 +107,7 @@ class _CrossAttention(_Attention):
     more frames than queries.
     """
 
-    def forward(self, x: Tensor, memory: Tensor, seen: Tensor | None) -> Tensor:
+    def forward(self, x: Tensor, memory: Tensor, seen: Tensor) -> Tensor:
         heads = (self.heads, -1)
         key = self.key.weight.unflatten(0, heads)  # (H, D, M)
         value = self.value.weight.unflatten(0, heads)
@@ -136,30 +115,22 @@ class _CrossAttention(_Attention):
         asked = torch.einsum("nqhd,hdm->nqhm", query, key).flatten(1, 2)
         scores = asked @ memory.transpose(1, 2)
         scores = scores.float() * query.shape[-1] ** -0.5  # (N, Q H, K)
-        if seen is not None:
-            scores = scores.masked_fill(~seen[:, 0], float("-inf"))
+        scores = scores.masked_fill(~seen[:, 0], float("-inf"))
         mixed = scores.softmax(dim=-1).to(asked.dtype) @ memory.to(asked.dtype)
         mixed = mixed.unflatten(1, query.shape[1:3])
         mixed = torch.einsum("nqhm,hdm->nqhd", mixed, value).flatten(2)
         return self.out(mixed + self.value.bias)
 
 
-class _Block(nn.Module):
-    """A decoder layer (LayerNorm first); names as in openai/whisper."""
+class _Block(Block):
+    """A decoder layer: cross-attention between the two parts."""
 
     def __init__(self, config: WhisperConfig):
-        super().__init__()
-        width = config.d_model
-        self.attn, self.attn_ln = _Attention(config), nn.LayerNorm(width)
+        super().__init__(config)
         self.cross_attn = _CrossAttention(config)
-        self.cross_attn_ln = nn.LayerNorm(width)
-        self.mlp = nn.Sequential(
-            nn.Linear(width, config.ffn), nn.GELU(), nn.Linear(config.ffn, width)
-        )
-        self.mlp_ln = nn.LayerNorm(width)
+        self.cross_attn_ln = nn.LayerNorm(config.d_model)
 
     def forward(self, x: Tensor, memory: Tensor, seen: Tensor) -> Tensor:
-        inner = self.attn_ln(x)
-        x = x + self.attn(inner, inner, None)
+        x = x + self.attn(self.attn_ln(x))
         x = x + self.cross_attn(self.cross_attn_ln(x), memory, seen)
         return x + self.mlp(self.mlp_ln(x))

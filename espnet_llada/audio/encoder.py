@@ -12,6 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from espnet_llada.audio.block import Block
 from espnet_llada.audio.features import HOP_LENGTH, log_mel
 from espnet_llada.audio.whisper_file import WhisperConfig, open_whisper
 from espnet_llada.frozen import Pretrained
@@ -62,7 +63,7 @@ class WhisperEncoder(Pretrained):
         self.conv1 = nn.Conv1d(config.n_mels, width, 3, padding=1)
         self.conv2 = nn.Conv1d(width, width, 3, stride=2, padding=1)
         self.positional_embedding = nn.Parameter(torch.zeros(config.max_frames, width))
-        self.blocks = nn.ModuleList(_Block(config) for _ in range(config.layers))
+        self.blocks = nn.ModuleList(Block(config) for _ in range(config.layers))
         self.ln_post = nn.LayerNorm(width)
         self.requires_grad_(False)
         self.eval()
@@ -199,38 +200,3 @@ class WhisperEncoder(Pretrained):
                 f"{at_least / SAMPLE_RATE:g} to {self._longest / SAMPLE_RATE:g}"
             )
         return samples
-
-
-class _Attention(nn.Module):
-    def __init__(self, config: WhisperConfig) -> None:
-        super().__init__()
-        width = config.d_model
-        self.heads = config.heads
-        self.query = nn.Linear(width, width)
-        self.key = nn.Linear(width, width, bias=False)
-        self.value = nn.Linear(width, width)
-        self.out = nn.Linear(width, width)
-
-    def forward(self, x: Tensor) -> Tensor:
-        q, k, v = (
-            project(x).unflatten(-1, (self.heads, -1)).transpose(1, 2)
-            for project in (self.query, self.key, self.value)
-        )
-        mixed = F.scaled_dot_product_attention(q, k, v)
-        return self.out(mixed.transpose(1, 2).flatten(2))
-
-
-class _Block(nn.Module):
-    def __init__(self, config: WhisperConfig) -> None:
-        super().__init__()
-        width = config.d_model
-        self.attn_ln = nn.LayerNorm(width)
-        self.attn = _Attention(config)
-        self.mlp_ln = nn.LayerNorm(width)
-        self.mlp = nn.Sequential(
-            nn.Linear(width, config.ffn), nn.GELU(), nn.Linear(config.ffn, width)
-        )
-
-    def forward(self, x: Tensor) -> Tensor:
-        x = x + self.attn(self.attn_ln(x))
-        return x + self.mlp(self.mlp_ln(x))

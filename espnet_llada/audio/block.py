@@ -1,0 +1,53 @@
+"""The layer of Whisper's encoder, and of its decoder without the cross-attention.
+
+Source: ``ResidualAttentionBlock`` in openai/whisper ``whisper/model.py``, whose
+parameter names are kept.
+"""
+
+from __future__ import annotations
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from espnet_llada.audio.whisper_file import WhisperConfig
+
+
+class Attention(nn.Module):
+    """Multi-head self-attention of (B, L, d_model)."""
+
+    def __init__(self, config: WhisperConfig) -> None:
+        super().__init__()
+        width = config.d_model
+        self.heads = config.heads
+        self.query = nn.Linear(width, width)
+        self.key = nn.Linear(width, width, bias=False)
+        self.value = nn.Linear(width, width)
+        self.out = nn.Linear(width, width)
+
+    def forward(self, x: Tensor) -> Tensor:
+        if x.shape[1] == 1:  # the weights over one position are 1
+            return self.out(self.value(x))
+        q, k, v = (
+            project(x).unflatten(-1, (self.heads, -1)).transpose(1, 2)
+            for project in (self.query, self.key, self.value)
+        )
+        mixed = F.scaled_dot_product_attention(q, k, v)
+        return self.out(mixed.transpose(1, 2).flatten(2))
+
+
+class Block(nn.Module):
+    """Attention and a feed-forward part, LayerNorm before each."""
+
+    def __init__(self, config: WhisperConfig) -> None:
+        super().__init__()
+        width = config.d_model
+        self.attn_ln = nn.LayerNorm(width)
+        self.attn = Attention(config)
+        self.mlp_ln = nn.LayerNorm(width)
+        self.mlp = nn.Sequential(
+            nn.Linear(width, config.ffn), nn.GELU(), nn.Linear(config.ffn, width)
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = x + self.attn(self.attn_ln(x))
+        return x + self.mlp(self.mlp_ln(x))
