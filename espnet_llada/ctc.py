@@ -117,14 +117,15 @@ class _RestLogSumExp(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, hidden: Tensor, embedding: Tensor, text: Tensor) -> Tensor:
         total = hidden.new_empty(hidden.shape[:2], dtype=torch.float32)
-        gradient = torch.empty_like(hidden)
+        gradient = torch.empty_like(hidden) if ctx.needs_input_grad[0] else None
         with torch.autocast(hidden.device.type, enabled=False):
             for row, own in enumerate(text):
                 logits = (hidden[row] @ embedding.T).float()
                 logits[:, own] = float("-inf")
                 total[row] = logits.logsumexp(dim=-1)
-                p = logits.sub_(total[row][:, None]).exp_()
-                gradient[row] = p.to(embedding.dtype) @ embedding
+                if gradient is not None:
+                    p = logits.sub_(total[row][:, None]).exp_()
+                    gradient[row] = p.to(embedding.dtype) @ embedding
         ctx.save_for_backward(gradient)
         return total
 

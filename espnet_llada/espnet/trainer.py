@@ -98,8 +98,9 @@ class LLMTrainer(Trainer):
         epoch, rank = reporter.get_epoch(), distributed_option.dist_rank or 0
         state = seed_of(f"epoch {epoch}, rank {rank}", options.seed)
         set_all_random_seed(state % 2**32)  # numpy takes no more
-        if isinstance(model, ESPnetLLMModel) and not options.ngpu:
-            model.decoder.lm.attend("eager")
+        inner = getattr(model, "module", model)  # under DistributedDataParallel
+        if isinstance(inner, ESPnetLLMModel) and not options.ngpu:
+            inner.decoder.lm.attend("eager")
         for optimizer in optimizers:
             optimizer.zero_grad()  # accum_grad may have left a part of a step
 
