@@ -1,9 +1,9 @@
 """An auxiliary CTC loss over the LM's tokens, so that the adapter learns to align.
 
 An LM that is trained from the start with its own loss learns to ignore an adapter that
-says nothing yet. CTC, through the LM's own embedding, first makes what the projection
-hands to the LM look like the words that are spoken. Its best path is also a draft for
-the strategy ``mask_ctc``.
+says nothing yet. CTC first makes what the projection hands to the LM look like the words
+that are spoken. Its output layer is a frozen table: the LM's own embedding, or Whisper's
+(``adapter.words``). Its best path is also a draft for the strategy ``mask_ctc``.
 """
 
 from __future__ import annotations
@@ -21,32 +21,36 @@ _NEVER = -1e4  # a logit; torch's CTC makes NaN of infinite ones
 
 
 class AlignmentCTC(nn.Module):
-    """CTC whose output layer is the LM's embedding; fields of ``decoder_conf.ctc``.
+    """CTC whose output layer is a frozen table; fields of ``decoder_conf.ctc``.
 
     Args:
-        embedding: (V, d), the LM's, which stays frozen.
+        embedding: (V, d), a row for each of the LM's tokens.
         width: of the adapter's vectors, from which the blank is told.
         weight: of this loss (nats for each token) beside the LM's.
         only: train by this loss alone; the LM is not run (to warm the adapter up).
+        scale: of the logits at first; by default such that two unrelated rows differ
+            by about one nat.
 
     Raises:
         UserError: a weight that does not fit.
     """
 
     def __init__(
-        self, embedding: Tensor, width: int, weight: float = 0.1, only: bool = False
+        self,
+        embedding: Tensor,
+        width: int,
+        weight: float = 0.1,
+        only: bool = False,
+        scale: float | None = None,
     ):
         super().__init__()
-        if weight <= 0:
-            raise UserError(
-                f"ctc: weight {weight} must be above 0; leave ctc out for a training "
-                "without it"
-            )
+        if weight < 0:
+            raise UserError(f"ctc: weight {weight} must be at least 0")
         self.weight, self.only = weight, only
         tokens, size = embedding.shape
-        spread = float(embedding.float().std())
-        # Two unrelated embeddings then differ by about one nat.
-        self.scale = nn.Parameter(torch.tensor(1 / (spread**2 * math.sqrt(size))))
+        if scale is None:
+            scale = 1 / (float(embedding.float().std()) ** 2 * math.sqrt(size))
+        self.scale = nn.Parameter(torch.tensor(scale))
         self.blank = nn.Linear(width, 1)
         nn.init.constant_(self.blank.bias, math.log(tokens) - 1)  # most are blank
 

@@ -7,9 +7,11 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from espnet_llada import weights
+from espnet_llada.adapter.words import WordProjection
 from espnet_llada.ctc import AlignmentCTC, best_path
 from espnet_llada.lm.backbone import Backbone
 from espnet_llada.lm.lora import LoraOptions, add_lora, merge_lora
@@ -21,6 +23,7 @@ from espnet_llada.objective import (
     diffusion_loss,
     noisy_canvas,
 )
+from espnet_llada.rough import rough_audio
 from espnet_llada.types import SpecialTokens, UserError
 
 
@@ -38,6 +41,9 @@ class Prefix:
 
     def __len__(self) -> int:
         return len(self.embeds)
+
+
+PROJECTIONS = ("linear", "words")
 
 
 class LMDecoder(nn.Module):
@@ -58,7 +64,17 @@ class LMDecoder(nn.Module):
         canvas_slack: see ``objective.noisy_canvas``; masked diffusion only.
         dtype: of the frozen LM: ``float32``, ``bfloat16``.
         compile: see ``Backbone.compiles``.
-        ctc: fields of ``AlignmentCTC``, a loss beside the LM's; None for none.
+        ctc: fields of ``AlignmentCTC``, a loss beside the LM's; None for none. With a
+            weight of 0 it is not trained.
+        projection: ``linear``, as in the paper, or ``words`` (``WordProjection``), for
+            ``postencoder: whisper_qformer`` and an LM with Whisper's tokens; it needs
+            ``ctc``.
+        whisper: whose words those are; the adapter's.
+        text_as_audio: where a training has no speech, let the LM hear its text
+            (``rough_audio``); otherwise it sees none.
+
+    Raises:
+        UserError: a value that does not fit, or options that exclude one another.
     """
 
     def __init__(
@@ -77,13 +93,22 @@ class LMDecoder(nn.Module):
         dtype: str = "float32",
         compile: bool = False,
         ctc: Mapping[str, Any] | None = None,
+        projection: str = "linear",
+        whisper: str = "whisper-tiny.en",
+        text_as_audio: bool = False,
     ):
         super().__init__()
+        if projection not in PROJECTIONS:
+            allowed = ", ".join(PROJECTIONS)
+            raise UserError(f"projection: {projection!r}; allowed: {allowed}")
+        if projection == "words" and ctc is None:
+            raise UserError("projection: words needs ctc; give it a weight")
         if loss not in LOSSES:
             raise UserError(f"loss: {loss!r}; allowed: {', '.join(LOSSES)}")
         if dtype not in ("float32", "bfloat16"):
             raise UserError(f"dtype: {dtype!r}; allowed: float32, bfloat16")
         self.loss_name, self.canvas_slack = loss, canvas_slack
+        self.text_as_audio = text_as_audio
         self.weights = weights.resolve(lm, "lm")
         self.tokenizer = LMTokenizer(self.weights.path, text_case)
         self.lm = Backbone.from_pretrained(
@@ -104,17 +129,24 @@ class LMDecoder(nn.Module):
         self.lm.compiles = compile
         self.special = SpecialTokens(self.lm.mask_id, self.tokenizer.eos_id)
         self.prompt_ids = self.tokenizer.prompt(prompt, chat_template)
-        self.projection = nn.Linear(encoder_output_size, self.lm.width)
+        if projection == "words":
+            self.projection = WordProjection.from_pretrained(
+                encoder_output_size, self.lm.width, whisper, self.weights.path
+            )
+            table, scale = self.projection.words, 1.0
+        else:
+            table, scale = self.lm.embedding.weight, None
+            self.projection = nn.Linear(encoder_output_size, self.lm.width)
+            # The Q-Former's LayerNorm gives unit variance: start the audio at the
+            # scale of the LM's own embeddings (torch's default is 5 times SmolLM2's).
+            spread = float(self.lm.embedding.weight.float().std())
+            std = spread * encoder_output_size**-0.5
+            nn.init.normal_(self.projection.weight, std=std)
+            nn.init.zeros_(self.projection.bias)
         self.ctc = None
         if ctc is not None:
-            self.ctc = AlignmentCTC(
-                self.lm.embedding.weight, encoder_output_size, **ctc
-            )
-        # The Q-Former's LayerNorm gives unit variance: start the audio at the scale of
-        # the LM's own embeddings (torch's default is 5 times that for SmolLM2).
-        scale = float(self.lm.embedding.weight.float().std())
-        nn.init.normal_(self.projection.weight, std=scale * encoder_output_size**-0.5)
-        nn.init.zeros_(self.projection.bias)
+            options = {"scale": scale, **ctc}
+            self.ctc = AlignmentCTC(table, encoder_output_size, **options)
 
     @property
     def diffuses(self) -> bool:
@@ -133,17 +165,38 @@ class LMDecoder(nn.Module):
         Returns:
             A ``Prefix``.
         """
-        device = self.projection.weight.device
+        device = self.lm.embedding.weight.device
         batch = batch if audio is None else len(audio)
         prompt = torch.tensor([self.prompt_ids], device=device).expand(batch, -1)
         embeds = self.lm.embed(prompt)
-        valid = torch.ones_like(prompt, dtype=torch.bool)
         if audio is not None:
-            projected = self.projection(audio.to(self.projection.weight.dtype))
-            places = torch.arange(audio.shape[1], device=device)
-            embeds = self.lm.join(embeds, projected)
-            valid = torch.cat([valid, places < lengths[:, None]], dim=1)
-        return Prefix(embeds, valid)
+            return _prefix(self.lm, embeds, self.project(audio), lengths)
+        return Prefix(embeds, torch.ones_like(prompt, dtype=torch.bool))
+
+    def rough_prefix(
+        self, text: Tensor, lengths: Tensor, seeds: Sequence[int]
+    ) -> Prefix:
+        """Prompt and ``rough_audio`` of transcripts; see there."""
+        prompt = self.prefix(None, None, len(text)).embeds
+        return _prefix(
+            self.lm,
+            prompt,
+            *rough_audio(text, lengths, self.lm.embedding.weight, seeds),
+        )
+
+    def project(self, audio: Tensor) -> Tensor:
+        """(B, A, encoder_output_size), the adapter's vectors -> (B, A, d), the LM's."""
+        if isinstance(self.projection, WordProjection):
+            log_probs = self.ctc.log_probs(audio, *self._ctc_layer(audio))
+            return self.projection(audio, log_probs, self.lm.embedding.weight)
+        return self.projection(audio.to(self.projection.weight.dtype))
+
+    def _ctc_layer(self, audio: Tensor) -> tuple[Tensor, Tensor]:
+        """The vectors and the table whose products are the CTC's logits."""
+        if isinstance(self.projection, WordProjection):
+            words = self.projection.words
+            return audio.to(words.dtype), words
+        return self.project(audio), self.lm.embedding.weight
 
     def response_hidden(self, prefix: Prefix, tokens: Tensor, lengths: Tensor):
         """Hidden states of the last valid prefix position and of the response.
@@ -221,16 +274,14 @@ class LMDecoder(nn.Module):
             text: (B, T) int64 transcripts.
             text_lengths: (B,) int64.
         """
-        projected = self.projection(audio.to(self.projection.weight.dtype))
         spoken = lengths, text, text_lengths
-        return self.ctc(audio, projected, self.lm.embedding.weight, *spoken)
+        return self.ctc(audio, *self._ctc_layer(audio), *spoken)
 
     def draft(
         self, audio: Tensor, lengths: Tensor
     ) -> tuple[list[list[int]], list[list[float]]]:
         """Token ids that the CTC hears, and how sure it is; see ``ctc.best_path``."""
-        projected = self.projection(audio.to(self.projection.weight.dtype))
-        log_probs = self.ctc.log_probs(audio, projected, self.lm.embedding.weight)
+        log_probs = self.ctc.log_probs(audio, *self._ctc_layer(audio))
         return best_path(log_probs, lengths)
 
     def next_token_logits(
@@ -253,6 +304,13 @@ class LMDecoder(nn.Module):
     def encode_texts(self, texts: Sequence[str]) -> list[list[int]]:
         """Token ids of transcripts, in the LM's text case, without EOS."""
         return [self.tokenizer.encode(text) for text in texts]
+
+
+def _prefix(lm: Backbone, prompt: Tensor, audio: Tensor, lengths: Tensor) -> Prefix:
+    """(B, P, d), (B, A, d) and the valid ones of each row's A, joined."""
+    places = torch.arange(audio.shape[1], device=audio.device)
+    valid = F.pad(places < lengths[:, None], (prompt.shape[1], 0), value=True)
+    return Prefix(lm.join(prompt, audio), valid)
 
 
 def last_valid(hidden: Tensor, valid: Tensor) -> Tensor:

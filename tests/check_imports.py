@@ -18,7 +18,7 @@ RANKS = [
     ("adapter",),
     ("lm",),
     ("sampler",),
-    ("objective", "ctc"),
+    ("objective", "ctc", "rough"),
     ("decoder", "checkpoint", "packed"),
     ("autoregressive", "model"),
     ("architectures",),

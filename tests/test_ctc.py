@@ -79,5 +79,5 @@ def test_a_vector_like_an_embedding_stands_for_its_token(ctc):
 
 
 def test_a_weight_that_does_not_fit_is_refused():
-    with pytest.raises(UserError, match="ctc: weight 0"):
-        AlignmentCTC(torch.randn(TOKENS, 8), WIDTH, weight=0.0)
+    with pytest.raises(UserError, match="ctc: weight -1"):
+        AlignmentCTC(torch.randn(TOKENS, 8), WIDTH, weight=-1.0)

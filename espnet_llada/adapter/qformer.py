@@ -15,22 +15,29 @@ _EPS = 1e-12  # BERT's LayerNorm
 
 
 class WindowReader(nn.Module):
-    """Cuts frames into windows that do not overlap; ``read`` turns each into vectors.
+    """Cuts frames into windows; ``read`` turns each into vectors.
 
     Args:
         queries: (Q, hidden), the initial queries.
-        window: frames in a window.
+        window: frames from one window to the next.
         time_mask: in training, zero a span of up to so many frames in each 100 (2 s):
             SpecAugment's time masking, on the encoder's frames.
         drop_last_window: leave out a last window that is not full, as the paper's
             release does; otherwise it is read with its missing frames hidden.
+        context: frames on either side that a window reads as well; without any, as in
+            the paper, windows do not overlap.
     """
 
     def __init__(
-        self, queries: Tensor, window: int, time_mask: int, drop_last_window: bool
+        self,
+        queries: Tensor,
+        window: int,
+        time_mask: int,
+        drop_last_window: bool,
+        context: int = 0,
     ):
         super().__init__()
-        self.hidden, self.window = queries.shape[1], window
+        self.hidden, self.window, self.context = queries.shape[1], window, context
         self.time_mask, self.drop_last_window = time_mask, drop_last_window
         self.queries = nn.Parameter(queries)
 
@@ -38,8 +45,8 @@ class WindowReader(nn.Module):
         """Each window by itself.
 
         Args:
-            keys: (N, window, input_size).
-            seen: (N, 1, 1, window) bool, False for a frame that is not there.
+            keys: (N, K, input_size), K = window + 2 context.
+            seen: (N, 1, 1, K) bool, False for a frame that is not there.
 
         Returns:
             (N, queries, hidden).
@@ -67,10 +74,15 @@ class WindowReader(nn.Module):
             windows = -(-lengths // self.window)
         count, n_queries = int(windows.max()), len(self.queries)
         batch, width = len(frames), count * self.window
-        frames = F.pad(frames, (0, 0, 0, max(0, width - frames.shape[1])))
-        keys = frames[:, :width].reshape(batch * count, self.window, -1)
-        places = torch.arange(width, device=frames.device)
-        seen = (places < lengths[:, None]).reshape(batch * count, 1, 1, self.window)
+        reach = self.window + 2 * self.context
+        behind = max(0, width - frames.shape[1]) + self.context
+        frames = F.pad(frames, (0, 0, self.context, behind))
+        places = torch.arange(frames.shape[1], device=frames.device) - self.context
+        there = (places >= 0) & (places < lengths[:, None])
+        keys = frames[:, : width + 2 * self.context].unfold(1, reach, self.window)
+        keys = keys.transpose(2, 3).reshape(batch * count, reach, -1)
+        seen = there[:, : width + 2 * self.context].unfold(1, reach, self.window)
+        seen = seen.reshape(batch * count, 1, 1, reach)
         # A window behind the row's end has nothing to see; its output is not used,
         # but softmax over nothing would be NaN.
         seen = seen | ~seen.any(dim=-1, keepdim=True)

@@ -20,14 +20,13 @@ from espnet_llada import weights
 from espnet_llada.adapter.qformer import WindowReader
 from espnet_llada.audio.block import Attention, Block
 from espnet_llada.audio.whisper_file import WhisperConfig, open_whisper
-from espnet_llada.frozen import Pretrained
 from espnet_llada.types import UserError
 
 _TIMESTAMPS = 1501  # end the vocabulary of every Whisper; <|notimestamps|> before them
 _FIRST_WORD = 2  # position of the token from which the first word is predicted
 
 
-class WhisperQFormer(WindowReader, Pretrained):
+class WhisperQFormer(WindowReader):
     """Whisper's decoder, trained on, as the adapter.
 
     Args:
@@ -36,6 +35,7 @@ class WhisperQFormer(WindowReader, Pretrained):
         queries: vectors for each window.
         window: see ``WindowReader``.
         time_mask, drop_last_window: see ``WindowReader``.
+        context: see ``WindowReader``; a learned vector then tells a frame's place.
 
     Raises:
         UserError: no such weights, or of another width.
@@ -49,6 +49,7 @@ class WhisperQFormer(WindowReader, Pretrained):
         window: int = 8,
         time_mask: int = 0,
         drop_last_window: bool = False,
+        context: int = 0,
     ):
         resolved = weights.resolve(whisper, "whisper")
         config, tensors = _decoder(resolved.path)
@@ -63,19 +64,24 @@ class WhisperQFormer(WindowReader, Pretrained):
             max=len(places) - 1
         )
         start = words[max(0, len(words) - _TIMESTAMPS - 1)]
-        super().__init__(start + places[place], window, time_mask, drop_last_window)
+        query = start + places[place]
+        super().__init__(query, window, time_mask, drop_last_window, context)
         self.weights = resolved
         self.blocks = nn.ModuleList(_Block(config) for _ in range(config.layers))
         self.ln = nn.LayerNorm(config.d_model)
         self.load_state_dict({"queries": self.queries.data, **tensors})
         if queries == 1:  # then self-attention has no use for them
             for block in self.blocks:
-                block.attn.query.requires_grad_(False)
-                block.attn.key.requires_grad_(False)
+                block.attn.query = block.attn.key = None
+        self.place = None
+        if context:
+            self.place = nn.Parameter(torch.zeros(window + 2 * context, input_size))
 
     def read(self, keys: Tensor, seen: Tensor) -> Tensor:
         """See ``WindowReader``."""
         x = self.queries.expand(len(keys), -1, -1)
+        if self.place is not None:
+            keys = keys + self.place
         for block in self.blocks:
             x = block(x, keys, seen)
         return self.ln(x)

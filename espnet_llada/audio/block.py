@@ -25,7 +25,7 @@ class Attention(nn.Module):
         self.out = nn.Linear(width, width)
 
     def forward(self, x: Tensor) -> Tensor:
-        if x.shape[1] == 1:  # the weights over one position are 1
+        if x.shape[1] == 1:  # the weight of one position is 1, whatever query and key
             return self.out(self.value(x))
         q, k, v = (
             project(x).unflatten(-1, (self.heads, -1)).transpose(1, 2)

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from espnet2.tasks import asr
 from espnet2.train.preprocessor import AbsPreprocessor
 
@@ -77,8 +78,16 @@ def build_llm_model(
         encoder_output_size=tail.output_size(),
         **args.decoder_conf,
     )
-    cpu_amp = bool(getattr(args, "use_amp", False)) and not getattr(args, "ngpu", 0)
-    return ESPnetLLMModel(parts, decoder, cpu_amp)
+    return ESPnetLLMModel(parts, decoder, _cpu_amp(args))
+
+
+def _cpu_amp(args: argparse.Namespace) -> bool:
+    if not getattr(args, "use_amp", False) or getattr(args, "ngpu", 0):
+        return False
+    if torch.ops.mkldnn._is_mkldnn_bf16_supported():
+        return True
+    logging.warning("use_amp: this CPU has no bf16, which would be slower; fp32 is used")
+    return False
 
 
 def _prepare(args: argparse.Namespace) -> None:

@@ -118,18 +118,24 @@ class ESPnetLLMModel(ESPnetASRModel):
         if isinstance(audio, tuple):  # intermediate outputs of an ESPnet encoder
             audio = audio[0]
         extra = None
-        if audio is not None and self.decoder.ctc is not None:
+        ctc = self.decoder.ctc
+        if audio is not None and ctc is not None and ctc.weight:
             extra = self.decoder.ctc_loss(audio, lengths, text, text_lengths)
-            if self.decoder.ctc.only:
+            if ctc.only:
                 none = extra.new_zeros(())
                 return Loss(extra, torch.ones_like(extra), none, none)
-        prefix = self.decoder.prefix(audio, lengths, len(text))
+        if audio is None and self.decoder.text_as_audio:
+            draws = torch.randint(2**62, (len(text),)) if self.training else None
+            draws = range(len(text)) if draws is None else draws.tolist()
+            prefix = self.decoder.rough_prefix(text, text_lengths, draws)
+        else:
+            prefix = self.decoder.prefix(audio, lengths, len(text))
         longest = int(text_lengths.max())
         if seeds is not None and self.decoder.loss_name == "release":
             longest = lockstep.largest(longest)
         rows = None if seeds is None else seeds.tolist()
         loss = self.decoder.loss(prefix, text, text_lengths, rows, longest)
-        return loss if extra is None else loss.plus(self.decoder.ctc.weight * extra)
+        return loss if extra is None else loss.plus(ctc.weight * extra)
 
     def _statistics(
         self, loss: Loss, utt_id: Sequence[str], together: bool

@@ -68,14 +68,16 @@ def test_every_parameter_that_is_trained_matters(adapter):
         assert used == parameter.requires_grad, name
 
 
-def test_what_is_not_trained_is_not_in_a_checkpoint(adapter, tiny_whisper):
+@pytest.mark.parametrize("frozen", [False, True])  # ESPnet's freeze_param
+def test_a_checkpoint_holds_all_of_it_but_what_one_query_has_no_use_for(
+    adapter, tiny_whisper, frozen
+):
+    adapter.requires_grad_(not frozen)
     model = torch.nn.ModuleDict({"postencoder": adapter})
     state = trained_state(model)
-    missing = [
-        name for name in adapter.state_dict() if f"postencoder.{name}" not in state
-    ]
-    assert bool(missing) == (len(adapter.queries) == 1)
-    assert all(".attn.query." in name or ".attn.key." in name for name in missing)
+    assert {f"postencoder.{name}" for name in adapter.state_dict()} < state.keys()
+    used = any(".attn.query." in name for name in state)
+    assert used == (len(adapter.queries) > 1)
     again = WhisperQFormer(
         WIDTH, str(tiny_whisper), queries=len(adapter.queries), window=4
     )
@@ -84,6 +86,25 @@ def test_what_is_not_trained_is_not_in_a_checkpoint(adapter, tiny_whisper):
     load_trained(torch.nn.ModuleDict({"postencoder": again}), trained_state(model), "x")
     for name, tensor in adapter.state_dict().items():
         assert torch.equal(tensor, again.state_dict()[name]), name
+
+
+@torch.no_grad()
+def test_context_shows_a_window_its_neighbours_frames_and_no_others(tiny_whisper):
+    adapter = WhisperQFormer(WIDTH, str(tiny_whisper), window=4, context=2).eval()
+    adapter.place.normal_()
+    batch, lengths = frames(15)
+    before, _ = adapter(batch, lengths)
+    for frame in range(15):
+        changed = batch.clone()
+        changed[0, frame] += 1.0
+        after, _ = adapter(changed, lengths)
+        differs = (after - before).abs().amax(dim=-1)[0] > 1e-6
+        for window in range(4):
+            reads = 4 * window - 2 <= frame < 4 * window + 6
+            assert bool(differs[window]) == reads, (frame, window)
+    # A row's end is an end, whatever the batch pads it with.
+    longer = torch.cat([batch, torch.zeros(1, 9, WIDTH)], dim=1)
+    torch.testing.assert_close(adapter(longer, lengths)[0][:, :4], before)
 
 
 def test_another_width_is_refused(tiny_whisper):

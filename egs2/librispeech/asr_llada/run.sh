@@ -25,6 +25,7 @@ Presets:
 Options of the presets mini and mini_ci:
   --rows "llama ..."      rows of conf/sweep_mini.yaml, by default all
   --sets "test_read ..."  evaluation sets to decode: test_read test_prompts test_synth
+  --runs "ctc ..."        trainings of local/train_mini.sh, by default all
   --model NAME            default: what was trained here, else the shipped 'mini'
   --sweep_args "..."      further options of espnet-llada sweep
   --engines "hibari=45 rhvoice=6 flite=2 kokoro=2"

@@ -14,6 +14,7 @@ engines= # of local/synthesize.py, each with its hours of speech
 lm=stories15m
 model= # trained here, else shipped
 rows=
+runs= # of local/train_mini.sh, by default all
 to_decode=${test_sets}
 sweep_args=
 nj=2
@@ -33,7 +34,7 @@ mini_options() {
         name=${1#--}
         name=${name//-/_}
         case ${name} in
-            engines | lm | model | rows | sweep_args) printf -v "${name}" %s "$2" ;;
+            engines | lm | model | rows | runs | sweep_args) printf -v "${name}" %s "$2" ;;
             sets) to_decode=$2 ;;
             nj | inference_nj)
                 printf -v "${name}" %s "$2"
@@ -80,7 +81,7 @@ mini_material() {
     export SYNTH=${SYNTH:-${synthesized# }}
     if [ "${lm}" != stories15m ] && [ ! -f "${lm}/model.safetensors" ]; then
         log "Making the LM in ${lm}"
-        python3 local/make_lm.py --pieces 8000 --output "${lm}"
+        python3 local/make_lm.py --output "${lm}"
     fi
 }
 

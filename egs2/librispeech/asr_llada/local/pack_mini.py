@@ -40,12 +40,13 @@ from espnet_llada.types import UserError
 from espnet_llada.weights import ASSETS, Weights, resolve
 
 LM, LM_FILES = "stories15m", ("config.json", "model.safetensors", "tokenizer*.json")
+LM_MAY_HAVE = ("whisper_tokens.json",)
 SECTIONS = [
     f"{part}{conf}"
     for part in ("encoder", "postencoder", "decoder")
     for conf in ("", "_conf")
 ]
-TRAINING_ONLY = ("compile",)
+TRAINING_ONLY = ("compile", "text_as_audio")
 """Of the decoder's options: decoding has no use for them."""
 
 MAX_BYTES = 60_000_000
@@ -99,9 +100,9 @@ def packed_state(
 def pack(models: Mapping[str, Path], lm: Path, made: Path) -> None:
     """Write everything into ``made``, and load it from there."""
     (made / "lm").mkdir()
-    for pattern in LM_FILES:
+    for pattern in LM_FILES + LM_MAY_HAVE:
         files = sorted(lm.glob(pattern))
-        if not files:
+        if not files and pattern in LM_FILES:
             raise UserError(f"{lm}: no {pattern} in it; make it with local/make_lm.py")
         for file in files:
             shutil.copyfile(file, made / "lm" / file.name)

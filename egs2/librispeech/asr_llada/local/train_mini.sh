@@ -4,11 +4,11 @@
 # <run>:<from>:<to>[,...] for those <from> of an earlier run (- for the shipped LM alone).
 #   text    ${dumpdir}/text/train_text: lines for the LM, no speech
 #   speech  ${dumpdir}/extracted/train_synth: frames of the frozen encoder
-# All are validated on dev_synth. The runs called llama and llada are the two systems.
+# --runs chooses some of them. All are validated on dev_synth. The runs called llama and llada are the two systems.
 mini_runs() {
     local ctc=ctc:postencoder:postencoder,ctc:decoder.ctc:decoder.ctc
     ctc+=,ctc:decoder.projection:decoder.projection
-    cat << EOF
+    awk -v runs=" ${runs} " 'runs ~ /^ *$/ || index(runs, " " $1 " ")' << EOF
 ctc         speech  conf/train_asr_mini_ctc.yaml                 -
 text_llama  text    conf/train_asr_whisper_llama_mini_text.yaml  -
 text_llada  text    conf/train_asr_whisper_llada_mini_text.yaml  text_llama:decoder.lm:decoder.lm
@@ -24,6 +24,7 @@ mini_configs() { mini_runs | awk -v what="${1:-}" '!what || $2 == what { print $
 mini_features() {
     local config set
     config=$(mini_configs speech | head -n 1)
+    [ -n "${config}" ] || return 0
     for set in "${train_set}" "${valid_set}"; do
         log "Frames of ${set}, once for all runs"
         python3 -m espnet_llada.bin.cli features --config "${config}" --nj "${nj}" \
@@ -71,9 +72,9 @@ mini_train() {
 }
 
 mini_trainings() {
-    local runs run name what config tensors counted=
-    mapfile -t runs < <(mini_runs) # not a pipe, since a training may read its stdin
-    for run in "${runs[@]}"; do
+    local all run name what config tensors counted=
+    mapfile -t all < <(mini_runs) # not a pipe, since a training may read its stdin
+    for run in "${all[@]}"; do
         read -r name what config tensors <<< "${run}"
         mini_train "${name}" "${what}" "${config}" "${tensors}"
     done

@@ -1,0 +1,92 @@
+"""A projection by way of words: what the adapter hears, as the LM's own embeddings.
+
+Where the adapter began as Whisper's decoder and the LM has Whisper's tokens, a vector
+times Whisper's token embeddings says which token is heard. The LM is handed the mean of
+its own embeddings under that distribution, so an utterance looks to it like a rough
+transcript of itself, rare words included, and it knows before any training how to copy.
+
+Source: LegoSLM (arXiv 2505.11352), which mixes an LM's embeddings by the posteriors of
+a CTC.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from espnet_llada import weights
+from espnet_llada.audio.whisper_file import open_whisper
+from espnet_llada.frozen import Pretrained
+from espnet_llada.types import UserError
+
+TOKENS_FILE = "whisper_tokens.json"
+"""In an LM's directory: Whisper's id of each of its tokens, -1 where there is none."""
+
+
+class WordProjection(Pretrained):
+    """Posteriors over the LM's tokens -> a mixture of its embeddings, and a correction.
+
+    Args:
+        words: (V, width), Whisper's embedding of each of the LM's tokens; frozen.
+        width: of the adapter's vectors.
+        lm_width: of the LM's embeddings.
+    """
+
+    def __init__(self, words: Tensor, width: int, lm_width: int):
+        super().__init__()
+        self.words = nn.Parameter(words, requires_grad=False)
+        self.correction = nn.Linear(width, lm_width)
+        nn.init.zeros_(self.correction.weight)
+        nn.init.zeros_(self.correction.bias)
+
+    @classmethod
+    def from_pretrained(
+        cls, width: int, lm_width: int, whisper: str, lm: Path
+    ) -> WordProjection:
+        """Read the words that an LM shares with a Whisper.
+
+        Args:
+            width: see the class.
+            lm_width: see the class.
+            whisper: name or path of the weights, those of the adapter.
+            lm: the LM's directory.
+
+        Raises:
+            UserError: the LM has not got Whisper's tokens, or of another width.
+        """
+        try:
+            ids = json.loads((lm / TOKENS_FILE).read_text(encoding="utf-8"))
+        except (OSError, ValueError) as e:
+            raise UserError(
+                f"{lm}/{TOKENS_FILE}: not readable ({e}); projection: words needs an LM "
+                "with Whisper's tokens, as local/make_lm.py makes it"
+            ) from e
+        file = open_whisper(weights.resolve(whisper, "whisper").path, "decoder")
+        table = file.tensors[file.rename("token_embedding.weight")].read(torch.float32)
+        if table.shape[1] != width or max(ids) >= len(table):
+            raise UserError(
+                f"{whisper}: its token embeddings {tuple(table.shape)} do not fit "
+                f"vectors of width {width} and {lm}/{TOKENS_FILE}; name the adapter's"
+            )
+        known = torch.tensor(ids)
+        words = table[known.clamp(min=0)]
+        # The mean of all words is never more probable than the best of them.
+        words[known < 0] = words[known >= 0].mean(dim=0)
+        return cls(words, width, lm_width)
+
+    def forward(self, audio: Tensor, log_probs: Tensor, embedding: Tensor) -> Tensor:
+        """The LM's view of what was heard.
+
+        Args:
+            audio: (B, A, width), the adapter's vectors.
+            log_probs: (B, A, 1 + V), blank first, of a CTC over ``words``.
+            embedding: (V, lm_width), the LM's; a blank counts as zero.
+
+        Returns:
+            (B, A, lm_width), in the dtype of ``embedding``.
+        """
+        heard = log_probs[..., 1:].exp().to(embedding.dtype) @ embedding
+        return heard + self.correction(audio.to(self.correction.weight.dtype))

@@ -1,0 +1,46 @@
+"""Text made to look like audio."""
+
+from __future__ import annotations
+
+import torch
+
+from espnet_llada.rough import EDGE, rough_audio
+
+VOCABULARY = 50
+
+
+def rows(*texts: list[int]) -> tuple[torch.Tensor, torch.Tensor]:
+    longest = max(map(len, texts))
+    padded = [text + [-1] * (longest - len(text)) for text in texts]
+    return torch.tensor(padded), torch.tensor([len(text) for text in texts])
+
+
+def test_most_tokens_are_heard_in_their_order():
+    text, lengths = rows(*[torch.randperm(VOCABULARY)[:20].tolist() for _ in range(64)])
+    audio, counts = rough_audio(text, lengths, torch.eye(VOCABULARY), range(64))
+    found = 0
+    for row, heard, n in zip(text.tolist(), audio, counts.tolist(), strict=True):
+        best = heard[:n].argmax(dim=-1).masked_fill(heard[:n].amax(-1) < 0.5, -1)
+        steps = iter(best.tolist())
+        for token in row:
+            place = list(steps)
+            if token in place:
+                found += 1
+                place = place[place.index(token) :]
+            steps = iter(place)
+    assert 0.7 < found / text.numel() < 0.95  # not all: some are wrong or missing
+    assert 22 < counts.float().mean() < 50
+
+
+def test_a_row_depends_on_its_seed_alone():
+    embedding = torch.randn(VOCABULARY, 8)
+    text, lengths = rows([3, 4, 5], [7] * 9, [])
+    together, counts = rough_audio(text, lengths, embedding, [5, 6, 7])
+    for i, seed in enumerate([5, 6, 7]):
+        n = int(lengths[i])
+        alone, count = rough_audio(
+            text[i : i + 1, :n], lengths[i : i + 1], embedding, [seed]
+        )
+        assert count == counts[i]
+        torch.testing.assert_close(alone[0], together[i, : int(count)])
+    assert 2 <= int(counts[2]) <= 2 * EDGE, "no words: silence"
