@@ -46,3 +46,37 @@ def test_a_training_begins_with_the_lm_adapted_to_text(
     assert begun.keys() == first.keys()
     for name, tensor in of_lm(text_model).items():
         assert torch.equal(tensor, begun[name]), name
+
+
+@pytest.mark.parametrize("hears", [False, True])
+@pytest.mark.parametrize("decoder", ["llama", "llada"])
+def test_without_speech_the_lm_hears_its_text_where_it_is_told_to(
+    decoder, hears, tiny_config
+):
+    import espnet_llada
+
+    espnet_llada.register()
+    from espnet2.tasks.asr import ASRTask
+
+    args = ASRTask.get_parser().parse_args(["--output_dir", "x", "--token_list", "x"])
+    conf = {**tiny_config["decoder_conf"], "text_as_audio": hears}
+    for key, value in {
+        **tiny_config,
+        "decoder": decoder,
+        "decoder_conf": conf,
+    }.items():
+        setattr(args, key, value)
+    torch.manual_seed(0)
+    model = ASRTask.build_model(args).eval()
+    seen = []
+
+    def remember(_, given):
+        seen.append(int(given[1][0].sum()))  # valid positions of the first row
+
+    model.decoder.lm.register_forward_pre_hook(remember)
+    text = torch.randint(3, 50, (2, 30))
+    lengths = torch.tensor([30, 4])
+    losses = [model(text=text, text_lengths=lengths)[0].detach() for _ in range(2)]
+    assert torch.equal(*losses), "evaluation draws nothing new"
+    prompt = len(model.decoder.prompt_ids)
+    assert (seen[0] > prompt + 30 + 32 + 10) == hears

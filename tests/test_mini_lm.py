@@ -1,0 +1,78 @@
+"""The LM inside the package, and local/make_lm.py, which made it."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from espnet_llada.adapter.words import TOKENS_FILE
+from espnet_llada.lm.tokenizer import LMTokenizer
+from espnet_llada.weights.assets import MINI
+
+RECIPE = Path(__file__).parents[1] / "egs2/librispeech/asr_llada"
+TRANSCRIPTS = sorted((RECIPE / "mini/LibriSpeech").rglob("*.trans.txt"))
+
+
+@pytest.fixture(scope="module")
+def make_lm():
+    path = RECIPE / "local/make_lm.py"
+    spec = importlib.util.spec_from_file_location("make_lm", path)
+    module = importlib.util.module_from_spec(spec)
+    sys.path.insert(0, str(path.parent))
+    spec.loader.exec_module(module)
+    yield module
+    sys.path.remove(str(path.parent))
+
+
+def test_it_cuts_text_as_whisper_does():
+    tokenizer = pytest.importorskip("whisper.tokenizer")
+    whispers = tokenizer.get_tokenizer(multilingual=False).encoding
+    ours = LMTokenizer(MINI / "lm")
+    ids = json.loads((MINI / "lm" / TOKENS_FILE).read_text())
+    known = set(ids)
+    lines = [
+        line.partition(" ")[2].lower()
+        for file in TRANSCRIPTS
+        for line in file.read_text(encoding="utf-8").splitlines()
+    ]
+    assert len(lines) > 600
+    same = 0
+    for line in lines:
+        theirs = whispers.encode(f" {line}")
+        if known.issuperset(theirs):
+            same += 1
+            assert [ids[token] for token in ours.encode(line)] == theirs, line
+        assert ours.decode(ours.encode(line)) == line
+    assert same > 0.6 * len(lines)  # the rest have a word of which only parts are kept
+
+
+def test_a_token_has_the_mean_of_its_pieces(make_lm):
+    pieces = [*make_lm.SPECIAL, *(f"<byte {n}>" for n in range(256))]
+    pieces += ["▁", "a", "b", "ab", "▁a"]  # "ab" is merged first
+    table = np.random.default_rng(0).normal(size=(len(pieces), 4)).astype(np.float32)
+    tokens = [*make_lm.SPECIAL, "ab", "▁ab", "ba"]
+    made = make_lm.embeddings(tokens, pieces, table)
+    row = dict(zip(pieces, table, strict=True))
+    assert np.array_equal(made[:3], table[:3])
+    assert np.array_equal(made[3], row["ab"])  # a piece of its own
+    for token, parts in ((4, ("▁", "ab")), (5, ("b", "a"))):
+        mean = (row[parts[0]] + row[parts[1]]) / 2
+        cosine = made[token] @ mean / np.linalg.norm(made[token]) / np.linalg.norm(mean)
+        assert cosine == pytest.approx(1.0, abs=1e-5)
+        length = np.linalg.norm(table, axis=1).mean()
+        assert np.linalg.norm(made[token]) == pytest.approx(length, rel=1e-5)
+
+
+def test_what_is_kept_can_be_put_together(make_lm):
+    candidates = ["▁", *"abcdefghijklmnopqrstuvwxyz'", "▁a", "ab", "▁ab", "cd", "ef"]
+    kept = make_lm.kept_tokens(candidates, ["ab ab cd", "ab"], wanted=31)
+    assert kept == [c for c in candidates if c in kept], "in their order"
+    assert {"▁ab", "▁a"} <= set(kept) and "ef" not in kept
+    assert make_lm.tokenizer_of([*make_lm.SPECIAL, *kept]).encode(
+        "ab", add_special_tokens=False
+    ).tokens == ["▁ab"]
