@@ -1,4 +1,4 @@
-# make demo: the recipe end to end on the corpus in the checkout. make help: the rest.
+# make demo: the shipped models decode the shipped speech. make help: the rest.
 SHELL := /bin/bash
 RECIPE := egs2/librispeech/asr_llada
 
@@ -17,8 +17,9 @@ help:  ## this list
 venv:  ## the Python environment in $(VENV); at once when it is up to date
 	@PYTHON="$(PYTHON)" $(RECIPE)/local/install.sh "$(VENV)"
 
-demo: venv  ## data, training, decoding, scoring on the corpus in the checkout
-	$(IN_VENV) cd $(RECIPE) && ./run.sh --preset demo
+demo: venv  ## the shipped mini models on real speech: baseline, diffusion, deliberation
+	$(IN_VENV) cd $(RECIPE) && ./run.sh --preset mini --stage 12 \
+		--rows "llama diffusion_steps4 lowconf_mask30" --sets "test_read test_prompts"
 
 test: venv  ## the default tests: CPU, no network
 	$(IN_VENV) python -m pytest

@@ -131,7 +131,7 @@ class LMDecoder(nn.Module):
         self.prompt_ids = self.tokenizer.prompt(prompt, chat_template)
         if projection == "words":
             self.projection = WordProjection.from_pretrained(
-                encoder_output_size, self.lm.width, whisper, self.weights.path
+                encoder_output_size, whisper, self.weights.path
             )
             table, scale = self.projection.words, 1.0
         else:
@@ -188,7 +188,7 @@ class LMDecoder(nn.Module):
         """(B, A, encoder_output_size), the adapter's vectors -> (B, A, d), the LM's."""
         if isinstance(self.projection, WordProjection):
             log_probs = self.ctc.log_probs(audio, *self._ctc_layer(audio))
-            return self.projection(audio, log_probs, self.lm.embedding.weight)
+            return self.projection(log_probs, self.lm.embedding.weight)
         return self.projection(audio.to(self.projection.weight.dtype))
 
     def _ctc_layer(self, audio: Tensor) -> tuple[Tensor, Tensor]:

@@ -27,30 +27,22 @@ TOKENS_FILE = "whisper_tokens.json"
 
 
 class WordProjection(Pretrained):
-    """Posteriors over the LM's tokens -> a mixture of its embeddings, and a correction.
+    """Posteriors over the LM's tokens -> a mixture of its embeddings; never trained.
 
     Args:
-        words: (V, width), Whisper's embedding of each of the LM's tokens; frozen.
-        width: of the adapter's vectors.
-        lm_width: of the LM's embeddings.
+        words: (V, width), Whisper's embedding of each of the LM's tokens.
     """
 
-    def __init__(self, words: Tensor, width: int, lm_width: int):
+    def __init__(self, words: Tensor):
         super().__init__()
         self.words = nn.Parameter(words, requires_grad=False)
-        self.correction = nn.Linear(width, lm_width)
-        nn.init.zeros_(self.correction.weight)
-        nn.init.zeros_(self.correction.bias)
 
     @classmethod
-    def from_pretrained(
-        cls, width: int, lm_width: int, whisper: str, lm: Path
-    ) -> WordProjection:
+    def from_pretrained(cls, width: int, whisper: str, lm: Path) -> WordProjection:
         """Read the words that an LM shares with a Whisper.
 
         Args:
-            width: see the class.
-            lm_width: see the class.
+            width: of the adapter's vectors.
             whisper: name or path of the weights, those of the adapter.
             lm: the LM's directory.
 
@@ -75,18 +67,16 @@ class WordProjection(Pretrained):
         words = table[known.clamp(min=0)]
         # The mean of all words is never more probable than the best of them.
         words[known < 0] = words[known >= 0].mean(dim=0)
-        return cls(words, width, lm_width)
+        return cls(words)
 
-    def forward(self, audio: Tensor, log_probs: Tensor, embedding: Tensor) -> Tensor:
+    def forward(self, log_probs: Tensor, embedding: Tensor) -> Tensor:
         """The LM's view of what was heard.
 
         Args:
-            audio: (B, A, width), the adapter's vectors.
             log_probs: (B, A, 1 + V), blank first, of a CTC over ``words``.
             embedding: (V, lm_width), the LM's; a blank counts as zero.
 
         Returns:
             (B, A, lm_width), in the dtype of ``embedding``.
         """
-        heard = log_probs[..., 1:].exp().to(embedding.dtype) @ embedding
-        return heard + self.correction(audio.to(self.correction.weight.dtype))
+        return log_probs[..., 1:].exp().to(embedding.dtype) @ embedding

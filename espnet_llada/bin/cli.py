@@ -22,10 +22,8 @@ from espnet_llada.bin.decoding import (
 from espnet_llada.bin.options import OptionParser, run_main
 from espnet_llada.decode_file import STRATEGY, make_options, model_options
 from espnet_llada.types import STRATEGIES, UserError, atomic_write
-from espnet_llada.weights.assets import MINI
 
-# The trained mini models are not in the package yet; make demo leaves this tag.
-DEFAULT_MODEL = "mini" if (MINI / "llada").is_dir() else "demo"
+DEFAULT_MODEL = "mini"
 _OWN_PARSER = ("score", "sweep", "convert", "features", "plan")
 
 _TRANSCRIBE_EXAMPLE = """examples:

@@ -7,7 +7,6 @@
 # --runs chooses some of them. All are validated on dev_synth. The runs called llama and llada are the two systems.
 mini_runs() {
     local ctc=ctc:postencoder:postencoder,ctc:decoder.ctc:decoder.ctc
-    ctc+=,ctc:decoder.projection:decoder.projection
     awk -v runs=" ${runs} " 'runs ~ /^ *$/ || index(runs, " " $1 " ")' << EOF
 ctc         speech  conf/train_asr_mini_ctc.yaml                 -
 text_llama  text    conf/train_asr_whisper_llama_mini_text.yaml  -
