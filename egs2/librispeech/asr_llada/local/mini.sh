@@ -20,8 +20,8 @@ sweep_args=
 nj=2
 inference_nj=2
 if [ "${preset}" = mini ]; then
-    # Hours of CPU: hibari 0.6, rhvoice 0.2, flite 0.1, kokoro 1.7
-    engines="hibari=45 rhvoice=6 flite=2 kokoro=2"
+    # Hours of CPU: hibari 0.5, flite 0.1, kokoro 1.4
+    engines="hibari=25 flite=1.5 kokoro=1.6"
 else
     asr_args="--max_epoch 1 --num_iters_per_epoch 2 --keep_nbest_models 1 ${asr_args}"
     rows="llama diffusion_steps4 lowconf_mask30"
@@ -183,6 +183,7 @@ mini_pack() {
     local from=${lm}
     [ "${lm}" != stories15m ] ||
         from=$(python3 -c "from espnet_llada.weights import resolve; print(resolve('${lm}', 'lm').path)")
+    [ -e "${models}/llada/decode.yaml" ] || cp local/decode_mini.yaml "${models}/llada/decode.yaml"
     python3 local/pack_mini.py --llama "${models}/llama" --llada "${models}/llada" \
         --lm "${from}" --output "${out}/packed"
 }
