@@ -1,9 +1,10 @@
 """An auxiliary CTC loss over the LM's tokens, so that the adapter learns to align.
 
 An LM that is trained from the start with its own loss learns to ignore an adapter that
-says nothing yet. CTC first makes what the projection hands to the LM look like the words
-that are spoken. Its output layer is a frozen table: the LM's own embedding, or Whisper's
-(``adapter.words``). Its best path is also a draft for the strategy ``mask_ctc``.
+says nothing yet. CTC first makes what the projection hands to the LM look like the
+words that are spoken. Its output layer is a frozen table: the LM's own embedding, or
+Whisper's (``adapter.words``). Its best path is also a draft for the strategy
+``mask_ctc``.
 """
 
 from __future__ import annotations

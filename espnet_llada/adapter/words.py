@@ -53,8 +53,8 @@ class WordProjection(Pretrained):
             ids = json.loads((lm / TOKENS_FILE).read_text(encoding="utf-8"))
         except (OSError, ValueError) as e:
             raise UserError(
-                f"{lm}/{TOKENS_FILE}: not readable ({e}); projection: words needs an LM "
-                "with Whisper's tokens, as local/make_lm.py makes it"
+                f"{lm}/{TOKENS_FILE}: not readable ({e}); projection: words needs an "
+                "LM with Whisper's tokens, as local/make_lm.py makes it"
             ) from e
         file = open_whisper(weights.resolve(whisper, "whisper").path, "decoder")
         table = file.tensors[file.rename("token_embedding.weight")].read(torch.float32)

@@ -86,7 +86,9 @@ def _cpu_amp(args: argparse.Namespace) -> bool:
         return False
     if torch.ops.mkldnn._is_mkldnn_bf16_supported():
         return True
-    logging.warning("use_amp: this CPU has no bf16, which would be slower; fp32 is used")
+    logging.warning(
+        "use_amp: this CPU has no bf16, which would be slower; fp32 is used"
+    )
     return False
 
 
