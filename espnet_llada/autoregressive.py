@@ -9,8 +9,9 @@ from dataclasses import dataclass, field
 import torch
 from torch.nn.utils.rnn import pad_sequence
 
-from espnet_llada.decoder import LMDecoder, Prefix, last_valid
+from espnet_llada.decoder import LMDecoder, last_valid
 from espnet_llada.lm.backbone import Backbone
+from espnet_llada.prefix import Prefix
 from espnet_llada.sampler import SamplerResult
 
 
@@ -133,7 +134,8 @@ class _CachedLM:
         from transformers import DynamicCache
 
         self._lm, self._cache, self._valid = lm, DynamicCache(), prefix.valid
-        hidden = lm(prefix.embeds, prefix.valid, self._cache)
+        self._next = prefix.start
+        hidden = lm(prefix.embeds, prefix.valid, self._cache, prefix.positions)
         self._last = last_valid(hidden, prefix.valid)
 
     def most_probable(self, count: int) -> list[list[tuple[int, float]]]:
@@ -159,8 +161,10 @@ class _CachedLM:
         if list(parents) != list(range(len(self._valid))):  # greedy seldom copies
             rows = torch.tensor(parents, device=device)
             self._cache.reorder_cache(rows)
-            self._valid = self._valid[rows]
+            self._valid, self._next = self._valid[rows], self._next[rows]
         ones = torch.ones_like(self._valid[:, :1])
         self._valid = torch.cat([self._valid, ones], dim=1)
         embeds = self._lm.embed(torch.tensor(tokens, device=device)[:, None])
-        self._last = self._lm(embeds, self._valid, self._cache)[:, 0]
+        place = self._next[:, None]
+        self._last = self._lm(embeds, self._valid, self._cache, place)[:, 0]
+        self._next = self._next + 1

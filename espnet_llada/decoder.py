@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from espnet_llada import weights
+from espnet_llada.adapter.projection import LinearProjection
 from espnet_llada.adapter.words import WordProjection
 from espnet_llada.ctc import AlignmentCTC, best_path
 from espnet_llada.lm.backbone import Backbone
@@ -23,25 +22,9 @@ from espnet_llada.objective import (
     diffusion_loss,
     noisy_canvas,
 )
+from espnet_llada.prefix import AUDIO_POSITIONS, Prefix, join
 from espnet_llada.rough import rough_audio
 from espnet_llada.types import SpecialTokens, UserError
-
-
-@dataclass(frozen=True)
-class Prefix:
-    """What stands before the response: prompt and audio.
-
-    Attributes:
-        embeds: (B, P, d).
-        valid: (B, P) bool; False behind the audio of a shorter row.
-    """
-
-    embeds: Tensor
-    valid: Tensor
-
-    def __len__(self) -> int:
-        return len(self.embeds)
-
 
 PROJECTIONS = ("linear", "words")
 
@@ -70,6 +53,8 @@ class LMDecoder(nn.Module):
             ``postencoder: whisper_qformer`` and an LM with Whisper's tokens; it needs
             ``ctc``.
         whisper: whose words those are; the adapter's.
+        audio_positions: ``before`` the response, as in the paper, or ``beside`` it, for
+            ``projection: words``; see ``prefix.join``.
         text_as_audio: where a training has no speech, let the LM hear its text
             (``rough_audio``); otherwise it sees none.
 
@@ -95,20 +80,18 @@ class LMDecoder(nn.Module):
         ctc: Mapping[str, Any] | None = None,
         projection: str = "linear",
         whisper: str = "whisper-tiny.en",
+        audio_positions: str = "before",
         text_as_audio: bool = False,
     ):
         super().__init__()
-        if projection not in PROJECTIONS:
-            allowed = ", ".join(PROJECTIONS)
-            raise UserError(f"projection: {projection!r}; allowed: {allowed}")
+        _check("projection", projection, PROJECTIONS)
+        _check("audio_positions", audio_positions, AUDIO_POSITIONS)
+        _check("loss", loss, LOSSES)
+        _check("dtype", dtype, ("float32", "bfloat16"))
         if projection == "words" and ctc is None:
             raise UserError("projection: words needs ctc; give it a weight")
-        if loss not in LOSSES:
-            raise UserError(f"loss: {loss!r}; allowed: {', '.join(LOSSES)}")
-        if dtype not in ("float32", "bfloat16"):
-            raise UserError(f"dtype: {dtype!r}; allowed: float32, bfloat16")
         self.loss_name, self.canvas_slack = loss, canvas_slack
-        self.text_as_audio = text_as_audio
+        self.text_as_audio, self.audio_positions = text_as_audio, audio_positions
         self.weights = weights.resolve(lm, "lm")
         self.tokenizer = LMTokenizer(self.weights.path, text_case)
         self.lm = Backbone.from_pretrained(
@@ -136,13 +119,7 @@ class LMDecoder(nn.Module):
             table, scale = self.projection.words, 1.0
         else:
             table, scale = self.lm.embedding.weight, None
-            self.projection = nn.Linear(encoder_output_size, self.lm.width)
-            # The Q-Former's LayerNorm gives unit variance: start the audio at the
-            # scale of the LM's own embeddings (torch's default is 5 times SmolLM2's).
-            spread = float(self.lm.embedding.weight.float().std())
-            std = spread * encoder_output_size**-0.5
-            nn.init.normal_(self.projection.weight, std=std)
-            nn.init.zeros_(self.projection.bias)
+            self.projection = LinearProjection(encoder_output_size, table)
         self.ctc = None
         if ctc is not None:
             options = {"scale": scale, **ctc}
@@ -170,7 +147,7 @@ class LMDecoder(nn.Module):
         prompt = torch.tensor([self.prompt_ids], device=device).expand(batch, -1)
         embeds = self.lm.embed(prompt)
         if audio is not None:
-            return _prefix(self.lm, embeds, self.project(audio), lengths)
+            return self._join(embeds, *self._view(audio, lengths))
         return Prefix(embeds, torch.ones_like(prompt, dtype=torch.bool))
 
     def rough_prefix(
@@ -178,25 +155,18 @@ class LMDecoder(nn.Module):
     ) -> Prefix:
         """Prompt and ``rough_audio`` of transcripts; see there."""
         prompt = self.prefix(None, None, len(text)).embeds
-        return _prefix(
-            self.lm,
-            prompt,
-            *rough_audio(text, lengths, self.lm.embedding.weight, seeds),
-        )
+        table = self.lm.embedding.weight
+        return self._join(prompt, *rough_audio(text, lengths, table, seeds))
 
-    def project(self, audio: Tensor) -> Tensor:
-        """(B, A, encoder_output_size), the adapter's vectors -> (B, A, d), the LM's."""
-        if isinstance(self.projection, WordProjection):
-            log_probs = self.ctc.log_probs(audio, *self._ctc_layer(audio))
-            return self.projection(log_probs, self.lm.embedding.weight)
-        return self.projection(audio.to(self.projection.weight.dtype))
+    def _join(self, prompt: Tensor, audio: Tensor, lengths: Tensor) -> Prefix:
+        return join(self.lm, prompt, audio, lengths, self.audio_positions)
+
+    def _view(self, audio: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
+        """The adapter's vectors as the LM sees them: (B, A', d) and (B,)."""
+        return self.projection.view(audio, lengths, self.ctc, self.lm.embedding.weight)
 
     def _ctc_layer(self, audio: Tensor) -> tuple[Tensor, Tensor]:
-        """The vectors and the table whose products are the CTC's logits."""
-        if isinstance(self.projection, WordProjection):
-            words = self.projection.words
-            return audio.to(words.dtype), words
-        return self.project(audio), self.lm.embedding.weight
+        return self.projection.ctc_layer(audio, self.lm.embedding.weight)
 
     def response_hidden(self, prefix: Prefix, tokens: Tensor, lengths: Tensor):
         """Hidden states of the last valid prefix position and of the response.
@@ -212,7 +182,9 @@ class LMDecoder(nn.Module):
         places = torch.arange(tokens.shape[1], device=tokens.device)
         valid = torch.cat([prefix.valid, places < lengths[:, None]], dim=1)
         embeds = self.lm.join(prefix.embeds, self.lm.embed(tokens))
-        hidden = self.lm(embeds, valid)
+        behind = prefix.start[:, None] + places
+        positions = torch.cat([prefix.positions, behind], dim=1)
+        hidden = self.lm(embeds, valid, positions=positions)
         length = prefix.valid.shape[1]
         return last_valid(hidden[:, :length], prefix.valid), hidden[:, length:]
 
@@ -306,11 +278,9 @@ class LMDecoder(nn.Module):
         return [self.tokenizer.encode(text) for text in texts]
 
 
-def _prefix(lm: Backbone, prompt: Tensor, audio: Tensor, lengths: Tensor) -> Prefix:
-    """(B, P, d), (B, A, d) and the valid ones of each row's A, joined."""
-    places = torch.arange(audio.shape[1], device=audio.device)
-    valid = F.pad(places < lengths[:, None], (prompt.shape[1], 0), value=True)
-    return Prefix(lm.join(prompt, audio), valid)
+def _check(name: str, value: str, allowed: Sequence[str]) -> None:
+    if value not in allowed:
+        raise UserError(f"{name}: {value!r}; allowed: {', '.join(allowed)}")
 
 
 def last_valid(hidden: Tensor, valid: Tensor) -> Tensor:

@@ -11,8 +11,8 @@ import pytest
 import torch
 
 from espnet_llada.autoregressive import beam_search
-from espnet_llada.decoder import Prefix
 from espnet_llada.model import WhisperLLM
+from espnet_llada.prefix import Prefix
 from espnet_llada.recognizer import Recognizer
 from espnet_llada.types import SamplerOptions, SpecialTokens, UserError
 
@@ -34,7 +34,7 @@ class TableLM(torch.nn.Module):
     def embed(self, tokens):
         return torch.stack([torch.full(tokens.shape, -1), tokens + 1], -1).float()
 
-    def forward(self, embeds, valid, cache):
+    def forward(self, embeds, valid, cache, positions):
         self.batches.append(len(embeds))
         keys, _ = cache.update(embeds[:, None], embeds[:, None], 0)
         owner = keys[:, 0, :1, :1].expand(-1, embeds.shape[1], -1)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from espnet_llada.rough import EDGE, rough_audio
+from espnet_llada.rough import rough_audio
 
 VOCABULARY = 50
 
@@ -18,9 +18,10 @@ def rows(*texts: list[int]) -> tuple[torch.Tensor, torch.Tensor]:
 def test_most_tokens_are_heard_in_their_order():
     text, lengths = rows(*[torch.randperm(VOCABULARY)[:20].tolist() for _ in range(64)])
     audio, counts = rough_audio(text, lengths, torch.eye(VOCABULARY), range(64))
+    assert audio.min() >= 0 and audio.sum(dim=-1).max() <= 1 + 1e-5, "shares of one"
     found = 0
     for row, heard, n in zip(text.tolist(), audio, counts.tolist(), strict=True):
-        best = heard[:n].argmax(dim=-1).masked_fill(heard[:n].amax(-1) < 0.5, -1)
+        best = heard[:n].argmax(dim=-1)
         steps = iter(best.tolist())
         for token in row:
             place = list(steps)
@@ -29,7 +30,7 @@ def test_most_tokens_are_heard_in_their_order():
                 place = place[place.index(token) :]
             steps = iter(place)
     assert 0.7 < found / text.numel() < 0.95  # not all: some are wrong or missing
-    assert 22 < counts.float().mean() < 50
+    assert 22 < counts.float().mean() < 26
 
 
 def test_a_row_depends_on_its_seed_alone():
@@ -43,4 +44,4 @@ def test_a_row_depends_on_its_seed_alone():
         )
         assert count == counts[i]
         torch.testing.assert_close(alone[0], together[i, : int(count)])
-    assert 2 <= int(counts[2]) <= 2 * EDGE, "no words: silence"
+    assert int(counts[2]) == 0, "no words: nothing is heard"

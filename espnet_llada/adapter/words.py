@@ -15,15 +15,20 @@ import json
 from pathlib import Path
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from espnet_llada import weights
 from espnet_llada.audio.whisper_file import open_whisper
+from espnet_llada.ctc import AlignmentCTC
 from espnet_llada.frozen import Pretrained
 from espnet_llada.types import UserError
 
 TOKENS_FILE = "whisper_tokens.json"
 """In an LM's directory: Whisper's id of each of its tokens, -1 where there is none."""
+
+SILENT = 0.9
+"""A window whose blank is more probable than that is left out."""
 
 
 class WordProjection(Pretrained):
@@ -69,14 +74,59 @@ class WordProjection(Pretrained):
         words[known < 0] = words[known >= 0].mean(dim=0)
         return cls(words)
 
-    def forward(self, log_probs: Tensor, embedding: Tensor) -> Tensor:
-        """The LM's view of what was heard.
+    def ctc_layer(self, audio: Tensor, embedding: Tensor) -> tuple[Tensor, Tensor]:
+        """The vectors and the table whose products are the CTC's logits."""
+        return audio.to(self.words.dtype), self.words
+
+    def view(
+        self, audio: Tensor, lengths: Tensor, ctc: AlignmentCTC, embedding: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """The LM's view of what was heard: one vector for each word.
+
+        Windows that are almost surely without a word are left out, and neighbours that
+        hear the same one are averaged (as in CTC compression, Gaido et al. 2021,
+        arXiv 2102.01578). What is left is about as long as the transcript.
 
         Args:
-            log_probs: (B, A, 1 + V), blank first, of a CTC over ``words``.
+            audio: (B, A, width).
+            lengths: (B,) int64, vectors of each row.
+            ctc: over ``words``.
             embedding: (V, lm_width), the LM's; a blank counts as zero.
 
         Returns:
-            (B, A, lm_width), in the dtype of ``embedding``.
+            (B, W, lm_width), in the dtype of ``embedding``; (B,), vectors of each row.
         """
-        return log_probs[..., 1:].exp().to(embedding.dtype) @ embedding
+        posteriors = ctc.log_probs(audio, *self.ctc_layer(audio, embedding)).exp()
+        mixture = posteriors[..., 1:].to(embedding.dtype) @ embedding
+        segments, counts = _segments(posteriors, lengths)
+        shape = (
+            len(audio),
+            int(counts.max()) + 1,
+        )  # the last one takes what is left out
+        sums = mixture.new_zeros(*shape, mixture.shape[-1])
+        sums = sums.scatter_add(1, segments[..., None].expand_as(mixture), mixture)
+        windows = mixture.new_zeros(shape)
+        windows = windows.scatter_add(1, segments, torch.ones_like(mixture[..., 0]))
+        return (sums / windows.clamp(min=1)[..., None])[:, :-1], counts
+
+
+def _segments(posteriors: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
+    """Which vector a window becomes a part of.
+
+    Args:
+        posteriors: (B, A, 1 + V), blank first.
+        lengths: (B,) int64.
+
+    Returns:
+        (B, A) int64, the largest count where the window is left out; and (B,) int64,
+        the vectors of each row.
+    """
+    places = torch.arange(posteriors.shape[1], device=lengths.device)
+    kept = (posteriors[..., 0] < SILENT) & (places < lengths[:, None])
+    best = posteriors.argmax(dim=-1)
+    again = kept[:, 1:] & kept[:, :-1] & (best[:, 1:] == best[:, :-1])
+    again = again & (best[:, 1:] > 0)
+    begins = kept & ~F.pad(again, (1, 0))
+    counts = begins.sum(dim=1)
+    segments = (begins.cumsum(dim=1) - 1).masked_fill(~kept, int(counts.max()))
+    return segments, counts

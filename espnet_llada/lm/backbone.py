@@ -116,19 +116,27 @@ class Backbone(Pretrained):
         with self.own_precision():  # autocast to fp16 refuses to join bf16 tensors
             return torch.cat([first, second.to(first.dtype)], dim=1)
 
-    def forward(self, embeds: Tensor, valid: Tensor, cache=None) -> Tensor:
+    def forward(
+        self,
+        embeds: Tensor,
+        valid: Tensor,
+        cache=None,
+        positions: Tensor | None = None,
+    ) -> Tensor:
         """Hidden states (B, Q, d) of the ``Q`` newest positions.
 
-        Padding cannot leak: no position attends to an invalid one, and positions are
-        numbered by counting the valid ones, so a row is computed as if it were alone.
+        Padding cannot leak: no position attends to an invalid one.
 
         Args:
             embeds: (B, Q, d).
             valid: (B, K) bool for all positions, those in the cache first; K >= Q.
             cache: transformers' Cache with the K - Q earlier positions, or None.
+            positions: (B, Q) int64, the numbers that the rotary embedding sees; by
+                default ``counted(valid)``, so a row is computed as if it were alone.
         """
         queries = embeds.shape[1]
-        positions = (valid.long().cumsum(dim=1) - 1).clamp(min=0)[:, -queries:]
+        if positions is None:
+            positions = counted(valid)[:, -queries:]
         run = self._for_training() if self.training else self.body
         with self.own_precision():
             return run(
@@ -171,3 +179,8 @@ class Backbone(Pretrained):
             allowed = allowed & (keys <= keys[-queries:, None])
         mask = torch.zeros(allowed.shape, dtype=dtype, device=valid.device)
         return mask.masked_fill(~allowed, torch.finfo(dtype).min)
+
+
+def counted(valid: Tensor) -> Tensor:
+    """Positions (B, K) int64, numbered by counting the valid ones from 0."""
+    return (valid.long().cumsum(dim=1) - 1).clamp(min=0)

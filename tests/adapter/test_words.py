@@ -39,29 +39,75 @@ def build(lm, whisper, **options) -> LMDecoder:
     )
 
 
-@torch.no_grad()
-def test_a_word_that_is_heard_arrives_as_the_lms_embedding_of_it(decoder, tiny_whisper):
+@pytest.fixture
+def sure(decoder, tiny_whisper):
+    """The decoder, certain of what it hears; and what sounds like each of its words."""
     words = load_file(tiny_whisper / "model.safetensors")["decoder.embed_tokens.weight"]
-    size = decoder.lm.vocab_size
-    decoder.ctc.blank.bias.fill_(-30.0)
-    decoder.ctc.scale.fill_(1e4)
-    audio = torch.stack([words[7], words[60]])[None]  # their own inner products win
-    audio = audio / audio.norm(dim=-1, keepdim=True)
-    heard = [size - 60 + 5, size - 60 + 58]
-    assert decoder.draft(audio, torch.tensor([2]))[0] == [heard]
-    projected = decoder.prefix(audio, torch.tensor([2])).embeds[0, -2:]
-    torch.testing.assert_close(projected, decoder.lm.embedding.weight[heard])
+    with torch.no_grad():
+        decoder.ctc.blank.weight.zero_()
+        decoder.ctc.blank.bias.fill_(100.0)
+        decoder.ctc.scale.fill_(1e4)
+    sounds = words[2:62] / words[2:62].norm(dim=-1, keepdim=True)
+    return decoder, sounds  # the products of a word with itself win
+
+
+def view(decoder, audio, *lengths):
+    prompt = len(decoder.prompt_ids)
+    prefix = decoder.prefix(audio, torch.tensor(lengths))
+    return prefix.embeds[:, prompt:], prefix.valid[:, prompt:].sum(dim=1).tolist()
 
 
 @torch.no_grad()
-def test_silence_is_nothing(decoder):
-    decoder.ctc.blank.bias.fill_(60.0)
-    assert decoder.project(torch.zeros(1, 3, WIDTH)).abs().max() < 1e-5
+def test_a_word_that_is_heard_arrives_as_the_lms_embedding_of_it(sure):
+    decoder, sounds = sure
+    first = decoder.lm.vocab_size - 60
+    silence = torch.zeros(WIDTH)
+    # A word in two windows is one word; with silence between, it was said twice.
+    audio = torch.stack([silence, sounds[5], sounds[5], silence, sounds[5], sounds[58]])
+    heard = [first + 5, first + 5, first + 58]
+    assert decoder.draft(audio[None], torch.tensor([6]))[0] == [heard]
+    seen, counts = view(decoder, audio[None], 6)
+    assert counts == [3]
+    torch.testing.assert_close(seen[0], decoder.lm.embedding.weight[heard])
+
+
+@torch.no_grad()
+def test_a_row_does_not_depend_on_the_batch(sure):
+    decoder, _ = sure
+    audio = torch.randn(3, 9, WIDTH) / 10
+    audio[:, ::4] = 0.0  # silence
+    together, counts = view(decoder, audio, 9, 2, 5)
+    assert counts[0] < 9
+    for i, n in enumerate([9, 2, 5]):
+        alone, count = view(decoder, audio[i : i + 1, :n], n)
+        assert count == [counts[i]]
+        torch.testing.assert_close(alone[0], together[i, : counts[i]])
+
+
+@torch.no_grad()
+def test_silence_is_nothing(sure):
+    decoder, _ = sure
+    assert view(decoder, torch.zeros(2, 3, WIDTH), 3, 2)[1] == [0, 0]
+
+
+@torch.no_grad()
+def test_an_averaged_doubt_is_shared(sure):
+    """A window that is half blank and one that is sure of the same word: 3/4 of it."""
+    decoder, sounds = sure
+    decoder.ctc.scale.fill_(1.0)
+    words = decoder.projection.words[-60:]
+    half = (
+        sounds[5] * 100.001 / (sounds[5] @ words[5])
+    )  # the word's logit is the blank's
+    seen, counts = view(decoder, torch.stack([half, half * 3])[None], 2)
+    assert counts == [1]
+    expected = 0.75 * decoder.lm.embedding.weight[decoder.lm.vocab_size - 55]
+    torch.testing.assert_close(seen[0, 0], expected, atol=1e-3, rtol=1e-3)
 
 
 def test_words_are_frozen_and_what_is_trained_gets_gradients(decoder):
     audio = torch.randn(2, 5, WIDTH, requires_grad=True)
-    decoder.project(audio).square().sum().backward()
+    view(decoder, audio, 5, 5)[0].square().sum().backward()
     assert audio.grad.abs().sum() > 0
     assert decoder.projection.words.grad is None
     assert decoder.ctc.scale.grad.abs() > 0

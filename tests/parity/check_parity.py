@@ -21,9 +21,10 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from espnet_llada.decoder import LMDecoder, Prefix
+from espnet_llada.decoder import LMDecoder
 from espnet_llada.loading import load_model
 from espnet_llada.objective import NoisyCanvas, diffusion_loss
+from espnet_llada.prefix import Prefix
 from espnet_llada.release_import import ReleaseOptions, import_release
 from espnet_llada.sampler import SamplerResult, blank_canvas, sample, transcript_canvas
 from espnet_llada.sampler.confidence import log_probabilities

@@ -16,12 +16,14 @@ from __future__ import annotations
 
 import argparse
 import base64
+import itertools
 import json
+import math
 import re
 import struct
 import sys
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -149,7 +151,8 @@ def whisper_tokens() -> dict[str, int]:
 def kept_tokens(candidates: list[str], lines: list[str], wanted: int) -> list[str]:
     """``wanted`` of the candidates that ``lines`` use most, in their order.
 
-    The letters are kept whatever happens, and with a token those it is merged from.
+    The letters are kept whatever happens, and with a token those that BPE merges it
+    from on its way to it.
     """
     tokenizer = tokenizer_of(SPECIAL + candidates)
     counts = Counter(
@@ -157,19 +160,25 @@ def kept_tokens(candidates: list[str], lines: list[str], wanted: int) -> list[st
         for encoding in tokenizer.encode_batch(lines, add_special_tokens=False)
         for token in encoding.tokens
     )
-    parts: dict[str, list[tuple[str, str]]] = {}
-    for a, b in merges_of(SPECIAL + candidates):
-        parts.setdefault(a + b, []).append((a, b))
+    ranks = {pair: i for i, pair in enumerate(merges_of(SPECIAL + candidates))}
     used = {c for c in candidates if len(c.lstrip("▁")) <= 1}
     for token, _ in counts.most_common():
         if len(used) >= wanted:
             break
-        waiting = [token]
-        while waiting:
-            token = waiting.pop()
-            used.add(token)
-            waiting += {p for pair in parts.get(token, ()) for p in pair} - used
+        used |= merged_parts(token, ranks)
     return [c for c in candidates if c in used]
+
+
+def merged_parts(token: str, ranks: Mapping[tuple[str, str], int]) -> set[str]:
+    """The token, and what BPE makes on the way from its letters to it."""
+    parts = list(token)
+    made = set(parts)
+    while len(parts) > 1:
+        pairs = enumerate(itertools.pairwise(parts))
+        at, pair = min(pairs, key=lambda item: ranks.get(item[1], math.inf))
+        parts[at : at + 2] = ["".join(pair)]
+        made.add(parts[at])
+    return made
 
 
 def embeddings(
@@ -212,7 +221,7 @@ def main(cmd: list[str] | None = None) -> None:
     """Fetch, cut and write; see the module."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--output", type=Path, required=True, help="directory to write")
-    parser.add_argument("--tokens", type=int, default=12000, help="of the vocabulary")
+    parser.add_argument("--tokens", type=int, default=14000, help="of the vocabulary")
     args = parser.parse_args(cmd)
     output = args.output
     data = (package("llama2c") / "package/dist/llama2.data").read_bytes()

@@ -1,0 +1,75 @@
+"""What stands before the response: prompt and audio, and how they are numbered."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from espnet_llada.lm.backbone import Backbone, counted
+
+AUDIO_POSITIONS = ("before", "beside")
+
+
+@dataclass(frozen=True)
+class Prefix:
+    """Prompt and audio of a batch.
+
+    Attributes:
+        embeds: (B, P, d).
+        valid: (B, P) bool; False behind the audio of a shorter row.
+        positions: (B, P) int64, for the rotary embedding; by default counted.
+        start: (B,) int64, the position of the response's first token; by default the
+            one behind the last of the prefix.
+    """
+
+    embeds: Tensor
+    valid: Tensor
+    positions: Tensor | None = None
+    start: Tensor | None = None
+
+    def __post_init__(self) -> None:
+        if self.positions is None:
+            object.__setattr__(self, "positions", counted(self.valid))
+        if self.start is None:
+            object.__setattr__(self, "start", self.valid.sum(dim=1))
+
+    def __len__(self) -> int:
+        return len(self.embeds)
+
+
+def join(
+    lm: Backbone, prompt: Tensor, audio: Tensor, lengths: Tensor, where: str
+) -> Prefix:
+    """Prompt and audio, joined.
+
+    ``before`` is the paper's order: prompt, audio, response, numbered one after the
+    other. ``beside`` is for audio that already reads like the response, a vector for
+    each word that was heard: it is numbered from the response's first position on, so
+    that the i-th vector has the position of the i-th token, and finding what to copy
+    takes no counting. It stands in front of the prompt, where a causal LM sees it from
+    its first token on.
+
+    Args:
+        lm: for its precision.
+        prompt: (B, P, d).
+        audio: (B, A, d).
+        lengths: (B,) int64, audio vectors of each row.
+        where: one of ``AUDIO_POSITIONS``.
+    """
+    places = torch.arange(audio.shape[1], device=audio.device)
+    there = places < lengths[:, None]
+    asked = prompt.shape[1]
+    if where == "before":
+        valid = F.pad(there, (asked, 0), value=True)
+        return Prefix(lm.join(prompt, audio), valid)
+    valid = F.pad(there, (0, asked), value=True)
+    numbers = torch.cat([asked + places, torch.arange(asked, device=audio.device)])
+    return Prefix(
+        lm.join(audio, prompt.to(audio.dtype)),
+        valid,
+        numbers.expand(len(audio), -1),
+        torch.full_like(lengths, asked),
+    )

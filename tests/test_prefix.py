@@ -1,0 +1,71 @@
+"""Prompt and audio, and where they stand."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from espnet_llada.autoregressive import beam_search
+from espnet_llada.decoder import LMDecoder
+from espnet_llada.types import UserError
+
+WIDTH = 16
+
+
+def build(lm, attention: str, where: str) -> LMDecoder:
+    torch.manual_seed(0)
+    options = {"prompt": "say", "chat_template": False, "audio_positions": where}
+    return LMDecoder(WIDTH, attention, lm=str(lm), **options).eval()
+
+
+def audio() -> tuple[torch.Tensor, torch.Tensor]:
+    generator = torch.Generator().manual_seed(1)
+    return torch.randn(2, 5, WIDTH, generator=generator), torch.tensor([5, 3])
+
+
+@torch.no_grad()
+def test_beside_numbers_the_audio_as_the_response(tiny_lm):
+    decoder = build(tiny_lm, "bidirectional", "beside")
+    prefix = decoder.prefix(*audio())
+    asked = len(decoder.prompt_ids)
+    row = prefix.positions[1][prefix.valid[1]].tolist()
+    assert row == [asked, asked + 1, asked + 2, *range(asked)]
+    assert prefix.start.tolist() == [asked, asked], "where the first vector stands"
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("where", ["before", "beside"])
+@pytest.mark.parametrize("attention", ["bidirectional", "causal"])
+def test_a_row_does_not_depend_on_the_batch(tiny_lm, attention, where):
+    decoder = build(tiny_lm, attention, where)
+    vectors, lengths = audio()
+    tokens = torch.tensor([[5, 6, 7], [8, 9, 3]])
+    given = torch.tensor([3, 2])
+    last, together = decoder.response_hidden(
+        decoder.prefix(vectors, lengths), tokens, given
+    )
+    for i in range(2):
+        one, n, k = slice(i, i + 1), int(lengths[i]), int(given[i])
+        prefix = decoder.prefix(vectors[one, :n], lengths[one])
+        before, alone = decoder.response_hidden(prefix, tokens[one, :k], given[one])
+        torch.testing.assert_close(before[0], last[i], atol=1e-5, rtol=1e-4)
+        torch.testing.assert_close(alone[0], together[i, :k], atol=1e-5, rtol=1e-4)
+
+
+@torch.no_grad()
+def test_the_cache_gives_what_the_whole_sequence_gives(tiny_lm):
+    decoder = build(tiny_lm, "causal", "beside")
+    vectors, lengths = audio()
+    prefix = decoder.prefix(vectors, lengths)
+    found = beam_search(decoder, prefix, max_tokens=6)
+    text = torch.zeros(2, 0, dtype=torch.long)
+    for i in range(int(found.passes.min())):
+        sizes = torch.full((2,), text.shape[1])
+        best = decoder.next_token_logits(prefix, text, sizes)[:, -1].argmax(dim=-1)
+        assert best.tolist() == found.tokens[:, i].tolist()
+        text = torch.cat([text, best[:, None]], dim=1)
+
+
+def test_another_place_is_refused(tiny_lm):
+    with pytest.raises(UserError, match="'behind'; allowed: before, beside"):
+        build(tiny_lm, "causal", "behind")
