@@ -9,9 +9,9 @@ import torch
 from torch import Tensor, nn
 
 from espnet_llada import weights
+from espnet_llada.adapter.ctc import AlignmentCTC, best_path
 from espnet_llada.adapter.projection import LinearProjection
 from espnet_llada.adapter.words import WordProjection
-from espnet_llada.ctc import AlignmentCTC, best_path
 from espnet_llada.lm.backbone import Backbone
 from espnet_llada.lm.lora import LoraOptions, add_lora, merge_lora
 from espnet_llada.lm.tokenizer import LMTokenizer
@@ -188,14 +188,29 @@ class LMDecoder(nn.Module):
         length = prefix.valid.shape[1]
         return last_valid(hidden[:, :length], prefix.valid), hidden[:, length:]
 
-    def logits_fn(self, prefix: Prefix, lengths: Tensor) -> Callable[[Tensor], Tensor]:
-        """What the sampler calls: tokens (B, L) -> logits (B, L, V), one LLM pass.
+    def canvas_logits(self, prefix: Prefix, tokens: Tensor, lengths: Tensor) -> Tensor:
+        """Logits (B, L, V) of all positions of a canvas; see ``response_hidden``."""
+        return self.lm.logits(self.response_hidden(prefix, tokens, lengths)[1])
 
-        The head runs on response positions only.
+    def logits_fn(
+        self, prefix: Prefix, lengths: Tensor
+    ) -> Callable[[Tensor, Tensor], Tensor]:
+        """What the sampler calls, one LLM pass at a time; see ``sampler.LogitsFn``.
+
+        Rows of which nothing is wanted are left out, and the head runs on the wanted
+        positions only: the same logits as ``canvas_logits``, for less.
         """
 
-        def logits(tokens: Tensor) -> Tensor:
-            return self.lm.logits(self.response_hidden(prefix, tokens, lengths)[1])
+        def logits(tokens: Tensor, wanted: Tensor) -> Tensor:
+            rows = wanted.any(dim=1).nonzero()[:, 0]
+            here, sizes = prefix, lengths
+            if len(rows) < len(tokens):
+                here, sizes = prefix.rows(rows), lengths[rows]
+                width = int(sizes.max()) if len(rows) else 0
+                tokens, wanted = tokens[rows, :width], wanted[rows, :width]
+            if not len(rows):
+                return self.lm.logits(here.embeds.new_zeros(0, self.lm.width))
+            return self.lm.logits(self.response_hidden(here, tokens, sizes)[1][wanted])
 
         return logits
 
@@ -252,7 +267,7 @@ class LMDecoder(nn.Module):
     def draft(
         self, audio: Tensor, lengths: Tensor
     ) -> tuple[list[list[int]], list[list[float]]]:
-        """Token ids that the CTC hears, and how sure it is; see ``ctc.best_path``."""
+        """Token ids that the CTC hears, and how sure it is; see ``adapter.ctc``."""
         log_probs = self.ctc.log_probs(audio, *self._ctc_layer(audio))
         return best_path(log_probs, lengths)
 

@@ -36,6 +36,16 @@ class Prefix:
         if self.start is None:
             object.__setattr__(self, "start", self.valid.sum(dim=1))
 
+    def rows(self, chosen: Tensor) -> Prefix:
+        """Some of the rows: (N,) int64; without the padding that only others need."""
+        columns = self.valid[chosen].any(dim=0)
+        return Prefix(
+            self.embeds[chosen][:, columns],
+            self.valid[chosen][:, columns],
+            self.positions[chosen][:, columns],
+            self.start[chosen],
+        )
+
     def __len__(self) -> int:
         return len(self.embeds)
 

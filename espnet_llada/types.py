@@ -126,6 +126,11 @@ class SamplerOptions:
         seed: makes random masks and draws repeatable, for each utterance id.
         profile: ``default``, or ``release``: the behaviour of the paper's published
             implementation, defects included (``sampler/README.md`` has the table).
+        threshold: above 0, a pass also commits every position whose token is at least
+            so probable, in [0, 1]: sure positions are not held back for the budget, and
+            an easy utterance takes fewer passes.
+        threshold_decay: the threshold is multiplied by it after each pass of a block,
+            in (0, 1].
         beam_size: hypotheses that an autoregressive LM keeps; 1 is greedy. The
             strategies of masked diffusion search no beam.
 
@@ -145,6 +150,8 @@ class SamplerOptions:
     tail: int = 1
     seed: int = 0
     profile: str = "default"
+    threshold: float = 0.0
+    threshold_decay: float = 1.0
     beam_size: int = 1
 
     def __post_init__(self) -> None:
@@ -161,6 +168,9 @@ class SamplerOptions:
         _require(passes >= 1, "measuring_passes", passes, ">= 1")
         _require(self.temperature >= 0.0, "temperature", self.temperature, ">= 0")
         _require(self.tail >= 0, "tail", self.tail, ">= 0")
+        _require(0.0 <= self.threshold <= 1.0, "threshold", self.threshold, "[0, 1]")
+        decay = self.threshold_decay
+        _require(0.0 < decay <= 1.0, "threshold_decay", decay, "(0, 1]")
         _require(self.profile in PROFILES, "profile", self.profile, PROFILES)
         _require(self.beam_size >= 1, "beam_size", self.beam_size, ">= 1")
         if self.profile == "release":
@@ -176,8 +186,9 @@ class SamplerOptions:
         _require(
             rate == 0, "tokens_per_second", rate, "0: the release's canvas is fixed"
         )
-        passes = self.measuring_passes
+        passes, sure = self.measuring_passes, self.threshold
         _require(passes == 1, "measuring_passes", passes, "1: the release's")
+        _require(sure == 0, "threshold", sure, "0: the release has a fixed schedule")
         if self.strategy == "semi_ar":
             allowed = f"a divisor of canvas_length {self.canvas_length} and of steps"
             fits = self.canvas_length % self.num_blocks == 0

@@ -18,7 +18,7 @@ RANKS = [
     ("adapter",),
     ("lm",),
     ("sampler",),
-    ("objective", "ctc", "rough"),
+    ("objective", "prefix", "rough"),
     ("decoder", "checkpoint", "packed"),
     ("autoregressive", "model"),
     ("architectures",),

@@ -69,3 +69,20 @@ def test_the_cache_gives_what_the_whole_sequence_gives(tiny_lm):
 def test_another_place_is_refused(tiny_lm):
     with pytest.raises(UserError, match="'behind'; allowed: before, beside"):
         build(tiny_lm, "causal", "behind")
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("where", ["before", "beside"])
+def test_logits_are_the_same_where_they_are_wanted(tiny_lm, where):
+    """Rows and positions that nobody asks for are not computed."""
+    decoder = build(tiny_lm, "bidirectional", where)
+    prefix = decoder.prefix(torch.randn(3, 5, WIDTH), torch.tensor([5, 2, 3]))
+    lengths = torch.tensor([6, 4, 3])
+    tokens = torch.randint(3, 40, (3, 6))
+    expected = decoder.canvas_logits(prefix, tokens, lengths)
+    for rows in ([0, 1, 2], [1, 2], [2], []):
+        wanted = (torch.rand(3, 6) < 0.5) & (torch.arange(6) < lengths[:, None])
+        wanted[:, 0] = True
+        wanted &= torch.isin(torch.arange(3), torch.tensor(rows))[:, None]
+        logits = decoder.logits_fn(prefix, lengths)(tokens, wanted)
+        torch.testing.assert_close(logits, expected[wanted], atol=1e-5, rtol=1e-4)

@@ -106,7 +106,7 @@ def logits_of(directory: Path) -> torch.Tensor:
     with torch.no_grad():
         audio = model.encode(torch.from_numpy(SPEECH)[None], torch.tensor([8000]))
         canvas = torch.full((1, 7), decoder.special.mask)
-        return decoder.logits_fn(decoder.prefix(*audio), torch.tensor([7]))(canvas)
+        return decoder.canvas_logits(decoder.prefix(*audio), canvas, torch.tensor([7]))
 
 
 def test_the_merged_model_equals_the_unmerged_one(
@@ -181,6 +181,6 @@ def test_the_reference_checkpoint(tmp_path):
             embeds = model.decoder.projection(vectors)[0].numpy()
             prefix = model.decoder.prefix(vectors, lengths)
             canvas = torch.full((1, 32), model.decoder.special.mask)
-            logits = model.decoder.logits_fn(prefix, torch.tensor([32]))(canvas)[0]
+            logits = model.decoder.canvas_logits(prefix, canvas, torch.tensor([32]))[0]
         assert np.abs(embeds - arrays[f"audio_embeds_{row}"]).max() < 1e-5
         assert np.abs(logits.numpy() - arrays[f"first_logits_{row}"]).max() < 2e-4

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
-from espnet_llada.ctc import AlignmentCTC
+from espnet_llada.adapter.ctc import AlignmentCTC
 
 
 class LinearProjection(nn.Linear):

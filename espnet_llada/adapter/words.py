@@ -19,8 +19,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from espnet_llada import weights
+from espnet_llada.adapter.ctc import AlignmentCTC
 from espnet_llada.audio.whisper_file import open_whisper
-from espnet_llada.ctc import AlignmentCTC
 from espnet_llada.frozen import Pretrained
 from espnet_llada.types import UserError
 

@@ -35,6 +35,8 @@ _HELP = {
     "tail": "positions by which deliberation may lengthen a transcript",
     "seed": "of random masks and draws, for each utterance id",
     "profile": "release: as the paper's published implementation, defects included",
+    "threshold": "above 0: a pass also commits all tokens at least so probable",
+    "threshold_decay": "by which the threshold is multiplied after each pass",
     "beam_size": "of an autoregressive LM; 1 is greedy",
 }
 

@@ -95,7 +95,7 @@ class _ESPnetDecoder(LMDecoder, AbsDecoder):
         """
         prefix = self.prefix(hs_pad, hlens)
         if self.diffuses:
-            return self.logits_fn(prefix, ys_in_lens)(ys_in_pad), ys_in_lens
+            return self.canvas_logits(prefix, ys_in_pad, ys_in_lens), ys_in_lens
         return self.next_token_logits(prefix, ys_in_pad, ys_in_lens), ys_in_lens + 1
 
 

@@ -45,12 +45,12 @@ def log_probabilities(
     no_eos: Tensor | None = None,
     mask_token: bool = False,
 ) -> Tensor:
-    """(B, L, V) float32 log-probabilities over what may be committed.
+    """(N, V) float32 log-probabilities over what may be committed.
 
     Args:
-        logits: (B, L, V).
+        logits: (N, V).
         special: mask and EOS ids.
-        no_eos: (B, L) bool, positions where EOS is no answer: it would cut off text
+        no_eos: (N,) bool, positions where EOS is no answer: it would cut off text
             that stands to the right.
         mask_token: whether the mask token is an answer.
     """
@@ -63,17 +63,21 @@ def log_probabilities(
 
 
 def propose(
-    log_probs: Tensor, temperature: float, random: RowRandom, lengths: Tensor
+    log_probs: Tensor, temperature: float, noise: Tensor | None
 ) -> tuple[Tensor, Tensor]:
-    """A token for every position and its log-probability: (B, L) int64, (B, L) float.
+    """A token for each position and its log-probability: (N,) int64, (N,) float.
 
     Temperature 0 takes the most probable token; above 0 a token is drawn from
     softmax(logits / temperature) by the Gumbel trick. The log-probability is the
     model's own (temperature 1) in both cases, as in LLaDA's generate.py.
+
+    Args:
+        log_probs: (N, V).
+        temperature: at least 0.
+        noise: (N, V) Gumbel noise, above temperature 0.
     """
-    if temperature == 0:
+    if noise is None:
         best, tokens = log_probs.max(dim=-1)
         return tokens, best
-    noise = random.gumbel(lengths, log_probs.shape[1], log_probs.shape[2])
     tokens = (log_probs / temperature + noise).argmax(dim=-1)
-    return tokens, log_probs.gather(-1, tokens[..., None]).squeeze(-1)
+    return tokens, log_probs.gather(-1, tokens[:, None])[:, 0]

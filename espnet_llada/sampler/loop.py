@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -72,7 +73,7 @@ def sample(
     """Fill a batch of canvases.
 
     Args:
-        logits_fn: tokens (B, L) int64 -> logits (B, L, V); one call is one pass.
+        logits_fn: see ``LogitsFn``.
         canvas: blank for decoding, a transcript for deliberation.
         options: the strategy and its budget.
         special: mask and EOS ids.
@@ -125,7 +126,7 @@ class _Denoiser:
             entered, masked = self.tokens, self.tokens == self.special.mask
             counted = block.reach if self.options.edits else block.positions
             quota = commits_per_pass((masked & counted).sum(dim=1), block.passes)
-            for commits in quota.unbind(dim=1):
+            for number, commits in enumerate(quota.unbind(dim=1)):
                 masked = (self.tokens == self.special.mask) & self.canvas.valid
                 masked &= self.open[:, None]
                 here = masked & block.reach
@@ -134,7 +135,7 @@ class _Denoiser:
                     break
                 passes += alive
                 seen = self.tokens
-                chosen = self.step(here, commits)
+                chosen = self.step(here, commits, number)
                 self.tell(seen, chosen, self.log_probs, alive)
             if not self.ends_at_eos:
                 # The release takes over a sub-block only, nothing beside it.
@@ -158,34 +159,52 @@ class _Denoiser:
         self.tokens = self.tokens.masked_fill(positions, self.special.mask)
         self.given = self.given & ~positions
 
-    def step(self, masked: Tensor, commits: Tensor) -> Tensor:
+    def step(self, masked: Tensor, commits: Tensor, number: int) -> Tensor:
         """One forward pass: propose, commit the surest, close the tail behind EOS.
+
+        Args:
+            masked: (B, L) bool, where this pass may commit.
+            commits: (B,) int64, so many positions at least.
+            number: of the pass in its block.
 
         Returns:
             (B, L) bool, what was committed.
         """
-        protect = self.profile.protects_given_text
-        log_probs = log_probabilities(
-            self.logits_fn(self.tokens),
-            self.special,
-            no_eos=self._left_of_given_text() if protect else None,
-            mask_token=self.profile.commits_mask_token,
-        )
         # A row that waits for the others draws nothing, as if it were alone.
         draws = self.canvas.lengths * masked.any(dim=1)
-        proposal, log_prob = propose(
-            log_probs, self.options.temperature, self.random, draws
-        )
+        proposal, log_prob = self._propose(masked, draws)
         if self.options.remasking == "random":
             order = self.random.uniform(draws, self.tokens.shape[1])
         else:
             order = -log_prob
         chosen = lowest(order, masked, commits)
+        if self.options.threshold:
+            sure = self.options.threshold * self.options.threshold_decay**number
+            chosen = chosen | (masked & (log_prob >= math.log(max(sure, 1e-30))))
         self.tokens = torch.where(chosen, proposal, self.tokens)
         self.log_probs = torch.where(chosen, log_prob, self.log_probs)
         if self.ends_at_eos:
             self._close_tail(chosen & (proposal == self.special.eos))
         return chosen
+
+    def _propose(self, masked: Tensor, draws: Tensor) -> tuple[Tensor, Tensor]:
+        """Tokens for the masked positions and their log-probabilities, each (B, L)."""
+        no_eos = None
+        if self.profile.protects_given_text:
+            no_eos = self._left_of_given_text()[masked]
+        log_probs = log_probabilities(
+            self.logits_fn(self.tokens, masked),
+            self.special,
+            no_eos=no_eos,
+            mask_token=self.profile.commits_mask_token,
+        )
+        temperature, noise = self.options.temperature, None
+        if temperature:
+            size = masked.shape[1], log_probs.shape[-1]
+            noise = self.random.gumbel(draws, *size)[masked]
+        tokens, values = propose(log_probs, temperature, noise)
+        proposal = self.tokens.masked_scatter(masked, tokens)
+        return proposal, torch.zeros_like(self.log_probs).masked_scatter(masked, values)
 
     def _left_of_given_text(self) -> Tensor:
         """(B, L) bool: positions with a given word somewhere to their right."""

@@ -24,8 +24,9 @@ from espnet_llada.sampler.profile import PROFILE, Profile
 from espnet_llada.sampler.schedule import passes_per_block
 from espnet_llada.types import SamplerOptions, SpecialTokens
 
-LogitsFn = Callable[[Tensor], Tensor]
-"""tokens (B, L) int64 -> logits (B, L, V)."""
+LogitsFn = Callable[[Tensor, Tensor], Tensor]
+"""tokens (B, L) int64, wanted (B, L) bool -> logits (N, V) of the N wanted positions,
+row by row. One call is one pass; a row of which nothing is wanted need not be run."""
 
 
 @dataclass(frozen=True)
@@ -147,10 +148,10 @@ def _confidence(
     for number in range(passes):
         asked = canvas.valid & (turn == number)
         log_probs = log_probabilities(
-            logits_fn(canvas.tokens.masked_fill(asked, hidden)),
+            logits_fn(canvas.tokens.masked_fill(asked, hidden), asked),
             special,
             mask_token=profile.commits_mask_token,
         )
-        given = log_probs.gather(-1, canvas.tokens[..., None]).squeeze(-1)
-        confidence = torch.where(asked, given.to(confidence.dtype), confidence)
+        given = log_probs.gather(-1, canvas.tokens[asked][:, None])
+        confidence.masked_scatter_(asked, given)
     return confidence

@@ -115,7 +115,7 @@ def _check_arrays(
     )
     reference = arrays[f"first_logits_{name}"]
     canvas = blank_canvas([len(reference)], decoder.special)
-    logits = decoder.logits_fn(prefix, canvas.lengths)(canvas.tokens)
+    logits = decoder.canvas_logits(prefix, canvas.tokens, canvas.lengths)
     report.deviation("logits", logits[0], reference)
     if f"hyp_ids_{name}" not in arrays.files:
         return
@@ -123,7 +123,7 @@ def _check_arrays(
     pads = torch.full_like(ids, decoder.special.eos)
     lengths = torch.tensor([ids.shape[1]])
     log_probs = log_probabilities(
-        decoder.logits_fn(prefix, lengths)(pads), decoder.special, mask_token=True
+        decoder.canvas_logits(prefix, pads, lengths), decoder.special, mask_token=True
     )
     confidence = log_probs.gather(-1, ids[..., None]).exp().flatten()
     report.deviation("confidence", confidence, arrays[f"hyp_confidence_{name}"])
@@ -188,7 +188,7 @@ def _check_loss(
     tokens = rows.tokens.masked_fill(masked, decoder.special.mask)
     t = masked.float().mean(dim=1)
     canvas = NoisyCanvas(tokens, rows.tokens, lengths, masked, t)
-    logits = decoder.logits_fn(prefix, lengths)(tokens)
+    logits = decoder.canvas_logits(prefix, tokens, lengths)
     ours = float(diffusion_loss(logits, canvas, "release").mean)
     # An empty mask is NaN there and 0 here.
     reference = case["loss"] if math.isfinite(case["loss"]) else 0.0

@@ -22,16 +22,15 @@ class FakeLM:
         self.table[..., SPECIAL.eos] += eos_bias
         self.calls = 0
 
-    def __call__(self, tokens: torch.Tensor) -> torch.Tensor:
+    def __call__(self, tokens: torch.Tensor, wanted: torch.Tensor) -> torch.Tensor:
         assert tokens.dtype == torch.long
         self.calls += 1
         places = torch.arange(tokens.shape[1])
         # Integer sums: what a row sees of itself, exact whatever the batch; EOS
         # counts 0, as padding behind a row is hidden from a real LM.
         context = (tokens % SPECIAL.eos * (places + 1)).sum(1) % VOCAB
-        return (
-            self.table[tokens, places] + self.table[context, 0][:, None] * 0.3
-        ).float()
+        logits = self.table[tokens, places] + self.table[context, 0][:, None] * 0.3
+        return logits.float()[wanted]
 
 
 options_st = st.builds(
@@ -43,6 +42,8 @@ options_st = st.builds(
     temperature=st.sampled_from([0.0, 0.7]),
     remasking=st.sampled_from(["confidence", "random"]),
     tail=st.integers(0, 3),
+    threshold=st.sampled_from([0.0, 0.3]),
+    threshold_decay=st.sampled_from([1.0, 0.8]),
 )
 words_st = st.lists(st.integers(0, 9), max_size=12)
 transcripts_st = st.lists(words_st, min_size=1, max_size=5)
@@ -97,9 +98,9 @@ def test_frozen_positions_never_change(strategy, ratio, transcripts):
     canvas = transcript_canvas(transcripts, SPECIAL, options.tail)
     seen = []
 
-    def spy(tokens):
+    def spy(tokens, wanted):
         seen.append(tokens.clone())
-        return FakeLM(3.0)(tokens)
+        return FakeLM(3.0)(tokens, wanted)
 
     result = sample(spy, canvas, options, SPECIAL, range(len(transcripts)))
     if not seen:
@@ -136,9 +137,9 @@ def test_mask_ctc_fills_in_what_the_draft_is_least_sure_of():
     )
     seen = []
 
-    def model(tokens):
+    def model(tokens, wanted):
         seen.append(tokens == SPECIAL.mask)
-        return torch.zeros(*tokens.shape, VOCAB)
+        return torch.zeros(*tokens.shape, VOCAB)[wanted]
 
     result = sample(model, canvas, options, SPECIAL)
     assert seen[0].tolist() == [[False, True, False, True, True], [False] * 5]
@@ -157,11 +158,11 @@ def test_confidence_is_asked_for_a_part_at_a_time():
     canvas = transcript_canvas([[1, 2, 3, 4]], SPECIAL)
     seen = []
 
-    def model(tokens):
+    def model(tokens, wanted):
         seen.append((tokens[0] == SPECIAL.mask).tolist())
         logits = torch.zeros(*tokens.shape, VOCAB)
         logits[..., [1, 3, 4]] = 9.0  # it would never say 2
-        return logits
+        return logits[wanted]
 
     result = sample(model, canvas, options, SPECIAL)
     assert seen[:2] == [[True, False] * 2, [False, True] * 2]
@@ -173,25 +174,44 @@ def test_diffusion_commits_the_surest_position_first():
     canvas = blank_canvas([3], SPECIAL)
     order = []
 
-    def model(tokens):
+    def model(tokens, wanted):
         order.append((tokens[0] == SPECIAL.mask).tolist())
         logits = torch.zeros(1, 3, VOCAB)
         logits[0, 0, 4], logits[0, 1, 5], logits[0, 2, 6] = 2.0, 9.0, 5.0
-        return logits
+        return logits[wanted]
 
     result = sample(model, canvas, SamplerOptions(steps=3), SPECIAL)
     assert order == [[True, True, True], [True, False, True], [True, False, False]]
     assert result.tokens.tolist() == [[4, 5, 6]]
 
 
+def test_a_threshold_commits_what_is_sure_at_once():
+    def model(tokens, wanted):
+        logits = torch.full((1, 4, VOCAB), -9.0)
+        logits[0, 0, 4] = logits[0, 2, 6] = 9.0  # surely
+        logits[0, 1, [4, 5]] = logits[0, 3, [7, 8]] = torch.tensor([0.0, 1.0])  # 0.73
+        return logits[wanted]
+
+    def passes(**given) -> int:
+        options = SamplerOptions(steps=4, **given)
+        result = sample(model, blank_canvas([4], SPECIAL), options, SPECIAL)
+        assert result.tokens.tolist() == [[4, 5, 6, 8]]
+        return int(result.passes)
+
+    assert passes() == 4
+    assert passes(threshold=0.9) == 3  # two at once, then one for each pass
+    assert passes(threshold=0.7) == 1
+    assert passes(threshold=0.9, threshold_decay=0.8) == 2
+
+
 def test_semi_ar_goes_left_to_right_and_stops_at_eos():
     seen = []
 
-    def model(tokens):
+    def model(tokens, wanted):
         seen.append(tokens[0].tolist())
         logits = torch.zeros(1, 6, VOCAB)
         logits[0, [0, 1, 2], [1, 2, SPECIAL.eos]] = 9.0
-        return logits
+        return logits[wanted]
 
     options = SamplerOptions(strategy="semi_ar", num_blocks=3, steps=3)
     result = sample(model, blank_canvas([6], SPECIAL), options, SPECIAL)
@@ -202,11 +222,11 @@ def test_semi_ar_goes_left_to_right_and_stops_at_eos():
 
 
 def test_eos_ends_its_own_row_only():
-    def model(tokens):
+    def model(tokens, wanted):
         logits = torch.zeros(2, 4, VOCAB)
         logits[..., 7] = 1.0
         logits[0, 1, SPECIAL.eos] = 9.0
-        return logits
+        return logits[wanted]
 
     options = SamplerOptions(steps=4)
     result = sample(model, blank_canvas([4, 4], SPECIAL), options, SPECIAL)
@@ -218,9 +238,9 @@ def test_eos_ends_its_own_row_only():
 def test_semi_ar_deliberation_remasks_sub_block_after_sub_block():
     seen = []
 
-    def model(tokens):
+    def model(tokens, wanted):
         seen.append(tokens[0].tolist())
-        return torch.nn.functional.one_hot(tokens * 0 + 9, VOCAB).float()
+        return torch.nn.functional.one_hot(tokens * 0 + 9, VOCAB).float()[wanted]
 
     options = SamplerOptions(
         strategy="deliberation_semi_ar", num_blocks=2, steps=2, tail=0
@@ -233,10 +253,10 @@ def test_semi_ar_deliberation_remasks_sub_block_after_sub_block():
 
 
 def test_low_confidence_masks_what_the_audio_denies():
-    def model(tokens):  # the audio says 1 2 3 4, whatever the canvas
+    def model(tokens, wanted):  # the audio says 1 2 3 4, whatever the canvas
         logits = torch.zeros(1, 4, VOCAB)
         logits[0, range(4), [1, 2, 3, 4]] = 5.0
-        return logits
+        return logits[wanted]
 
     options = SamplerOptions(
         strategy="deliberation_low_confidence", mask_ratio=0.25, steps=2, tail=0
@@ -248,10 +268,10 @@ def test_low_confidence_masks_what_the_audio_denies():
 
 
 def test_the_mask_token_is_never_committed():
-    def model(tokens):
+    def model(tokens, wanted):
         logits = torch.zeros(1, 5, VOCAB)
         logits[..., SPECIAL.mask] = 50.0
-        return logits
+        return logits[wanted]
 
     result = sample(model, blank_canvas([5], SPECIAL), SamplerOptions(), SPECIAL)
     assert (result.tokens != SPECIAL.mask).all()

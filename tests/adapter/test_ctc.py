@@ -6,7 +6,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from espnet_llada.ctc import AlignmentCTC, best_path
+from espnet_llada.adapter.ctc import AlignmentCTC, best_path
 from espnet_llada.types import UserError
 
 WIDTH, TOKENS = 16, 7
