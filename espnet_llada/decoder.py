@@ -168,16 +168,18 @@ class LMDecoder(nn.Module):
     def _ctc_layer(self, audio: Tensor) -> tuple[Tensor, Tensor]:
         return self.projection.ctc_layer(audio, self.lm.embedding.weight)
 
-    def response_hidden(self, prefix: Prefix, tokens: Tensor, lengths: Tensor):
-        """Hidden states of the last valid prefix position and of the response.
+    def sequence_hidden(
+        self, prefix: Prefix, tokens: Tensor, lengths: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """Hidden states of prefix and response, one LLM pass.
 
         Args:
-            prefix: of B rows.
+            prefix: of B rows, P positions.
             tokens: (B, L) int64.
             lengths: (B,) int64, response positions of each row.
 
         Returns:
-            (B, d) and (B, L, d).
+            (B, P, d) and (B, L, d).
         """
         places = torch.arange(tokens.shape[1], device=tokens.device)
         valid = torch.cat([prefix.valid, places < lengths[:, None]], dim=1)
@@ -186,10 +188,15 @@ class LMDecoder(nn.Module):
         positions = torch.cat([prefix.positions, behind], dim=1)
         hidden = self.lm(embeds, valid, positions=positions)
         length = prefix.valid.shape[1]
-        return last_valid(hidden[:, :length], prefix.valid), hidden[:, length:]
+        return hidden[:, :length], hidden[:, length:]
+
+    def response_hidden(self, prefix: Prefix, tokens: Tensor, lengths: Tensor):
+        """Of the last valid prefix position (B, d) and of the response (B, L, d)."""
+        first, response = self.sequence_hidden(prefix, tokens, lengths)
+        return last_valid(first, prefix.valid), response
 
     def canvas_logits(self, prefix: Prefix, tokens: Tensor, lengths: Tensor) -> Tensor:
-        """Logits (B, L, V) of all positions of a canvas; see ``response_hidden``."""
+        """Logits (B, L, V) of all positions of a canvas; see ``sequence_hidden``."""
         return self.lm.logits(self.response_hidden(prefix, tokens, lengths)[1])
 
     def logits_fn(

@@ -26,7 +26,7 @@ RANKS = [
     ("plan", "decode_file", "loading", "recognizer", "release", "release_import"),
     ("api", "trace", "whisper_decoder"),
     ("deliberation", "page"),
-    ("espnet", "bin", "recipe", "run", "__init__"),
+    ("espnet", "bin", "bench", "recipe", "run", "__init__"),
 ]
 RANK = {name: rank for rank, names in enumerate(RANKS) for name in names}
 SCORING_MAY_IMPORT = {"types", "scoring"}

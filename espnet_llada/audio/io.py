@@ -11,7 +11,6 @@ from pathlib import Path
 
 import numpy as np
 import soundfile
-from scipy.signal import resample_poly
 
 from espnet_llada.types import SAMPLE_RATE, UserError
 
@@ -203,6 +202,8 @@ def _to_mono_16k(name: str, samples: np.ndarray, rate: int) -> np.ndarray:
     mono = samples.mean(axis=1, dtype=np.float32)
     if rate != SAMPLE_RATE:
         _say_once("rate", "%s: %d Hz, resampled to %d Hz", name, rate, SAMPLE_RATE)
+        from scipy.signal import resample_poly  # a second to import
+
         divisor = math.gcd(rate, SAMPLE_RATE)
         mono = resample_poly(mono, SAMPLE_RATE // divisor, rate // divisor)
     # Lossy codecs and the resampler's filter overshoot full scale a little.

@@ -24,7 +24,7 @@ from espnet_llada.decode_file import STRATEGY, make_options, model_options
 from espnet_llada.types import STRATEGIES, UserError, atomic_write
 
 DEFAULT_MODEL = "mini"
-_OWN_PARSER = ("score", "sweep", "convert", "features", "plan")
+_OWN_PARSER = ("score", "sweep", "bench", "convert", "features", "plan")
 
 _TRANSCRIBE_EXAMPLE = """examples:
   espnet-llada transcribe speech.flac

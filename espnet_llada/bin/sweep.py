@@ -77,7 +77,7 @@ def main(cmd: list[str] | None = None) -> None:
     jobs = [Job(row, name) for row in sweep.rows for name in sets]
     decode_jobs(place, jobs, args.nj, sum(sizes.values()) * len(sweep.rows))
     threads = max(1, len(os.sched_getaffinity(0)) // args.nj)
-    machine = f"{args.nj} processes of {threads} threads, {_processor(args.device)}"
+    machine = f"{args.nj} processes of {threads} threads, {processor(args.device)}"
     write_all(sweep, place, sets, f"{args.sweep}, model {args.model}; {machine}")
     sys.stdout.write(f"{(args.output / 'RESULTS.md').read_text(encoding='utf-8')}\n")
     sys.stdout.write(f"{args.output}/report.html\n")
@@ -94,7 +94,7 @@ def _size(folder: Path) -> int:
     return len(refs)
 
 
-def _processor(device: str) -> str:
+def processor(device: str) -> str:
     """The name of what decoded, without the machine's own."""
     if device.startswith("cuda"):
         import torch

@@ -61,14 +61,19 @@ class Job:
 
 
 class Systems:
-    """The models of a process, each loaded when it is first needed."""
+    """The models of a process, each loaded when it is first needed.
 
-    def __init__(self, place: Place):
-        self.place = place
+    Args:
+        place: see there.
+        remember: keep the encoded audio, which is the same for every row.
+    """
+
+    def __init__(self, place: Place, remember: bool = True):
+        self.place, self.remember = place, remember
         self._models: dict[str, Any] = {}
 
     def recognizer(self, row: SweepRow):
-        """What decodes a row; ``encoded`` of a model of ours remembers its audio."""
+        """What decodes a row."""
         if row.system == "whisper":
             return self._whisper
         from espnet_llada.recognizer import Recognizer
@@ -115,7 +120,8 @@ class Systems:
         model = load_model(
             *files, place.device, build_with_espnet, place.lm, place.whisper
         )
-        model.encode = Encoded(model.encode)
+        if self.remember:
+            model.encode = Encoded(model.encode)
         return model
 
 

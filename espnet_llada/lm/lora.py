@@ -51,6 +51,8 @@ def merge_lora(body: nn.Module) -> None:
     One matmul fewer per projection in decoding; equal to the unmerged network up to
     rounding. The tensors of a checkpoint no longer fit afterwards.
     """
+    if not any("lora_" in name for name, _ in body.named_parameters()):
+        return  # peft takes a second to import
     from peft.tuners.lora import LoraLayer
 
     merged = [

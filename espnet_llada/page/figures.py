@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import io
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from espnet_llada.scoring.significance import Interval
 from espnet_llada.scoring.summary import Row
@@ -15,8 +17,8 @@ from espnet_llada.types import atomic_write
 # Okabe and Ito's palette, told apart by colour-blind readers too; markers differ as
 # well. In the SVG each is a CSS variable, so that a dark page may have lighter ones.
 PALETTE = ("#0072b2", "#d55e00", "#009e73", "#aa4499", "#b8860b", "#56b4e9")
-_MARKERS = "osD^vP"
-_INK = "#1b1f24"
+MARKERS = "osD^vP"
+INK = "#1b1f24"
 
 
 @dataclass(frozen=True)
@@ -112,26 +114,7 @@ def _curves(found) -> dict[str, list[tuple[float, Interval]]]:
 
 def draw(figure: Figure, folder: Path) -> str:
     """Write ``<name>.png`` into the folder; returns the same as SVG."""
-    import matplotlib as mpl
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure as Sheet
-
-    style = {
-        "svg.fonttype": "none",
-        "svg.hashsalt": figure.name,  # ids that differ by figure, not by run
-        "font.family": "sans-serif",
-        "font.size": 10,
-        "axes.spines.top": False,
-        "axes.spines.right": False,
-        **dict.fromkeys(
-            ("text.color", "axes.labelcolor", "axes.edgecolor"),
-            _INK,
-        ),
-        **dict.fromkeys(("xtick.color", "ytick.color"), _INK),
-    }
-    with mpl.rc_context(style):
-        sheet = Sheet(figsize=(7.2, 4.4), layout="constrained")
-        FigureCanvasAgg(sheet)
+    with sheet_of(figure.name) as sheet:
         _plot(sheet.add_subplot(), figure)
         folder.mkdir(parents=True, exist_ok=True)
         with atomic_write(folder / f"{figure.name}.png") as temporary:
@@ -142,14 +125,44 @@ def draw(figure: Figure, folder: Path) -> str:
     return _for_page(svg.getvalue(), figure.title)
 
 
+@contextmanager
+def sheet_of(name: str) -> Iterator[Any]:
+    """An empty matplotlib figure in the style of all pictures, to draw on within.
+
+    Args:
+        name: of the picture; ids inside an SVG differ by it, not by run.
+    """
+    import matplotlib as mpl
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure as Sheet
+
+    style = {
+        "svg.fonttype": "none",
+        "svg.hashsalt": name,
+        "font.family": "sans-serif",
+        "font.size": 10,
+        "axes.spines.top": False,
+        "axes.spines.right": False,
+        **dict.fromkeys(
+            ("text.color", "axes.labelcolor", "axes.edgecolor"),
+            INK,
+        ),
+        **dict.fromkeys(("xtick.color", "ytick.color"), INK),
+    }
+    with mpl.rc_context(style):
+        sheet = Sheet(figsize=(7.2, 4.4), layout="constrained")
+        FigureCanvasAgg(sheet)
+        yield sheet
+
+
 def _plot(axes, figure: Figure) -> None:
     for i, (name, rate) in enumerate(figure.lines.items()):
         style = "--" if i == 0 else ":"
-        axes.axhline(rate.value, color=_INK, linestyle=style, linewidth=1.2, label=name)
+        axes.axhline(rate.value, color=INK, linestyle=style, linewidth=1.2, label=name)
         if i == 0:
-            axes.axhspan(rate.low, rate.high, color=_INK, alpha=0.08, linewidth=0)
+            axes.axhspan(rate.low, rate.high, color=INK, alpha=0.08, linewidth=0)
     for i, (name, points) in enumerate(figure.curves.items()):
-        colour, marker = PALETTE[i % len(PALETTE)], _MARKERS[i % len(_MARKERS)]
+        colour, marker = PALETTE[i % len(PALETTE)], MARKERS[i % len(MARKERS)]
         xs = [x for x, _ in points]
         low, high = ([getattr(r, end) for _, r in points] for end in ("low", "high"))
         axes.fill_between(xs, low, high, color=colour, alpha=0.15, linewidth=0)
@@ -161,13 +174,13 @@ def _plot(axes, figure: Figure) -> None:
         label = None if name in figure.lines else name
         axes.errorbar(
             *([x], [rate.value], error),
-            **{"fmt": marker, "color": _INK, "markersize": 9, "label": label},
+            **{"fmt": marker, "color": INK, "markersize": 9, "label": label},
             capsize=3,
         )
     _scales(axes, figure)
     axes.set_xlabel(figure.x_label)
     axes.set_ylabel("WER, Whisper-normalised, %")
-    axes.grid(color=_INK, alpha=0.12, linewidth=0.6)
+    axes.grid(color=INK, alpha=0.12, linewidth=0.6)
     axes.legend(
         loc="lower center",
         bbox_to_anchor=(0.5, 1.0),
@@ -205,7 +218,7 @@ def _for_page(svg: str, title: str) -> str:
     svg = svg[svg.index("<svg") :]
     for i, colour in enumerate(PALETTE):
         svg = svg.replace(colour, f"var(--c{i})")
-    svg = svg.replace(_INK, "var(--ink)")
+    svg = svg.replace(INK, "var(--ink)")
     # The page's own font, and a size that fits the page's width.
     svg = re.sub(r"font: ([\d.]+)px [^;\"]*", r"font: \1px var(--sans)", svg)
     svg = re.sub(r'(<svg[^>]*?) width="[^"]*"', r"\1", svg, count=1)

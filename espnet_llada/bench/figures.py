@@ -1,0 +1,81 @@
+"""The records as two pictures: where the time goes, and what batches bring."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from espnet_llada.bench.measure import Record
+from espnet_llada.bench.meter import STAGES
+from espnet_llada.bench.tables import rtfx
+from espnet_llada.page.figures import INK, MARKERS, PALETTE, sheet_of
+from espnet_llada.types import atomic_write
+
+
+def draw(records: Sequence[Record], folder: Path) -> list[Path]:
+    """Write ``bench_stages.png`` and ``bench_batches.png``; returns them."""
+    folder.mkdir(parents=True, exist_ok=True)
+    files = []
+    for name, plot in (("stages", _stages), ("batches", _batches)):
+        files.append(folder / f"bench_{name}.png")
+        with sheet_of(name) as sheet:
+            plot(sheet, records)
+            with atomic_write(files[-1]) as temporary:
+                sheet.savefig(temporary, format="png", dpi=150)
+    return files
+
+
+def _stages(sheet, records: Sequence[Record]) -> None:
+    """A bar for each system, batch 1, in one panel for each duration."""
+    durations = list(dict.fromkeys(r.cell.seconds for r in records))
+    panels = sheet.subplots(1, len(durations), sharey=True, squeeze=False)[0]
+    colours = dict(zip((*STAGES, "rest"), (*PALETTE, "#9a9a9a"), strict=False))
+    for axes, seconds in zip(panels, durations, strict=True):
+        chosen = [r for r in records if r.cell.seconds == seconds and r.cell.batch == 1]
+        for place, record in enumerate(reversed(chosen)):
+            left = 0.0
+            total = 1e3 * float(np.median(record.total))
+            parts = {s: 1e3 * float(np.median(v)) for s, v in record.stages.items()}
+            parts["rest"] = total - sum(parts.values())
+            for stage, width in parts.items():
+                axes.barh(place, width, left=left, color=colours[stage], height=0.7)
+                left += width
+            axes.annotate(
+                f" {total:.0f}", (total, place), va="center", fontsize=8, color=INK
+            )
+        axes.set_yticks(range(len(chosen)))
+        axes.set_yticklabels([r.cell.row.label for r in reversed(chosen)], fontsize=8)
+        axes.set_title(f"{seconds:g} s", fontsize=10)
+        axes.set_xlabel("ms")
+        axes.margins(x=0.2)
+    handles = [
+        panels[0].barh(0, 0, color=colour, label=stage)
+        for stage, colour in colours.items()
+    ]
+    sheet.legend(handles=handles, loc="outside upper center", ncols=5, frameon=False)
+
+
+def _batches(sheet, records: Sequence[Record]) -> None:
+    """RTFx over the batch, a curve for each system, at the middle duration."""
+    axes = sheet.add_subplot()
+    durations = sorted({r.cell.seconds for r in records})
+    seconds = durations[(len(durations) - 1) // 2]
+    curves: dict[str, list[tuple[int, float]]] = {}
+    for record in records:
+        if record.cell.seconds == seconds:
+            points = curves.setdefault(record.cell.row.label, [])
+            points.append((record.cell.batch, rtfx(record)))
+    for i, (label, points) in enumerate(curves.items()):
+        xs, ys = zip(*sorted(points), strict=True)
+        colour, marker = PALETTE[i % len(PALETTE)], MARKERS[i % len(MARKERS)]
+        axes.plot(xs, ys, color=colour, marker=marker, label=label)
+    batches = sorted({r.cell.batch for r in records})
+    axes.set_xscale("log", base=2)
+    axes.set_yscale("log")
+    axes.set_xticks(batches, [str(b) for b in batches])
+    axes.set_xlabel(f"utterances of {seconds:g} s decoded together")
+    axes.set_ylabel("RTFx: seconds of speech a second")
+    axes.grid(color=INK, alpha=0.12, linewidth=0.6, which="both")
+    sheet.legend(loc="outside upper center", ncols=2, frameon=False, fontsize=9)

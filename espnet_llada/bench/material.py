@@ -1,0 +1,39 @@
+"""Speech of an exact duration, made of real utterances."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+
+from espnet_llada.audio.io import load_audio
+from espnet_llada.bin.decoding import read_scp
+from espnet_llada.types import SAMPLE_RATE, UserError
+
+
+def speech_of(wav_scp: Path, seconds: float, count: int) -> list[np.ndarray]:
+    """Utterances of one duration.
+
+    Recordings are taken in the order of the file, again from the first when it ends,
+    joined, and cut to length: what is said does not matter, that it is speech does.
+
+    Args:
+        wav_scp: 'id path' lines.
+        seconds: of each utterance.
+        count: how many.
+
+    Returns:
+        float32 arrays of round(seconds * 16000) samples.
+
+    Raises:
+        UserError: no recordings, or one that cannot be read.
+    """
+    table = read_scp(str(wav_scp))
+    recordings = [load_audio(path) for path in table.values()]
+    total = sum(map(len, recordings))
+    if not total:
+        raise UserError(f"{wav_scp}: no speech in it; name a set of the recipe's")
+    size = round(seconds * SAMPLE_RATE)
+    copies = -(-size * count // total)
+    joined = np.concatenate(recordings * copies)
+    return [joined[i * size : (i + 1) * size] for i in range(count)]

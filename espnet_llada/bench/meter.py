@@ -1,0 +1,173 @@
+"""Time, work and memory of a model's stages, taken from outside while it decodes."""
+
+from __future__ import annotations
+
+import os
+import resource
+import time
+from collections.abc import Callable
+from contextlib import ExitStack, suppress
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+STAGES = ("encoder", "adapter", "LLM", "head")
+"""Whisper's encoder; the Q-Former; the LLM's layers, all passes; its output head."""
+
+
+class Meter:
+    """Within ``with``, adds up what a model's stages do.
+
+    Args:
+        model: a ``WhisperLLM``, or ESPnet's model with our decoder.
+        count_flops: count the FLOPs of matrix products too, which takes time.
+
+    Attributes:
+        seconds: {stage: seconds}.
+        flops: {stage: FLOPs}, 0 where they are not counted.
+        calls: {stage: number of calls}.
+    """
+
+    def __init__(self, model: nn.Module, count_flops: bool = False):
+        self._model, self._count = model, count_flops
+        self.seconds = dict.fromkeys(STAGES, 0.0)
+        self.flops = dict.fromkeys(STAGES, 0)
+        self.calls = dict.fromkeys(STAGES, 0)
+        self._restore = ExitStack()
+
+    def __enter__(self) -> Meter:
+        lm = self._model.decoder.lm
+        modules = (self._model.encoder, self._model.postencoder, lm)
+        for stage, owner in zip(STAGES, modules, strict=False):
+            self._wrap(stage, owner, "forward")
+        self._wrap("head", lm, "logits")
+        return self
+
+    def __exit__(self, *error: Any) -> None:
+        self._restore.close()
+
+    def _wrap(self, stage: str, owner: nn.Module, name: str) -> None:
+        setattr(owner, name, self._measured(stage, getattr(owner, name)))
+        self._restore.callback(delattr, owner, name)  # the class's own is back
+
+    def _measured(self, stage: str, function: Callable[..., Any]) -> Callable[..., Any]:
+        def measured(*args: Any, **kwargs: Any) -> Any:
+            from torch.utils.flop_counter import FlopCounterMode
+
+            synchronize()
+            start = time.perf_counter()
+            if self._count:
+                with FlopCounterMode(display=False) as counter:
+                    result = function(*args, **kwargs)
+                self.flops[stage] += counter.get_total_flops()
+            else:
+                result = function(*args, **kwargs)
+            synchronize()
+            self.seconds[stage] += time.perf_counter() - start
+            self.calls[stage] += 1
+            return result
+
+        return measured
+
+
+def weight_bytes(model: nn.Module) -> dict[str, int]:
+    """{stage: bytes of the weights that one call reads}."""
+    body = model.decoder.lm.body
+    parts = (model.encoder, model.postencoder, body.layers)
+    sizes = [sum(p.numel() * p.element_size() for p in m.parameters()) for m in parts]
+    head = model.decoder.lm.head
+    return dict(zip(STAGES, [*sizes, head.numel() * head.element_size()], strict=True))
+
+
+def synchronize() -> None:
+    """Wait for the GPU, where one is in use."""
+    if torch.cuda.is_available() and torch.cuda.is_initialized():
+        torch.cuda.synchronize()
+
+
+class PeakMemory:
+    """Within ``with``, the most memory in use above what was in use at its start.
+
+    Attributes:
+        mebibytes: of the GPU, or else of the process (0 where the system has no peak
+            that can be reset: other than Linux).
+    """
+
+    def __enter__(self) -> PeakMemory:
+        self.mebibytes = 0.0
+        self._on_gpu = torch.cuda.is_available() and torch.cuda.is_initialized()
+        if self._on_gpu:
+            torch.cuda.reset_peak_memory_stats()
+            self._before = torch.cuda.memory_allocated() / 2**20
+        else:
+            _reset_peak()
+            self._before = _status("VmRSS")
+        return self
+
+    def __exit__(self, *error: Any) -> None:
+        if self._on_gpu:
+            peak = torch.cuda.max_memory_allocated() / 2**20
+        else:
+            peak = _status("VmHWM")
+        self.mebibytes = max(0.0, peak - self._before)
+
+
+def _reset_peak() -> None:
+    with suppress(OSError):
+        Path("/proc/self/clear_refs").write_text("5", encoding="ascii")
+
+
+def _status(name: str) -> float:
+    """MiB of /proc/self/status; the process's peak so far where there is none."""
+    try:
+        lines = Path("/proc/self/status").read_text(encoding="ascii").splitlines()
+        return next(int(x.split()[1]) for x in lines if x.startswith(name)) / 1024
+    except (OSError, StopIteration):
+        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+
+
+def machine(device: str) -> dict[str, Any]:
+    """What measured, and what it can do at best: for the roofline.
+
+    Returns:
+        ``processor``, ``threads``, ``versions``; ``gflops`` of a large fp32 matrix
+        product and ``gigabytes_per_second`` of a large copy, both measured here.
+    """
+    import platform
+
+    import transformers
+
+    from espnet_llada import __version__
+    from espnet_llada.bin.sweep import processor
+
+    n = 1536 if device == "cpu" else 8192
+    a = torch.randn(n, n, device=device)
+    products = _best(lambda: a @ a)
+    big = torch.empty(2**26, device=device)  # 256 MiB
+    copy = _best(big.clone)
+    return {
+        "processor": processor(device),
+        "cores": len(os.sched_getaffinity(0)),
+        "threads": torch.get_num_threads(),
+        "gflops": 2 * n**3 / products / 1e9,
+        "gigabytes_per_second": 2 * big.numel() * 4 / copy / 1e9,
+        "versions": {
+            "espnet_llada": __version__,
+            "torch": torch.__version__,
+            "transformers": transformers.__version__,
+            "python": platform.python_version(),
+        },
+    }
+
+
+def _best(function: Callable[[], Any], runs: int = 5) -> float:
+    times = []
+    for _ in range(runs):
+        synchronize()
+        start = time.perf_counter()
+        function()
+        synchronize()
+        times.append(time.perf_counter() - start)
+    return min(times)

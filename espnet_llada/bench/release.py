@@ -1,0 +1,46 @@
+"""The work that the paper's release does beside what decoding needs.
+
+``profile: release`` gives its tokens; for its time too, audio is padded to 30 s and
+kept that long, and each pass computes logits and softmax of the whole sequence, prompt
+and audio included.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+import torch
+from torch import Tensor, nn
+
+from espnet_llada.audio.encoder import WhisperEncoder
+from espnet_llada.prefix import Prefix
+
+PAD_SECONDS = 30.0
+
+
+@contextmanager
+def as_released(model: nn.Module) -> Iterator[None]:
+    """Have a model decode with the release's waste, and undo it in the end."""
+    encoder, decoder = model.encoder, model.decoder
+    path, dtype = encoder.weights.path, encoder.dtype
+    padding = WhisperEncoder.from_pretrained(path, PAD_SECONDS, True, dtype=dtype)
+    model.encoder = padding.to(encoder.positional_embedding.device)
+
+    def logits_fn(
+        prefix: Prefix, lengths: Tensor
+    ) -> Callable[[Tensor, Tensor], Tensor]:
+        def logits(tokens: Tensor, wanted: Tensor) -> Tensor:
+            first, rest = decoder.sequence_hidden(prefix, tokens, lengths)
+            everywhere = decoder.lm.logits(torch.cat([first, rest], dim=1))
+            everywhere.softmax(dim=-1)
+            return everywhere[:, first.shape[1] :][wanted]
+
+        return logits
+
+    decoder.logits_fn = logits_fn
+    try:
+        yield
+    finally:
+        del decoder.logits_fn
+        model.encoder = encoder

@@ -1,0 +1,155 @@
+"""What the records say: medians, ratios with intervals, the roofline; Markdown."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from espnet_llada.bench.measure import Record
+from espnet_llada.bench.meter import STAGES
+from espnet_llada.scoring.significance import Interval
+
+REPLICATES = 10_000
+
+
+def ratio(slower: Sequence[float], faster: Sequence[float]) -> Interval:
+    """How many times faster, with a 95 % interval over the repetitions.
+
+    Args:
+        slower: seconds of each repetition.
+        faster: of the other system in the same repetitions.
+    """
+    pairs = np.array(slower) / np.array(faster)
+    draws = np.random.default_rng(0).integers(0, len(pairs), (REPLICATES, len(pairs)))
+    low, high = np.percentile(np.median(pairs[draws], axis=1), (2.5, 97.5))
+    return Interval(float(np.median(pairs)), float(low), float(high))
+
+
+def markdown(
+    records: Sequence[Record], machine: Mapping[str, Any], baseline: str | None
+) -> str:
+    """All tables.
+
+    Args:
+        records: every cell, measured.
+        machine: see ``meter.machine``.
+        baseline: key of the system that the others are compared with.
+    """
+    lines = [
+        f"{machine['processor']}, {machine['threads']} threads; at best "
+        f"{machine['gflops']:.0f} GFLOP/s in fp32 and "
+        f"{machine['gigabytes_per_second']:.0f} GB/s (measured); "
+        + ", ".join(f"{name} {v}" for name, v in machine["versions"].items()),
+        "",
+        f"Medians of {len(records[0].total)} repetitions, in each of which all systems "
+        "decode the same speech in turn. RTF: time over duration, RTFx its inverse.",
+        "",
+    ]
+    for part in (
+        _latency(records, baseline),
+        _batches(records),
+        _roofline(records, machine),
+    ):
+        lines += [*part, ""]
+    return "\n".join(lines)
+
+
+def _latency(records: Sequence[Record], baseline: str | None) -> Iterator[str]:
+    yield "## One utterance at a time"
+    for seconds in dict.fromkeys(r.cell.seconds for r in records):
+        chosen = [r for r in records if r.cell.seconds == seconds and r.cell.batch == 1]
+        if not chosen:
+            continue
+        base = next((r for r in chosen if r.cell.row.key == baseline), None)
+        yield ""
+        yield f"### {seconds:g} s of speech"
+        yield ""
+        yield (
+            "| system | ms (quartiles) | encoder | adapter | LLM | head | rest "
+            "| passes | tokens a pass | RTF | MiB | times faster than the baseline |"
+        )
+        yield "|---|---:|" + "---:|" * 10
+        for record in chosen:
+            yield _latency_line(record, base)
+
+
+def _latency_line(record: Record, base: Record | None) -> str:
+    total = 1e3 * np.array(record.total)
+    low, middle, high = np.percentile(total, (25, 50, 75))
+    stages = [1e3 * float(np.median(record.stages.get(s, [0.0]))) for s in STAGES]
+    shown = [f"{ms:.1f}" if record.stages else "" for ms in stages]
+    rest = f"{middle - sum(stages):.1f}" if record.stages else ""
+    faster = ""
+    if base is not None and base is not record:
+        r = ratio(base.total, record.total)
+        faster = f"{r.value:.2f} [{r.low:.2f}, {r.high:.2f}]"
+    cells = [
+        record.cell.row.label,
+        f"{middle:.1f} ({low:.1f}-{high:.1f})",
+        *shown,
+        rest,
+        f"{record.passes:.1f}",
+        f"{record.tokens / record.passes:.1f}" if record.passes else "",
+        f"{middle / 1e3 / record.cell.seconds:.3f}",
+        f"{record.memory:.0f}",
+        faster,
+    ]
+    return "| " + " | ".join(cells) + " |"
+
+
+def rtfx(record: Record) -> float:
+    """Seconds of speech for each second of work."""
+    cell = record.cell
+    return cell.batch * cell.seconds / float(np.median(record.total))
+
+
+def _batches(records: Sequence[Record]) -> Iterator[str]:
+    batches = sorted({r.cell.batch for r in records})
+    yield "## Throughput: RTFx by batch"
+    yield ""
+    heads = " | ".join(f"batch {b}" for b in batches)
+    yield f"| system | seconds | {heads} | largest over batch 1 |"
+    yield "|---|---:|" + "---:|" * (len(batches) + 1)
+    table: dict[tuple[str, float], dict[int, Record]] = {}
+    for record in records:
+        key = record.cell.row.label, record.cell.seconds
+        table.setdefault(key, {})[record.cell.batch] = record
+    for (label, seconds), found in table.items():
+        shown = [f"{rtfx(found[b]):.1f}" if b in found else "" for b in batches]
+        gain = rtfx(found[max(found)]) / rtfx(found[min(found)])
+        last = f"{gain:.2f}" if len(found) > 1 else ""
+        yield f"| {label} | {seconds:g} | {' | '.join(shown)} | {last} |"
+
+
+def _roofline(records: Sequence[Record], machine: Mapping[str, Any]) -> Iterator[str]:
+    """How near each stage comes to what the machine can do."""
+    yield "## Against the roofline"
+    yield ""
+    yield (
+        "GFLOP: matrix products, counted by torch. MB: weights, read once a call. "
+        "Bound: the larger of the two over what the machine does at best."
+    )
+    yield ""
+    yield "| system | seconds | batch | stage | GFLOP | MB | bound ms | ms | share |"
+    yield "|---|---:|---:|---|---:|---:|---:|---:|---:|"
+    batches = {r.cell.batch for r in records}
+    for record in records:
+        cell = record.cell
+        if not record.stages or cell.batch not in (min(batches), max(batches)):
+            continue
+        for stage in STAGES:
+            flops, size = record.flops[stage], record.weights[stage]
+            if not flops:
+                continue
+            bound = 1e3 * max(
+                flops / machine["gflops"] / 1e9,
+                size / machine["gigabytes_per_second"] / 1e9,
+            )
+            took = 1e3 * float(np.median(record.stages[stage]))
+            yield (
+                f"| {cell.row.label} | {cell.seconds:g} | {cell.batch} | {stage} "
+                f"| {flops / 1e9:.2f} | {size / 1e6:.0f} | {bound:.1f} | {took:.1f} "
+                f"| {100 * bound / took:.0f} % |"
+            )
