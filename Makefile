@@ -9,7 +9,7 @@ VENV ?= .venv
 IN_VENV := export PATH="$$(cd "$(VENV)" && pwd)/bin:$$PATH";
 
 .DEFAULT_GOAL := help
-.PHONY: help venv demo test test-all test-espnet lint parity
+.PHONY: help venv demo bench test test-all test-espnet lint parity
 
 help:  ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## */\t/' | expand -t 12
@@ -20,6 +20,10 @@ venv:  ## the Python environment in $(VENV); at once when it is up to date
 demo: venv  ## the shipped mini models on real speech: baseline, diffusion, deliberation
 	$(IN_VENV) cd $(RECIPE) && ./run.sh --preset mini --stage 12 \
 		--rows "llama mask_ctc10_steps3 diffusion_steps16 lowconf_mask10" --sets "test_read test_prompts"
+
+bench: venv  ## systems side by side: time of each stage, passes, RTF, memory
+	$(IN_VENV) cd $(RECIPE) && local/data.sh --preset mini --train false && \
+		espnet-llada bench conf/bench_mini.yaml --data data/dev_synth --output exp/bench
 
 test: venv  ## the default tests: CPU, no network
 	$(IN_VENV) python -m pytest

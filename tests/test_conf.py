@@ -17,7 +17,8 @@ from espnet_llada.types import STRATEGIES, UserError
 CONF = Path(__file__).resolve().parents[1] / "conf"
 TRAIN = sorted(CONF.glob("train_*.yaml"))
 SWEEP = sorted(CONF.glob("sweep_*.yaml"))
-DECODE = sorted({*CONF.glob("*.yaml")} - {*TRAIN, *SWEEP})
+BENCH = sorted(CONF.glob("bench_*.yaml"))
+DECODE = sorted({*CONF.glob("*.yaml")} - {*TRAIN, *SWEEP, *BENCH})
 ids = {"ids": lambda p: p.stem}
 
 
@@ -52,6 +53,13 @@ def test_decode_yaml(path):
     for key, value in given.items():
         assert getattr(args, key) == value
     assert options.deliberates == path.stem.startswith("deliberate")
+
+
+@pytest.mark.parametrize("path", BENCH, **ids)
+def test_bench_yaml(path):
+    rows = read_sweep(path).rows
+    assert not any(row.first_pass for row in rows)
+    assert [row.key for row in rows if row.options.profile == "release"] == ["release"]
 
 
 @pytest.mark.parametrize("path", SWEEP, **ids)

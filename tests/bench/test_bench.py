@@ -1,0 +1,128 @@
+"""The bench over tiny random models: what it writes, what it counts, what it undoes."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+import torch
+
+from espnet_llada.bench.material import speech_of
+from espnet_llada.bench.meter import STAGES, Meter, PeakMemory
+from espnet_llada.bench.release import as_released
+from espnet_llada.bench.tables import ratio
+from espnet_llada.bin import bench
+from espnet_llada.loading import find_model, load_model
+from espnet_llada.recognizer import Recognizer
+from espnet_llada.types import SamplerOptions, UserError
+
+ROWS = """
+baseline: llama
+rows:
+  release:
+    label: as released
+    system: llada
+    options: {profile: release, steps: 4, canvas_length: 8}
+  llama: {label: AR, system: llama, options: {canvas_length: 6}}
+  steps4: {label: four passes, system: llada, options: {steps: 4, canvas_length: 8}}
+"""
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("data")
+    rng = np.random.default_rng(0)
+    for i in range(2):
+        samples = rng.normal(0, 0.1, 10_000 + 3_000 * i).astype(np.float32)
+        soundfile.write(folder / f"{i}.wav", samples, 16_000)
+    (folder / "wav.scp").write_text("".join(f"{i} {folder}/{i}.wav\n" for i in (0, 1)))
+    return folder
+
+
+@pytest.fixture(scope="module")
+def llada(model_dir):
+    return load_model(*find_model(model_dir))
+
+
+def test_what_it_writes(model_dir, data, tmp_path, capsys):
+    rows, out = tmp_path / "rows.yaml", tmp_path / "out"
+    rows.write_text(ROWS)
+    options = {"model": model_dir, "data": data, "output": out, "repeats": 3}
+    options |= {"durations": "0.5 1", "batches": "1 3"}
+    bench.main(
+        [str(rows), *(str(w) for k, v in options.items() for w in (f"--{k}", v))]
+    )
+    content = json.loads((out / "bench.json").read_text())
+    found = {(r["system"], r["seconds"], r["batch"]): r for r in content["records"]}
+    assert len(found) == 2 * (1 + 2 + 2), "the release takes one utterance at a time"
+    for record in found.values():
+        assert len(record["total"]) == 3
+        sums = np.sum([record["stages"][s] for s in STAGES], axis=0)
+        assert (sums > 0).all() and (sums < record["total"]).all()
+        assert record["flops"]["LLM"] > 0
+    assert found["steps4", 1.0, 1]["passes"] == 4
+    assert found["release", 1.0, 1]["flops"]["encoder"] > (
+        3 * found["steps4", 1.0, 1]["flops"]["encoder"]
+    ), "padding"
+    text = (out / "BENCH.md").read_text()
+    assert text in capsys.readouterr().out and "| AR |" in text
+    for name in ("stages", "batches"):
+        assert (out / f"bench_{name}.png").stat().st_size > 1000
+
+
+def test_the_meter_leaves_the_model_as_it_was(llada):
+    recognizer = Recognizer(llada, SamplerOptions(steps=3, canvas_length=5))
+    speech = [np.zeros(8000, np.float32)]
+    plain = recognizer(speech, ["a"])
+    with Meter(llada, count_flops=True) as meter:
+        assert recognizer(speech, ["a"]) == plain
+    assert meter.calls == {"encoder": 1, "adapter": 1, "LLM": 3, "head": 3}
+    spent = dict(meter.seconds)
+    assert recognizer(speech, ["a"]) == plain and meter.seconds == spent
+
+
+def test_the_releases_way_gives_the_same_tokens_for_more_work(llada):
+    options = SamplerOptions(profile="release", steps=4, canvas_length=8)
+    recognizer = Recognizer(llada, options)
+    # 30 s, so that there is nothing to pad.
+    speech = [np.random.default_rng(1).normal(0, 0.1, 480_000).astype(np.float32)]
+    encoder = llada.encoder
+    with Meter(llada, count_flops=True) as plain:
+        expected = recognizer(speech, ["a"])
+    with as_released(llada), Meter(llada, count_flops=True) as wasteful:
+        assert recognizer(speech, ["a"]) == expected
+    assert wasteful.flops["head"] > 3 * plain.flops["head"]
+    assert llada.encoder is encoder and "logits_fn" not in vars(llada.decoder)
+
+
+def test_speech_of_an_exact_duration(data):
+    found = speech_of(data / "wav.scp", 0.5, 5)
+    assert [len(w) for w in found] == [8000] * 5
+    assert not np.array_equal(found[0], found[1])
+
+
+def test_a_ratio_is_of_pairs():
+    found = ratio([2.0, 4.0, 8.0], [1.0, 2.0, 4.0])
+    assert (found.value, found.low, found.high) == (2.0, 2.0, 2.0)
+
+
+def test_peak_memory_sees_what_was_there_for_a_moment():
+    with PeakMemory() as memory:
+        torch.ones(2**24).sum()  # 64 MiB
+    assert 50 < memory.mebibytes < 200
+
+
+def test_what_does_not_fit_is_refused(data, tmp_path):
+    rows = tmp_path / "rows.yaml"
+    more = "  d: {label: d, system: llada, first_pass: llama, "
+    rows.write_text(ROWS + more + "options: {strategy: random}}\n")
+    command = [str(rows), "--data", str(data), "--output", str(tmp_path / "out")]
+    with pytest.raises(UserError, match="row d: bench measures no first pass"):
+        bench.main(command)
+    with pytest.raises(UserError, match="--durations '0': expected numbers above 0"):
+        bench.main([*command, "--durations", "0"])
+    with pytest.raises(UserError, match="no such row"):
+        bench.main([*command, "--rows", "x"])
