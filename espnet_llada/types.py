@@ -115,6 +115,9 @@ class SamplerOptions:
         mask_ratio: share of the transcript's positions that deliberation masks
             (``mask_ctc``: of the draft's), rounded down; where that is none, the
             transcript is returned unchanged.
+        mask_below: above 0, not a share of the positions is masked but every token that
+            is less probable, in [0, 1]: by the LM (``deliberation_low_confidence``) or
+            by the CTC (``mask_ctc``, as in Mask-CTC).
         measuring_passes: forward passes in which ``deliberation_low_confidence`` asks
             for a transcript's tokens: one hides all of them at once, two every other
             one, and so on; the others are there to read.
@@ -144,6 +147,7 @@ class SamplerOptions:
     tokens_per_second: float = 0.0
     num_blocks: int = 1
     mask_ratio: float = 0.5
+    mask_below: float = 0.0
     measuring_passes: int = 1
     temperature: float = 0.0
     remasking: str = "confidence"
@@ -164,6 +168,12 @@ class SamplerOptions:
         _require(rate >= 0.0, "tokens_per_second", rate, ">= 0")
         _require(self.num_blocks >= 1, "num_blocks", self.num_blocks, ">= 1")
         _require(0.0 <= self.mask_ratio <= 1.0, "mask_ratio", self.mask_ratio, "[0, 1]")
+        _require(0.0 <= self.mask_below <= 1.0, "mask_below", self.mask_below, "[0, 1]")
+        measures = self.strategy in ("mask_ctc", "deliberation_low_confidence")
+        allowed = "0: this strategy knows no probability of a token"
+        _require(
+            not self.mask_below or measures, "mask_below", self.mask_below, allowed
+        )
         passes = self.measuring_passes
         _require(passes >= 1, "measuring_passes", passes, ">= 1")
         _require(self.temperature >= 0.0, "temperature", self.temperature, ">= 0")
@@ -186,6 +196,8 @@ class SamplerOptions:
         _require(
             rate == 0, "tokens_per_second", rate, "0: the release's canvas is fixed"
         )
+        allowed = "0: the release masks a share"
+        _require(self.mask_below == 0, "mask_below", self.mask_below, allowed)
         passes, sure = self.measuring_passes, self.threshold
         _require(passes == 1, "measuring_passes", passes, "1: the release's")
         _require(sure == 0, "threshold", sure, "0: the release has a fixed schedule")

@@ -64,7 +64,7 @@ def main(cmd: list[str] | None = None) -> None:
     for row in sweep.rows:
         if row.first_pass is not None:
             raise UserError(
-                f"{args.sweep}: row {row.key}: bench measures no first pass; leave it out"
+                f"{args.sweep}: row {row.key}: bench measures no first pass; drop it"
             )
     import torch
     from tqdm import tqdm

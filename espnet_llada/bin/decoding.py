@@ -30,6 +30,7 @@ _HELP = {
     "tokens_per_second": "above 0: canvas by duration, up to canvas_length",
     "num_blocks": "sub-blocks, for the semi-autoregressive strategies",
     "mask_ratio": "share of the transcript that deliberation masks, 0 to 1",
+    "mask_below": "above 0: instead, mask every token that is less probable",
     "temperature": "0 takes the most probable token, above 0 tokens are drawn",
     "remasking": "what a pass commits: the surest positions, or random ones",
     "tail": "positions by which deliberation may lengthen a transcript",

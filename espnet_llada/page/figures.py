@@ -68,6 +68,9 @@ _AXES = (
     ("num_blocks", "wer_sub_blocks", "WER against sub-blocks", "sub-blocks"),
 )
 
+_PASSES = ("steps", "threshold", "mask_below")
+"""What decides the number of passes."""
+
 
 def figures_of(
     rows: Sequence[Row], entries: Sequence[Entry], lines: Sequence[str]
@@ -92,8 +95,8 @@ def figures_of(
             figures.append(Figure(name, title, x_label, curves, flat, {}, doubling))
     counted = [e for e in entries if e.decodes and by_label[e.label].passes]
     spent = [(e, by_label[e.label].passes, by_label[e.label]) for e in counted]
-    # Another option varies at a fixed number of passes: no curve over these.
-    curves = _curves(s for s in spent if s[0].axis == "steps")
+    # Other options vary at a fixed number of passes: no curve over these.
+    curves = _curves(s for s in spent if s[0].axis in _PASSES)
     points = {
         e.label: (x, row.wer_normalised.rate) for e, x, row in spent if not e.axis
     }

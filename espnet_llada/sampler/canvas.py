@@ -19,8 +19,8 @@ class Canvas:
         tokens: (B, L) int64. A blank canvas holds mask tokens, deliberation starts
             from a transcript. Behind a row's end: EOS.
         lengths: (B,) int64, positions that belong to each row.
-        confidence: (B, L) float32, how sure who made the transcript is of each token
-            (only the order counts); None where nobody says.
+        confidence: (B, L) float32, natural log-probability that whoever made the
+            transcript gives each token; None where nobody says.
     """
 
     tokens: Tensor

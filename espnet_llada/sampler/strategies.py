@@ -6,6 +6,7 @@ strategies below has a loop of its own.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -76,29 +77,37 @@ def make_plan(
         return Plan([Block(canvas.valid, options.steps, canvas.valid)], free)
     if strategy in ("semi_ar", "deliberation_semi_ar"):
         return Plan(_left_to_right(canvas, options), free)
-    # The tail is in doubt whenever anything is.
     own, tail = _transcript_and_tail(canvas, options.tail)
-    measured = None
+    measured, steps = None, options.steps
     counts = count_to_mask(own.sum(dim=1), options.mask_ratio)
-    tail = tail & (counts > 0)[:, None]
-    steps = options.steps
     if strategy == "deliberation_random":
         chosen = random_positions(canvas, own, counts, random)
     elif strategy == "mask_ctc":
-        chosen = lowest(canvas.confidence, own, counts)
-    elif counts.any():
+        chosen = _least_sure(canvas.confidence, own, counts, options)
+    elif counts.any() or options.mask_below:
         profile, passes = PROFILE[options.profile], options.measuring_passes
         measured = _confidence(logits_fn, canvas, special, profile, passes)
-        chosen = lowest(measured, own, counts)
-        free = (counts > 0) * passes
+        chosen = _least_sure(measured, own, counts, options)
+        asked = own.any(dim=1) if options.mask_below else counts > 0
+        free = asked * passes
         steps = steps if profile.measuring_is_free else steps - passes
     else:
         return Plan([], free)
-    chosen = chosen | tail
+    # The tail is in doubt whenever anything is.
+    chosen = chosen | (tail & chosen.any(dim=1, keepdim=True))
     # More passes than masks: the release makes none of them, and the default none
     # anyway.
     steps = min(steps, max([1, *chosen.sum(dim=1).tolist()]))
     return Plan([Block(chosen, steps, canvas.valid)], free, measured)
+
+
+def _least_sure(
+    log_probs: Tensor, own: Tensor, counts: Tensor, options: SamplerOptions
+) -> Tensor:
+    """(B, L) bool: so many of a row's own positions, or those below ``mask_below``."""
+    if not options.mask_below:
+        return lowest(log_probs, own, counts)
+    return own & (log_probs < math.log(options.mask_below))
 
 
 def _transcript_and_tail(canvas: Canvas, tail: int) -> tuple[Tensor, Tensor]:

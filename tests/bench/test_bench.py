@@ -120,7 +120,7 @@ def test_what_does_not_fit_is_refused(data, tmp_path):
     more = "  d: {label: d, system: llada, first_pass: llama, "
     rows.write_text(ROWS + more + "options: {strategy: random}}\n")
     command = [str(rows), "--data", str(data), "--output", str(tmp_path / "out")]
-    with pytest.raises(UserError, match="row d: bench measures no first pass"):
+    with pytest.raises(UserError, match="row d: bench measures no first pass; drop it"):
         bench.main(command)
     with pytest.raises(UserError, match="--durations '0': expected numbers above 0"):
         bench.main([*command, "--durations", "0"])

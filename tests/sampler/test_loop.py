@@ -147,6 +147,27 @@ def test_mask_ctc_fills_in_what_the_draft_is_least_sure_of():
     assert result.tokens[1, :2].tolist() == [5, SPECIAL.eos]
 
 
+def test_what_is_less_probable_is_masked():
+    def model(tokens, wanted):
+        logits = torch.zeros(*tokens.shape, VOCAB)
+        logits[0, range(3), [1, 2, 3]] = torch.tensor([9.0, 2.0, 9.0])
+        return logits[wanted]
+
+    given = {"steps": 3, "tail": 0}
+    options = SamplerOptions("deliberation_low_confidence", mask_below=0.5, **given)
+    # 1 - 6e-3 of the first, 0.4 of the second, next to nothing of the third.
+    result = sample(model, transcript_canvas([[1, 2, 4]], SPECIAL), options, SPECIAL)
+    assert result.tokens.tolist() == [[1, 2, 3]]
+    assert result.passes.tolist() == [3]
+    given["confidence"] = [[-0.1, -0.8, -0.2]]
+    canvas = transcript_canvas([[5, 6, 7]], SPECIAL, confidence=given.pop("confidence"))
+    options = SamplerOptions("mask_ctc", mask_below=0.5, **given)
+    assert sample(model, canvas, options, SPECIAL).tokens.tolist() == [[5, 2, 7]]
+    options = SamplerOptions("mask_ctc", mask_below=0.4, **given)
+    result = sample(model, canvas, options, SPECIAL)
+    assert result.tokens.tolist() == [[5, 6, 7]] and result.passes.tolist() == [0]
+
+
 def test_confidence_is_asked_for_a_part_at_a_time():
     options = SamplerOptions(
         strategy="deliberation_low_confidence",
