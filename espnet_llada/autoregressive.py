@@ -11,6 +11,7 @@ from torch.nn.utils.rnn import pad_sequence
 
 from espnet_llada.decoder import LMDecoder, last_valid
 from espnet_llada.lm.backbone import Backbone
+from espnet_llada.lm.llama import KVCache
 from espnet_llada.prefix import Prefix
 from espnet_llada.sampler import SamplerResult
 
@@ -131,9 +132,7 @@ class _CachedLM:
     """The LM over a batch of hypotheses, whose keys and values it keeps."""
 
     def __init__(self, lm: Backbone, prefix: Prefix):
-        from transformers import DynamicCache
-
-        self._lm, self._cache, self._valid = lm, DynamicCache(), prefix.valid
+        self._lm, self._cache, self._valid = lm, KVCache(), prefix.valid
         self._next = prefix.start
         hidden = lm(prefix.embeds, prefix.valid, self._cache, prefix.positions)
         self._last = last_valid(hidden, prefix.valid)

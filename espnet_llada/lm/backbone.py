@@ -1,8 +1,8 @@
 """The LM: one Llama network, read causally (LLaMA) or in both directions (LLaDA).
 
-LLaDA-8B is a Llama without the causal mask, so transformers' ``LlamaModel`` carries
-both; what differs is the attention mask that we hand it, and the tensor names of the
-checkpoint (``espnet_llada.lm.loading``).
+LLaDA-8B is a Llama without the causal mask, so one ``Llama`` carries both; what differs
+is the attention mask that we hand it, and the tensor names of the checkpoint
+(``espnet_llada.lm.loading``).
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from espnet_llada.frozen import Pretrained
 from espnet_llada.lm.head import head_nll
+from espnet_llada.lm.llama import KVCache, Llama
 from espnet_llada.lm.loading import load_llama
 from espnet_llada.types import UserError
 
@@ -26,7 +27,7 @@ class Backbone(Pretrained):
     """A Llama body with its output head.
 
     Args:
-        body: transformers' ``LlamaModel`` with ``attn_implementation="sdpa"``.
+        body: everything but the head.
         head: (V, d) weight of the output head; the embedding itself where tied.
         attention: ``causal`` or ``bidirectional``.
         mask_id: id of the mask token; at ``vocab_size`` a trained embedding of ours
@@ -37,9 +38,7 @@ class Backbone(Pretrained):
             first steps wait a minute for it, and it needs a C++ compiler.
     """
 
-    def __init__(
-        self, body: nn.Module, head: nn.Parameter, attention: str, mask_id: int
-    ):
+    def __init__(self, body: Llama, head: nn.Parameter, attention: str, mask_id: int):
         super().__init__()
         if attention not in ATTENTION:
             raise UserError(
@@ -120,7 +119,7 @@ class Backbone(Pretrained):
         self,
         embeds: Tensor,
         valid: Tensor,
-        cache=None,
+        cache: KVCache | None = None,
         positions: Tensor | None = None,
     ) -> Tensor:
         """Hidden states (B, Q, d) of the ``Q`` newest positions.
@@ -130,7 +129,7 @@ class Backbone(Pretrained):
         Args:
             embeds: (B, Q, d).
             valid: (B, K) bool for all positions, those in the cache first; K >= Q.
-            cache: transformers' Cache with the K - Q earlier positions, or None.
+            cache: of the K - Q earlier positions, or None.
             positions: (B, Q) int64, the numbers that the rotary embedding sees; by
                 default ``counted(valid)``, so a row is computed as if it were alone.
         """
@@ -139,13 +138,8 @@ class Backbone(Pretrained):
             positions = counted(valid)[:, -queries:]
         run = self._for_training() if self.training else self.body
         with self.own_precision():
-            return run(
-                inputs_embeds=embeds,
-                attention_mask=self._additive_mask(valid, queries, embeds.dtype),
-                position_ids=positions,
-                past_key_values=cache,
-                use_cache=cache is not None,
-            ).last_hidden_state
+            mask = self._additive_mask(valid, queries, embeds.dtype)
+            return run(embeds, mask, positions, cache)
 
     def logits(self, hidden: Tensor) -> Tensor:
         """(…, d) -> (…, V)."""
@@ -169,7 +163,7 @@ class Backbone(Pretrained):
 
     def attend(self, kernel: str) -> None:
         """``sdpa``, or ``eager``: on a CPU its backward pass is the faster one."""
-        self.body.config._attn_implementation = kernel
+        self.body.kernel = kernel
 
     def _additive_mask(self, valid: Tensor, queries: int, dtype: torch.dtype) -> Tensor:
         """(B, 1, Q or 1, K): 0 where a query may look, the lowest number elsewhere."""

@@ -5,13 +5,14 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from espnet_llada.lm.llama import LlamaConfig
 from espnet_llada.lm.loading import HEAD, empty_llama, stored_llama
 from espnet_llada.weights.tensors import StoredTensor
 
@@ -60,7 +61,7 @@ def export_llama(
         source: directory in LLaDA's or Hugging Face's Llama layout.
         target: existing directory to write into.
         dtype: of the weights written; that of each tensor in ``source`` by default.
-        updates: LoRA to merge, by the weight's name inside ``LlamaModel``. The sum is
+        updates: LoRA to merge, by the weight's name inside ``Llama``. The sum is
             rounded once; bf16 loses updates below 1/256 of a weight.
 
     Raises:
@@ -131,17 +132,21 @@ def _hf_name(name: str) -> str:
     return name if name == HEAD else f"model.{name}"
 
 
-def _config(config, settings: Mapping[str, Any], dtype: torch.dtype) -> dict[str, Any]:
+def _config(
+    config: LlamaConfig, settings: Mapping[str, Any], dtype: torch.dtype
+) -> dict[str, Any]:
     """config.json: a Llama's as it was; a LLaDA's as transformers 4 and 5 read it."""
     if settings["model_type"] == "llama":
         content = dict(settings)
     else:
-        content = config.to_dict()
-        content |= {"architectures": ["LlamaForCausalLM"]}
-        content |= {"mask_token_id": settings["mask_token_id"]}
-        # transformers 4 ignores rope_parameters, where 5 puts it; 5 reads both.
-        rope = content.get("rope_parameters") or content
-        content["rope_theta"] = rope["rope_theta"]
+        content = {k: v for k, v in asdict(config).items() if v is not None}
+        content |= {
+            "architectures": ["LlamaForCausalLM"],
+            "max_position_embeddings": settings["max_sequence_length"],
+            "bos_token_id": None,
+            "eos_token_id": settings["eos_token_id"],
+            "mask_token_id": settings["mask_token_id"],
+        }
     content.pop("dtype", None)  # transformers 5's name of the next
     return content | {"torch_dtype": str(dtype).removeprefix("torch.")}
 

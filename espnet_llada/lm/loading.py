@@ -1,18 +1,20 @@
-"""Reads a Llama or LLaDA checkpoint directory into transformers' ``LlamaModel``."""
+"""Reads a Llama or LLaDA checkpoint directory into a ``Llama``."""
 
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import nn
 
+from espnet_llada.lm.llama import Llama, LlamaConfig, Rotary
 from espnet_llada.types import UserError
 from espnet_llada.weights.tensors import StoredTensor, check_tensors, stored_safetensors
 
-# LLaDA's names (ML-GSAI/LLaDA modeling_llada.py) -> transformers' Llama names.
+# LLaDA's names (ML-GSAI/LLaDA modeling_llada.py) -> transformers' Llama names, ours.
 _LLADA_TOP = {
     "model.transformer.wte.weight": "embed_tokens.weight",
     "model.transformer.ln_f.weight": "norm.weight",
@@ -36,7 +38,7 @@ HEAD = "lm_head.weight"
 
 def load_llama(
     path: Path, num_layers: int | None, dtype: torch.dtype
-) -> tuple[nn.Module, nn.Parameter, int | None]:
+) -> tuple[Llama, nn.Parameter, int | None]:
     """The body, the head's weight and the mask token's id where the config has one.
 
     Names and shapes are checked before the first tensor is read. Tensors are then read
@@ -59,8 +61,8 @@ def load_llama(
 
 def empty_llama(
     path: Path, num_layers: int | None = None
-) -> tuple[nn.Module, dict[str, Any]]:
-    """transformers' ``LlamaModel`` without memory for its weights; and config.json.
+) -> tuple[Llama, dict[str, Any]]:
+    """A ``Llama`` without memory for its weights; and config.json.
 
     Raises:
         UserError: no such directory, not a Llama or LLaDA, or it has fewer layers.
@@ -71,7 +73,7 @@ def empty_llama(
 
 def llama_from(
     settings: dict[str, Any], path: object, num_layers: int | None = None
-) -> nn.Module:
+) -> Llama:
     """The same from the content of a config.json.
 
     Args:
@@ -79,14 +81,6 @@ def llama_from(
         path: where they come from, for messages.
         num_layers: keep the first so many layers; all by default.
     """
-    from espnet_llada.torchaudio_guard import import_torchaudio
-
-    import_torchaudio()  # transformers imports it
-    from transformers.models.llama.modeling_llama import (
-        LlamaModel,
-        LlamaRotaryEmbedding,
-    )
-
     config = _llama_config(settings, path)
     if num_layers is not None:
         if not 1 <= num_layers <= config.num_hidden_layers:
@@ -94,14 +88,14 @@ def llama_from(
                 f"num_layers: {num_layers} does not fit; {path} has "
                 f"{config.num_hidden_layers} layers"
             )
-        config.num_hidden_layers = num_layers
+        config = replace(config, num_hidden_layers=num_layers)
     with torch.device("meta"):
-        body = LlamaModel(config)
-    body.rotary_emb = LlamaRotaryEmbedding(config)  # its buffer is not in the files
+        body = Llama(config)
+    body.rotary_emb = Rotary(config)  # its buffer is not in the files
     return body
 
 
-def stored_llama(path: Path, body: nn.Module) -> dict[str, StoredTensor]:
+def stored_llama(path: Path, body: Llama) -> dict[str, StoredTensor]:
     """The tensors for ``body`` by its own names, and ``HEAD`` unless it is tied.
 
     Layers past the body's last are left out.
@@ -142,38 +136,30 @@ def _read_config(path: Path) -> dict[str, Any]:
         raise UserError(f"{file}: not valid JSON; fetch the checkpoint again") from e
 
 
-def _llama_config(settings: dict[str, Any], path: object):
-    from transformers import LlamaConfig
-
+def _llama_config(settings: dict[str, Any], path: object) -> LlamaConfig:
     kind = settings.get("model_type")
     if kind == "llama":
-        config = LlamaConfig.from_dict(settings)
-    elif kind == "llada":
-        config = LlamaConfig(
-            vocab_size=settings.get("embedding_size") or settings["vocab_size"],
-            hidden_size=settings["d_model"],
-            intermediate_size=settings["mlp_hidden_size"],
-            num_hidden_layers=settings["n_layers"],
-            num_attention_heads=settings["n_heads"],
-            num_key_value_heads=settings.get("n_kv_heads") or settings["n_heads"],
-            max_position_embeddings=settings["max_sequence_length"],
-            rms_norm_eps=settings["rms_norm_eps"],
-            rope_theta=settings["rope_theta"],
-            tie_word_embeddings=settings["weight_tying"],
-            attention_bias=False,
-            bos_token_id=None,
-            eos_token_id=settings["eos_token_id"],
-        )
-    else:
+        return LlamaConfig.from_settings(settings, path)
+    if kind != "llada":
         raise UserError(
             f"{path}: model_type '{kind}' is neither llama nor llada; name another LM"
         )
-    config._attn_implementation = "sdpa"
-    return config
+    return LlamaConfig(
+        vocab_size=settings.get("embedding_size") or settings["vocab_size"],
+        hidden_size=settings["d_model"],
+        intermediate_size=settings["mlp_hidden_size"],
+        num_hidden_layers=settings["n_layers"],
+        num_attention_heads=settings["n_heads"],
+        num_key_value_heads=settings.get("n_kv_heads") or settings["n_heads"],
+        rms_norm_eps=settings["rms_norm_eps"],
+        rope_theta=settings["rope_theta"],
+        head_dim=settings["d_model"] // settings["n_heads"],
+        tie_word_embeddings=settings["weight_tying"],
+    )
 
 
 def our_name(name: str) -> str:
-    """LLaDA's or Hugging Face's name of a tensor -> that inside ``LlamaModel``."""
+    """LLaDA's or Hugging Face's name of a tensor -> that inside ``Llama``."""
     if name in _LLADA_TOP:
         return _LLADA_TOP[name]
     if name.startswith("model.transformer.blocks."):

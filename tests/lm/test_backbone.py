@@ -7,9 +7,10 @@ import json
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from transformers import DynamicCache, LlamaForCausalLM
+from transformers import LlamaForCausalLM
 
 from espnet_llada.lm.backbone import Backbone
+from espnet_llada.lm.llama import KVCache
 from espnet_llada.lm.lora import LoraOptions, add_lora, merge_lora
 from espnet_llada.types import UserError
 
@@ -56,7 +57,7 @@ def test_padding_in_the_middle_or_at_the_end_cannot_leak(tiny_lm, tokens, attent
 
 def test_the_cache_equals_recomputation(tiny_lm, tokens):
     lm = Backbone.from_pretrained(tiny_lm, "causal")
-    valid, cache = torch.ones_like(tokens, dtype=torch.bool), DynamicCache()
+    valid, cache = torch.ones_like(tokens, dtype=torch.bool), KVCache()
     with torch.no_grad():
         lm(lm.embed(tokens[:, :4]), valid[:, :4], cache)
         steps = [

@@ -1,0 +1,254 @@
+"""The Llama network, as small as it is: what LLaMA and LLaDA are made of.
+
+Our own rather than transformers', which takes three seconds to import and, for a small
+LM, more time around the layers than in them. Tests hold it to transformers' results,
+parameter names are the same.
+
+Source: ``modeling_llama.py`` of huggingface/transformers; Touvron et al., "LLaMA"
+(arXiv 2302.13971); the ``llama3`` frequencies are those of Llama 3.1.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from espnet_llada.types import UserError
+
+
+@dataclass(frozen=True)
+class LlamaConfig:
+    """A Llama's sizes, under the names of its config.json."""
+
+    vocab_size: int
+    hidden_size: int
+    intermediate_size: int
+    num_hidden_layers: int
+    num_attention_heads: int
+    num_key_value_heads: int
+    rms_norm_eps: float = 1e-6
+    rope_theta: float = 10_000.0
+    rope_scaling: Mapping[str, Any] | None = None
+    head_dim: int = 0
+    tie_word_embeddings: bool = False
+    model_type: str = "llama"  # peft looks for it
+
+    @classmethod
+    def from_settings(cls, settings: Mapping[str, Any], where: object) -> LlamaConfig:
+        """Of a config.json as transformers 4 or 5 writes it.
+
+        Args:
+            settings: its content.
+            where: it comes from, for messages.
+
+        Raises:
+            UserError: a size is missing, or a variant that is not implemented.
+        """
+        rope = dict(
+            settings.get("rope_parameters") or settings.get("rope_scaling") or {}
+        )
+        rope.setdefault("rope_type", rope.pop("type", "default"))
+        unknown = {
+            "rope_scaling": rope["rope_type"] not in ("default", "llama3"),
+            "attention_bias": settings.get("attention_bias"),
+            "mlp_bias": settings.get("mlp_bias"),
+            "hidden_act": settings.get("hidden_act", "silu") != "silu",
+        }
+        for name, strange in unknown.items():
+            if strange:
+                value = rope if name == "rope_scaling" else settings[name]
+                raise UserError(f"{where}: {name} {value} is not supported")
+        heads = settings.get("num_attention_heads")
+        known = {name: settings[name] for name in _SIZES if settings.get(name)}
+        if missing := [name for name in _SIZES if name not in known]:
+            raise UserError(f"{where}: no {missing[0]} in its config.json")
+        theta = rope.pop("rope_theta", None) or settings.get("rope_theta") or 10_000.0
+        return cls(
+            **known,
+            num_key_value_heads=settings.get("num_key_value_heads") or heads,
+            rms_norm_eps=settings.get("rms_norm_eps", 1e-6),
+            rope_theta=float(theta),
+            rope_scaling=rope if rope["rope_type"] == "llama3" else None,
+            head_dim=settings.get("head_dim") or settings["hidden_size"] // heads,
+            tie_word_embeddings=bool(settings.get("tie_word_embeddings", False)),
+        )
+
+
+_SIZES = (
+    "vocab_size",
+    "hidden_size",
+    "intermediate_size",
+    "num_hidden_layers",
+    "num_attention_heads",
+)
+
+
+class KVCache:
+    """Keys and values of the positions so far, (B, heads, K, head_dim) a layer."""
+
+    def __init__(self) -> None:
+        self._layers: list[tuple[Tensor, Tensor]] = []
+
+    def update(self, keys: Tensor, values: Tensor, layer: int) -> tuple[Tensor, Tensor]:
+        """Append new positions; returns all of the layer's."""
+        if layer == len(self._layers):
+            self._layers.append((keys, values))
+        else:
+            old = self._layers[layer]
+            pairs = zip(old, (keys, values), strict=True)
+            self._layers[layer] = tuple(torch.cat(pair, dim=2) for pair in pairs)
+        return self._layers[layer]
+
+    def reorder_cache(self, rows: Tensor) -> None:
+        """Make the batch these rows of it, (N,) int64."""
+        self._layers = [(k[rows], v[rows]) for k, v in self._layers]
+
+
+class Llama(nn.Module):
+    """Embedding, layers, final norm; no head.
+
+    Attributes:
+        kernel: ``sdpa``, or ``eager``: on a CPU its backward pass is the faster one.
+    """
+
+    def __init__(self, config: LlamaConfig):
+        super().__init__()
+        self.config, self.kernel = config, "sdpa"
+        self.embed_tokens = nn.Embedding(config.vocab_size, config.hidden_size)
+        self.layers = nn.ModuleList(
+            _Layer(config, number) for number in range(config.num_hidden_layers)
+        )
+        self.norm = RMSNorm(config)
+        self.rotary_emb = Rotary(config)
+
+    def forward(
+        self,
+        embeds: Tensor,
+        mask: Tensor,
+        positions: Tensor,
+        cache: KVCache | None = None,
+    ) -> Tensor:
+        """Hidden states (B, Q, d) behind the final norm.
+
+        Args:
+            embeds: (B, Q, d).
+            mask: (B, 1, Q or 1, K), added to the attention's scores.
+            positions: (B, Q) int64.
+            cache: of the K - Q positions before; it takes these up.
+        """
+        turn = self.rotary_emb(positions, embeds.dtype)
+        for layer in self.layers:
+            embeds = layer(embeds, mask, turn, cache, self.kernel)
+        return self.norm(embeds)
+
+
+class RMSNorm(nn.Module):
+    """x / rms(x) in fp32, times a weight."""
+
+    def __init__(self, config: LlamaConfig):
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(config.hidden_size))
+        self.eps = config.rms_norm_eps
+
+    def forward(self, x: Tensor) -> Tensor:
+        wide = x.float()
+        scale = wide.square().mean(dim=-1, keepdim=True).add(self.eps).rsqrt()
+        return self.weight * (wide * scale).to(x.dtype)
+
+
+class Rotary(nn.Module):
+    """cos and sin of each position, (B, 1, Q, head_dim); frequencies in fp32."""
+
+    def __init__(self, config: LlamaConfig):
+        super().__init__()
+        frequencies = _frequencies(config)
+        self.register_buffer("inv_freq", frequencies, persistent=False)
+
+    def forward(self, positions: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+        angles = positions[:, None, :, None].float() * self.inv_freq
+        angles = torch.cat([angles, angles], dim=-1)
+        return angles.cos().to(dtype), angles.sin().to(dtype)
+
+
+def _frequencies(config: LlamaConfig) -> Tensor:
+    with torch.device("cpu"):
+        powers = torch.arange(0, config.head_dim, 2, dtype=torch.int64).float()
+    plain = 1.0 / config.rope_theta ** (powers / config.head_dim)
+    given = config.rope_scaling
+    if given is None:
+        return plain
+    # Long waves are stretched, short ones kept, those between blended.
+    low, high = given["low_freq_factor"], given["high_freq_factor"]
+    turns = given["original_max_position_embeddings"] * plain / (2 * math.pi)
+    kept = ((turns - low) / (high - low)).clamp(0.0, 1.0)
+    return plain * (kept + (1.0 - kept) / given["factor"])
+
+
+class _Layer(nn.Module):
+    def __init__(self, config: LlamaConfig, number: int):
+        super().__init__()
+        self.self_attn = _Attention(config, number)
+        self.mlp = _MLP(config)
+        self.input_layernorm = RMSNorm(config)
+        self.post_attention_layernorm = RMSNorm(config)
+
+    def forward(self, x, mask, turn, cache, kernel) -> Tensor:
+        x = x + self.self_attn(self.input_layernorm(x), mask, turn, cache, kernel)
+        return x + self.mlp(self.post_attention_layernorm(x))
+
+
+class _Attention(nn.Module):
+    def __init__(self, config: LlamaConfig, number: int):
+        super().__init__()
+        self.number, self.head_dim = number, config.head_dim
+        self.groups = config.num_attention_heads // config.num_key_value_heads
+        width, inner = config.hidden_size, config.num_attention_heads * config.head_dim
+        shared = config.num_key_value_heads * config.head_dim
+        self.q_proj = nn.Linear(width, inner, bias=False)
+        self.k_proj = nn.Linear(width, shared, bias=False)
+        self.v_proj = nn.Linear(width, shared, bias=False)
+        self.o_proj = nn.Linear(inner, width, bias=False)
+
+    def forward(self, x, mask, turn, cache, kernel) -> Tensor:
+        q, k, v = (
+            project(x).unflatten(-1, (-1, self.head_dim)).transpose(1, 2)
+            for project in (self.q_proj, self.k_proj, self.v_proj)
+        )
+        q, k = _turned(q, *turn), _turned(k, *turn)
+        if cache is not None:
+            k, v = cache.update(k, v, self.number)
+        if self.groups > 1:
+            k, v = (y.repeat_interleave(self.groups, dim=1) for y in (k, v))
+        mixed = _ATTEND[kernel](q, k, v, mask)
+        return self.o_proj(mixed.transpose(1, 2).flatten(2))
+
+
+def _turned(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+    first, second = x.chunk(2, dim=-1)
+    return x * cos + torch.cat([-second, first], dim=-1) * sin
+
+
+def _eager(q: Tensor, k: Tensor, v: Tensor, mask: Tensor) -> Tensor:
+    scores = q @ k.transpose(2, 3) * q.shape[-1] ** -0.5 + mask
+    return scores.softmax(dim=-1, dtype=torch.float32).to(q.dtype) @ v
+
+
+_ATTEND = {"sdpa": F.scaled_dot_product_attention, "eager": _eager}
+
+
+class _MLP(nn.Module):
+    def __init__(self, config: LlamaConfig):
+        super().__init__()
+        width, inner = config.hidden_size, config.intermediate_size
+        self.gate_proj = nn.Linear(width, inner, bias=False)
+        self.up_proj = nn.Linear(width, inner, bias=False)
+        self.down_proj = nn.Linear(inner, width, bias=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.down_proj(F.silu(self.gate_proj(x)) * self.up_proj(x))
