@@ -79,4 +79,4 @@ def test_without_speech_the_lm_hears_its_text_where_it_is_told_to(
     losses = [model(text=text, text_lengths=lengths)[0].detach() for _ in range(2)]
     assert torch.equal(*losses), "evaluation draws nothing new"
     prompt = len(model.decoder.prompt_ids)
-    assert (seen[0] > prompt + 30 + 32 + 10) == hears
+    assert (seen[0] > prompt + 30 + 33) == hears  # EOS behind the text, at most
