@@ -55,6 +55,8 @@ class LMDecoder(nn.Module):
         whisper: whose words those are; the adapter's.
         audio_positions: ``before`` the response, as in the paper, or ``beside`` it, for
             ``projection: words``; see ``prefix.join``.
+        prefix_blind: prompt and audio do not see the response, so decoding runs them
+            once, not in every pass. A causal LM is blind in any case.
         text_as_audio: where a training has no speech, let the LM hear its text
             (``rough_audio``); otherwise it sees none.
 
@@ -81,6 +83,7 @@ class LMDecoder(nn.Module):
         projection: str = "linear",
         whisper: str = "whisper-tiny.en",
         audio_positions: str = "before",
+        prefix_blind: bool = False,
         text_as_audio: bool = False,
     ):
         super().__init__()
@@ -91,6 +94,7 @@ class LMDecoder(nn.Module):
         if projection == "words" and ctc is None:
             raise UserError("projection: words needs ctc; give it a weight")
         self.loss_name, self.canvas_slack = loss, canvas_slack
+        self.prefix_blind = prefix_blind
         self.text_as_audio, self.audio_positions = text_as_audio, audio_positions
         self.weights = weights.resolve(lm, "lm")
         self.tokenizer = LMTokenizer(self.weights.path, text_case)
@@ -181,14 +185,20 @@ class LMDecoder(nn.Module):
         Returns:
             (B, P, d) and (B, L, d).
         """
-        places = torch.arange(tokens.shape[1], device=tokens.device)
-        valid = torch.cat([prefix.valid, places < lengths[:, None]], dim=1)
         embeds = self.lm.join(prefix.embeds, self.lm.embed(tokens))
-        behind = prefix.start[:, None] + places
+        valid, behind = _behind(prefix, tokens, lengths)
         positions = torch.cat([prefix.positions, behind], dim=1)
-        hidden = self.lm(embeds, valid, positions=positions)
         length = prefix.valid.shape[1]
+        blind = length if self.prefix_blind else 0
+        hidden = self.lm(embeds, valid, positions=positions, blind=blind)
         return hidden[:, :length], hidden[:, length:]
+
+    def _canvas_hidden(self, prefix: Prefix, tokens: Tensor, lengths: Tensor) -> Tensor:
+        """Of the response (B, L, d), with the prefix's cache where it has one."""
+        if prefix.cache is None:
+            return self.sequence_hidden(prefix, tokens, lengths)[1]
+        valid, behind = _behind(prefix, tokens, lengths)
+        return self.lm(self.lm.embed(tokens), valid, prefix.cache.fixed(), behind)
 
     def response_hidden(self, prefix: Prefix, tokens: Tensor, lengths: Tensor):
         """Of the last valid prefix position (B, d) and of the response (B, L, d)."""
@@ -204,9 +214,12 @@ class LMDecoder(nn.Module):
     ) -> Callable[[Tensor, Tensor], Tensor]:
         """What the sampler calls, one LLM pass at a time; see ``sampler.LogitsFn``.
 
-        Rows of which nothing is wanted are left out, and the head runs on the wanted
-        positions only: the same logits as ``canvas_logits``, for less.
+        Rows of which nothing is wanted are left out, the head runs on the wanted
+        positions only, and a prefix that is blind to the response runs once: the same
+        logits as ``canvas_logits``, for less.
         """
+        if self.prefix_blind:
+            prefix = prefix.remembered(self.lm)
 
         def logits(tokens: Tensor, wanted: Tensor) -> Tensor:
             rows = wanted.any(dim=1).nonzero()[:, 0]
@@ -217,7 +230,7 @@ class LMDecoder(nn.Module):
                 tokens, wanted = tokens[rows, :width], wanted[rows, :width]
             if not len(rows):
                 return self.lm.logits(here.embeds.new_zeros(0, self.lm.width))
-            return self.lm.logits(self.response_hidden(here, tokens, sizes)[1][wanted])
+            return self.lm.logits(self._canvas_hidden(here, tokens, sizes)[wanted])
 
         return logits
 
@@ -303,6 +316,13 @@ class LMDecoder(nn.Module):
 def _check(name: str, value: str, allowed: Sequence[str]) -> None:
     if value not in allowed:
         raise UserError(f"{name}: {value!r}; allowed: {', '.join(allowed)}")
+
+
+def _behind(prefix: Prefix, tokens: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
+    """Which positions of prefix and response are there, and the response's numbers."""
+    places = torch.arange(tokens.shape[1], device=tokens.device)
+    valid = torch.cat([prefix.valid, places < lengths[:, None]], dim=1)
+    return valid, prefix.start[:, None] + places
 
 
 def last_valid(hidden: Tensor, valid: Tensor) -> Tensor:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from espnet_llada.lm.backbone import Backbone, counted
+from espnet_llada.lm.llama import KVCache
 
 AUDIO_POSITIONS = ("before", "beside")
 
@@ -23,12 +24,14 @@ class Prefix:
         positions: (B, P) int64, for the rotary embedding; by default counted.
         start: (B,) int64, the position of the response's first token; by default the
             one behind the last of the prefix.
+        cache: what the LM has made of it, where that does not depend on the response.
     """
 
     embeds: Tensor
     valid: Tensor
     positions: Tensor | None = None
     start: Tensor | None = None
+    cache: KVCache | None = None
 
     def __post_init__(self) -> None:
         if self.positions is None:
@@ -44,7 +47,14 @@ class Prefix:
             self.valid[chosen][:, columns],
             self.positions[chosen][:, columns],
             self.start[chosen],
+            None if self.cache is None else self.cache.chosen(chosen, columns),
         )
+
+    def remembered(self, lm: Backbone) -> Prefix:
+        """The same with a cache: the LM has seen it, and is to see it no more."""
+        cache = KVCache()
+        lm(self.embeds, self.valid, cache, self.positions)
+        return replace(self, cache=cache)
 
     def __len__(self) -> int:
         return len(self.embeds)

@@ -135,15 +135,22 @@ class Recognizer:
                 ids, decoder.special, options.tail, self.device, confidence
             )
         else:
-            lengths = [self._canvas_length(len(w)) for w in waveforms]
+            vectors = prefix.valid.sum(dim=1) - len(decoder.prompt_ids)
+            sizes = zip([len(w) for w in waveforms], vectors.tolist(), strict=True)
+            lengths = [self._canvas_length(*size) for size in sizes]
             canvas = blank_canvas(lengths, decoder.special, self.device)
         return self._hypotheses(self._sample(prefix, canvas, utt_ids))
 
-    def _canvas_length(self, samples: int) -> int:
-        longest, rate = self.options.canvas_length, self.options.tokens_per_second
-        if not rate:
-            return longest
-        return min(longest, math.ceil(samples / SAMPLE_RATE * rate) + 2)
+    def _canvas_length(self, samples: int, vectors: int) -> int:
+        options = self.options
+        length = options.canvas_length
+        for rate, size in (
+            (options.tokens_per_second, samples / SAMPLE_RATE),
+            (options.positions_per_vector, vectors),
+        ):
+            if rate:
+                length = min(length, math.ceil(size * rate) + 2)
+        return length
 
     def _deliberate(
         self,

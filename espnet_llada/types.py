@@ -109,6 +109,8 @@ class SamplerOptions:
         tokens_per_second: above 0, an utterance's canvas has so many positions for each
             second, and two; a canvas near the transcript's length is cheaper, and what
             training with a small ``canvas_slack`` has seen.
+        positions_per_vector: above 0, likewise for each vector that the LLM hears, and
+            two: for ``projection: words``, which hands it one for each word.
         num_blocks: sub-blocks, filled left to right (``semi_ar``,
             ``deliberation_semi_ar``). Clamped to ``steps`` and to the positions there
             are, since each sub-block takes at least one pass and one position.
@@ -145,6 +147,7 @@ class SamplerOptions:
     steps: int = 32
     canvas_length: int = 64
     tokens_per_second: float = 0.0
+    positions_per_vector: float = 0.0
     num_blocks: int = 1
     mask_ratio: float = 0.5
     mask_below: float = 0.0
@@ -166,6 +169,8 @@ class SamplerOptions:
         _require(self.canvas_length >= 1, "canvas_length", self.canvas_length, ">= 1")
         rate = self.tokens_per_second
         _require(rate >= 0.0, "tokens_per_second", rate, ">= 0")
+        rate = self.positions_per_vector
+        _require(rate >= 0.0, "positions_per_vector", rate, ">= 0")
         _require(self.num_blocks >= 1, "num_blocks", self.num_blocks, ">= 1")
         _require(0.0 <= self.mask_ratio <= 1.0, "mask_ratio", self.mask_ratio, "[0, 1]")
         _require(0.0 <= self.mask_below <= 1.0, "mask_below", self.mask_below, "[0, 1]")
@@ -192,10 +197,9 @@ class SamplerOptions:
 
     def _check_release(self) -> None:
         _require(self.strategy != "mask_ctc", "strategy", self.strategy, "the paper's")
-        rate = self.tokens_per_second
-        _require(
-            rate == 0, "tokens_per_second", rate, "0: the release's canvas is fixed"
-        )
+        for name in ("tokens_per_second", "positions_per_vector"):
+            rate = getattr(self, name)
+            _require(rate == 0, name, rate, "0: the release's canvas is fixed")
         allowed = "0: the release masks a share"
         _require(self.mask_below == 0, "mask_below", self.mask_below, allowed)
         passes, sure = self.measuring_passes, self.threshold

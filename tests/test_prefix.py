@@ -12,10 +12,10 @@ from espnet_llada.types import UserError
 WIDTH = 16
 
 
-def build(lm, attention: str, where: str) -> LMDecoder:
+def build(lm, attention: str, where: str, **more) -> LMDecoder:
     torch.manual_seed(0)
     options = {"prompt": "say", "chat_template": False, "audio_positions": where}
-    return LMDecoder(WIDTH, attention, lm=str(lm), **options).eval()
+    return LMDecoder(WIDTH, attention, lm=str(lm), **options, **more).eval()
 
 
 def audio() -> tuple[torch.Tensor, torch.Tensor]:
@@ -72,17 +72,32 @@ def test_another_place_is_refused(tiny_lm):
 
 
 @torch.no_grad()
+@pytest.mark.parametrize("blind", [False, True])
 @pytest.mark.parametrize("where", ["before", "beside"])
-def test_logits_are_the_same_where_they_are_wanted(tiny_lm, where):
-    """Rows and positions that nobody asks for are not computed."""
-    decoder = build(tiny_lm, "bidirectional", where)
+def test_logits_are_the_same_where_they_are_wanted(tiny_lm, where, blind):
+    """What nobody asks for is not computed, and what stays the same only once."""
+    decoder = build(tiny_lm, "bidirectional", where, prefix_blind=blind)
     prefix = decoder.prefix(torch.randn(3, 5, WIDTH), torch.tensor([5, 2, 3]))
     lengths = torch.tensor([6, 4, 3])
-    tokens = torch.randint(3, 40, (3, 6))
-    expected = decoder.canvas_logits(prefix, tokens, lengths)
+    logits_fn = decoder.logits_fn(prefix, lengths)
     for rows in ([0, 1, 2], [1, 2], [2], []):
+        tokens = torch.randint(3, 40, (3, 6))
+        expected = decoder.canvas_logits(prefix, tokens, lengths)
         wanted = (torch.rand(3, 6) < 0.5) & (torch.arange(6) < lengths[:, None])
         wanted[:, 0] = True
         wanted &= torch.isin(torch.arange(3), torch.tensor(rows))[:, None]
-        logits = decoder.logits_fn(prefix, lengths)(tokens, wanted)
+        logits = logits_fn(tokens, wanted)
         torch.testing.assert_close(logits, expected[wanted], atol=1e-5, rtol=1e-4)
+
+
+@torch.no_grad()
+def test_a_blind_prefix_sees_nothing_of_the_response(tiny_lm):
+    tokens, lengths = torch.tensor([[5, 6, 7], [8, 9, 3]]), torch.tensor([3, 3])
+    seen = {}
+    for blind in (False, True):
+        decoder = build(tiny_lm, "bidirectional", "beside", prefix_blind=blind)
+        prefix = decoder.prefix(*audio())
+        before = decoder.sequence_hidden(prefix, tokens, lengths)[0]
+        after = decoder.sequence_hidden(prefix, tokens.flip(1), lengths)[0]
+        seen[blind] = not torch.equal(before, after)
+    assert seen == {False: True, True: False}

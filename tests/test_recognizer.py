@@ -39,6 +39,7 @@ STRATEGIES = [
     SamplerOptions(steps=4, canvas_length=12),
     SamplerOptions(strategy="semi_ar", steps=6, num_blocks=3, canvas_length=12),
     SamplerOptions(steps=3, tokens_per_second=9.0),
+    SamplerOptions(steps=3, positions_per_vector=1.5, threshold=0.02),
     SamplerOptions(strategy="mask_ctc", steps=3),
     SamplerOptions(strategy="deliberation_random", steps=3, mask_ratio=0.6),
     SamplerOptions(strategy="deliberation_low_confidence", steps=3),

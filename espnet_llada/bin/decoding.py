@@ -28,6 +28,7 @@ _HELP = {
     "canvas_length": "response positions of a decoding canvas, in tokens",
     "measuring_passes": "passes that measure a transcript's confidence, each of a part",
     "tokens_per_second": "above 0: canvas by duration, up to canvas_length",
+    "positions_per_vector": "above 0: canvas by what was heard, up to canvas_length",
     "num_blocks": "sub-blocks, for the semi-autoregressive strategies",
     "mask_ratio": "share of the transcript that deliberation masks, 0 to 1",
     "mask_below": "above 0: instead, mask every token that is less probable",

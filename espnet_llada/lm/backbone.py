@@ -121,6 +121,7 @@ class Backbone(Pretrained):
         valid: Tensor,
         cache: KVCache | None = None,
         positions: Tensor | None = None,
+        blind: int = 0,
     ) -> Tensor:
         """Hidden states (B, Q, d) of the ``Q`` newest positions.
 
@@ -132,13 +133,14 @@ class Backbone(Pretrained):
             cache: of the K - Q earlier positions, or None.
             positions: (B, Q) int64, the numbers that the rotary embedding sees; by
                 default ``counted(valid)``, so a row is computed as if it were alone.
+            blind: so many positions, the first ones, see one another only.
         """
         queries = embeds.shape[1]
         if positions is None:
             positions = counted(valid)[:, -queries:]
         run = self._for_training() if self.training else self.body
         with self.own_precision():
-            mask = self._additive_mask(valid, queries, embeds.dtype)
+            mask = self._additive_mask(valid, queries, embeds.dtype, blind)
             return run(embeds, mask, positions, cache)
 
     def logits(self, hidden: Tensor) -> Tensor:
@@ -165,12 +167,17 @@ class Backbone(Pretrained):
         """``sdpa``, or ``eager``: on a CPU its backward pass is the faster one."""
         self.body.kernel = kernel
 
-    def _additive_mask(self, valid: Tensor, queries: int, dtype: torch.dtype) -> Tensor:
+    def _additive_mask(
+        self, valid: Tensor, queries: int, dtype: torch.dtype, blind: int
+    ) -> Tensor:
         """(B, 1, Q or 1, K): 0 where a query may look, the lowest number elsewhere."""
         allowed = valid[:, None, None, :]
+        keys = torch.arange(valid.shape[1], device=valid.device)
+        asking = keys[-queries:, None]
         if self.attention == "causal":
-            keys = torch.arange(valid.shape[1], device=valid.device)
-            allowed = allowed & (keys <= keys[-queries:, None])
+            allowed = allowed & (keys <= asking)
+        elif blind:
+            allowed = allowed & ((keys < blind) | (asking >= blind))
         mask = torch.zeros(allowed.shape, dtype=dtype, device=valid.device)
         return mask.masked_fill(~allowed, torch.finfo(dtype).min)
 

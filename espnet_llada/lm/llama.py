@@ -105,6 +105,20 @@ class KVCache:
             self._layers[layer] = tuple(torch.cat(pair, dim=2) for pair in pairs)
         return self._layers[layer]
 
+    def chosen(self, rows: Tensor, columns: Tensor) -> KVCache:
+        """A cache of some rows (N,) int64 and some positions (K,) bool."""
+        part = KVCache()
+        part._layers = [
+            (k[rows][:, :, columns], v[rows][:, :, columns]) for k, v in self._layers
+        ]
+        return part
+
+    def fixed(self) -> KVCache:
+        """One to which new positions are shown, but which they do not stay in."""
+        part = KVCache()
+        part._layers = list(self._layers)
+        return part
+
     def reorder_cache(self, rows: Tensor) -> None:
         """Make the batch these rows of it, (N,) int64."""
         self._layers = [(k[rows], v[rows]) for k, v in self._layers]
