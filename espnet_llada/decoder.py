@@ -23,7 +23,7 @@ from espnet_llada.objective import (
     noisy_canvas,
 )
 from espnet_llada.prefix import AUDIO_POSITIONS, Prefix, join
-from espnet_llada.rough import rough_audio
+from espnet_llada.rough import rough_audio, sprinkled
 from espnet_llada.types import SpecialTokens, UserError
 
 PROJECTIONS = ("linear", "words")
@@ -59,6 +59,8 @@ class LMDecoder(nn.Module):
             once, not in every pass. A causal LM is blind in any case.
         text_as_audio: where a training has no speech, let the LM hear its text
             (``rough_audio``); otherwise it sees none.
+        text_random: with that, share of the text's tokens that are replaced by any
+            others in training, so that the LM learns to copy what it would not guess.
 
     Raises:
         UserError: a value that does not fit, or options that exclude one another.
@@ -85,6 +87,7 @@ class LMDecoder(nn.Module):
         audio_positions: str = "before",
         prefix_blind: bool = False,
         text_as_audio: bool = False,
+        text_random: float = 0.0,
     ):
         super().__init__()
         _check("projection", projection, PROJECTIONS)
@@ -94,7 +97,7 @@ class LMDecoder(nn.Module):
         if projection == "words" and ctc is None:
             raise UserError("projection: words needs ctc; give it a weight")
         self.loss_name, self.canvas_slack = loss, canvas_slack
-        self.prefix_blind = prefix_blind
+        self.prefix_blind, self.text_random = prefix_blind, text_random
         self.text_as_audio, self.audio_positions = text_as_audio, audio_positions
         self.weights = weights.resolve(lm, "lm")
         self.tokenizer = LMTokenizer(self.weights.path, text_case)
@@ -161,6 +164,13 @@ class LMDecoder(nn.Module):
         prompt = self.prefix(None, None, len(text)).embeds
         table = self.lm.embedding.weight
         return self._join(prompt, *rough_audio(text, lengths, table, seeds))
+
+    def sprinkled(self, text: Tensor, lengths: Tensor, seeds: Sequence[int]) -> Tensor:
+        """Transcripts with ``text_random`` of their tokens replaced."""
+        # Other draws than those of the masks and of the audio, which have these seeds.
+        others = [~seed & (2**62 - 1) for seed in seeds]
+        drawn = sprinkled(text, lengths, self.text_random, self.lm.vocab_size, others)
+        return torch.where(drawn == self.special.eos, text, drawn)
 
     def _join(self, prompt: Tensor, audio: Tensor, lengths: Tensor) -> Prefix:
         return join(self.lm, prompt, audio, lengths, self.audio_positions)

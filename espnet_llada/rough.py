@@ -53,6 +53,29 @@ def rough_audio(
     return own + other, heard.counts
 
 
+def sprinkled(
+    text: Tensor, lengths: Tensor, share: float, vocabulary: int, seeds: Sequence[int]
+) -> Tensor:
+    """Text with some tokens replaced by any others.
+
+    An LM that could guess most of a text learns to guess; what it cannot guess it has
+    to copy, and rare words as often as frequent ones.
+
+    Args:
+        text: (B, T) int64, as for ``rough_audio``.
+        lengths: (B,) int64.
+        share: of the tokens, in [0, 1].
+        vocabulary: tokens to draw from.
+        seeds: one for each row; a row's draws depend on nothing else.
+    """
+    random = RowRandom(seeds, text.device)
+    width = text.shape[1]
+    drawn = (random.uniform(lengths, width) * vocabulary).long()
+    chosen = random.uniform(lengths, width) < share
+    valid = torch.arange(width, device=text.device) < lengths[:, None]
+    return torch.where(chosen & valid, drawn.clamp(max=vocabulary - 1), text)
+
+
 @dataclass(frozen=True)
 class _Heard:
     """Which tokens have a vector: ``tokens`` (B, A), of no token where ``ghost``."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from espnet_llada.rough import rough_audio
+from espnet_llada.rough import rough_audio, sprinkled
 
 VOCABULARY = 50
 
@@ -45,3 +45,15 @@ def test_a_row_depends_on_its_seed_alone():
         assert count == counts[i]
         torch.testing.assert_close(alone[0], together[i, : int(count)])
     assert int(counts[2]) == 0, "no words: nothing is heard"
+
+
+def test_some_tokens_become_any():
+    text, lengths = rows(*[[7] * 40 for _ in range(50)], [7] * 3)
+    found = sprinkled(text, lengths, 0.3, VOCABULARY, range(51))
+    changed = (found != text)[:50]
+    assert 0.25 < changed.float().mean() < 0.34
+    assert len(found[:50][changed].unique()) == VOCABULARY - 1
+    assert torch.equal(found[50, 3:], text[50, 3:]), "what is no text stays as it is"
+    alone = sprinkled(text[50:, :3], lengths[50:], 0.3, VOCABULARY, [50])
+    assert torch.equal(alone[0], found[50, :3])
+    assert torch.equal(sprinkled(text, lengths, 0.0, VOCABULARY, range(51)), text)

@@ -127,6 +127,8 @@ class ESPnetLLMModel(ESPnetASRModel):
         if audio is None and self.decoder.text_as_audio:
             draws = torch.randint(2**62, (len(text),)) if self.training else None
             draws = range(len(text)) if draws is None else draws.tolist()
+            if self.training:
+                text = self.decoder.sprinkled(text, text_lengths, draws)
             prefix = self.decoder.rough_prefix(text, text_lengths, draws)
         else:
             prefix = self.decoder.prefix(audio, lengths, len(text))

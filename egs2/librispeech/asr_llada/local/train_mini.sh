@@ -11,8 +11,10 @@ mini_runs() {
 ctc         speech  conf/train_asr_mini_ctc.yaml                 -
 text_llama  text    conf/train_asr_whisper_llama_mini_text.yaml  -
 text_llada  text    conf/train_asr_whisper_llada_mini_text.yaml  text_llama:decoder.lm:decoder.lm
-llama       speech  conf/train_asr_whisper_llama_mini.yaml       ${ctc},text_llama:decoder.lm:decoder.lm
-llada       speech  conf/train_asr_whisper_llada_mini.yaml       ${ctc},text_llada:decoder.lm:decoder.lm
+copy_llama  text    conf/train_asr_whisper_llama_mini_copy.yaml  text_llama:decoder.lm:decoder.lm
+copy_llada  text    conf/train_asr_whisper_llada_mini_copy.yaml  text_llada:decoder.lm:decoder.lm
+llama       speech  conf/train_asr_whisper_llama_mini.yaml       ${ctc},copy_llama:decoder.lm:decoder.lm
+llada       speech  conf/train_asr_whisper_llada_mini.yaml       ${ctc},copy_llada:decoder.lm:decoder.lm
 EOF
 }
 
