@@ -121,6 +121,8 @@ def _runner(
     recognizer = systems.recognizer(cell.row)
     ids = [f"bench-{i}" for i in range(len(speech))]
     model = getattr(recognizer, "model", None)
+    if hasattr(model, "decoder"):
+        model.requires_grad_(False)  # torch's FLOP counter stumbles over parameters
 
     def run(record: Record, warm_up: bool) -> None:
         with ExitStack() as stack:
