@@ -46,7 +46,6 @@ class LMDecoder(nn.Module):
         loss: one of ``objective.LOSSES``; read by masked diffusion only.
         canvas_slack: see ``objective.noisy_canvas``; masked diffusion only.
         dtype: of the frozen LM: ``float32``, ``bfloat16``.
-        compile: see ``Backbone.compiles``.
         ctc: fields of ``AlignmentCTC``, a loss beside the LM's; None for none. With a
             weight of 0 it is not trained.
         projection: ``linear``, as in the paper, or ``words`` (``WordProjection``), for
@@ -80,7 +79,6 @@ class LMDecoder(nn.Module):
         loss: str = "llada",
         canvas_slack: int = 32,
         dtype: str = "float32",
-        compile: bool = False,
         ctc: Mapping[str, Any] | None = None,
         projection: str = "linear",
         whisper: str = "whisper-tiny.en",
@@ -116,7 +114,6 @@ class LMDecoder(nn.Module):
             add_lora(self.lm.body, LoraOptions(**lora))
         elif train_lm:
             self.lm.train_layers()
-        self.lm.compiles = compile
         self.special = SpecialTokens(self.lm.mask_id, self.tokenizer.eos_id)
         self.prompt_ids = self.tokenizer.prompt(prompt, chat_template)
         if projection == "words":
@@ -217,7 +214,7 @@ class LMDecoder(nn.Module):
 
     def canvas_logits(self, prefix: Prefix, tokens: Tensor, lengths: Tensor) -> Tensor:
         """Logits (B, L, V) of all positions of a canvas; see ``sequence_hidden``."""
-        return self.lm.logits(self.response_hidden(prefix, tokens, lengths)[1])
+        return self.lm.logits(self.sequence_hidden(prefix, tokens, lengths)[1])
 
     def logits_fn(
         self, prefix: Prefix, lengths: Tensor

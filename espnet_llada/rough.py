@@ -4,7 +4,8 @@ Behind ``projection: words`` an utterance looks to the LM like a rough transcrip
 itself: a vector for each word that was heard, some of them doubtful, some wrong, some
 of a word that nobody said. The same made from text lets the LM learn to copy, and how
 its tokens follow one another, from far more words than there is speech for. The shares
-below are roughly those of the mini's adapter on dev speech.
+below are roughly those of an earlier adapter of the mini's on dev speech (LOG.md of the
+recipe).
 """
 
 from __future__ import annotations
@@ -70,10 +71,15 @@ def sprinkled(
     """
     random = RowRandom(seeds, text.device)
     width = text.shape[1]
-    drawn = (random.uniform(lengths, width) * vocabulary).long()
+    drawn = _any_token(random.uniform(lengths, width), vocabulary)
     chosen = random.uniform(lengths, width) < share
     valid = torch.arange(width, device=text.device) < lengths[:, None]
-    return torch.where(chosen & valid, drawn.clamp(max=vocabulary - 1), text)
+    return torch.where(chosen & valid, drawn, text)
+
+
+def _any_token(draws: Tensor, vocabulary: int) -> Tensor:
+    """Numbers in [0, 1) -> token ids; rounding may bring a number up to 1."""
+    return (draws * vocabulary).long().clamp(max=vocabulary - 1)
 
 
 @dataclass(frozen=True)
@@ -112,20 +118,16 @@ def _mixture(heard: _Heard, vocabulary: int, random: RowRandom) -> _Mixture:
     def draw() -> Tensor:
         return random.uniform(counts, width)
 
-    beside = torch.arange(width, device=counts.device) + torch.where(
-        draw() < 0.5, 1, -1
-    )
+    step = torch.where(draw() < 0.5, 1, -1)
+    beside = torch.arange(width, device=counts.device) + step
     last = (counts[:, None] - 1).clamp(min=0)
     neighbour = heard.tokens.gather(1, beside.clamp(min=0).minimum(last))
-    any_token = (draw() * vocabulary).long().clamp(max=vocabulary - 1)
+    any_token = _any_token(draw(), vocabulary)
     token = torch.where(draw() < 0.5, neighbour, any_token)
     sure = 1 - DOUBT * draw() ** 3
     rest = (1 - sure) * draw()
     wrong = draw() < WRONG
     own, other = torch.where(wrong, rest, sure), torch.where(wrong, sure * draw(), rest)
     token = torch.where(wrong, any_token, token)
-    own, other = (
-        own.masked_fill(heard.ghost, 0),
-        torch.where(heard.ghost, draw(), other),
-    )
-    return _Mixture(own, other, token)
+    own = own.masked_fill(heard.ghost, 0.0)
+    return _Mixture(own, torch.where(heard.ghost, draw(), other), token)

@@ -35,4 +35,4 @@ class LinearProjection(nn.Linear):
         embedding: Tensor,
     ) -> tuple[Tensor, Tensor]:
         """(B, A, width) and vectors of each row (B,) -> the same, of the LM's width."""
-        return self(audio.to(self.weight.dtype)), lengths
+        return self.ctc_layer(audio, embedding)[0], lengths

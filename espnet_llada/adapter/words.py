@@ -99,10 +99,8 @@ class WordProjection(Pretrained):
         posteriors = ctc.log_probs(audio, *self.ctc_layer(audio, embedding)).exp()
         mixture = posteriors[..., 1:].to(embedding.dtype) @ embedding
         segments, counts = _segments(posteriors, lengths)
-        shape = (
-            len(audio),
-            int(counts.max()) + 1,
-        )  # the last one takes what is left out
+        # One more than there are, for what is left out.
+        shape = len(audio), int(counts.max()) + 1
         sums = mixture.new_zeros(*shape, mixture.shape[-1])
         sums = sums.scatter_add(1, segments[..., None].expand_as(mixture), mixture)
         windows = mixture.new_zeros(shape)

@@ -202,7 +202,7 @@ def _to_mono_16k(name: str, samples: np.ndarray, rate: int) -> np.ndarray:
     mono = samples.mean(axis=1, dtype=np.float32)
     if rate != SAMPLE_RATE:
         _say_once("rate", "%s: %d Hz, resampled to %d Hz", name, rate, SAMPLE_RATE)
-        from scipy.signal import resample_poly  # a second to import
+        from scipy.signal import resample_poly  # only where it is needed
 
         divisor = math.gcd(rate, SAMPLE_RATE)
         mono = resample_poly(mono, SAMPLE_RATE // divisor, rate // divisor)

@@ -136,8 +136,7 @@ def machine(device: str) -> dict[str, Any]:
         product and ``gigabytes_per_second`` of a large copy, both measured here.
     """
     import platform
-
-    import transformers
+    from importlib.metadata import version
 
     from espnet_llada import __version__
     from espnet_llada.bin.sweep import processor
@@ -156,7 +155,7 @@ def machine(device: str) -> dict[str, Any]:
         "versions": {
             "espnet_llada": __version__,
             "torch": torch.__version__,
-            "transformers": transformers.__version__,
+            "tokenizers": version("tokenizers"),
             "python": platform.python_version(),
         },
     }

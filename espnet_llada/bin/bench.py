@@ -5,9 +5,9 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-from pathlib import Path
 
 from espnet_llada.bin.options import OptionParser, run_main
+from espnet_llada.bin.sweep import add_row_options, place_of, read_rows
 from espnet_llada.types import UserError, atomic_write
 
 _EXAMPLE = """\
@@ -31,18 +31,11 @@ def get_parser() -> argparse.ArgumentParser:
         epilog=_EXAMPLE,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("sweep", type=Path, metavar="YAML", help="the systems")
-    parser.add_argument("--model", default="mini", help="directory, tag or hub id")
-    parser.add_argument("--lm", help="the frozen LM, if not where the config says")
-    parser.add_argument("--whisper", help="the frozen Whisper, likewise")
-    parser.add_argument("--data", required=True, type=Path, help="holds wav.scp")
-    parser.add_argument("--output", required=True, type=Path, help="of everything")
-    parser.add_argument("--rows", default="", help='some rows only: "llama ..."')
+    add_row_options(parser)
     parser.add_argument("--durations", default="2 7 15 30", help="seconds (2 7 15 30)")
     parser.add_argument("--batches", default="1 4 16", help="utterances (1 4 16)")
     parser.add_argument("--repeats", type=int, default=5, help="of each cell (5)")
     parser.add_argument("--threads", type=int, default=0, help="of torch (its default)")
-    parser.add_argument("--device", default="cpu", help="cpu, cuda, ...")
     return parser
 
 
@@ -56,11 +49,7 @@ def main(cmd: list[str] | None = None) -> None:
     durations, batches = _numbers(args, "durations"), _numbers(args, "batches")
     if args.repeats < 1:
         raise UserError(f"--repeats {args.repeats}: at least 1")
-    from espnet_llada.bin.sweep_rows import read_sweep
-
-    sweep = read_sweep(args.sweep)
-    if args.rows.split():
-        sweep = sweep.only(args.rows.split())
+    sweep = read_rows(args)
     for row in sweep.rows:
         if row.first_pass is not None:
             raise UserError(
@@ -70,17 +59,14 @@ def main(cmd: list[str] | None = None) -> None:
     from tqdm import tqdm
 
     from espnet_llada.bench import figures, measure, meter, tables
-    from espnet_llada.bin.sweep_jobs import Place, Systems
+    from espnet_llada.bin.sweep_jobs import Systems
 
     if args.threads:
         torch.set_num_threads(args.threads)
     args.output.mkdir(parents=True, exist_ok=True)
     machine = meter.machine(args.device)
-    place = Place(
-        args.model, args.data, args.output, args.device, args.lm, args.whisper
-    )
     cells = measure.cells_of(sweep.rows, durations, [int(b) for b in batches])
-    systems = Systems(place, remember=False)
+    systems = Systems(place_of(args), remember=False)
     runs = measure.measure(systems, cells, args.data / "wav.scp", args.repeats)
     total = len(cells) * (args.repeats + 1)
     found: dict[int, measure.Record] = {}

@@ -8,9 +8,15 @@ import os
 import platform
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING
 
+from espnet_llada.bin.decoding import add_frozen_options
 from espnet_llada.bin.options import OptionParser, run_main
 from espnet_llada.types import UserError
+
+if TYPE_CHECKING:
+    from espnet_llada.bin.sweep_jobs import Place
+    from espnet_llada.bin.sweep_rows import Sweep
 
 _EXAMPLE = """\
 example:
@@ -34,17 +40,40 @@ def get_parser() -> argparse.ArgumentParser:
         epilog=_EXAMPLE,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("sweep", type=Path, metavar="YAML", help="the rows")
-    parser.add_argument("--model", default="mini", help="directory, tag or hub id")
-    parser.add_argument("--lm", help="the frozen LM, if not where the config says")
-    parser.add_argument("--whisper", help="the frozen Whisper, likewise")
-    parser.add_argument("--data", required=True, type=Path, help="holds <set>/wav.scp")
+    add_row_options(parser)
     parser.add_argument("--sets", required=True, help='"test_read test_prompts ..."')
-    parser.add_argument("--output", required=True, type=Path, help="of everything")
-    parser.add_argument("--rows", default="", help='some rows only: "llama ..."')
     parser.add_argument("--nj", type=int, default=1, help="processes (1)")
-    parser.add_argument("--device", default="cpu", help="cpu, cuda, ...")
     return parser
+
+
+def add_row_options(parser: argparse.ArgumentParser) -> None:
+    """What every command around rows takes: which ones, model, data, output, device."""
+    parser.add_argument("sweep", type=Path, metavar="YAML", help="the rows")
+    parser.add_argument("--rows", default="", help='some rows only: "llama ..."')
+    parser.add_argument("--model", default="mini", help="directory, tag or hub id")
+    add_frozen_options(parser)
+    parser.add_argument("--data", required=True, type=Path, help="directory of speech")
+    parser.add_argument("--output", required=True, type=Path, help="of everything")
+    parser.add_argument("--device", default="cpu", help="cpu, cuda, ...")
+
+
+def read_rows(args: argparse.Namespace) -> Sweep:
+    """The rows that ``add_row_options`` has been given.
+
+    Raises:
+        UserError: the YAML does not fit, or has no such row.
+    """
+    from espnet_llada.bin.sweep_rows import read_sweep
+
+    sweep = read_sweep(args.sweep)
+    return sweep.only(args.rows.split()) if args.rows.split() else sweep
+
+
+def place_of(args: argparse.Namespace) -> Place:
+    """Where everything is, by the same options."""
+    from espnet_llada.bin.sweep_jobs import Place
+
+    return Place(args.model, args.data, args.output, args.device, args.lm, args.whisper)
 
 
 def main(cmd: list[str] | None = None) -> None:
@@ -56,20 +85,15 @@ def main(cmd: list[str] | None = None) -> None:
     args = get_parser().parse_args(cmd)
     logging.basicConfig(level=logging.WARNING, format="%(message)s")
     # After the parser, so that --help waits for nothing.
-    from espnet_llada.bin.sweep_jobs import Job, Place, Systems, decode_jobs
+    from espnet_llada.bin.sweep_jobs import Job, Systems, decode_jobs
     from espnet_llada.bin.sweep_report import write_all
-    from espnet_llada.bin.sweep_rows import read_sweep
 
-    sweep = read_sweep(args.sweep)
-    if args.rows.split():
-        sweep = sweep.only(args.rows.split())
+    sweep = read_rows(args)
     sets = args.sets.split()
     sizes = {name: _size(args.data / name) for name in sets}
     if not sets or args.nj < 1:
         raise UserError("--sets and --nj: at least one of each")
-    place = Place(
-        args.model, args.data, args.output, args.device, args.lm, args.whisper
-    )
+    place = place_of(args)
     systems = Systems(place)
     for system in dict.fromkeys(row.system for row in sweep.rows):
         systems.files(system)

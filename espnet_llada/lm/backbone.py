@@ -7,9 +7,7 @@ is the attention mask that we hand it, and the tensor names of the checkpoint
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -32,10 +30,6 @@ class Backbone(Pretrained):
         attention: ``causal`` or ``bidirectional``.
         mask_id: id of the mask token; at ``vocab_size`` a trained embedding of ours
             stands in for it, for a Llama that has none.
-
-    Attributes:
-        compiles: have torch.compile fuse the layers' small operations in training. The
-            first steps wait a minute for it, and it needs a C++ compiler.
     """
 
     def __init__(self, body: Llama, head: nn.Parameter, attention: str, mask_id: int):
@@ -45,8 +39,6 @@ class Backbone(Pretrained):
                 f"attention: {attention!r}; allowed: {', '.join(ATTENTION)}"
             )
         self.body, self.head, self.attention = body, head, attention
-        self.compiles = False
-        self._compiled: Callable[..., Any] | None = None
         self.mask_id = mask_id
         self.requires_grad_(False)
         self.mask_embedding = None
@@ -138,10 +130,9 @@ class Backbone(Pretrained):
         queries = embeds.shape[1]
         if positions is None:
             positions = counted(valid)[:, -queries:]
-        run = self._for_training() if self.training else self.body
         with self.own_precision():
             mask = self._additive_mask(valid, queries, embeds.dtype, blind)
-            return run(embeds, mask, positions, cache)
+            return self.body(embeds, mask, positions, cache)
 
     def logits(self, hidden: Tensor) -> Tensor:
         """(…, d) -> (…, V)."""
@@ -155,13 +146,6 @@ class Backbone(Pretrained):
             if torch.is_autocast_enabled(kind):
                 hidden = hidden.to(torch.get_autocast_dtype(kind))
             return head_nll(hidden, self.head, targets)
-
-    def _for_training(self) -> Callable[..., Any]:
-        if not self.compiles:
-            return self.body
-        if self._compiled is None:
-            self._compiled = torch.compile(self.body.forward, dynamic=True)
-        return self._compiled
 
     def attend(self, kernel: str) -> None:
         """``sdpa``, or ``eager``: on a CPU its backward pass is the faster one."""

@@ -1,8 +1,7 @@
 """The Llama network, as small as it is: what LLaMA and LLaDA are made of.
 
-Our own rather than transformers', which takes three seconds to import and, for a small
-LM, more time around the layers than in them. Tests hold it to transformers' results,
-parameter names are the same.
+Our own rather than transformers', which takes longer to import than an utterance to
+decode. Tests hold it to transformers' results; parameter names are the same.
 
 Source: ``modeling_llama.py`` of huggingface/transformers; Touvron et al., "LLaMA"
 (arXiv 2302.13971); the ``llama3`` frequencies are those of Llama 3.1.

@@ -52,7 +52,7 @@ def merge_lora(body: nn.Module) -> None:
     rounding. The tensors of a checkpoint no longer fit afterwards.
     """
     if not any("lora_" in name for name, _ in body.named_parameters()):
-        return  # peft takes a second to import
+        return  # without importing peft
     from peft.tuners.lora import LoraLayer
 
     merged = [

@@ -179,8 +179,9 @@ class _Denoiser:
             order = -log_prob
         chosen = lowest(order, masked, commits)
         if self.options.threshold:
-            sure = self.options.threshold * self.options.threshold_decay**number
-            chosen = chosen | (masked & (log_prob >= math.log(max(sure, 1e-30))))
+            decayed = number * math.log(self.options.threshold_decay)
+            sure = math.log(self.options.threshold) + decayed
+            chosen = chosen | (masked & (log_prob >= sure))
         self.tokens = torch.where(chosen, proposal, self.tokens)
         self.log_probs = torch.where(chosen, log_prob, self.log_probs)
         if self.ends_at_eos:
