@@ -33,8 +33,8 @@ def frozen_weights(model: nn.Module) -> dict[str, dict[str, str]]:
 
 def trained_state(model: nn.Module) -> dict[str, Tensor]:
     """The state dict without pretrained tensors, plus their identity."""
-    full = nn.Module.state_dict(model)
-    state = {k: v for k, v in full.items() if k not in _pretrained_names(model)}
+    full, pretrained = nn.Module.state_dict(model), _pretrained_names(model)
+    state = {k: v for k, v in full.items() if k not in pretrained}
     state[IDENTITY] = identity_tensor(frozen_weights(model))
     return state
 

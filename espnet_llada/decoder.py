@@ -225,18 +225,19 @@ class LMDecoder(nn.Module):
         positions only, and a prefix that is blind to the response runs once: the same
         logits as ``canvas_logits``, for less.
         """
-        if self.prefix_blind:
-            prefix = prefix.remembered(self.lm)
 
         def logits(tokens: Tensor, wanted: Tensor) -> Tensor:
+            nonlocal prefix
             rows = wanted.any(dim=1).nonzero()[:, 0]
+            if not len(rows):
+                return self.lm.logits(prefix.embeds.new_zeros(0, self.lm.width))
+            if self.prefix_blind and prefix.cache is None:
+                prefix = prefix.remembered(self.lm)
             here, sizes = prefix, lengths
             if len(rows) < len(tokens):
                 here, sizes = prefix.rows(rows), lengths[rows]
-                width = int(sizes.max()) if len(rows) else 0
+                width = int(sizes.max())
                 tokens, wanted = tokens[rows, :width], wanted[rows, :width]
-            if not len(rows):
-                return self.lm.logits(here.embeds.new_zeros(0, self.lm.width))
             return self.lm.logits(self._canvas_hidden(here, tokens, sizes)[wanted])
 
         return logits

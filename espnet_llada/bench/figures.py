@@ -59,6 +59,8 @@ def _stages(sheet, records: Sequence[Record]) -> None:
 
 def _batches(sheet, records: Sequence[Record]) -> None:
     """RTFx over the batch, a curve for each system, at the middle duration."""
+    from matplotlib.ticker import StrMethodFormatter
+
     axes = sheet.add_subplot()
     durations = sorted({r.cell.seconds for r in records})
     seconds = durations[(len(durations) - 1) // 2]
@@ -75,6 +77,8 @@ def _batches(sheet, records: Sequence[Record]) -> None:
     axes.set_xscale("log", base=2)
     axes.set_yscale("log")
     axes.set_xticks(batches, [str(b) for b in batches])
+    for axis in (axes.yaxis.set_major_formatter, axes.yaxis.set_minor_formatter):
+        axis(StrMethodFormatter("{x:g}"))
     axes.set_xlabel(f"utterances of {seconds:g} s decoded together")
     axes.set_ylabel("RTFx: seconds of speech a second")
     axes.grid(color=INK, alpha=0.12, linewidth=0.6, which="both")

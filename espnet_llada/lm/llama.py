@@ -133,7 +133,9 @@ class Llama(nn.Module):
     def __init__(self, config: LlamaConfig):
         super().__init__()
         self.config, self.kernel = config, "sdpa"
-        self.embed_tokens = nn.Embedding(config.vocab_size, config.hidden_size)
+        # Given a weight, since drawing one on the meta device imports torch._dynamo.
+        table = torch.empty(config.vocab_size, config.hidden_size)
+        self.embed_tokens = nn.Embedding(*table.shape, _weight=table)
         self.layers = nn.ModuleList(
             _Layer(config, number) for number in range(config.num_hidden_layers)
         )
