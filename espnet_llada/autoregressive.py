@@ -10,8 +10,6 @@ import torch
 from torch.nn.utils.rnn import pad_sequence
 
 from espnet_llada.decoder import LMDecoder, last_valid
-from espnet_llada.lm.backbone import Backbone
-from espnet_llada.lm.llama import KVCache
 from espnet_llada.prefix import Prefix
 from espnet_llada.sampler import SamplerResult
 
@@ -48,7 +46,7 @@ def beam_search(
         many hypotheses that pass carried; in greedy decoding that is one for each
         of its tokens, EOS included.
     """
-    lm, eos = _CachedLM(decoder.lm, prefix), decoder.special.eos
+    lm, eos = _CachedLM(decoder, prefix), decoder.special.eos
     rows = [_Row() for _ in range(len(prefix))]
     while True:
         continuations = enumerate(lm.most_probable(beam_size))
@@ -131,11 +129,12 @@ class _Row:
 class _CachedLM:
     """The LM over a batch of hypotheses, whose keys and values it keeps."""
 
-    def __init__(self, lm: Backbone, prefix: Prefix):
-        self._lm, self._cache, self._valid = lm, KVCache(), prefix.valid
-        self._next = prefix.start
-        hidden = lm(prefix.embeds, prefix.valid, self._cache, prefix.positions)
-        self._last = last_valid(hidden, prefix.valid)
+    def __init__(self, decoder: LMDecoder, prefix: Prefix):
+        prefix = prefix.remembered(decoder.lm)
+        self._lm, self._cache, self._valid = decoder.lm, prefix.cache, prefix.valid
+        self._next, self._length = prefix.start, 0
+        self._head = decoder.head(prefix, prefix.hidden)
+        self._last = last_valid(prefix.hidden, prefix.valid)[:, None]
 
     def most_probable(self, count: int) -> list[list[tuple[int, float]]]:
         """For each row at most ``count`` (next token, log-probability), best first.
@@ -143,7 +142,9 @@ class _CachedLM:
         Of equally probable tokens, which bfloat16 makes common, the lowest id comes
         first; ``torch.topk`` leaves that open.
         """
-        log_probs = self._lm.logits(self._last).float().log_softmax(dim=-1)
+        every = torch.ones_like(self._last[..., 0], dtype=torch.bool)
+        logits = self._head.logits(self._last, every, self._length)
+        log_probs = logits.float().log_softmax(dim=-1)
         found = []
         for _ in range(min(count, log_probs.shape[-1])):
             found.append(log_probs.max(dim=-1))
@@ -161,9 +162,10 @@ class _CachedLM:
             rows = torch.tensor(parents, device=device)
             self._cache.reorder_cache(rows)
             self._valid, self._next = self._valid[rows], self._next[rows]
+            self._head = self._head.rows(rows)
         ones = torch.ones_like(self._valid[:, :1])
         self._valid = torch.cat([self._valid, ones], dim=1)
         embeds = self._lm.embed(torch.tensor(tokens, device=device)[:, None])
         place = self._next[:, None]
-        self._last = self._lm(embeds, self._valid, self._cache, place)[:, 0]
-        self._next = self._next + 1
+        self._last = self._lm(embeds, self._valid, self._cache, place)
+        self._next, self._length = self._next + 1, self._length + 1

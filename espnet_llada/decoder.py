@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from espnet_llada import weights
 from espnet_llada.adapter.ctc import AlignmentCTC, best_path
+from espnet_llada.adapter.heard import Heard
 from espnet_llada.adapter.projection import LinearProjection
 from espnet_llada.adapter.words import WordProjection
 from espnet_llada.lm.backbone import Backbone
@@ -22,6 +23,7 @@ from espnet_llada.objective import (
     diffusion_loss,
     noisy_canvas,
 )
+from espnet_llada.pointer import Head, Pointer
 from espnet_llada.prefix import AUDIO_POSITIONS, Prefix, join
 from espnet_llada.rough import rough_audio, sprinkled
 from espnet_llada.types import SpecialTokens, UserError
@@ -56,6 +58,8 @@ class LMDecoder(nn.Module):
             ``projection: words``; see ``prefix.join``.
         prefix_blind: prompt and audio do not see the response, so decoding runs them
             once, not in every pass. A causal LM is blind in any case.
+        pointer: let response positions point at what was heard (``Pointer``); for
+            ``projection: words``.
         text_as_audio: where a training has no speech, let the LM hear its text
             (``rough_audio``); otherwise it sees none.
         text_random: with that, share of the text's tokens that are replaced by any
@@ -84,6 +88,7 @@ class LMDecoder(nn.Module):
         whisper: str = "whisper-tiny.en",
         audio_positions: str = "before",
         prefix_blind: bool = False,
+        pointer: bool = False,
         text_as_audio: bool = False,
         text_random: float = 0.0,
     ):
@@ -128,6 +133,9 @@ class LMDecoder(nn.Module):
         if ctc is not None:
             options = {"scale": scale, **ctc}
             self.ctc = AlignmentCTC(table, encoder_output_size, **options)
+        if pointer and projection != "words":
+            raise UserError("pointer: true needs projection: words")
+        self.pointer = Pointer(self.lm.width) if pointer else None
 
     @property
     def diffuses(self) -> bool:
@@ -151,7 +159,7 @@ class LMDecoder(nn.Module):
         prompt = torch.tensor([self.prompt_ids], device=device).expand(batch, -1)
         embeds = self.lm.embed(prompt)
         if audio is not None:
-            return self._join(embeds, *self._view(audio, lengths))
+            return self._join(embeds, self._view(audio, lengths))
         return Prefix(embeds, torch.ones_like(prompt, dtype=torch.bool))
 
     def rough_prefix(
@@ -160,7 +168,7 @@ class LMDecoder(nn.Module):
         """Prompt and ``rough_audio`` of transcripts; see there."""
         prompt = self.prefix(None, None, len(text)).embeds
         table = self.lm.embedding.weight
-        return self._join(prompt, *rough_audio(text, lengths, table, seeds))
+        return self._join(prompt, rough_audio(text, lengths, table, seeds))
 
     def sprinkled(self, text: Tensor, lengths: Tensor, seeds: Sequence[int]) -> Tensor:
         """Transcripts with ``text_random`` of their tokens replaced."""
@@ -169,11 +177,11 @@ class LMDecoder(nn.Module):
         drawn = sprinkled(text, lengths, self.text_random, self.lm.vocab_size, others)
         return torch.where(drawn == self.special.eos, text, drawn)
 
-    def _join(self, prompt: Tensor, audio: Tensor, lengths: Tensor) -> Prefix:
-        return join(self.lm, prompt, audio, lengths, self.audio_positions)
+    def _join(self, prompt: Tensor, heard: Heard) -> Prefix:
+        return join(self.lm, prompt, heard, self.audio_positions)
 
-    def _view(self, audio: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
-        """The adapter's vectors as the LM sees them: (B, A', d) and (B,)."""
+    def _view(self, audio: Tensor, lengths: Tensor) -> Heard:
+        """The adapter's vectors as the LM sees them."""
         return self.projection.view(audio, lengths, self.ctc, self.lm.embedding.weight)
 
     def _ctc_layer(self, audio: Tensor) -> tuple[Tensor, Tensor]:
@@ -200,21 +208,37 @@ class LMDecoder(nn.Module):
         hidden = self.lm(embeds, valid, positions=positions, blind=blind)
         return hidden[:, :length], hidden[:, length:]
 
-    def _canvas_hidden(self, prefix: Prefix, tokens: Tensor, lengths: Tensor) -> Tensor:
-        """Of the response (B, L, d), with the prefix's cache where it has one."""
-        if prefix.cache is None:
-            return self.sequence_hidden(prefix, tokens, lengths)[1]
-        valid, behind = _behind(prefix, tokens, lengths)
-        return self.lm(self.lm.embed(tokens), valid, prefix.cache.fixed(), behind)
+    def head(self, prefix: Prefix, hidden: Tensor) -> Head:
+        """What makes tokens of hidden states.
 
-    def response_hidden(self, prefix: Prefix, tokens: Tensor, lengths: Tensor):
-        """Of the last valid prefix position (B, d) and of the response (B, L, d)."""
-        first, response = self.sequence_hidden(prefix, tokens, lengths)
-        return last_valid(first, prefix.valid), response
+        Args:
+            prefix: of B rows, P positions.
+            hidden: (B, P, d), its own hidden states.
+        """
+        heard = prefix.heard
+        if self.pointer is None or heard is None:
+            return Head(self.lm)
+        audio = hidden[:, prefix.begins :][:, : heard.vectors.shape[1]]
+        return Head(self.lm, self.pointer, heard, audio)
+
+    def _canvas_hidden(
+        self, prefix: Prefix, tokens: Tensor, lengths: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """As ``sequence_hidden``, with the prefix's cache where it has one."""
+        if prefix.cache is None:
+            return self.sequence_hidden(prefix, tokens, lengths)
+        valid, behind = _behind(prefix, tokens, lengths)
+        embeds, cache = self.lm.embed(tokens), prefix.cache.fixed()
+        return prefix.hidden, self.lm(embeds, valid, cache, behind)
 
     def canvas_logits(self, prefix: Prefix, tokens: Tensor, lengths: Tensor) -> Tensor:
         """Logits (B, L, V) of all positions of a canvas; see ``sequence_hidden``."""
-        return self.lm.logits(self.sequence_hidden(prefix, tokens, lengths)[1])
+        first, hidden = self.sequence_hidden(prefix, tokens, lengths)
+        return self._all_logits(self.head(prefix, first), hidden)
+
+    def _all_logits(self, head: Head, hidden: Tensor) -> Tensor:
+        everywhere = torch.ones_like(hidden[..., 0], dtype=torch.bool)
+        return head.logits(hidden, everywhere).unflatten(0, hidden.shape[:2])
 
     def logits_fn(
         self, prefix: Prefix, lengths: Tensor
@@ -238,7 +262,8 @@ class LMDecoder(nn.Module):
                 here, sizes = prefix.rows(rows), lengths[rows]
                 width = int(sizes.max())
                 tokens, wanted = tokens[rows, :width], wanted[rows, :width]
-            return self.lm.logits(self._canvas_hidden(here, tokens, sizes)[wanted])
+            first, hidden = self._canvas_hidden(here, tokens, sizes)
+            return self.head(here, first).logits(hidden, wanted)
 
         return logits
 
@@ -261,8 +286,8 @@ class LMDecoder(nn.Module):
             longest: see ``objective.noisy_canvas``.
         """
         if not self.diffuses:
-            hidden = self._next_token_hidden(prefix, text, lengths)
-            return causal_loss(hidden, text, lengths, self.special.eos, self.lm.nll)
+            head, hidden = self._next_token_hidden(prefix, text, lengths)
+            return causal_loss(hidden, text, lengths, self.special.eos, head.nll)
         if seeds is None:
             rows = len(text)
             seeds = torch.randint(2**62, (rows,)) if self.training else range(rows)
@@ -275,8 +300,9 @@ class LMDecoder(nn.Module):
             self.canvas_slack,
             longest,
         )
-        _, hidden = self.response_hidden(prefix, canvas.tokens, canvas.lengths)
-        return diffusion_loss(hidden, canvas, self.loss_name, self.lm.nll)
+        first, hidden = self.sequence_hidden(prefix, canvas.tokens, canvas.lengths)
+        head = self.head(prefix, first)
+        return diffusion_loss(hidden, canvas, self.loss_name, head.nll)
 
     def ctc_loss(
         self, audio: Tensor, lengths: Tensor, text: Tensor, text_lengths: Tensor
@@ -303,14 +329,16 @@ class LMDecoder(nn.Module):
         self, prefix: Prefix, text: Tensor, lengths: Tensor
     ) -> Tensor:
         """(B, T + 1, V): position i predicts token i, the last one the end."""
-        return self.lm.logits(self._next_token_hidden(prefix, text, lengths))
+        return self._all_logits(*self._next_token_hidden(prefix, text, lengths))
 
     def _next_token_hidden(
         self, prefix: Prefix, text: Tensor, lengths: Tensor
-    ) -> Tensor:
+    ) -> tuple[Head, Tensor]:
+        """(B, T + 1, d): the last of the prefix, and the response."""
         text = text.clamp(min=0)  # ESPnet pads with -1
-        first, rest = self.response_hidden(prefix, text, lengths)
-        return self.lm.join(first[:, None], rest)
+        first, rest = self.sequence_hidden(prefix, text, lengths)
+        last = last_valid(first, prefix.valid)
+        return self.head(prefix, first), self.lm.join(last[:, None], rest)
 
     def merge_lora(self) -> None:
         """Fold LoRA into the LM for decoding; see ``lm.lora.merge_lora``."""

@@ -14,9 +14,10 @@ from espnet_llada.types import SpecialTokens, UserError
 
 LOSSES = ("llada", "flat", "release")
 
-NLL = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
-"""Hidden states (N, d) and targets (N,) int64 -> -log p(target) (N,) float32, and (N,)
-bool, whether the target is the most probable token."""
+NLL = Callable[[Tensor, Tensor, Tensor], tuple[Tensor, Tensor]]
+"""Hidden states (B, L, d), targets (B, L) int64 and counted (B, L) bool -> of the N
+counted positions -log p(target) (N,) float32, and (N,) bool, whether the target is the
+most probable token."""
 
 
 @dataclass(frozen=True)
@@ -77,8 +78,11 @@ class Loss:
         return Loss(self.rows * 0, torch.zeros_like(self.weights), none, none)
 
 
-def logits_nll(logits: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
+def logits_nll(
+    logits: Tensor, targets: Tensor, counted: Tensor
+) -> tuple[Tensor, Tensor]:
     """The ``NLL`` of hidden states that are logits already."""
+    logits, targets = logits[counted], targets[counted]
     nll = F.cross_entropy(logits.float(), targets, reduction="none")
     return nll, logits.argmax(dim=-1) == targets
 
@@ -176,7 +180,7 @@ def causal_loss(
 
 def _flat_loss(hidden: Tensor, targets: Tensor, counted: Tensor, nll: NLL) -> Loss:
     """The mean of -log p(target) over all counted positions, which are (B, L) bool."""
-    values, right = nll(hidden[counted], targets[counted])
+    values, right = nll(hidden, targets, counted)
     rows = values.new_zeros(counted.shape).masked_scatter(counted, values).sum(dim=1)
     weights = counted.sum(dim=1).float()
     return Loss(rows, weights, right.sum().float(), weights.sum())

@@ -8,6 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from espnet_llada.adapter.heard import Heard
 from espnet_llada.lm.backbone import Backbone, counted
 from espnet_llada.lm.llama import KVCache
 
@@ -24,14 +25,20 @@ class Prefix:
         positions: (B, P) int64, for the rotary embedding; by default counted.
         start: (B,) int64, the position of the response's first token; by default the
             one behind the last of the prefix.
+        heard: the audio; None where there is none.
+        begins: the position of the first audio vector.
         cache: what the LM has made of it, where that does not depend on the response.
+        hidden: (B, P, d), hidden states, with the cache.
     """
 
     embeds: Tensor
     valid: Tensor
     positions: Tensor | None = None
     start: Tensor | None = None
+    heard: Heard | None = None
+    begins: int = 0
     cache: KVCache | None = None
+    hidden: Tensor | None = None
 
     def __post_init__(self) -> None:
         if self.positions is None:
@@ -47,22 +54,23 @@ class Prefix:
             self.valid[chosen][:, columns],
             self.positions[chosen][:, columns],
             self.start[chosen],
+            None if self.heard is None else self.heard.rows(chosen),
+            self.begins,
             None if self.cache is None else self.cache.chosen(chosen, columns),
+            None if self.hidden is None else self.hidden[chosen][:, columns],
         )
 
     def remembered(self, lm: Backbone) -> Prefix:
         """The same with a cache: the LM has seen it, and is to see it no more."""
         cache = KVCache()
-        lm(self.embeds, self.valid, cache, self.positions)
-        return replace(self, cache=cache)
+        hidden = lm(self.embeds, self.valid, cache, self.positions)
+        return replace(self, cache=cache, hidden=hidden)
 
     def __len__(self) -> int:
         return len(self.embeds)
 
 
-def join(
-    lm: Backbone, prompt: Tensor, audio: Tensor, lengths: Tensor, where: str
-) -> Prefix:
+def join(lm: Backbone, prompt: Tensor, heard: Heard, where: str) -> Prefix:
     """Prompt and audio, joined.
 
     ``before`` is the paper's order: prompt, audio, response, numbered one after the
@@ -75,16 +83,16 @@ def join(
     Args:
         lm: for its precision.
         prompt: (B, P, d).
-        audio: (B, A, d).
-        lengths: (B,) int64, audio vectors of each row.
+        heard: the audio.
         where: one of ``AUDIO_POSITIONS``.
     """
+    audio, lengths = heard.vectors, heard.counts
     places = torch.arange(audio.shape[1], device=audio.device)
     there = places < lengths[:, None]
     asked = prompt.shape[1]
     if where == "before":
         valid = F.pad(there, (asked, 0), value=True)
-        return Prefix(lm.join(prompt, audio), valid)
+        return Prefix(lm.join(prompt, audio), valid, heard=heard, begins=asked)
     valid = F.pad(there, (0, asked), value=True)
     numbers = torch.cat([asked + places, torch.arange(asked, device=audio.device)])
     return Prefix(
@@ -92,4 +100,5 @@ def join(
         valid,
         numbers.expand(len(audio), -1),
         torch.full_like(lengths, asked),
+        heard,
     )

@@ -16,6 +16,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from espnet_llada.adapter.heard import Heard
 from espnet_llada.sampler.confidence import RowRandom
 
 MISSED = 0.015
@@ -34,7 +35,7 @@ lacks an eighth of it."""
 
 def rough_audio(
     text: Tensor, lengths: Tensor, embedding: Tensor, seeds: Sequence[int]
-) -> tuple[Tensor, Tensor]:
+) -> Heard:
     """Vectors as ``WordProjection`` hands them on, of text.
 
     Args:
@@ -44,14 +45,15 @@ def rough_audio(
         seeds: one for each row; a row's draws depend on nothing else.
 
     Returns:
-        (B, A, d), and the vectors of each row (B,) int64.
+        Vectors (B, A, d) of two tokens each.
     """
     random = RowRandom(seeds, text.device)
     heard = _heard(text.clamp(min=0), lengths, random)
     mixture = _mixture(heard, len(embedding), random)
-    own = mixture.own[..., None] * embedding[heard.tokens]
-    other = mixture.other[..., None] * embedding[mixture.token]
-    return own + other, heard.counts
+    tokens = torch.stack([heard.tokens, mixture.token], dim=2)
+    shares = torch.stack([mixture.own, mixture.other], dim=2)
+    vectors = (shares[..., None] * embedding[tokens]).sum(dim=2)
+    return Heard(vectors, heard.counts, tokens, shares)
 
 
 def sprinkled(

@@ -12,6 +12,7 @@ import torch
 
 from espnet_llada.autoregressive import beam_search
 from espnet_llada.model import WhisperLLM
+from espnet_llada.pointer import Head
 from espnet_llada.prefix import Prefix
 from espnet_llada.recognizer import Recognizer
 from espnet_llada.types import SamplerOptions, SpecialTokens, UserError
@@ -45,7 +46,8 @@ class TableLM(torch.nn.Module):
 
 
 def table_decoder(*tables):
-    return SimpleNamespace(lm=TableLM(tables), special=SpecialTokens(mask=9, eos=EOS))
+    lm, special = TableLM(tables), SpecialTokens(mask=9, eos=EOS)
+    return SimpleNamespace(lm=lm, special=special, head=lambda *_: Head(lm))
 
 
 def table_prefix(*owners):

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from espnet_llada.autoregressive import beam_search
-from espnet_llada.decoder import LMDecoder
+from espnet_llada.decoder import LMDecoder, last_valid
 from espnet_llada.types import UserError
 
 WIDTH = 16
@@ -41,13 +41,14 @@ def test_a_row_does_not_depend_on_the_batch(tiny_lm, attention, where):
     vectors, lengths = audio()
     tokens = torch.tensor([[5, 6, 7], [8, 9, 3]])
     given = torch.tensor([3, 2])
-    last, together = decoder.response_hidden(
-        decoder.prefix(vectors, lengths), tokens, given
-    )
+    prefix = decoder.prefix(vectors, lengths)
+    first, together = decoder.sequence_hidden(prefix, tokens, given)
+    last = last_valid(first, prefix.valid)
     for i in range(2):
         one, n, k = slice(i, i + 1), int(lengths[i]), int(given[i])
         prefix = decoder.prefix(vectors[one, :n], lengths[one])
-        before, alone = decoder.response_hidden(prefix, tokens[one, :k], given[one])
+        before, alone = decoder.sequence_hidden(prefix, tokens[one, :k], given[one])
+        before = last_valid(before, prefix.valid)
         torch.testing.assert_close(before[0], last[i], atol=1e-5, rtol=1e-4)
         torch.testing.assert_close(alone[0], together[i, :k], atol=1e-5, rtol=1e-4)
 

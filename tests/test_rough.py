@@ -17,7 +17,8 @@ def rows(*texts: list[int]) -> tuple[torch.Tensor, torch.Tensor]:
 
 def test_most_tokens_are_heard_in_their_order():
     text, lengths = rows(*[torch.randperm(VOCABULARY)[:20].tolist() for _ in range(64)])
-    audio, counts = rough_audio(text, lengths, torch.eye(VOCABULARY), range(64))
+    rough = rough_audio(text, lengths, torch.eye(VOCABULARY), range(64))
+    audio, counts = rough.vectors, rough.counts
     assert audio.min() >= 0 and audio.sum(dim=-1).max() <= 1 + 1e-5, "shares of one"
     found = 0
     for row, heard, n in zip(text.tolist(), audio, counts.tolist(), strict=True):
@@ -36,15 +37,21 @@ def test_most_tokens_are_heard_in_their_order():
 def test_a_row_depends_on_its_seed_alone():
     embedding = torch.randn(VOCABULARY, 8)
     text, lengths = rows([3, 4, 5], [7] * 9, [])
-    together, counts = rough_audio(text, lengths, embedding, [5, 6, 7])
+    together = rough_audio(text, lengths, embedding, [5, 6, 7])
     for i, seed in enumerate([5, 6, 7]):
         n = int(lengths[i])
-        alone, count = rough_audio(
+        alone = rough_audio(
             text[i : i + 1, :n], lengths[i : i + 1], embedding, [seed]
         )
-        assert count == counts[i]
-        torch.testing.assert_close(alone[0], together[i, : int(count)])
-    assert int(counts[2]) == 0, "no words: nothing is heard"
+        count = int(alone.counts)
+        assert count == together.counts[i]
+        for a, b in (
+            (alone.vectors, together.vectors),
+            (alone.tokens, together.tokens),
+            (alone.shares, together.shares),
+        ):
+            torch.testing.assert_close(a[0], b[i, :count])
+    assert int(together.counts[2]) == 0, "no words: nothing is heard"
 
 
 def test_some_tokens_become_any():

@@ -16,6 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from espnet_llada.adapter.heard import first_places
 from espnet_llada.types import UserError
 
 _NEVER = -1e4  # a logit; torch's CTC makes NaN of infinite ones
@@ -86,7 +87,7 @@ class AlignmentCTC(nn.Module):
         """
         places = torch.arange(text.shape[1], device=text.device)
         text = torch.where(places < text_lengths[:, None], text, text[:, :1]).clamp(0)
-        first = _first_places(text)
+        first = first_places(text)
         # Under autocast in the dtype that the projection had.
         hidden = (projected * self.scale).to(projected.dtype)
         embedding = embedding.to(hidden.dtype)
@@ -104,12 +105,6 @@ class AlignmentCTC(nn.Module):
             zero_infinity=True,
         )
         return nll / text_lengths.clamp(min=1)
-
-
-def _first_places(text: Tensor) -> Tensor:
-    """(B, T): where each row has this token for the first time."""
-    same = text[:, :, None] == text[:, None, :]
-    return same.int().argmax(dim=2)
 
 
 class _RestLogSumExp(torch.autograd.Function):

@@ -5,6 +5,7 @@ from __future__ import annotations
 from torch import Tensor, nn
 
 from espnet_llada.adapter.ctc import AlignmentCTC
+from espnet_llada.adapter.heard import Heard
 
 
 class LinearProjection(nn.Linear):
@@ -33,6 +34,6 @@ class LinearProjection(nn.Linear):
         lengths: Tensor,
         ctc: AlignmentCTC | None,
         embedding: Tensor,
-    ) -> tuple[Tensor, Tensor]:
+    ) -> Heard:
         """(B, A, width) and vectors of each row (B,) -> the same, of the LM's width."""
-        return self.ctc_layer(audio, embedding)[0], lengths
+        return Heard(self.ctc_layer(audio, embedding)[0], lengths)

@@ -20,6 +20,7 @@ from torch import Tensor, nn
 
 from espnet_llada import weights
 from espnet_llada.adapter.ctc import AlignmentCTC
+from espnet_llada.adapter.heard import Heard
 from espnet_llada.audio.whisper_file import open_whisper
 from espnet_llada.frozen import Pretrained
 from espnet_llada.types import UserError
@@ -29,6 +30,9 @@ TOKENS_FILE = "whisper_tokens.json"
 
 SILENT = 0.9
 """A window whose blank is more probable than that is left out."""
+
+LIKELIEST = 8
+"""Tokens of a vector that ``Heard`` names."""
 
 
 class WordProjection(Pretrained):
@@ -80,7 +84,7 @@ class WordProjection(Pretrained):
 
     def view(
         self, audio: Tensor, lengths: Tensor, ctc: AlignmentCTC, embedding: Tensor
-    ) -> tuple[Tensor, Tensor]:
+    ) -> Heard:
         """The LM's view of what was heard: one vector for each word.
 
         Windows that are almost surely without a word are left out, and neighbours that
@@ -94,21 +98,24 @@ class WordProjection(Pretrained):
             embedding: (V, lm_width), the LM's; a blank counts as zero.
 
         Returns:
-            (B, W, lm_width), in the dtype of ``embedding``; (B,), vectors of each row.
+            Vectors (B, W, lm_width), in the dtype of ``embedding``, and their tokens.
         """
         posteriors = ctc.log_probs(audio, *self.ctc_layer(audio, embedding)).exp()
-        mixture = posteriors[..., 1:].to(embedding.dtype) @ embedding
-        segments, counts = _segments(posteriors, lengths)
-        # One more than there are, for what is left out.
-        shape = len(audio), int(counts.max()) + 1
-        sums = mixture.new_zeros(*shape, mixture.shape[-1])
-        sums = sums.scatter_add(1, segments[..., None].expand_as(mixture), mixture)
-        windows = mixture.new_zeros(shape)
-        windows = windows.scatter_add(1, segments, torch.ones_like(mixture[..., 0]))
-        return (sums / windows.clamp(min=1)[..., None])[:, :-1], counts
+        kept, segments, counts = _segments(posteriors, lengths)
+        shape = len(audio), int(counts.max())
+        windows = segments.new_zeros(shape).flatten()
+        windows = windows.index_add(0, segments, torch.ones_like(segments))
+        sums = posteriors.new_zeros(len(windows), posteriors.shape[-1])
+        sums = sums.index_add(0, segments, posteriors[kept])
+        words = (sums / windows.clamp(min=1)[:, None])[:, 1:]
+        vectors = words.to(embedding.dtype) @ embedding
+        shares, tokens = words.topk(min(LIKELIEST, words.shape[1]), dim=1)
+        parts = (x.unflatten(0, shape) for x in (vectors, tokens, shares))
+        vectors, tokens, shares = parts
+        return Heard(vectors, counts, tokens, shares)
 
 
-def _segments(posteriors: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
+def _segments(posteriors: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """Which vector a window becomes a part of.
 
     Args:
@@ -116,8 +123,9 @@ def _segments(posteriors: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
         lengths: (B,) int64.
 
     Returns:
-        (B, A) int64, the largest count where the window is left out; and (B,) int64,
-        the vectors of each row.
+        (B, A) bool, the N windows that are not left out; (N,) int64, the vector of
+        each, counted through all rows with the padding of the shorter ones; and (B,)
+        int64, the vectors of each row.
     """
     places = torch.arange(posteriors.shape[1], device=lengths.device)
     kept = (posteriors[..., 0] < SILENT) & (places < lengths[:, None])
@@ -126,5 +134,6 @@ def _segments(posteriors: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
     again = again & (best[:, 1:] > 0)
     begins = kept & ~F.pad(again, (1, 0))
     counts = begins.sum(dim=1)
-    segments = (begins.cumsum(dim=1) - 1).masked_fill(~kept, int(counts.max()))
-    return segments, counts
+    rows = torch.arange(len(counts), device=counts.device)[:, None]
+    segments = begins.cumsum(dim=1) - 1 + rows * counts.max()
+    return kept, segments[kept], counts

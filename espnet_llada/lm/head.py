@@ -26,7 +26,8 @@ def head_nll(hidden: Tensor, head: Tensor, targets: Tensor) -> tuple[Tensor, Ten
         targets: (N,) int64.
 
     Returns:
-        (N,) float32, nats; and (N,) bool, whether the target is the most probable.
+        (N,) float32, nats; and (N,) float32, without a gradient, how far the target's
+        logit is below the largest one: 0 where it is the most probable.
     """
     return _HeadNLL.apply(hidden, head.detach().to(hidden.dtype), targets)
 
@@ -36,7 +37,7 @@ class _HeadNLL(torch.autograd.Function):
     def forward(ctx: Any, hidden: Tensor, head: Tensor, targets: Tensor):
         wanted = ctx.needs_input_grad[0]
         nll = torch.empty(len(hidden), dtype=torch.float32, device=hidden.device)
-        right = torch.empty(len(hidden), dtype=torch.bool, device=hidden.device)
+        behind = torch.empty_like(nll)
         gradient = torch.empty_like(hidden) if wanted else None
         step = max(1, ELEMENTS.get(hidden.device.type, 2**24) // len(head))
         with torch.autocast(hidden.device.type, enabled=False):
@@ -44,19 +45,19 @@ class _HeadNLL(torch.autograd.Function):
                 rows = slice(start, start + step)
                 target = targets[rows, None]
                 logits = (hidden[rows] @ head.T).float()
-                top, best = logits.max(dim=1, keepdim=True)
+                top = logits.amax(dim=1, keepdim=True)
                 at_target = logits.gather(1, target)
                 p = logits.sub_(top).exp_()
                 total = p.sum(dim=1, keepdim=True)
                 nll[rows] = (total.log() + top - at_target)[:, 0]
-                right[rows] = (best == target)[:, 0]
+                behind[rows] = (top - at_target)[:, 0]
                 if gradient is not None:
                     p /= total
                     p.scatter_add_(1, target, torch.full_like(total, -1.0))
                     gradient[rows] = p.to(head.dtype) @ head
         ctx.save_for_backward(gradient)
-        ctx.mark_non_differentiable(right)
-        return nll, right
+        ctx.mark_non_differentiable(behind)
+        return nll, behind
 
     @staticmethod
     def backward(ctx: Any, nll_gradient: Tensor, _: Tensor):

@@ -25,14 +25,17 @@ def case(monkeypatch):
 def test_loss_and_gradient_are_those_of_cross_entropy(case):
     hidden, head, targets = case
     upstream = torch.rand(ROWS) - 0.5
-    nll, right = head_nll(hidden.float(), head.float(), targets)
+    nll, behind = head_nll(hidden.float(), head.float(), targets)
     (got,) = torch.autograd.grad((nll * upstream).sum(), hidden)
     logits = hidden @ head.T
     expected = F.cross_entropy(logits, targets, reduction="none")
     (wanted,) = torch.autograd.grad((expected * upstream).sum(), hidden)
     torch.testing.assert_close(nll.double(), expected, atol=1e-5, rtol=1e-5)
     torch.testing.assert_close(got, wanted, atol=1e-5, rtol=1e-5)
-    assert torch.equal(right, logits.argmax(dim=1) == targets)
+    top = logits.amax(dim=1)
+    expected = (top - logits.gather(1, targets[:, None])[:, 0]).detach()
+    torch.testing.assert_close(behind.double(), expected, atol=1e-5, rtol=1e-5)
+    assert torch.equal(behind == 0, logits.argmax(dim=1) == targets)
 
 
 def test_bfloat16_is_near(case):

@@ -5,16 +5,15 @@
 #   text    ${dumpdir}/text/train_text: lines for the LM, no speech
 #   speech  ${dumpdir}/extracted/train_synth: frames of the frozen encoder
 # --runs chooses some of them. All are validated on dev_synth. The runs called llama and llada are the two systems.
+lm_of() { echo "$1:decoder.lm:decoder.lm,$1:decoder.pointer:decoder.pointer"; }
 mini_runs() {
     local ctc=ctc:postencoder:postencoder,ctc:decoder.ctc:decoder.ctc
     awk -v runs=" ${runs} " 'runs ~ /^ *$/ || index(runs, " " $1 " ")' << EOF
 ctc         speech  conf/train_asr_mini_ctc.yaml                 -
 text_llama  text    conf/train_asr_whisper_llama_mini_text.yaml  -
-text_llada  text    conf/train_asr_whisper_llada_mini_text.yaml  text_llama:decoder.lm:decoder.lm
-copy_llama  text    conf/train_asr_whisper_llama_mini_copy.yaml  text_llama:decoder.lm:decoder.lm
-copy_llada  text    conf/train_asr_whisper_llada_mini_copy.yaml  text_llada:decoder.lm:decoder.lm
-llama       speech  conf/train_asr_whisper_llama_mini.yaml       ${ctc},copy_llama:decoder.lm:decoder.lm
-llada       speech  conf/train_asr_whisper_llada_mini.yaml       ${ctc},copy_llada:decoder.lm:decoder.lm
+text_llada  text    conf/train_asr_whisper_llada_mini_text.yaml  $(lm_of text_llama)
+llama       speech  conf/train_asr_whisper_llama_mini.yaml       ${ctc},$(lm_of text_llama)
+llada       speech  conf/train_asr_whisper_llada_mini.yaml       ${ctc},$(lm_of text_llada)
 EOF
 }
 
