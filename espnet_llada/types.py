@@ -136,6 +136,9 @@ class SamplerOptions:
             an easy utterance takes fewer passes.
         threshold_decay: the threshold is multiplied by it after each pass of a block,
             in (0, 1].
+        first_pass_bonus: so many nats the logit of the first pass's own token is raised
+            by where deliberation has masked it (``mask_ctc``: the draft's): only a
+            token that is that much more probable takes its place.
         beam_size: hypotheses that an autoregressive LM keeps; 1 is greedy. The
             strategies of masked diffusion search no beam.
 
@@ -159,6 +162,7 @@ class SamplerOptions:
     profile: str = "default"
     threshold: float = 0.0
     threshold_decay: float = 1.0
+    first_pass_bonus: float = 0.0
     beam_size: int = 1
 
     def __post_init__(self) -> None:
@@ -186,6 +190,10 @@ class SamplerOptions:
         _require(0.0 <= self.threshold <= 1.0, "threshold", self.threshold, "[0, 1]")
         decay = self.threshold_decay
         _require(0.0 < decay <= 1.0, "threshold_decay", decay, "(0, 1]")
+        bonus = self.first_pass_bonus
+        _require(bonus >= 0.0, "first_pass_bonus", bonus, ">= 0")
+        allowed = "0: this strategy has no first pass"
+        _require(not bonus or self.edits, "first_pass_bonus", bonus, allowed)
         _require(self.profile in PROFILES, "profile", self.profile, PROFILES)
         _require(self.beam_size >= 1, "beam_size", self.beam_size, ">= 1")
         if self.profile == "release":
@@ -202,6 +210,8 @@ class SamplerOptions:
             _require(rate == 0, name, rate, "0: the release's canvas is fixed")
         allowed = "0: the release masks a share"
         _require(self.mask_below == 0, "mask_below", self.mask_below, allowed)
+        bonus, allowed = self.first_pass_bonus, "0: the release forgets what it masks"
+        _require(bonus == 0, "first_pass_bonus", bonus, allowed)
         passes, sure = self.measuring_passes, self.threshold
         _require(passes == 1, "measuring_passes", passes, "1: the release's")
         _require(sure == 0, "threshold", sure, "0: the release has a fixed schedule")

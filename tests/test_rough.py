@@ -40,9 +40,7 @@ def test_a_row_depends_on_its_seed_alone():
     together = rough_audio(text, lengths, embedding, [5, 6, 7])
     for i, seed in enumerate([5, 6, 7]):
         n = int(lengths[i])
-        alone = rough_audio(
-            text[i : i + 1, :n], lengths[i : i + 1], embedding, [seed]
-        )
+        alone = rough_audio(text[i : i + 1, :n], lengths[i : i + 1], embedding, [seed])
         count = int(alone.counts)
         assert count == together.counts[i]
         for a, b in (

@@ -39,6 +39,7 @@ _HELP = {
     "profile": "release: as the paper's published implementation, defects included",
     "threshold": "above 0: a pass also commits all tokens at least so probable",
     "threshold_decay": "by which the threshold is multiplied after each pass",
+    "first_pass_bonus": "nats in favour of the first pass's token where it is masked",
     "beam_size": "of an autoregressive LM; 1 is greedy",
 }
 

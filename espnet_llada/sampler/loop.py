@@ -193,8 +193,15 @@ class _Denoiser:
         no_eos = None
         if self.profile.protects_given_text:
             no_eos = self._left_of_given_text()[masked]
+        logits = self.logits_fn(self.tokens, masked)
+        if self.options.first_pass_bonus:
+            before = self.canvas.tokens[masked][:, None]
+            bonus = torch.full_like(
+                before, self.options.first_pass_bonus, dtype=logits.dtype
+            )
+            logits = logits.scatter_add(1, before, bonus)
         log_probs = log_probabilities(
-            self.logits_fn(self.tokens, masked),
+            logits,
             self.special,
             no_eos=no_eos,
             mask_token=self.profile.commits_mask_token,

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import pytest
 import torch
 from hypothesis import given, settings
@@ -33,8 +35,14 @@ class FakeLM:
         return logits.float()[wanted]
 
 
+def with_bonus(bonus: float, **fields) -> SamplerOptions:
+    options = SamplerOptions(**fields)
+    return dataclasses.replace(options, first_pass_bonus=bonus * options.edits)
+
+
 options_st = st.builds(
-    SamplerOptions,
+    with_bonus,
+    bonus=st.sampled_from([0.0, 1.0]),
     strategy=st.sampled_from(STRATEGIES),
     steps=st.integers(2, 12),
     num_blocks=st.integers(1, 6),
@@ -223,6 +231,20 @@ def test_a_threshold_commits_what_is_sure_at_once():
     assert passes(threshold=0.9) == 3  # two at once, then one for each pass
     assert passes(threshold=0.7) == 1
     assert passes(threshold=0.9, threshold_decay=0.8) == 2
+
+
+def test_a_bonus_keeps_the_first_pass_unless_another_token_is_surer():
+    words = [3, 1, 4, 1, 5, 9, 2, 6]
+    canvas = transcript_canvas([words], SPECIAL)
+
+    def kept(bonus: float) -> int:
+        options = SamplerOptions(
+            "deliberation_random", steps=8, mask_ratio=1.0, first_pass_bonus=bonus
+        )
+        tokens = sample(FakeLM(), canvas, options, SPECIAL).tokens[0].tolist()
+        return sum(a == b for a, b in zip(words, tokens, strict=True))
+
+    assert kept(0.0) < kept(1.0) < kept(20.0) == len(words)
 
 
 def test_semi_ar_goes_left_to_right_and_stops_at_eos():
