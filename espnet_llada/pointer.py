@@ -133,12 +133,14 @@ class Head:
         added = self._pointer(hidden, self._audio, self._heard)[counted]
         own, others = self._heard_logits(hidden, targets, counted)
         tokens = self._heard.tokens.flatten(1)[counted.nonzero()[:, 0]]
-        gained = added.masked_fill(tokens != targets[counted][:, None], 0.0).sum(dim=1)
+        target = tokens == targets[counted][:, None]
+        gained = added.masked_fill(~target, 0.0).sum(dim=1)
         # nll is log Z - own, so this is each heard token's share of Z.
         shares = (others - (nll + own)[:, None]).exp()
         more = (shares * added.expm1()).sum(dim=1).log1p()
-        rivals = torch.cat([others - own[:, None] + added, behind[:, None]], dim=1)
-        return nll + more - gained, gained >= rivals.detach().amax(dim=1)
+        rivals = (others - own[:, None] + added).masked_fill(target, 0.0)
+        rivals = torch.cat([rivals, behind[:, None]], dim=1).detach()
+        return nll + more - gained, gained >= rivals.amax(dim=1)
 
     def _heard_logits(
         self, hidden: Tensor, targets: Tensor, counted: Tensor
