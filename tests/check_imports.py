@@ -18,7 +18,7 @@ RANKS = [
     ("adapter",),
     ("lm",),
     ("sampler",),
-    ("objective", "prefix", "rough"),
+    ("objective", "pointer", "prefix", "rough"),
     ("decoder", "checkpoint", "packed"),
     ("autoregressive", "model"),
     ("architectures",),
