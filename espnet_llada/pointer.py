@@ -68,7 +68,10 @@ class Pointer(nn.Module):
         with torch.autocast(hidden.device.type, enabled=False):
             hidden, audio = hidden.float(), audio.float()
             scores = self.query(hidden) @ self.key(audio).transpose(1, 2)
-            scores = scores + self._distances(*scores.shape[1:], begins)
+            response = torch.arange(hidden.shape[1], device=hidden.device) + begins
+            apart = heard.places[:, None] - response[:, None]  # (B, L, A)
+            apart = apart.clamp(-REACH, REACH)
+            scores = scores + self.distance[apart + REACH]
             places = torch.arange(audio.shape[1], device=audio.device)
             absent = places >= heard.counts[:, None]
             scores = scores.masked_fill(absent[:, None], float("-inf"))
@@ -79,13 +82,6 @@ class Pointer(nn.Module):
             first = heard.first[:, None].expand_as(chances)
             chances = torch.zeros_like(chances).scatter_add(2, first, chances)
             return F.softplus(self.strength(hidden)) * (chances / FLOOR).log1p()
-
-    def _distances(self, response: int, audio: int, begins: int) -> Tensor:
-        """(L, A)."""
-        device = self.distance.device
-        places = torch.arange(begins, begins + response, device=device)
-        apart = torch.arange(audio, device=device) - places[:, None]
-        return self.distance[apart.clamp(-REACH, REACH) + REACH]
 
 
 class Head:

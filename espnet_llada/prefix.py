@@ -76,9 +76,9 @@ def join(lm: Backbone, prompt: Tensor, heard: Heard, where: str) -> Prefix:
     ``before`` is the paper's order: prompt, audio, response, numbered one after the
     other. ``beside`` is for audio that already reads like the response, a vector for
     each word that was heard: it is numbered from the response's first position on, so
-    that the i-th vector has the position of the i-th token, and finding what to copy
-    takes no counting. It stands in front of the prompt, where a causal LM sees it from
-    its first token on.
+    that the i-th word has the position of the i-th token (``Heard.places``), and
+    finding what to copy takes no counting. It stands in front of the prompt, where a
+    causal LM sees it from its first token on.
 
     Args:
         lm: for its precision.
@@ -94,11 +94,11 @@ def join(lm: Backbone, prompt: Tensor, heard: Heard, where: str) -> Prefix:
         valid = F.pad(there, (asked, 0), value=True)
         return Prefix(lm.join(prompt, audio), valid, heard=heard, begins=asked)
     valid = F.pad(there, (0, asked), value=True)
-    numbers = torch.cat([asked + places, torch.arange(asked, device=audio.device)])
+    first = torch.arange(asked, device=audio.device).expand(len(audio), -1)
     return Prefix(
         lm.join(audio, prompt.to(audio.dtype)),
         valid,
-        numbers.expand(len(audio), -1),
+        torch.cat([asked + heard.places, first], dim=1),
         torch.full_like(lengths, asked),
         heard,
     )

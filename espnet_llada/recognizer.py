@@ -135,18 +135,18 @@ class Recognizer:
                 ids, decoder.special, options.tail, self.device, confidence
             )
         else:
-            vectors = prefix.valid.sum(dim=1) - len(decoder.prompt_ids)
-            sizes = zip([len(w) for w in waveforms], vectors.tolist(), strict=True)
+            words = prefix.heard.words.tolist()
+            sizes = zip([len(w) for w in waveforms], words, strict=True)
             lengths = [self._canvas_length(*size) for size in sizes]
             canvas = blank_canvas(lengths, decoder.special, self.device)
         return self._hypotheses(self._sample(prefix, canvas, utt_ids))
 
-    def _canvas_length(self, samples: int, vectors: int) -> int:
+    def _canvas_length(self, samples: int, words: int) -> int:
         options = self.options
         length = options.canvas_length
         for rate, size in (
             (options.tokens_per_second, samples / SAMPLE_RATE),
-            (options.positions_per_vector, vectors),
+            (options.positions_per_vector, words),
         ):
             if rate:
                 length = min(length, math.ceil(size * rate) + 2)

@@ -109,8 +109,8 @@ class SamplerOptions:
         tokens_per_second: above 0, an utterance's canvas has so many positions for each
             second, and two; a canvas near the transcript's length is cheaper, and what
             training with a small ``canvas_slack`` has seen.
-        positions_per_vector: above 0, likewise for each vector that the LLM hears, and
-            two: for ``projection: words``, which hands it one for each word.
+        positions_per_vector: above 0, likewise for each vector that the LLM hears and
+            that is likely a word, and two: for ``projection: words``.
         num_blocks: sub-blocks, filled left to right (``semi_ar``,
             ``deliberation_semi_ar``). Clamped to ``steps`` and to the positions there
             are, since each sub-block takes at least one pass and one position.

@@ -19,6 +19,8 @@ class Heard:
             vector stands for no words.
         shares: (B, A, K), how much of a vector is that token's; at most 1 together.
         first: (B, A K) int64, where in a row the same token stands for the first time.
+        places: (B, A) int64, the number of the word that a vector is, counted from 0.
+            One that is more likely no word than one has that of the word before it.
     """
 
     vectors: Tensor
@@ -26,25 +28,46 @@ class Heard:
     tokens: Tensor | None = None
     shares: Tensor | None = None
     first: Tensor | None = None
+    places: Tensor | None = None
 
     def __post_init__(self) -> None:
         if self.tokens is not None and self.first is None:
             first = first_places(self.tokens.flatten(1))
             object.__setattr__(self, "first", first)
+        if self.places is None:
+            object.__setattr__(self, "places", self._counted())
+
+    def _counted(self) -> Tensor:
+        """Which number each vector has."""
+        words = torch.ones_like(self.vectors[..., 0], dtype=torch.bool)
+        if self.shares is not None:
+            words = self.shares.sum(dim=2) > 0.5
+        return (words.long().cumsum(dim=1) - 1).clamp(min=0)
+
+    @property
+    def words(self) -> Tensor:
+        """(B,) int64: how many words each row has, as far as the vectors say."""
+        last = (self.counts - 1).clamp(min=0)[:, None]
+        if not self.places.shape[1]:
+            return torch.zeros_like(self.counts)
+        found = self.places.gather(1, last)[:, 0] + 1
+        return found.where(self.counts > 0, 0)
 
     def rows(self, chosen: Tensor) -> Heard:
         """Some of the rows: (N,) int64; without the padding that only others need."""
         counts = self.counts[chosen]
         width = int(counts.max()) if len(chosen) else 0
+        vectors, places = self.vectors[chosen, :width], self.places[chosen, :width]
         if self.tokens is None:
-            return Heard(self.vectors[chosen, :width], counts)
+            return Heard(vectors, counts, places=places)
         kept = width * self.tokens.shape[2]
         return Heard(
-            self.vectors[chosen, :width],
+            vectors,
             counts,
             self.tokens[chosen, :width],
             self.shares[chosen, :width],
             self.first[chosen, :kept],
+            places,
         )
 
 
