@@ -7,10 +7,11 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
-from espnet_llada.listening import Listener
+from espnet_llada.listening import Listener, other_seeds
 from espnet_llada.objective import Loss, causal_loss, diffusion_loss, noisy_canvas
 from espnet_llada.pointer import Head
 from espnet_llada.prefix import Prefix
+from espnet_llada.rough import misheard
 
 
 class LMDecoder(Listener):
@@ -119,12 +120,13 @@ class LMDecoder(Listener):
                 in training, and nothing but the row's number in evaluation.
             longest: see ``objective.noisy_canvas``.
         """
-        if not self.diffuses:
-            head, hidden = self._next_token_hidden(prefix, text, lengths)
-            return causal_loss(hidden, text, lengths, self.special.eos, head.nll)
         if seeds is None:
             rows = len(text)
             seeds = torch.randint(2**62, (rows,)) if self.training else range(rows)
+        if not self.diffuses:
+            given = self._misheard(text, prefix, seeds)
+            head, hidden = self._next_token_hidden(prefix, given, lengths)
+            return causal_loss(hidden, text, lengths, self.special.eos, head.nll)
         canvas = noisy_canvas(
             text,
             lengths,
@@ -134,9 +136,16 @@ class LMDecoder(Listener):
             self.canvas_slack,
             longest,
         )
-        first, hidden = self.sequence_hidden(prefix, canvas.tokens, canvas.lengths)
+        given = self._misheard(canvas.tokens, prefix, seeds)
+        given = torch.where(canvas.masked, canvas.tokens, given)
+        first, hidden = self.sequence_hidden(prefix, given, canvas.lengths)
         head = self.head(prefix, first)
         return diffusion_loss(hidden, canvas, self.loss_name, head.nll)
+
+    def _misheard(self, given: Tensor, prefix: Prefix, seeds: Sequence[int]) -> Tensor:
+        if not (self.training and prefix.heard):
+            return given
+        return misheard(given, prefix.heard, self.misheard, other_seeds(seeds))
 
     def next_token_logits(
         self, prefix: Prefix, text: Tensor, lengths: Tensor

@@ -58,6 +58,9 @@ class Listener(nn.Module):
             (``rough_audio``); otherwise it sees none.
         text_random: with that, share of the text's tokens that are replaced by any
             others in training, so that the LM learns to copy what it would not guess.
+        misheard: share of the tokens that the response already has, in training, that
+            are replaced by others that sound alike (``rough.misheard``); needs
+            ``projection: words``.
 
     Raises:
         UserError: a value that does not fit, or options that exclude one another.
@@ -85,6 +88,7 @@ class Listener(nn.Module):
         pointer: bool = False,
         text_as_audio: bool = False,
         text_random: float = 0.0,
+        misheard: float = 0.0,
     ):
         super().__init__()
         _check("projection", projection, PROJECTIONS)
@@ -96,6 +100,7 @@ class Listener(nn.Module):
         self.loss_name, self.canvas_slack = loss, canvas_slack
         self.prefix_blind, self.text_random = prefix_blind, text_random
         self.text_as_audio, self.audio_positions = text_as_audio, audio_positions
+        self.misheard = misheard
         self.weights = weights.resolve(lm, "lm")
         self.tokenizer = LMTokenizer(self.weights.path, text_case)
         self.lm = Backbone.from_pretrained(
@@ -127,8 +132,9 @@ class Listener(nn.Module):
         if ctc is not None:
             options = {"scale": scale, **ctc}
             self.ctc = AlignmentCTC(table, encoder_output_size, **options)
-        if pointer and projection != "words":
-            raise UserError("pointer: true needs projection: words")
+        for name, value in {"pointer": pointer, "misheard": misheard}.items():
+            if value and projection != "words":
+                raise UserError(f"{name}: {value} needs projection: words")
         self.pointer = Pointer(self.lm.width) if pointer else None
 
     def prefix(self, audio: Tensor | None, lengths: Tensor | None, batch: int = 0):
@@ -161,8 +167,7 @@ class Listener(nn.Module):
 
     def sprinkled(self, text: Tensor, lengths: Tensor, seeds: Sequence[int]) -> Tensor:
         """Transcripts with ``text_random`` of their tokens replaced."""
-        # Other draws than those of the masks and of the audio, which have these seeds.
-        others = [~seed & (2**62 - 1) for seed in seeds]
+        others = other_seeds(seeds)
         drawn = sprinkled(text, lengths, self.text_random, self.lm.vocab_size, others)
         return torch.where(drawn == self.special.eos, text, drawn)
 
@@ -204,6 +209,11 @@ class Listener(nn.Module):
     def encode_texts(self, texts: Sequence[str]) -> list[list[int]]:
         """Token ids of transcripts, in the LM's text case, without EOS."""
         return [self.tokenizer.encode(text) for text in texts]
+
+
+def other_seeds(seeds: Sequence[int]) -> list[int]:
+    """For other draws than those of the masks and of the audio."""
+    return [~int(seed) & (2**62 - 1) for seed in seeds]
 
 
 def _check(name: str, value: str, allowed: Sequence[str]) -> None:

@@ -79,6 +79,41 @@ def sprinkled(
     return torch.where(chosen & valid, drawn, text)
 
 
+def misheard(given: Tensor, heard: Heard, share: float, seeds: Sequence[int]) -> Tensor:
+    """Given tokens, some replaced by others that were heard at their place.
+
+    A first pass has errors that sound like what was said, and so has what an LM has
+    committed itself; one that has seen nothing but true context believes all of it.
+
+    Args:
+        given: (B, L) int64, response positions from the first.
+        heard: says what sounds alike; where it names no tokens, nothing changes.
+        share: of the tokens, in [0, 1].
+        seeds: one for each row; a row's draws depend on nothing else.
+    """
+    if not share or heard.tokens is None or not heard.tokens.numel():
+        return given
+    random, width = RowRandom(seeds, given.device), given.shape[1]
+    places = torch.arange(width, device=given.device)
+    # The first vector of that number; there is none behind the last word.
+    numbers = heard.places.masked_fill(_padding(heard), width)
+    vector = torch.searchsorted(numbers, places.expand_as(given).contiguous())
+    known = places < heard.words[:, None]
+    vector = vector.masked_fill(~known, 0)
+    every = torch.full((len(given),), width)
+    other = random.uniform(every, width) * (heard.tokens.shape[2] - 1)
+    rows = torch.arange(len(given), device=given.device)[:, None]
+    found = heard.tokens[rows, vector, 1 + other.long()]
+    chosen = known & (random.uniform(every, width) < share)
+    return torch.where(chosen, found, given)
+
+
+def _padding(heard: Heard) -> Tensor:
+    """(B, A) bool: behind the vectors of a row."""
+    places = torch.arange(heard.places.shape[1], device=heard.places.device)
+    return places >= heard.counts[:, None]
+
+
 def _any_token(draws: Tensor, vocabulary: int) -> Tensor:
     """Numbers in [0, 1) -> token ids; rounding may bring a number up to 1."""
     return (draws * vocabulary).long().clamp(max=vocabulary - 1)

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import torch
 
-from espnet_llada.rough import rough_audio, sprinkled
+from espnet_llada.adapter.heard import Heard
+from espnet_llada.rough import misheard, rough_audio, sprinkled
 
 VOCABULARY = 50
 
@@ -62,3 +63,21 @@ def test_some_tokens_become_any():
     alone = sprinkled(text[50:, :3], lengths[50:], 0.3, VOCABULARY, [50])
     assert torch.equal(alone[0], found[50, :3])
     assert torch.equal(sprinkled(text, lengths, 0.0, VOCABULARY, range(51)), text)
+
+
+def test_some_given_tokens_become_what_sounds_alike():
+    tokens = torch.tensor([[[5, 15], [6, 16], [7, 17]]]).repeat(40, 1, 1)
+    shares = torch.tensor([[0.9, 0.1], [0.1, 0.1], [0.8, 0.1]]).expand(40, 3, 2)
+    counts = torch.tensor([3] * 39 + [2])
+    heard = Heard(torch.zeros(40, 3, 1), counts, tokens, shares)
+    given = torch.tensor([[1, 2, 3, 4]]).repeat(40, 1)
+    found = misheard(given, heard, 0.5, range(40))
+    first, second, behind = found[:, 0], found[:, 1], found[:, 2:]
+    assert sorted(first.unique().tolist()) == [1, 15]
+    assert sorted(second[:39].unique().tolist()) == [2, 17], "the ghost has no number"
+    assert second[39] == 2, "the row has one word"
+    assert torch.equal(behind, given[:, 2:]), "nothing was heard there"
+    assert 0.3 < (first == 15).float().mean() < 0.7
+    alone = misheard(given[7:8], heard.rows(torch.tensor([7])), 0.5, [7])
+    assert torch.equal(alone[0], found[7])
+    assert misheard(given, heard, 0.0, range(40)) is given
