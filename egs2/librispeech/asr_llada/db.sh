@@ -11,3 +11,6 @@ LIBRISPEECH_MINI=${LIBRISPEECH_MINI:-mini}
 # Data directories that --preset mini trains on, separated by spaces, e.g. those that
 # local/synthesize.py wrote. Where none is named, run.sh has it write them.
 SYNTH=${SYNTH:-}
+
+# Likewise those that the adapter is not trained on, for the last training of each system.
+FRESH=${FRESH:-}

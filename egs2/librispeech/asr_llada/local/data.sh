@@ -10,8 +10,9 @@
 # LibriSpeech; so does LIBRISPEECH=downloads, in db.sh or in the environment.
 #
 # The presets mini and mini_ci have no training data of their own. Data directories that
-# SYNTH names, in db.sh or in the environment, become data/train_synth[_ci], without
-# what the evaluation sets say; mini_ci takes some of train-mini where SYNTH is empty.
+# SYNTH names, in db.sh or in the environment, become data/train_synth[_ci], those of
+# FRESH data/train_fresh, without what the evaluation sets say; mini_ci takes some of
+# train-mini where SYNTH is empty.
 # With --train false they prepare the evaluation sets only.
 set -euo pipefail
 
@@ -83,12 +84,18 @@ esac
 few=()
 [ -z "${max_utts}" ] || few=(--max_utts "${max_utts}")
 python3 -m espnet_llada.recipe.librispeech --root "${root}" ${few[@]+"${few[@]}"} "$@" "${sets[@]}"
-if [[ ${preset} = mini* && ${train} != false && -n ${SYNTH} ]]; then
-    read -ra synth <<< "${SYNTH}"
-    held_out=()
+
+# combine <set> <data directories>
+combine() {
+    local set held_out=() directories
+    read -ra directories <<< "$2"
     for set in "${sets[@]}"; do
         held_out+=("data/${set%%=*}")
     done
-    python3 -m espnet_llada.recipe.combine --output "data/train_synth${suffix}" \
-        ${few[@]+"${few[@]}"} --held_out "${held_out[@]}" --directories "${synth[@]}"
+    python3 -m espnet_llada.recipe.combine --output "data/$1" ${few[@]+"${few[@]}"} \
+        --held_out "${held_out[@]}" --directories "${directories[@]}"
+}
+if [[ ${preset} = mini* && ${train} != false ]]; then
+    [ -z "${SYNTH}" ] || combine "train_synth${suffix}" "${SYNTH}"
+    [ -z "${FRESH}" ] || [ "${preset}" = mini_ci ] || combine train_fresh "${FRESH}"
 fi

@@ -10,7 +10,10 @@ valid_set=dev_synth${suffix}
 text_set=train_text${suffix}
 test_sets="test_read${suffix} test_prompts${suffix} test_synth${suffix}"
 
+fresh_set=${train_set}
+
 engines= # of local/synthesize.py, each with its hours of speech
+fresh=   # the same, for speech that the adapter is not trained on
 lm=stories15m
 model= # trained here, else shipped
 rows=
@@ -22,6 +25,8 @@ inference_nj=2
 if [ "${preset}" = mini ]; then
     # Hours of CPU: hibari 0.5, flite 0.1, kokoro 1.4
     engines="hibari=25 flite=1.5 kokoro=1.6"
+    fresh="hibari=6"
+    fresh_set=train_fresh
 else
     asr_args="--max_epoch 1 --num_iters_per_epoch 2 --keep_nbest_models 1 ${asr_args}"
     rows="llama diffusion_steps4 lowconf_mask10"
@@ -34,7 +39,7 @@ mini_options() {
         name=${1#--}
         name=${name//-/_}
         case ${name} in
-            engines | lm | model | rows | runs | sweep_args) printf -v "${name}" %s "$2" ;;
+            engines | fresh | lm | model | rows | runs | sweep_args) printf -v "${name}" %s "$2" ;;
             sets) to_decode=$2 ;;
             nj | inference_nj)
                 printf -v "${name}" %s "$2"
@@ -62,23 +67,32 @@ machine=(--ngpu 0 --nj "${nj}" --inference_nj "${inference_nj}" --gpu_inference 
 # reached <stage>: whether it is to be run.
 reached() { [ "${stage}" -le "$1" ] && [ "$1" -le "${stop_stage}" ]; }
 
-# Speech, unless SYNTH names some, and the LM, unless the shipped one serves.
+# mini_speech <variable> <engines and hours> <suffix> <seed>: speech, where the variable
+# names none; then it names what was made.
+mini_speech() {
+    local item folder made=
+    [ -z "${!1}" ] || return 0
+    for item in $2; do
+        folder=${dumpdir}/synth/${item%%=*}$3
+        log "Synthesizing ${item#*=} h by ${item%%=*} into ${folder}"
+        python3 local/synthesize.py --engine "${item%%=*}" --hours "${item#*=}" --seed "$4" \
+            --nj "${nj}" --output "${folder}" --exclude "${held_out[@]}"
+        made+=" ${folder}"
+    done
+    export "$1=${made# }"
+}
+
+# Speech, unless SYNTH and FRESH name some, and the LM, unless the shipped one serves.
 mini_material() {
-    local item folder set held_out=()
+    local set held_out=()
     # What the evaluation sets say must not be spoken, so they come first.
     # shellcheck disable=SC2086
     local/data.sh --preset "${preset}" --train false ${local_data_opts}
     for set in ${test_sets} "${valid_set}"; do
         held_out+=("data/${set}/text")
     done
-    for item in $([ -n "${SYNTH}" ] || echo "${engines}"); do
-        folder=${dumpdir}/synth/${item%%=*}
-        log "Synthesizing ${item#*=} h by ${item%%=*} into ${folder}"
-        python3 local/synthesize.py --engine "${item%%=*}" --hours "${item#*=}" \
-            --nj "${nj}" --output "${folder}" --exclude "${held_out[@]}"
-        synthesized+=" ${folder}"
-    done
-    export SYNTH=${SYNTH:-${synthesized# }}
+    mini_speech SYNTH "${engines}" "" 0
+    mini_speech FRESH "${fresh}" _fresh 1
     if [ "${lm}" != stories15m ] && [ ! -f "${lm}/model.safetensors" ]; then
         log "Making the LM in ${lm}"
         python3 local/make_lm.py --output "${lm}"
@@ -162,7 +176,7 @@ mini_sweep() {
 
 # Stages 1 to 11, by which the models are trained anew.
 mini_training() {
-    local config synthesized=
+    local config
     if [ "${stop_stage}" -ge 10 ]; then
         for config in $(mini_configs); do
             [ -f "${config}" ] || fail "${config}: no such file; local/train_mini.sh names it"
@@ -172,6 +186,10 @@ mini_training() {
     if [ "${stage}" -le 5 ]; then
         asr "${common[@]}" --hugging_face_model_name_or_path "${lm}" --stage "${stage}" \
             --stop_stage "$(min "${stop_stage}" 5)" ${options[@]+"${options[@]}"}
+    fi
+    if [ "${fresh_set}" != "${train_set}" ] && [ "${stage}" -le 4 ] && [ "${stop_stage}" -ge 3 ]; then
+        asr "${common[@]}" --train_set "${fresh_set}" --valid_set "" --test_sets "" \
+            --stage "$(max "${stage}" 3)" --stop_stage "$(min "${stop_stage}" 4)"
     fi
     if reached 5; then mini_text; fi
     if reached 10; then mini_features; fi

@@ -4,6 +4,8 @@
 # <run>:<from>:<to>[,...] for those <from> of an earlier run (- for the shipped LM alone).
 #   text    ${dumpdir}/text/train_text: lines for the LM, no speech
 #   speech  ${dumpdir}/extracted/train_synth: frames of the frozen encoder
+#   fresh   ${dumpdir}/extracted/train_fresh: the same of speech that the adapter has not
+#           been trained on, whose errors are those that it makes elsewhere
 # --runs chooses some of them. All are validated on dev_synth. The runs called llama and llada are the two systems.
 lm_of() { echo "$1:decoder.lm:decoder.lm,$1:decoder.pointer:decoder.pointer"; }
 mini_runs() {
@@ -12,8 +14,10 @@ mini_runs() {
 ctc         speech  conf/train_asr_mini_ctc.yaml                 -
 text_llama  text    conf/train_asr_whisper_llama_mini_text.yaml  -
 text_llada  text    conf/train_asr_whisper_llada_mini_text.yaml  $(lm_of text_llama)
-llama       speech  conf/train_asr_whisper_llama_mini.yaml       ${ctc},$(lm_of text_llama)
-llada       speech  conf/train_asr_whisper_llada_mini.yaml       ${ctc},$(lm_of text_llada)
+known_llama speech  conf/train_asr_whisper_llama_mini.yaml       ${ctc},$(lm_of text_llama)
+known_llada speech  conf/train_asr_whisper_llada_mini.yaml       ${ctc},$(lm_of text_llada)
+llama       fresh   conf/train_asr_whisper_llama_mini_fresh.yaml ${ctc},$(lm_of known_llama)
+llada       fresh   conf/train_asr_whisper_llada_mini_fresh.yaml ${ctc},$(lm_of known_llada)
 EOF
 }
 
@@ -25,7 +29,7 @@ mini_features() {
     local config set
     config=$(mini_configs speech | head -n 1)
     [ -n "${config}" ] || return 0
-    for set in "${train_set}" "${valid_set}"; do
+    for set in $(printf '%s\n' "${train_set}" "${fresh_set}" "${valid_set}" | sort -u); do
         log "Frames of ${set}, once for all runs"
         python3 -m espnet_llada.bin.cli features --config "${config}" --nj "${nj}" \
             --wav_scp "${dumpdir}/raw/${set}/wav.scp" --output "${dumpdir}/extracted/${set}"
@@ -58,6 +62,7 @@ mini_train() {
             args+=("${common[@]}" --feats_type text --train_set "${text_set}")
             ;;
         speech) args=(asr "${common[@]}" --feats_type extracted) ;;
+        fresh) args=(asr "${common[@]}" --feats_type extracted --train_set "${fresh_set}") ;;
     esac
     first=$(max "${stage}" 10)
     # Lengths of speech and text are the same for every run of a kind.
