@@ -188,7 +188,7 @@ mini_training() {
             --stop_stage "$(min "${stop_stage}" 5)" ${options[@]+"${options[@]}"}
     fi
     if [ "${fresh_set}" != "${train_set}" ] && [ "${stage}" -le 4 ] && [ "${stop_stage}" -ge 3 ]; then
-        asr "${common[@]}" --train_set "${fresh_set}" --valid_set "" --test_sets "" \
+        asr "${common[@]}" --train_set "${fresh_set}" \
             --stage "$(max "${stage}" 3)" --stop_stage "$(min "${stop_stage}" 4)"
     fi
     if reached 5; then mini_text; fi
