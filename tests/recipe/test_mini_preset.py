@@ -132,10 +132,12 @@ def test_sets_of_the_mini_preset(recipe: Path, tmp_path: Path):
     prompt = "ALL CIRCUITS ARE BUSY NOW"  # of test_prompts
     write_audio(tmp_path / "a.flac")
     write_set(spoken, {"a1": prompt, "a2": "NOT YET"}, tmp_path / "a.flac")
-    done = _run(recipe, "local/data.sh", "--preset", "mini", SYNTH="spoken")
+    env = {"SYNTH": "spoken", "FRESH": "spoken"}
+    done = _run(recipe, "local/data.sh", "--preset", "mini", **env)
     assert done.returncode == 0, done.stderr
     texts = {p.parent.name: read_table(p) for p in (recipe / "data").glob("*/text")}
     assert texts.pop("train_synth") == {"a2": "NOT YET"}
+    assert texts.pop("train_fresh") == {"a2": "NOT YET"}
     assert {name: len(text) for name, text in texts.items()} == SIZES
     assert prompt in texts["test_prompts"].values()
     every = [words for text in texts.values() for words in text.values()]
