@@ -4,7 +4,7 @@ An LM has to learn through all its layers that an embedding it is shown is the t
 is to write, and learns that last for rare words. Here each response position points at
 one of the vectors that were heard, or at none, and the tokens of that vector become
 more probable: a shorter way for what was heard, while the LM decides how far to trust
-it. Nothing that was not heard changes, so a pass costs little more than before.
+it. The logits of what was not heard stay as they are.
 
 Source: the pointer of See et al. 2017 (arXiv 1704.04368), its mixture of probabilities
 made a product, as in log-linear fusion of acoustic and language model.
@@ -72,9 +72,7 @@ class Pointer(nn.Module):
             apart = heard.places[:, None] - response[:, None]  # (B, L, A)
             apart = apart.clamp(-REACH, REACH)
             scores = scores + self.distance[apart + REACH]
-            places = torch.arange(audio.shape[1], device=audio.device)
-            absent = places >= heard.counts[:, None]
-            scores = scores.masked_fill(absent[:, None], float("-inf"))
+            scores = scores.masked_fill(~heard.valid[:, None], float("-inf"))
             scores = torch.cat([scores, self.nothing(hidden)], dim=-1)
             pointed = scores.softmax(dim=-1)[..., :-1]  # (B, L, A)
             chances = pointed[..., None] * heard.shares[:, None].float()

@@ -86,10 +86,7 @@ def join(lm: Backbone, prompt: Tensor, heard: Heard, where: str) -> Prefix:
         heard: the audio.
         where: one of ``AUDIO_POSITIONS``.
     """
-    audio, lengths = heard.vectors, heard.counts
-    places = torch.arange(audio.shape[1], device=audio.device)
-    there = places < lengths[:, None]
-    asked = prompt.shape[1]
+    audio, there, asked = heard.vectors, heard.valid, prompt.shape[1]
     if where == "before":
         valid = F.pad(there, (asked, 0), value=True)
         return Prefix(lm.join(prompt, audio), valid, heard=heard, begins=asked)
@@ -99,6 +96,6 @@ def join(lm: Backbone, prompt: Tensor, heard: Heard, where: str) -> Prefix:
         lm.join(audio, prompt.to(audio.dtype)),
         valid,
         torch.cat([asked + heard.places, first], dim=1),
-        torch.full_like(lengths, asked),
+        torch.full_like(heard.counts, asked),
         heard,
     )

@@ -96,7 +96,7 @@ def misheard(given: Tensor, heard: Heard, share: float, seeds: Sequence[int]) ->
     random, width = RowRandom(seeds, given.device), given.shape[1]
     places = torch.arange(width, device=given.device)
     # The first vector of that number; there is none behind the last word.
-    numbers = heard.places.masked_fill(_padding(heard), width)
+    numbers = heard.places.masked_fill(~heard.valid, width)
     vector = torch.searchsorted(numbers, places.expand_as(given).contiguous())
     known = places < heard.words[:, None]
     vector = vector.masked_fill(~known, 0)
@@ -106,12 +106,6 @@ def misheard(given: Tensor, heard: Heard, share: float, seeds: Sequence[int]) ->
     found = heard.tokens[rows, vector, 1 + other.long()]
     chosen = known & (random.uniform(every, width) < share)
     return torch.where(chosen, found, given)
-
-
-def _padding(heard: Heard) -> Tensor:
-    """(B, A) bool: behind the vectors of a row."""
-    places = torch.arange(heard.places.shape[1], device=heard.places.device)
-    return places >= heard.counts[:, None]
 
 
 def _any_token(draws: Tensor, vocabulary: int) -> Tensor:

@@ -20,7 +20,7 @@ class Heard:
         shares: (B, A, K), how much of a vector is that token's; at most 1 together.
         first: (B, A K) int64, where in a row the same token stands for the first time.
         places: (B, A) int64, the number of the word that a vector is, counted from 0.
-            One that is more likely no word than one has that of the word before it.
+            One of which its tokens have half or less has that of the word before it.
     """
 
     vectors: Tensor
@@ -43,6 +43,12 @@ class Heard:
         if self.shares is not None:
             words = self.shares.sum(dim=2) > 0.5
         return (words.long().cumsum(dim=1) - 1).clamp(min=0)
+
+    @property
+    def valid(self) -> Tensor:
+        """(B, A) bool: False behind the vectors of a row."""
+        places = torch.arange(self.vectors.shape[1], device=self.counts.device)
+        return places < self.counts[:, None]
 
     @property
     def words(self) -> Tensor:

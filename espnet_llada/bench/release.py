@@ -32,9 +32,11 @@ def as_released(model: nn.Module) -> Iterator[None]:
     ) -> Callable[[Tensor, Tensor], Tensor]:
         def logits(tokens: Tensor, wanted: Tensor) -> Tensor:
             first, rest = decoder.sequence_hidden(prefix, tokens, lengths)
-            everywhere = decoder.lm.logits(torch.cat([first, rest], dim=1))
-            everywhere.softmax(dim=-1)
-            return everywhere[:, first.shape[1] :][wanted]
+            head, everywhere = decoder.head(prefix, first), torch.ones_like(wanted)
+            logits = head.logits(rest, everywhere)
+            for part in (decoder.lm.logits(first), logits):
+                part.softmax(dim=-1)
+            return logits[wanted.flatten()]
 
         return logits
 

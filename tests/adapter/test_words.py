@@ -10,6 +10,7 @@ import torch
 from safetensors.torch import load_file
 
 from espnet_llada.adapter.words import TOKENS_FILE
+from espnet_llada.autoregressive import beam_search
 from espnet_llada.decoder import LMDecoder
 from espnet_llada.types import UserError
 
@@ -113,9 +114,66 @@ def test_words_are_frozen_and_what_is_trained_gets_gradients(decoder):
     assert decoder.ctc.scale.grad.abs() > 0
 
 
+@torch.no_grad()
+@pytest.mark.parametrize("blind", [False, True])
+@pytest.mark.parametrize("where", ["before", "beside"])
+def test_a_canvas_is_the_same_with_the_pointer_however_little_is_asked(
+    lm, tiny_whisper, where, blind
+):
+    decoder = pointing(lm, tiny_whisper, "bidirectional", where, prefix_blind=blind)
+    prefix = decoder.prefix(torch.randn(3, 9, WIDTH), torch.tensor([9, 3, 5]))
+    lengths = torch.tensor([6, 4, 3])
+    logits_fn = decoder.logits_fn(prefix, lengths)
+    for rows in ([0, 1, 2], [1, 2], [2]):
+        tokens = torch.randint(3, 40, (3, 6))
+        expected = decoder.canvas_logits(prefix, tokens, lengths)
+        wanted = torch.arange(6) < lengths[:, None]
+        wanted &= torch.isin(torch.arange(3), torch.tensor(rows))[:, None]
+        logits = logits_fn(tokens, wanted)
+        torch.testing.assert_close(logits, expected[wanted], atol=1e-4, rtol=1e-4)
+    decoder.pointer = None
+    unaided = decoder.canvas_logits(prefix, tokens, lengths)
+    assert (expected - unaided).abs().max() > 1, "the pointer is of account"
+
+
+@torch.no_grad()
+def test_greedy_search_with_the_pointer_is_that_of_the_whole_sequence(lm, tiny_whisper):
+    decoder = pointing(lm, tiny_whisper, "causal", "beside")
+    prefix = decoder.prefix(torch.randn(2, 9, WIDTH), torch.tensor([9, 4]))
+    found = beam_search(decoder, prefix, max_tokens=6)
+    text = torch.zeros(2, 0, dtype=torch.long)
+    for i in range(int(found.passes.min())):
+        sizes = torch.full((2,), text.shape[1])
+        best = decoder.next_token_logits(prefix, text, sizes)[:, -1].argmax(dim=-1)
+        assert best.tolist() == found.tokens[:, i].tolist()
+        text = torch.cat([text, best[:, None]], dim=1)
+
+
+def pointing(lm, whisper, attention: str, where: str, **options) -> LMDecoder:
+    """A decoder whose pointer decides much."""
+    torch.manual_seed(0)
+    decoder = LMDecoder(
+        WIDTH,
+        attention,
+        lm=str(lm),
+        chat_template=False,
+        whisper=str(whisper),
+        ctc={"weight": 0.0},
+        projection="words",
+        audio_positions=where,
+        pointer=True,
+        **options,
+    )
+    torch.nn.init.constant_(decoder.pointer.strength.bias, 4.0)
+    return decoder.eval()
+
+
 def test_what_does_not_fit_is_refused(lm, tiny_lm, tiny_whisper):
     with pytest.raises(UserError, match="projection: 'word'; allowed: linear, words"):
         build(lm, tiny_whisper, projection="word")
+    for option in ("pointer", "misheard"):
+        with pytest.raises(UserError, match=f"{option}: True needs projection: words"):
+            build(lm, tiny_whisper, projection="linear", **{option: True})
     with pytest.raises(UserError, match="projection: words needs ctc"):
         build(lm, tiny_whisper, ctc=None)
     with pytest.raises(UserError, match=f"{TOKENS_FILE}: not readable"):

@@ -245,6 +245,8 @@ def test_a_bonus_keeps_the_first_pass_unless_another_token_is_surer():
         return sum(a == b for a, b in zip(words, tokens, strict=True))
 
     assert kept(0.0) < kept(1.0) < kept(20.0) == len(words)
+    with pytest.raises(UserError, match=r"first_pass_bonus: 1\.0 .* no first pass"):
+        SamplerOptions("diffusion", first_pass_bonus=1.0)
 
 
 def test_semi_ar_goes_left_to_right_and_stops_at_eos():

@@ -28,7 +28,7 @@ Options of the presets mini and mini_ci:
   --runs "ctc ..."        trainings of local/train_mini.sh, by default all
   --model NAME            default: what was trained here, else the shipped 'mini'
   --sweep_args "..."      further options of espnet-llada sweep
-  --engines "hibari=25 flite=1.5 kokoro=1.6"
+  --engines "hibari=28 flite=1.5 kokoro=1.6"
                           hours of speech to synthesize; SYNTH in db.sh names what is there
   --lm DIR                an LM to make and to train, instead of the shipped one
 

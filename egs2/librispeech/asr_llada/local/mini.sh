@@ -23,8 +23,8 @@ sweep_args=
 nj=2
 inference_nj=2
 if [ "${preset}" = mini ]; then
-    # Hours of CPU: hibari 0.5, flite 0.1, kokoro 1.4
-    engines="hibari=25 flite=1.5 kokoro=1.6"
+    # Hours of CPU: hibari 0.5, flite 0.1, kokoro 1.4, the fresh hibari 0.1
+    engines="hibari=28 flite=1.5 kokoro=1.6"
     fresh="hibari=6"
     fresh_set=train_fresh
 else
@@ -187,6 +187,7 @@ mini_training() {
         asr "${common[@]}" --hugging_face_model_name_or_path "${lm}" --stage "${stage}" \
             --stop_stage "$(min "${stop_stage}" 5)" ${options[@]+"${options[@]}"}
     fi
+    # The same two stages of the second set; asr.sh knows one.
     if [ "${fresh_set}" != "${train_set}" ] && [ "${stage}" -le 4 ] && [ "${stop_stage}" -ge 3 ]; then
         asr "${common[@]}" --train_set "${fresh_set}" \
             --stage "$(max "${stage}" 3)" --stop_stage "$(min "${stop_stage}" 4)"
