@@ -26,6 +26,8 @@ class WindowReader(nn.Module):
             release does; otherwise it is read with its missing frames hidden.
         context: frames on either side that a window reads as well; without any, as in
             the paper, windows do not overlap.
+        jitter: in training, the first window of a batch begins up to ``window`` - 1
+            frames before the audio, so that the same speech is cut elsewhere each time.
     """
 
     def __init__(
@@ -35,11 +37,13 @@ class WindowReader(nn.Module):
         time_mask: int,
         drop_last_window: bool,
         context: int = 0,
+        jitter: bool = False,
     ):
         super().__init__()
         self.hidden, self.window, self.context = queries.shape[1], window, context
         self.time_mask, self.drop_last_window = time_mask, drop_last_window
         self.queries = nn.Parameter(queries)
+        self.jitter = jitter
 
     def read(self, keys: Tensor, seen: Tensor) -> Tensor:
         """Each window by itself.
@@ -68,16 +72,31 @@ class WindowReader(nn.Module):
         frames = frames.to(self.queries.dtype)  # a bf16 encoder's, for one
         if self.training and self.time_mask:
             frames = _time_masked(frames, lengths, self.time_mask)
+        early = 0
+        if self.training and self.jitter:
+            early = int(torch.randint(self.window, ()))
+        keys, seen, windows = self._windows(frames, lengths, early)
+        x, counts = self.read(keys, seen), windows * len(self.queries)
+        return x.reshape(len(frames), int(counts.max()), self.hidden), counts
+
+    def _windows(
+        self, frames: Tensor, lengths: Tensor, early: int
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Keys and what is there of them (see ``read``), and (B,) windows of each row.
+
+        The first window begins ``early`` frames before the audio.
+        """
         if self.drop_last_window:
-            windows = lengths // self.window
+            windows = (lengths + early) // self.window
         else:
-            windows = -(-lengths // self.window)
-        count, n_queries = int(windows.max()), len(self.queries)
-        batch, width = len(frames), count * self.window
+            windows = -(-(lengths + early) // self.window)
+        batch, count = len(frames), int(windows.max())
+        width = count * self.window
         reach = self.window + 2 * self.context
-        behind = max(0, width - frames.shape[1]) + self.context
-        frames = F.pad(frames, (0, 0, self.context, behind))
-        places = torch.arange(frames.shape[1], device=frames.device) - self.context
+        before = self.context + early
+        behind = max(0, width - early - frames.shape[1]) + self.context
+        frames = F.pad(frames, (0, 0, before, behind))
+        places = torch.arange(frames.shape[1], device=frames.device) - before
         there = (places >= 0) & (places < lengths[:, None])
         keys = frames[:, : width + 2 * self.context].unfold(1, reach, self.window)
         keys = keys.transpose(2, 3).reshape(batch * count, reach, -1)
@@ -85,9 +104,7 @@ class WindowReader(nn.Module):
         seen = seen.reshape(batch * count, 1, 1, reach)
         # A window behind the row's end has nothing to see; its output is not used,
         # but softmax over nothing would be NaN.
-        seen = seen | ~seen.any(dim=-1, keepdim=True)
-        x = self.read(keys, seen)
-        return x.reshape(batch, count * n_queries, self.hidden), windows * n_queries
+        return keys, seen | ~seen.any(dim=-1, keepdim=True), windows
 
 
 class WindowQFormer(WindowReader):
@@ -102,7 +119,7 @@ class WindowQFormer(WindowReader):
         queries: vectors for each window.
         window: see ``WindowReader``.
         dropout: as in BERT, on embeddings, attention and residual branches.
-        time_mask, drop_last_window: see ``WindowReader``.
+        time_mask, drop_last_window, jitter: see ``WindowReader``.
     """
 
     def __init__(
@@ -117,9 +134,10 @@ class WindowQFormer(WindowReader):
         dropout: float = 0.1,
         time_mask: int = 0,
         drop_last_window: bool = False,
+        jitter: bool = False,
     ):
         noise = torch.randn(queries, hidden) * 0.02
-        super().__init__(noise, window, time_mask, drop_last_window)
+        super().__init__(noise, window, time_mask, drop_last_window, jitter=jitter)
         self.norm = nn.LayerNorm(hidden, eps=_EPS)
         self.dropout = nn.Dropout(dropout)
         self.layers = nn.ModuleList(

@@ -34,7 +34,7 @@ class WhisperQFormer(WindowReader):
         whisper: name or path of the weights, the encoder's best.
         queries: vectors for each window.
         window: see ``WindowReader``.
-        time_mask, drop_last_window: see ``WindowReader``.
+        time_mask, drop_last_window, jitter: see ``WindowReader``.
         context: see ``WindowReader``; a learned vector then tells a frame's place.
 
     Raises:
@@ -50,6 +50,7 @@ class WhisperQFormer(WindowReader):
         time_mask: int = 0,
         drop_last_window: bool = False,
         context: int = 0,
+        jitter: bool = False,
     ):
         resolved = weights.resolve(whisper, "whisper")
         config, tensors = _decoder(resolved.path)
@@ -65,7 +66,7 @@ class WhisperQFormer(WindowReader):
         )
         start = words[max(0, len(words) - _TIMESTAMPS - 1)]
         query = start + places[place]
-        super().__init__(query, window, time_mask, drop_last_window, context)
+        super().__init__(query, window, time_mask, drop_last_window, context, jitter)
         self.weights = resolved
         self.blocks = nn.ModuleList(_Block(config) for _ in range(config.layers))
         self.ln = nn.LayerNorm(config.d_model)

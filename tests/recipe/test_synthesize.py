@@ -125,6 +125,17 @@ def test_a_plan_follows_from_engine_seed_and_number(script):
     assert len({p.name for p in plans}) == 40
 
 
+def test_some_of_the_sources_alone(run, tmp_path):
+    parts = {"all": [], "some": ["--sources", "words", "prompts"]}
+    for name, options in parts.items():
+        run(tmp_path / name, "--hours", "0.005", *options)
+    meta = {n: (tmp_path / n / "meta.tsv").read_text().splitlines() for n in parts}
+    rows = {n: [line.split("\t") for line in lines] for n, lines in meta.items()}
+    assert {row[3] for row in rows["some"]} == {"words", "prompts"}
+    ids = {n: {row[0] for row in rows[n]} for n in parts}
+    assert not ids["all"] & ids["some"], "sets that stand beside one another"
+
+
 @pytest.fixture
 def run(script, monkeypatch):
     """Runs the script in this process, with the tone and short shards."""

@@ -12,8 +12,8 @@ test_sets="test_read${suffix} test_prompts${suffix} test_synth${suffix}"
 
 fresh_set=${train_set}
 
-engines= # of local/synthesize.py, each with its hours of speech
-fresh=   # the same, for speech that the adapter is not trained on
+engines= # of local/synthesize.py, each with its hours of speech, or engine:source=hours
+fresh=   # the same, for the speech of the last trainings
 lm=stories15m
 model= # trained here, else shipped
 rows=
@@ -23,9 +23,9 @@ sweep_args=
 nj=2
 inference_nj=2
 if [ "${preset}" = mini ]; then
-    # Hours of CPU: hibari 0.5, flite 0.1, kokoro 1.4, the fresh hibari 0.1
+    # Hours of CPU: kokoro 1.4 each, hibari 0.01 to 0.02 an hour
     engines="hibari=28 flite=1.5 kokoro=1.6"
-    fresh="hibari=6"
+    fresh="hibari=48 hibari:definitions=10 flite=1.5 kokoro=1.6"
     fresh_set=train_fresh
 else
     asr_args="--max_epoch 1 --num_iters_per_epoch 2 --keep_nbest_models 1 ${asr_args}"
@@ -70,13 +70,17 @@ reached() { [ "${stage}" -le "$1" ] && [ "$1" -le "${stop_stage}" ]; }
 # mini_speech <variable> <engines and hours> <suffix> <seed>: speech, where the variable
 # names none; then it names what was made.
 mini_speech() {
-    local item folder made=
+    local item engine folder sources made=
     [ -z "${!1}" ] || return 0
     for item in $2; do
-        folder=${dumpdir}/synth/${item%%=*}$3
-        log "Synthesizing ${item#*=} h by ${item%%=*} into ${folder}"
-        python3 local/synthesize.py --engine "${item%%=*}" --hours "${item#*=}" --seed "$4" \
-            --nj "${nj}" --output "${folder}" --exclude "${held_out[@]}"
+        engine=${item%%=*}
+        folder=${dumpdir}/synth/${engine/:/_}$3
+        sources=()
+        [[ ${engine} != *:* ]] || sources=(--sources "${engine#*:}")
+        log "Synthesizing ${item#*=} h by ${engine} into ${folder}"
+        python3 local/synthesize.py --engine "${engine%%:*}" --hours "${item#*=}" --seed "$4" \
+            --nj "${nj}" --output "${folder}" --exclude "${held_out[@]}" \
+            ${sources[@]+"${sources[@]}"}
         made+=" ${folder}"
     done
     export "$1=${made# }"

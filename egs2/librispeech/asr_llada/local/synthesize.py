@@ -7,7 +7,7 @@
 Engines, voices, texts and their terms: local/SYNTHESIS.md. The output is a Kaldi data
 directory that grows while this runs; stopped in any way, the same command goes on
 where it was. An utterance is the same wherever and whenever it is made, on the same
-library versions: everything about it follows from engine, seed and its number.
+library versions: everything about it follows from engine, seed, sources and its number.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ import numpy as np
 import soundfile
 from synthesis.acoustics import RATE, record, resample, trim
 from synthesis.engines import ENGINES, Engine
-from synthesis.texts import Excluded, draw, sources, transcript
+from synthesis.texts import SHARES, Excluded, draw, sources, transcript
 from tqdm import tqdm
 
 from espnet_llada.bin.options import OptionParser, run_main
@@ -75,7 +75,9 @@ def plan(engine: str, number: int, seed: int, pool: dict) -> Utterance:
     voices = ENGINES[engine].voices()
     voice = voices[rng.integers(len(voices))]
     source, text = draw(pool, rng)
-    name = f"{engine}-{voice}-{number:06d}"
+    # Sets of some sources can stand beside one of all sources.
+    some = "" if len(pool) == len(SHARES) else source
+    name = f"{engine}-{voice}-{some}{number:06d}"
     speed = round(float(rng.uniform(*SPEEDS)), 3)
     return Utterance(
         name, engine, voice, source, text, speed, int(rng.integers(1 << 31))
@@ -171,6 +173,7 @@ def synthesize(args: argparse.Namespace) -> None:
     output = args.output.resolve()
     lines = [x for p in args.exclude for x in p.read_text("utf-8").splitlines()]
     pool = sources(Excluded(line.partition(" ")[2] for line in lines))
+    pool = {name: pool[name] for name in pool if name in args.sources}
     beginning = [plan(args.engine, n, args.seed, pool) for n in range(SHARD)]
     digest = zlib.crc32(repr(beginning).encode())  # of voices, texts and exclusions too
     with reserved(output, {"engine": args.engine, "seed": args.seed, "plan": digest}):
@@ -229,6 +232,13 @@ def get_parser() -> argparse.ArgumentParser:
     parser.add_argument("--hours", type=float, required=True, help="of speech, in all")
     parser.add_argument("--output", type=Path, required=True, help="data directory")
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument(
+        "--sources",
+        nargs="+",
+        choices=list(SHARES),
+        default=list(SHARES),
+        help="of the texts, in the shares that they have among all",
+    )
     parser.add_argument("--nj", type=int, default=1, help="processes")
     parser.add_argument(
         "--exclude",

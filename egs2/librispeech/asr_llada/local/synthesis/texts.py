@@ -217,7 +217,8 @@ def sources(excluded: Excluded) -> dict[str, list[list[str]]]:
 
 def draw(pool: dict[str, list[list[str]]], rng: np.random.Generator) -> tuple[str, str]:
     """A source and a text; large books come more often, by the root of their size."""
-    source = str(rng.choice(list(SHARES), p=list(SHARES.values())))
+    shares = np.array([SHARES[name] for name in pool])
+    source = str(rng.choice(list(pool), p=shares / shares.sum()))
     parts = pool[source]
     sizes = np.sqrt([min(len(p), LARGE_BOOK) for p in parts])
     part = parts[rng.choice(len(parts), p=sizes / sizes.sum())]
