@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from espnet_llada import weights
 from espnet_llada.adapter.ctc import AlignmentCTC, best_path
 from espnet_llada.adapter.heard import Heard
+from espnet_llada.adapter.numbering import beside
 from espnet_llada.adapter.projection import LinearProjection
 from espnet_llada.adapter.words import WordProjection
 from espnet_llada.lm.backbone import Backbone
@@ -137,7 +138,13 @@ class Listener(nn.Module):
                 raise UserError(f"{name}: {value} needs projection: words")
         self.pointer = Pointer(self.lm.width) if pointer else None
 
-    def prefix(self, audio: Tensor | None, lengths: Tensor | None, batch: int = 0):
+    def prefix(
+        self,
+        audio: Tensor | None,
+        lengths: Tensor | None,
+        batch: int = 0,
+        transcripts: Sequence[Sequence[int]] | None = None,
+    ) -> Prefix:
         """Prompt and audio as embeddings.
 
         Args:
@@ -145,16 +152,19 @@ class Listener(nn.Module):
                 alone (the paper's plain-text ablation).
             lengths: (B,) int64, audio vectors of each row.
             batch: B where there is no audio.
-
-        Returns:
-            A ``Prefix``.
+            transcripts: B rows of token ids, where the response begins as a transcript
+                (deliberation): with ``audio_positions: beside`` the audio then stands
+                beside its tokens, see ``adapter.numbering``.
         """
         device = self.lm.embedding.weight.device
         batch = batch if audio is None else len(audio)
         prompt = torch.tensor([self.prompt_ids], device=device).expand(batch, -1)
         embeds = self.lm.embed(prompt)
         if audio is not None:
-            return self._join(embeds, self._view(audio, lengths))
+            heard = self._view(audio, lengths)
+            if transcripts is not None and self.audio_positions == "beside":
+                heard = beside(heard, transcripts)
+            return self._join(embeds, heard)
         return Prefix(embeds, torch.ones_like(prompt, dtype=torch.bool))
 
     def rough_prefix(

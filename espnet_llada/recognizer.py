@@ -162,7 +162,7 @@ class Recognizer:
         ids = decoder.encode_texts(transcripts)
         canvas = transcript_canvas(ids, decoder.special, self.options.tail, self.device)
         if self.use_audio:
-            prefix = decoder.prefix(*self._audio(pieces))
+            prefix = decoder.prefix(*self._audio(pieces), transcripts=ids)
         else:
             prefix = decoder.prefix(None, None, batch=len(ids))
         return self._hypotheses(self._sample(prefix, canvas, utt_ids))

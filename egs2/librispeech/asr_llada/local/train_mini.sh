@@ -4,8 +4,8 @@
 # <run>:<from>:<to>[,...] for those <from> of an earlier run (- for the shipped LM alone).
 #   text    ${dumpdir}/text/train_text: lines for the LM, no speech
 #   speech  ${dumpdir}/extracted/train_synth: frames of the frozen encoder
-#   fresh   ${dumpdir}/extracted/train_fresh: the same of speech that the adapter has not
-#           been trained on, whose errors are those that it makes elsewhere
+#   fresh   ${dumpdir}/extracted/train_fresh: the same of speech that no earlier training
+#           has heard, where the adapter errs as it does elsewhere
 # --runs chooses some of them. All are validated on dev_synth. The runs called llama and llada are the two systems.
 lm_of() { echo "$1:decoder.lm:decoder.lm,$1:decoder.pointer:decoder.pointer"; }
 mini_runs() {

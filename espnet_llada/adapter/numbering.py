@@ -1,0 +1,81 @@
+"""Which token of a transcript each vector is: for audio that stands beside the text."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+import torch
+
+from espnet_llada.adapter.heard import Heard
+
+LIKELY, OTHER = 0.5, 1.2
+"""Costs of a token that is among a vector's likeliest, though not the first of them,
+and of one that is not; a token without a vector, or a vector without a token, costs 1."""
+
+GHOST = 0.3
+"""Of a vector without a token, where its tokens have half of it or less."""
+
+
+def beside(heard: Heard, transcripts: Sequence[Sequence[int]]) -> Heard:
+    """The same audio, its vectors numbered by the tokens of a transcript.
+
+    Without a transcript a vector is numbered by how many words were heard before it,
+    so a single word too many moves all that follow. Aligned with a transcript by edit
+    distance it stands beside the token that it is; one without a token has the number
+    of the token before it.
+
+    Args:
+        heard: of B rows; where it names no tokens, it is returned as it is.
+        transcripts: B rows of token ids.
+    """
+    if heard.tokens is None:
+        return heard
+    tokens, counts = heard.tokens.tolist(), heard.counts.tolist()
+    sure = (heard.shares.sum(dim=2) > 0.5).tolist()
+    places = heard.places.tolist()
+    for row, text in enumerate(transcripts):
+        size = counts[row]
+        if text and size:
+            alone = [1.0 if known else GHOST for known in sure[row][:size]]
+            places[row][:size] = _aligned(tokens[row][:size], alone, text)
+    places = torch.tensor(places, dtype=torch.int64, device=heard.counts.device)
+    return replace(heard, places=places.reshape(heard.places.shape))
+
+
+def _aligned(
+    vectors: Sequence[Sequence[int]], alone: Sequence[float], text: Sequence[int]
+) -> list[int]:
+    """The token's number for each vector; ``alone``: the cost of having none."""
+    before = [float(j) for j in range(len(text) + 1)]
+    steps = []  # for each vector and each end in the text: (cost, tokens consumed)
+    for likely, lone in zip(vectors, alone, strict=True):
+        first, others = likely[0], set(likely)
+        row, step = [before[0] + lone], [1]
+        for j, token in enumerate(text):
+            known = LIKELY if token in others else OTHER
+            options = (
+                before[j] + (0.0 if token == first else known),
+                before[j + 1] + lone,
+                row[j] + 1.0,
+            )
+            best = min(options)
+            row.append(best)
+            step.append(options.index(best))
+        before = row
+        steps.append(step)
+    return _walk_back(steps, len(text))
+
+
+def _walk_back(steps: Sequence[Sequence[int]], end: int) -> list[int]:
+    numbers = [0] * len(steps)
+    i = len(steps)
+    while i:
+        step = steps[i - 1][end]
+        if step == 2:  # a token without a vector
+            end -= 1
+            continue
+        i -= 1
+        end -= step == 0
+        numbers[i] = end if step == 0 else max(end - 1, 0)
+    return numbers
