@@ -11,7 +11,7 @@ from espnet_llada.adapter.heard import Heard
 
 LIKELY, OTHER = 0.5, 1.2
 """Costs of a token that is among a vector's likeliest, though not the first of them,
-and of one that is not; a token without a vector, or a vector without a token, costs 1."""
+and of one that is not; a token without a vector, or a vector without one, costs 1."""
 
 GHOST = 0.3
 """Of a vector without a token, where its tokens have half of it or less."""
