@@ -25,7 +25,7 @@ p { max-width: 48rem; margin: .4rem 0; }
 nav a { margin-right: 1rem; }
 a { color: var(--now); }
 .cards { display: grid; gap: .8rem; margin: 1.2rem 0;
-  grid-template-columns: repeat(auto-fit, minmax(15rem, 1fr)); }
+  grid-template-columns: repeat(auto-fit, minmax(13rem, 1fr)); }
 .card { background: var(--panel); border: 1px solid var(--rule); padding: .9rem 1rem;
   border-radius: 8px; }
 .card b { display: block; font-size: 1.9rem; line-height: 1.25;

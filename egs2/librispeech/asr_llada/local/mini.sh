@@ -29,7 +29,7 @@ if [ "${preset}" = mini ]; then
     fresh_set=train_fresh
 else
     asr_args="--max_epoch 1 --num_iters_per_epoch 2 --keep_nbest_models 1 ${asr_args}"
-    rows="llama diffusion_steps4 lowconf_mask10"
+    rows="llama diffusion_steps4 lowconf_bonus3.0"
 fi
 
 # Take out of the options what the stages do not know.
@@ -147,7 +147,7 @@ mini_model() {
 # utterances: those that it changed first.
 mini_examples() {
     local set=${to_decode%% *} files=() row
-    for row in llama lowconf_mask10; do
+    for row in llama lowconf_bonus3.0; do
         files+=("${out}/${row}/${set}/text")
     done
     [ -f "${files[0]}" ] && [ -f "${files[1]}" ] || return 0
