@@ -13,7 +13,7 @@ from espnet_llada.api import InferenceAPI, Result
 class Deliberator(InferenceAPI):
     """Masks parts of a transcript and fills them in again while listening.
 
-    deliberate = Deliberator.from_pretrained("mini", mask_ratio=0.3)
+    deliberate = Deliberator.from_pretrained("mini", mask_below=0.3)
     text, *_ = deliberate(speech, "the quick brown fax")[0]
     """
 
