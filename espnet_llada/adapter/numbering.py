@@ -48,7 +48,9 @@ def _aligned(
 ) -> list[int]:
     """The token's number for each vector; ``alone``: the cost of having none."""
     before = [float(j) for j in range(len(text) + 1)]
-    steps = []  # for each vector and each end in the text: (cost, tokens consumed)
+    # For each vector and each end in the text: 0 if it is the last token of it, 1 if it
+    # has no token, 2 if that token has no vector.
+    steps = []
     for likely, lone in zip(vectors, alone, strict=True):
         first, others = likely[0], set(likely)
         row, step = [before[0] + lone], [1]

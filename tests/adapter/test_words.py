@@ -149,6 +149,27 @@ def test_greedy_search_with_the_pointer_is_that_of_the_whole_sequence(lm, tiny_w
         text = torch.cat([text, best[:, None]], dim=1)
 
 
+@torch.no_grad()
+@pytest.mark.parametrize("where", ["before", "beside"])
+def test_audio_stands_beside_the_transcript_that_is_given(
+    lm, tiny_whisper, sure, where
+):
+    """A word too many, then words that the transcript has; only their numbers change."""
+    _, sounds = sure
+    decoder = pointing(lm, tiny_whisper, "bidirectional", where)
+    for name, value in sure[0].ctc.state_dict().items():
+        decoder.ctc.state_dict()[name].copy_(value)
+    audio, lengths = sounds[[9, 3, 4, 5]][None], torch.tensor([4])
+    (ids,), _ = decoder.draft(audio, lengths)
+    counted = decoder.prefix(audio, lengths)
+    aligned = decoder.prefix(audio, lengths, transcripts=[ids[1:]])
+    assert torch.equal(counted.embeds, aligned.embeds)
+    assert counted.heard.places.tolist() == [[0, 1, 2, 3]]
+    beside = where == "beside"
+    assert aligned.heard.places.tolist() == [[0, 0, 1, 2] if beside else [0, 1, 2, 3]]
+    assert torch.equal(counted.positions, aligned.positions) != beside
+
+
 def pointing(lm, whisper, attention: str, where: str, **options) -> LMDecoder:
     """A decoder whose pointer decides much."""
     torch.manual_seed(0)

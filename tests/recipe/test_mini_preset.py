@@ -164,7 +164,7 @@ def test_shipped_weights_need_no_training_data(recipe: Path, calls: Path):
 
 def test_the_trainings_follow_one_another(recipe: Path, calls: Path):
     runs = _runs(recipe)
-    for _, _, config, _ in runs:
+    for _, _, config, *_ in runs:
         (recipe / config).touch()
     done = _run(recipe, "./run.sh", "--preset", "mini_ci", "--stop_stage", "11")
     assert done.returncode == 0, done.stderr
@@ -173,7 +173,7 @@ def test_the_trainings_follow_one_another(recipe: Path, calls: Path):
     lines = [x for x in calls.read_text().splitlines() if "--asr_config" in x]
     assert len(lines) == len(runs) >= 2
     counted, ready = set(), set()
-    for line, (name, kind, config, tensors) in zip(lines, runs, strict=True):
+    for line, (name, kind, config, tensors, *more) in zip(lines, runs, strict=True):
         assert f"--asr_config {config} --asr_exp exp/mini_ci/models/{name} " in line
         assert f"--stage {11 if kind in counted else 10} --stop_stage 11" in line
         assert ("--feats_type text --train_set train_text_ci" in line) == (
@@ -184,6 +184,7 @@ def test_the_trainings_follow_one_another(recipe: Path, calls: Path):
             assert run in ready, f"{name} begins with {run}, which is trained later"
             checkpoint = rf"exp/mini_ci/models/{run}/valid\.(loss|acc)\.ave\.pth"
             assert re.search(f"{checkpoint}:{re.escape(rest)}[ ,]", line)
+        assert f" {' '.join(more)} " in line
         counted.add(kind)
         ready.add(name)
     assert {"llama", "llada"} <= ready

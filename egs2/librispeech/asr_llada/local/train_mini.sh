@@ -6,6 +6,7 @@
 #   speech  ${dumpdir}/extracted/train_synth: frames of the frozen encoder
 #   fresh   ${dumpdir}/extracted/train_fresh: the same of speech that no earlier training
 #           has heard, where the adapter errs as it does elsewhere
+# and what else it is told: LLaDA's last one takes other batches than LLaMA's, for a second opinion.
 # --runs chooses some of them. All are validated on dev_synth. The runs called llama and llada are the two systems.
 lm_of() { echo "$1:decoder.lm:decoder.lm,$1:decoder.pointer:decoder.pointer"; }
 mini_runs() {
@@ -17,7 +18,7 @@ text_llada  text    conf/train_asr_whisper_llada_mini_text.yaml  $(lm_of text_ll
 known_llama speech  conf/train_asr_whisper_llama_mini.yaml       ${ctc},$(lm_of text_llama)
 known_llada speech  conf/train_asr_whisper_llada_mini.yaml       ${ctc},$(lm_of text_llada)
 llama       fresh   conf/train_asr_whisper_llama_mini_fresh.yaml ${ctc},$(lm_of known_llama)
-llada       fresh   conf/train_asr_whisper_llada_mini_fresh.yaml ${ctc},$(lm_of known_llada)
+llada       fresh   conf/train_asr_whisper_llada_mini_fresh.yaml ${ctc},$(lm_of known_llada) --seed 1
 EOF
 }
 
@@ -53,7 +54,7 @@ mini_begin() {
     done
 }
 
-# mini_train <name> <what> <config> <tensors>: stages 10 and 11 of one run.
+# mini_train <name> <what> <config> <tensors> [<option> ...]: stages 10 and 11 of one run.
 mini_train() {
     local args=() first
     case $2 in
@@ -72,15 +73,16 @@ mini_train() {
     log "==== training: $1 ===="
     "${args[@]}" --hugging_face_model_name_or_path "${lm}" \
         --asr_config "$3" --asr_exp "${models}/$1" --asr_stats_dir "${out}/stats_$2" \
-        --asr_args "$(mini_begin "$4") ${lm_args} ${asr_args}" \
+        --asr_args "$(mini_begin "$4") ${*:5} ${lm_args} ${asr_args}" \
         --stage "${first}" --stop_stage "$(min "${stop_stage}" 11)" ${options[@]+"${options[@]}"}
 }
 
 mini_trainings() {
-    local all run name what config tensors counted=
+    local all run name what config tensors more counted=
     mapfile -t all < <(mini_runs) # not a pipe, since a training may read its stdin
     for run in "${all[@]}"; do
-        read -r name what config tensors <<< "${run}"
-        mini_train "${name}" "${what}" "${config}" "${tensors}"
+        read -r name what config tensors more <<< "${run}"
+        # shellcheck disable=SC2086
+        mini_train "${name}" "${what}" "${config}" "${tensors}" ${more}
     done
 }
