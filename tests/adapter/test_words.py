@@ -154,7 +154,7 @@ def test_greedy_search_with_the_pointer_is_that_of_the_whole_sequence(lm, tiny_w
 def test_audio_stands_beside_the_transcript_that_is_given(
     lm, tiny_whisper, sure, where
 ):
-    """A word too many, then words that the transcript has; only their numbers change."""
+    """A word too many moves nothing behind it; the vectors stay what they are."""
     _, sounds = sure
     decoder = pointing(lm, tiny_whisper, "bidirectional", where)
     for name, value in sure[0].ctc.state_dict().items():
