@@ -7,11 +7,10 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
-from espnet_llada.listening import Listener, other_seeds
+from espnet_llada.listening import Listener
 from espnet_llada.objective import Loss, causal_loss, diffusion_loss, noisy_canvas
 from espnet_llada.pointer import Head
 from espnet_llada.prefix import Prefix
-from espnet_llada.rough import misheard
 
 
 class LMDecoder(Listener):
@@ -109,6 +108,7 @@ class LMDecoder(Listener):
         lengths: Tensor,
         seeds: Sequence[int] | None = None,
         longest: int | None = None,
+        given: Tensor | None = None,
     ) -> Loss:
         """Training loss of a batch.
 
@@ -116,15 +116,14 @@ class LMDecoder(Listener):
             prefix: of B rows.
             text: (B, T) int64 transcripts.
             lengths: (B,) int64.
-            seeds: of each row's masks; by default torch's global random state decides
-                in training, and nothing but the row's number in evaluation.
+            seeds: of each row's masks; by default ``row_seeds``.
             longest: see ``objective.noisy_canvas``.
+            given: (B, T) int64, what the response has where it is not masked; by
+                default the text.
         """
-        if seeds is None:
-            rows = len(text)
-            seeds = torch.randint(2**62, (rows,)) if self.training else range(rows)
+        seeds = self.row_seeds(len(text)) if seeds is None else seeds
+        given = text if given is None else given
         if not self.diffuses:
-            given = self._misheard(text, prefix, seeds)
             head, hidden = self._next_token_hidden(prefix, given, lengths)
             return causal_loss(hidden, text, lengths, self.special.eos, head.nll)
         canvas = noisy_canvas(
@@ -136,16 +135,16 @@ class LMDecoder(Listener):
             self.canvas_slack,
             longest,
         )
-        given = self._misheard(canvas.tokens, prefix, seeds)
-        given = torch.where(canvas.masked, canvas.tokens, given)
-        first, hidden = self.sequence_hidden(prefix, given, canvas.lengths)
+        first, hidden = self.sequence_hidden(
+            prefix, canvas.given(given, lengths), canvas.lengths
+        )
         head = self.head(prefix, first)
         return diffusion_loss(hidden, canvas, self.loss_name, head.nll)
 
-    def _misheard(self, given: Tensor, prefix: Prefix, seeds: Sequence[int]) -> Tensor:
-        if not (self.training and prefix.heard):
-            return given
-        return misheard(given, prefix.heard, self.misheard, other_seeds(seeds))
+    def row_seeds(self, rows: int) -> list[int]:
+        """Of a batch: torch's global random state decides in training, and nothing but
+        a row's number in evaluation."""
+        return torch.randint(2**62, (rows,)).tolist() if self.training else [*range(rows)]
 
     def next_token_logits(
         self, prefix: Prefix, text: Tensor, lengths: Tensor

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -13,14 +14,16 @@ from espnet_llada.adapter.ctc import AlignmentCTC, best_path
 from espnet_llada.adapter.heard import Heard
 from espnet_llada.adapter.numbering import beside
 from espnet_llada.adapter.projection import LinearProjection
-from espnet_llada.adapter.words import WordProjection
+from espnet_llada.adapter.text_qformer import TextQFormer
+from espnet_llada.adapter.words import WordProjection, mixtures
 from espnet_llada.lm.backbone import Backbone
 from espnet_llada.lm.lora import LoraOptions, add_lora, merge_lora
 from espnet_llada.lm.tokenizer import LMTokenizer
 from espnet_llada.objective import LOSSES
 from espnet_llada.pointer import Pointer
-from espnet_llada.prefix import AUDIO_POSITIONS, Prefix, join
-from espnet_llada.rough import rough_audio, sprinkled
+from espnet_llada.prefix import AUDIO_POSITIONS, Draft, Prefix, join
+from espnet_llada.rough import misheard, rough_audio, sprinkled
+from espnet_llada.sampler.confidence import RowRandom
 from espnet_llada.types import SpecialTokens, UserError
 
 PROJECTIONS = ("linear", "words")
@@ -62,6 +65,11 @@ class Listener(nn.Module):
         misheard: share of the tokens that the response already has, in training, that
             are replaced by others that sound alike (``rough.misheard``); needs
             ``projection: words``.
+        text_qformer: read the audio a second time with a transcript at hand, the CTC's
+            draft or the first pass (``TextQFormer``, of ``whisper``), and show the LM
+            both; for ``projection: words`` and an adapter with ``hand_on``.
+        first_pass: with that, share of a training's utterances whose transcript is what
+            the response already has (``misheard``) instead of the draft: deliberation.
 
     Raises:
         UserError: a value that does not fit, or options that exclude one another.
@@ -90,6 +98,8 @@ class Listener(nn.Module):
         text_as_audio: bool = False,
         text_random: float = 0.0,
         misheard: float = 0.0,
+        text_qformer: bool = False,
+        first_pass: float = 0.0,
     ):
         super().__init__()
         _check("projection", projection, PROJECTIONS)
@@ -101,7 +111,7 @@ class Listener(nn.Module):
         self.loss_name, self.canvas_slack = loss, canvas_slack
         self.prefix_blind, self.text_random = prefix_blind, text_random
         self.text_as_audio, self.audio_positions = text_as_audio, audio_positions
-        self.misheard = misheard
+        self.misheard, self.first_pass = misheard, first_pass
         self.weights = weights.resolve(lm, "lm")
         self.tokenizer = LMTokenizer(self.weights.path, text_case)
         self.lm = Backbone.from_pretrained(
@@ -121,22 +131,45 @@ class Listener(nn.Module):
             self.lm.train_layers()
         self.special = SpecialTokens(self.lm.mask_id, self.tokenizer.eos_id)
         self.prompt_ids = self.tokenizer.prompt(prompt, chat_template)
+        self.text_qformer = None
+        if text_qformer:
+            self.text_qformer = TextQFormer.from_pretrained(whisper)
+        self._width = encoder_output_size
+        if self.text_qformer is not None:
+            self._width = self.text_qformer.places.shape[1]
         if projection == "words":
             self.projection = WordProjection.from_pretrained(
-                encoder_output_size, whisper, self.weights.path
+                self._width, whisper, self.weights.path
             )
             table, scale = self.projection.words, 1.0
         else:
             table, scale = self.lm.embedding.weight, None
-            self.projection = LinearProjection(encoder_output_size, table)
+            self.projection = LinearProjection(self._width, table)
         self.ctc = None
         if ctc is not None:
             options = {"scale": scale, **ctc}
-            self.ctc = AlignmentCTC(table, encoder_output_size, **options)
-        for name, value in {"pointer": pointer, "misheard": misheard}.items():
+            self.ctc = AlignmentCTC(table, self._width, **options)
+        needing = {
+            "pointer": pointer,
+            "misheard": misheard,
+            "text_qformer": text_qformer,
+        }
+        for name, value in needing.items():
             if value and projection != "words":
                 raise UserError(f"{name}: {value} needs projection: words")
+        if first_pass and not text_qformer:
+            raise UserError(f"first_pass: {first_pass} needs text_qformer: true")
+        if text_qformer and (
+            encoder_output_size % self._width or encoder_output_size == self._width
+        ):
+            raise UserError(
+                "text_qformer: true reads the encoder's frames; put hand_on: true into "
+                "postencoder_conf"
+            )
         self.pointer = Pointer(self.lm.width) if pointer else None
+        self.read_again = None  # tells what was read with a transcript at hand
+        if text_qformer:
+            self.read_again = nn.Parameter(torch.zeros(self.lm.width))
 
     def prefix(
         self,
@@ -144,6 +177,7 @@ class Listener(nn.Module):
         lengths: Tensor | None,
         batch: int = 0,
         transcripts: Sequence[Sequence[int]] | None = None,
+        draft: bool = False,
     ) -> Prefix:
         """Prompt and audio as embeddings.
 
@@ -154,26 +188,66 @@ class Listener(nn.Module):
             batch: B where there is no audio.
             transcripts: B rows of token ids, where the response begins as a transcript
                 (deliberation): with ``audio_positions: beside`` the audio then stands
-                beside its tokens, see ``adapter.numbering``.
+                beside its tokens, see ``adapter.numbering``, and a ``text_qformer``
+                reads it along with them.
+            draft: give the prefix what the CTC hears, as ``Prefix.draft``.
         """
-        device = self.lm.embedding.weight.device
-        batch = batch if audio is None else len(audio)
-        prompt = torch.tensor([self.prompt_ids], device=device).expand(batch, -1)
-        embeds = self.lm.embed(prompt)
-        if audio is not None:
-            heard = self._view(audio, lengths)
-            if transcripts is not None and self.audio_positions == "beside":
-                heard = beside(heard, transcripts)
-            return self._join(embeds, heard)
-        return Prefix(embeds, torch.ones_like(prompt, dtype=torch.bool))
+        if audio is None:
+            prompt = self._prompt(batch)
+            return Prefix(prompt, torch.ones_like(prompt[..., 0], dtype=torch.bool))
+        heard, own = self._windows(audio, lengths, draft)
+        if self.text_qformer is not None:
+            texts = own.ids if transcripts is None else transcripts
+            heard, sure = self._along(audio, heard, texts)
+            own = own.doubted(sure) if transcripts is None else own
+        elif transcripts is not None and self.audio_positions == "beside":
+            heard = beside(heard, transcripts)
+        return self._join(heard, own)
+
+    def training_prefix(
+        self,
+        audio: Tensor,
+        lengths: Tensor,
+        text: Tensor,
+        text_lengths: Tensor,
+        seeds: Sequence[int],
+    ) -> tuple[Prefix, Tensor]:
+        """Prompt and audio, and what the response already has, in place of the text.
+
+        Args:
+            audio: (B, A, encoder_output_size).
+            lengths: (B,) int64.
+            text: (B, T) int64 transcripts.
+            text_lengths: (B,) int64.
+            seeds: one for each row.
+
+        Returns:
+            The prefix, and (B, T) int64: the text, in training with ``misheard``.
+        """
+        heard, own = self._windows(audio, lengths, draft=False)
+        given = text.clamp(min=0)  # ESPnet pads with -1
+        if self.training:
+            given = misheard(given, heard, self.misheard, other_seeds(seeds))
+        if self.text_qformer is not None:
+            texts = own.ids
+            if self.training and self.first_pass:
+                draws = RowRandom(other_seeds([int(s) + 1 for s in seeds]), "cpu")
+                draws = draws.uniform(torch.ones(len(texts), dtype=torch.long), 1)
+                rows = zip(given.tolist(), text_lengths.tolist(), strict=True)
+                texts = [
+                    row[:size] if draw < self.first_pass else own_text
+                    for (row, size), own_text, draw in zip(
+                        rows, texts, draws[:, 0].tolist(), strict=True
+                    )
+                ]
+            heard, _ = self._along(audio, heard, texts)
+        return self._join(heard, own), given
 
     def rough_prefix(
         self, text: Tensor, lengths: Tensor, seeds: Sequence[int]
     ) -> Prefix:
         """Prompt and ``rough_audio`` of transcripts; see there."""
-        prompt = self.prefix(None, None, len(text)).embeds
-        table = self.lm.embedding.weight
-        return self._join(prompt, rough_audio(text, lengths, table, seeds))
+        return self._join(rough_audio(text, lengths, self.lm.embedding.weight, seeds))
 
     def sprinkled(self, text: Tensor, lengths: Tensor, seeds: Sequence[int]) -> Tensor:
         """Transcripts with ``text_random`` of their tokens replaced."""
@@ -181,15 +255,61 @@ class Listener(nn.Module):
         drawn = sprinkled(text, lengths, self.text_random, self.lm.vocab_size, others)
         return torch.where(drawn == self.special.eos, text, drawn)
 
-    def _join(self, prompt: Tensor, heard: Heard) -> Prefix:
-        return join(self.lm, prompt, heard, self.audio_positions)
+    def _prompt(self, batch: int) -> Tensor:
+        prompt = torch.tensor([self.prompt_ids], device=self.lm.embedding.weight.device)
+        return self.lm.embed(prompt.expand(batch, -1))
 
-    def _view(self, audio: Tensor, lengths: Tensor) -> Heard:
-        """The adapter's vectors as the LM sees them."""
-        return self.projection.view(audio, lengths, self.ctc, self.lm.embedding.weight)
+    def _join(self, heard: Heard, draft: Draft | None = None) -> Prefix:
+        prompt = self._prompt(len(heard.counts))
+        return join(self.lm, prompt, heard, self.audio_positions, draft)
+
+    def _windows(
+        self, audio: Tensor, lengths: Tensor, draft: bool
+    ) -> tuple[Heard, Draft | None]:
+        """The adapter's vectors as the LM sees them; the draft if asked or needed."""
+        layer = self._ctc_layer(audio)
+        words = isinstance(self.projection, WordProjection)
+        draft = draft or self.text_qformer is not None
+        log_probs = own = None
+        if words or draft:
+            log_probs = self.ctc.log_probs(self._vectors(audio), *layer)
+        if draft:
+            own = Draft(*best_path(log_probs, lengths))
+        if not words:
+            return Heard(layer[0], lengths), own
+        table = self.lm.embedding.weight
+        return self.projection.view(log_probs, lengths, table), own
+
+    def _along(
+        self, audio: Tensor, heard: Heard, texts: Sequence[Sequence[int]]
+    ) -> tuple[Heard, list[list[float]]]:
+        """What was heard, beside transcripts, and what ``TextQFormer`` reads along.
+
+        Also the log-probability that it gives to each token of the transcripts.
+        """
+        frames = audio[..., self._width :].unflatten(2, (-1, self._width)).flatten(1, 2)
+        log_probs, counts = self.text_qformer(
+            frames, texts, self.projection.words, self.special.eos
+        )
+        places = torch.arange(log_probs.shape[1], device=audio.device)
+        places = places.expand(len(texts), -1)
+        again = mixtures(log_probs.exp(), counts, self.lm.embedding.weight, places)
+        again = replace(again, vectors=again.vectors + self.read_again)
+        ids = [torch.tensor(t[: self.text_qformer.longest]) for t in texts]
+        sure = [
+            row[: len(text)].gather(1, text.to(row.device)[:, None].long())[:, 0]
+            for row, text in zip(log_probs, ids, strict=True)
+        ]
+        return beside(heard, texts).with_more(again), [s.tolist() for s in sure]
+
+    def _vectors(self, audio: Tensor) -> Tensor:
+        """The adapter's vectors, without the frames that it hands on."""
+        return audio[..., : self._width]
 
     def _ctc_layer(self, audio: Tensor) -> tuple[Tensor, Tensor]:
-        return self.projection.ctc_layer(audio, self.lm.embedding.weight)
+        return self.projection.ctc_layer(
+            self._vectors(audio), self.lm.embedding.weight
+        )
 
     def ctc_loss(
         self, audio: Tensor, lengths: Tensor, text: Tensor, text_lengths: Tensor
@@ -203,14 +323,7 @@ class Listener(nn.Module):
             text_lengths: (B,) int64.
         """
         spoken = lengths, text, text_lengths
-        return self.ctc(audio, *self._ctc_layer(audio), *spoken)
-
-    def draft(
-        self, audio: Tensor, lengths: Tensor
-    ) -> tuple[list[list[int]], list[list[float]]]:
-        """Token ids that the CTC hears, and how sure it is; see ``adapter.ctc``."""
-        log_probs = self.ctc.log_probs(audio, *self._ctc_layer(audio))
-        return best_path(log_probs, lengths)
+        return self.ctc(self._vectors(audio), *self._ctc_layer(audio), *spoken)
 
     def merge_lora(self) -> None:
         """Fold LoRA into the LM for decoding; see ``lm.lora.merge_lora``."""

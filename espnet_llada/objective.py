@@ -38,6 +38,14 @@ class NoisyCanvas:
     masked: Tensor
     mask_probability: Tensor
 
+    def given(self, text: Tensor, lengths: Tensor) -> Tensor:
+        """(B, L): ``tokens`` with another text (B, T) where nothing is masked."""
+        width = self.tokens.shape[1]
+        text = F.pad(text, (0, max(0, width - text.shape[1])))[:, :width]
+        places = torch.arange(width, device=text.device)
+        kept = self.masked | (places >= lengths[:, None])
+        return torch.where(kept, self.tokens, text)
+
 
 @dataclass(frozen=True)
 class Loss:

@@ -16,6 +16,30 @@ AUDIO_POSITIONS = ("before", "beside")
 
 
 @dataclass(frozen=True)
+class Draft:
+    """What the adapter's CTC hears, for each row of a batch.
+
+    Attributes:
+        ids: token ids.
+        log_probs: how sure each token is, natural logarithms.
+    """
+
+    ids: list[list[int]]
+    log_probs: list[list[float]]
+
+    def doubted(self, others: list[list[float]]) -> Draft:
+        """A token is as sure as the one who doubts it more says."""
+        rows = zip(self.log_probs, others, strict=True)
+        return Draft(
+            self.ids,
+            [
+                [min(pair) for pair in zip(own, other)] + own[len(other) :]
+                for own, other in rows
+            ],
+        )
+
+
+@dataclass(frozen=True)
 class Prefix:
     """Prompt and audio of a batch.
 
@@ -29,6 +53,7 @@ class Prefix:
         begins: the position of the first audio vector.
         cache: what the LM has made of it, where that does not depend on the response.
         hidden: (B, P, d), hidden states, with the cache.
+        draft: what the CTC hears, where it was asked for.
     """
 
     embeds: Tensor
@@ -39,6 +64,7 @@ class Prefix:
     begins: int = 0
     cache: KVCache | None = None
     hidden: Tensor | None = None
+    draft: Draft | None = None
 
     def __post_init__(self) -> None:
         if self.positions is None:
@@ -70,7 +96,13 @@ class Prefix:
         return len(self.embeds)
 
 
-def join(lm: Backbone, prompt: Tensor, heard: Heard, where: str) -> Prefix:
+def join(
+    lm: Backbone,
+    prompt: Tensor,
+    heard: Heard,
+    where: str,
+    draft: Draft | None = None,
+) -> Prefix:
     """Prompt and audio, joined.
 
     ``before`` is the paper's order: prompt, audio, response, numbered one after the
@@ -85,11 +117,13 @@ def join(lm: Backbone, prompt: Tensor, heard: Heard, where: str) -> Prefix:
         prompt: (B, P, d).
         heard: the audio.
         where: one of ``AUDIO_POSITIONS``.
+        draft: see ``Prefix``.
     """
     audio, there, asked = heard.vectors, heard.valid, prompt.shape[1]
     if where == "before":
         valid = F.pad(there, (asked, 0), value=True)
-        return Prefix(lm.join(prompt, audio), valid, heard=heard, begins=asked)
+        joined = lm.join(prompt, audio)
+        return Prefix(joined, valid, heard=heard, begins=asked, draft=draft)
     valid = F.pad(there, (0, asked), value=True)
     first = torch.arange(asked, device=audio.device).expand(len(audio), -1)
     return Prefix(
@@ -98,4 +132,5 @@ def join(lm: Backbone, prompt: Tensor, heard: Heard, where: str) -> Prefix:
         torch.cat([asked + heard.places, first], dim=1),
         torch.full_like(heard.counts, asked),
         heard,
+        draft=draft,
     )

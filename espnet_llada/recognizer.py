@@ -125,14 +125,15 @@ class Recognizer:
     ) -> list[Hypothesis]:
         decoder, options = self.model.decoder, self.options
         audio, sizes = self._audio([[w] for w in waveforms])
-        prefix = decoder.prefix(audio, sizes)
+        drafts = decoder.diffuses and options.strategy == "mask_ctc"
+        prefix = decoder.prefix(audio, sizes, draft=drafts)
         if not decoder.diffuses:
             length, beam_size = options.canvas_length, options.beam_size
             return self._hypotheses(beam_search(decoder, prefix, length, beam_size))
-        if options.strategy == "mask_ctc":
-            ids, confidence = decoder.draft(audio, sizes)
+        if drafts:
+            ids, sure = prefix.draft.ids, prefix.draft.log_probs
             canvas = transcript_canvas(
-                ids, decoder.special, options.tail, self.device, confidence
+                ids, decoder.special, options.tail, self.device, sure
             )
         else:
             words = prefix.heard.words.tolist()

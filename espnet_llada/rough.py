@@ -95,11 +95,10 @@ def misheard(given: Tensor, heard: Heard, share: float, seeds: Sequence[int]) ->
         return given
     random, width = RowRandom(seeds, given.device), given.shape[1]
     places = torch.arange(width, device=given.device)
-    # The first vector of that number; there is none behind the last word.
-    numbers = heard.places.masked_fill(~heard.valid, width)
-    vector = torch.searchsorted(numbers, places.expand_as(given).contiguous())
-    known = places < heard.words[:, None]
-    vector = vector.masked_fill(~known, 0)
+    # The first vector of that number.
+    numbers = heard.places.masked_fill(~heard.valid, -1)
+    there = numbers[:, None] == places[:, None]  # (B, L, A)
+    known, vector = there.any(dim=2), there.byte().argmax(dim=2)
     every = torch.full((len(given),), width)
     other = random.uniform(every, width) * (heard.tokens.shape[2] - 1)
     rows = torch.arange(len(given), device=given.device)[:, None]

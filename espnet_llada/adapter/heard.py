@@ -53,11 +53,28 @@ class Heard:
     @property
     def words(self) -> Tensor:
         """(B,) int64: how many words each row has, as far as the vectors say."""
-        last = (self.counts - 1).clamp(min=0)[:, None]
         if not self.places.shape[1]:
             return torch.zeros_like(self.counts)
-        found = self.places.gather(1, last)[:, 0] + 1
-        return found.where(self.counts > 0, 0)
+        return (self.places + 1).masked_fill(~self.valid, 0).amax(dim=1)
+
+    def with_more(self, more: Heard) -> Heard:
+        """These vectors and behind them others of the same rows, which name as many
+        tokens each."""
+        valid = torch.cat([self.valid, more.valid], dim=1)
+        counts = self.counts + more.counts
+        order = (~valid).byte().argsort(dim=1, stable=True)[:, : int(counts.max())]
+        rows = torch.arange(len(counts), device=counts.device)[:, None]
+
+        def joined(first: Tensor, second: Tensor) -> Tensor:
+            return torch.cat([first, second.to(first.dtype)], dim=1)[rows, order]
+
+        return Heard(
+            joined(self.vectors, more.vectors),
+            counts,
+            joined(self.tokens, more.tokens),
+            joined(self.shares, more.shares),
+            places=joined(self.places, more.places),
+        )
 
     def rows(self, chosen: Tensor) -> Heard:
         """Some of the rows: (N,) int64; without the padding that only others need."""

@@ -4,9 +4,6 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
-from espnet_llada.adapter.ctc import AlignmentCTC
-from espnet_llada.adapter.heard import Heard
-
 
 class LinearProjection(nn.Linear):
     """One LM vector for each of the adapter's.
@@ -27,13 +24,3 @@ class LinearProjection(nn.Linear):
     def ctc_layer(self, audio: Tensor, embedding: Tensor) -> tuple[Tensor, Tensor]:
         """The vectors and the table whose products are the CTC's logits."""
         return self(audio.to(self.weight.dtype)), embedding
-
-    def view(
-        self,
-        audio: Tensor,
-        lengths: Tensor,
-        ctc: AlignmentCTC | None,
-        embedding: Tensor,
-    ) -> Heard:
-        """(B, A, width) and vectors of each row (B,) -> the same, of the LM's width."""
-        return Heard(self.ctc_layer(audio, embedding)[0], lengths)

@@ -28,6 +28,11 @@ class WindowReader(nn.Module):
             the paper, windows do not overlap.
         jitter: in training, the first window of a batch begins up to ``window`` - 1
             frames before the audio, so that the same speech is cut elsewhere each time.
+        hand_on: behind the vector of a window its own frames, one after the other;
+            without its context, so that together they are the audio.
+
+    Attributes:
+        hidden: the width of what comes out.
     """
 
     def __init__(
@@ -38,9 +43,11 @@ class WindowReader(nn.Module):
         drop_last_window: bool,
         context: int = 0,
         jitter: bool = False,
+        hand_on: bool = False,
     ):
         super().__init__()
-        self.hidden, self.window, self.context = queries.shape[1], window, context
+        self.window, self.context, self.hand_on = window, context, hand_on
+        self.hidden = queries.shape[1] * (1 + window if hand_on else 1)
         self.time_mask, self.drop_last_window = time_mask, drop_last_window
         self.queries = nn.Parameter(queries)
         self.jitter = jitter
@@ -77,6 +84,9 @@ class WindowReader(nn.Module):
             early = int(torch.randint(self.window, ()))
         keys, seen, windows = self._windows(frames, lengths, early)
         x, counts = self.read(keys, seen), windows * len(self.queries)
+        if self.hand_on:
+            own = keys[:, self.context : self.context + self.window]
+            x = torch.cat([x, own.flatten(1)[:, None].to(x.dtype)], dim=2)
         return x.reshape(len(frames), int(counts.max()), self.hidden), counts
 
     def _windows(

@@ -23,6 +23,7 @@ from espnet_llada.audio.whisper_file import WhisperConfig, open_whisper
 from espnet_llada.types import UserError
 
 _TIMESTAMPS = 1501  # end the vocabulary of every Whisper; <|notimestamps|> before them
+_ENGLISH_ONLY = 51864  # tokens of such a Whisper; the others have one more at least
 _FIRST_WORD = 2  # position of the token from which the first word is predicted
 
 
@@ -36,9 +37,11 @@ class WhisperQFormer(WindowReader):
         window: see ``WindowReader``.
         time_mask, drop_last_window, jitter: see ``WindowReader``.
         context: see ``WindowReader``; a learned vector then tells a frame's place.
+        hand_on: put each window's own frames behind its vector, for a ``text_qformer``.
 
     Raises:
-        UserError: no such weights, or of another width.
+        UserError: no such weights, or of another width; ``hand_on`` with several
+            queries.
     """
 
     def __init__(
@@ -51,9 +54,10 @@ class WhisperQFormer(WindowReader):
         drop_last_window: bool = False,
         context: int = 0,
         jitter: bool = False,
+        hand_on: bool = False,
     ):
         resolved = weights.resolve(whisper, "whisper")
-        config, tensors = _decoder(resolved.path)
+        config, tensors = read_decoder(resolved.path)
         if config.d_model != input_size:
             raise UserError(
                 f"{whisper}: its decoder reads frames of width {config.d_model}, the "
@@ -64,11 +68,15 @@ class WhisperQFormer(WindowReader):
         place = torch.arange(_FIRST_WORD, _FIRST_WORD + queries).clamp(
             max=len(places) - 1
         )
-        start = words[max(0, len(words) - _TIMESTAMPS - 1)]
+        start = words[special_tokens(len(words))[0][-1]]
         query = start + places[place]
-        super().__init__(query, window, time_mask, drop_last_window, context, jitter)
+        if hand_on and queries > 1:
+            raise UserError(f"hand_on needs one query a window, not {queries}")
+        super().__init__(
+            query, window, time_mask, drop_last_window, context, jitter, hand_on
+        )
         self.weights = resolved
-        self.blocks = nn.ModuleList(_Block(config) for _ in range(config.layers))
+        self.blocks = nn.ModuleList(DecoderBlock(config) for _ in range(config.layers))
         self.ln = nn.LayerNorm(config.d_model)
         self.load_state_dict({"queries": self.queries.data, **tensors})
         if queries == 1:  # then self-attention has no use for them
@@ -88,7 +96,7 @@ class WhisperQFormer(WindowReader):
         return self.ln(x)
 
 
-def _decoder(path: Path) -> tuple[WhisperConfig, dict[str, Tensor]]:
+def read_decoder(path: Path) -> tuple[WhisperConfig, dict[str, Tensor]]:
     """Sizes and tensors of a Whisper's decoder, by OpenAI's names."""
     file = open_whisper(path, "decoder")
     config, width = file.config, file.config.d_model
@@ -96,7 +104,7 @@ def _decoder(path: Path) -> tuple[WhisperConfig, dict[str, Tensor]]:
         shapes = {
             f"blocks.{i}.{name}": tensor.shape
             for i in range(config.layers)
-            for name, tensor in _Block(config).state_dict().items()
+            for name, tensor in DecoderBlock(config).state_dict().items()
         }
     shapes |= {"ln.weight": torch.Size([width]), "ln.bias": torch.Size([width])}
     shapes["positional_embedding"] = torch.Size([config.max_frames, width])
@@ -104,6 +112,25 @@ def _decoder(path: Path) -> tuple[WhisperConfig, dict[str, Tensor]]:
     if table in file.tensors:  # the vocabulary differs between Whispers
         shapes["token_embedding.weight"] = file.tensors[table].shape
     return config, file.read(shapes, torch.float32)
+
+
+def special_tokens(size: int) -> tuple[list[int], int]:
+    """What an English transcript without timestamps begins with, and its end.
+
+    By their places before the end of the vocabulary, which are those of openai/whisper
+    ``tokenizer.py``. (Vocabularies of tests are too small to have them.)
+
+    Args:
+        size: of the vocabulary.
+    """
+    no_timestamps = size - _TIMESTAMPS - 1
+    if size > _ENGLISH_ONLY:
+        end = 50257
+        start = [end + 1, end + 2, no_timestamps - 4, no_timestamps]
+    else:
+        end = no_timestamps - 106
+        start = [end + 1, no_timestamps]
+    return [max(0, token) for token in start], max(0, end)
 
 
 class _CrossAttention(Attention):
@@ -129,7 +156,7 @@ class _CrossAttention(Attention):
         return self.out(mixed + self.value.bias)
 
 
-class _Block(Block):
+class DecoderBlock(Block):
     """A decoder layer: cross-attention between the two parts."""
 
     def __init__(self, config: WhisperConfig):
@@ -137,7 +164,13 @@ class _Block(Block):
         self.cross_attn = _CrossAttention(config)
         self.cross_attn_ln = nn.LayerNorm(config.d_model)
 
-    def forward(self, x: Tensor, memory: Tensor, seen: Tensor) -> Tensor:
-        x = x + self.attn(self.attn_ln(x))
+    def forward(
+        self, x: Tensor, memory: Tensor, seen: Tensor, causal: bool = False
+    ) -> Tensor:
+        """Queries (N, Q, d) that read frames (N, K, d), of which ``seen`` are there.
+
+        ``causal``: a query sees those before it only, as in Whisper.
+        """
+        x = x + self.attn(self.attn_ln(x), causal)
         x = x + self.cross_attn(self.cross_attn_ln(x), memory, seen)
         return x + self.mlp(self.mlp_ln(x))

@@ -19,7 +19,6 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from espnet_llada import weights
-from espnet_llada.adapter.ctc import AlignmentCTC
 from espnet_llada.adapter.heard import Heard
 from espnet_llada.audio.whisper_file import open_whisper
 from espnet_llada.frozen import Pretrained
@@ -82,9 +81,7 @@ class WordProjection(Pretrained):
         """The vectors and the table whose products are the CTC's logits."""
         return audio.to(self.words.dtype), self.words
 
-    def view(
-        self, audio: Tensor, lengths: Tensor, ctc: AlignmentCTC, embedding: Tensor
-    ) -> Heard:
+    def view(self, log_probs: Tensor, lengths: Tensor, embedding: Tensor) -> Heard:
         """The LM's view of what was heard: one vector for each word.
 
         Windows that are almost surely without a word are left out, and neighbours that
@@ -92,27 +89,38 @@ class WordProjection(Pretrained):
         arXiv 2102.01578). What is left is about as long as the transcript.
 
         Args:
-            audio: (B, A, width).
+            log_probs: (B, A, 1 + V), of the CTC over ``words``; blank first.
             lengths: (B,) int64, vectors of each row.
-            ctc: over ``words``.
             embedding: (V, lm_width), the LM's; a blank counts as zero.
 
         Returns:
             Vectors (B, W, lm_width), in the dtype of ``embedding``, and their tokens.
         """
-        posteriors = ctc.log_probs(audio, *self.ctc_layer(audio, embedding)).exp()
+        posteriors = log_probs.exp()
         kept, segments, counts = _segments(posteriors, lengths)
-        shape = len(audio), int(counts.max())
+        shape = len(posteriors), int(counts.max())
         windows = segments.new_zeros(shape).flatten()
         windows = windows.index_add(0, segments, torch.ones_like(segments))
         sums = posteriors.new_zeros(len(windows), posteriors.shape[-1])
         sums = sums.index_add(0, segments, posteriors[kept])
         words = (sums / windows.clamp(min=1)[:, None])[:, 1:]
-        vectors = words.to(embedding.dtype) @ embedding
-        shares, tokens = words.topk(min(LIKELIEST, words.shape[1]), dim=1)
-        parts = (x.unflatten(0, shape) for x in (vectors, tokens, shares))
-        vectors, tokens, shares = parts
-        return Heard(vectors, counts, tokens, shares)
+        return mixtures(words.unflatten(0, shape), counts, embedding)
+
+
+def mixtures(
+    words: Tensor, counts: Tensor, embedding: Tensor, places: Tensor | None = None
+) -> Heard:
+    """Distributions over the LM's tokens as the LM is shown them.
+
+    Args:
+        words: (B, W, V), the share of each token.
+        counts: (B,) int64, how many each row has.
+        embedding: (V, lm_width), the LM's.
+        places: see ``Heard``.
+    """
+    vectors = words.to(embedding.dtype) @ embedding
+    shares, tokens = words.topk(min(LIKELIEST, words.shape[2]), dim=2)
+    return Heard(vectors, counts, tokens, shares, places=places)
 
 
 def _segments(posteriors: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor, Tensor]:

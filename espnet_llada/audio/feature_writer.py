@@ -83,7 +83,8 @@ def _encoded(
 ) -> Iterator[tuple[Utterance, torch.Tensor]]:
     """Each utterance with its own frames (F, d); audio is read one batch ahead."""
     device = encoder.conv1.weight.device
-    batches = list(_batches(utterances, encoder, batch_seconds))
+    alike = sorted(utterances, key=lambda u: u.samples)  # so little is padding
+    batches = list(_batches(alike, encoder, batch_seconds))
     with ThreadPoolExecutor(4) as readers:
         ahead = [readers.submit(load_audio, u.path) for u in batches[0]]
         for i, batch in enumerate(batches):

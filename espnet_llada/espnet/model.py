@@ -124,19 +124,22 @@ class ESPnetLLMModel(ESPnetASRModel):
             if ctc.only:
                 none = extra.new_zeros(())
                 return Loss(extra, torch.ones_like(extra), none, none)
-        if audio is None and self.decoder.text_as_audio:
-            draws = torch.randint(2**62, (len(text),)) if self.training else None
-            draws = range(len(text)) if draws is None else draws.tolist()
+        rows = self.decoder.row_seeds(len(text)) if seeds is None else seeds.tolist()
+        given = None
+        if audio is not None:
+            spoken = text, text_lengths, rows
+            prefix, given = self.decoder.training_prefix(audio, lengths, *spoken)
+        elif self.decoder.text_as_audio:
+            draws = self.decoder.row_seeds(len(text))
             if self.training:
                 text = self.decoder.sprinkled(text, text_lengths, draws)
             prefix = self.decoder.rough_prefix(text, text_lengths, draws)
         else:
-            prefix = self.decoder.prefix(audio, lengths, len(text))
+            prefix = self.decoder.prefix(None, None, len(text))
         longest = int(text_lengths.max())
         if seeds is not None and self.decoder.loss_name == "release":
             longest = lockstep.largest(longest)
-        rows = None if seeds is None else seeds.tolist()
-        loss = self.decoder.loss(prefix, text, text_lengths, rows, longest)
+        loss = self.decoder.loss(prefix, text, text_lengths, rows, longest, given)
         return loss if extra is None else loss.plus(ctc.weight * extra)
 
     def _statistics(

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import json
-import shutil
-
 import pytest
 import torch
 from safetensors.torch import load_file
@@ -18,13 +15,8 @@ WIDTH = 16  # of tiny_whisper
 
 
 @pytest.fixture
-def lm(tiny_lm, tmp_path):
-    """tiny_lm, whose last tokens are Whisper's 2 to 61."""
-    path = shutil.copytree(tiny_lm, tmp_path / "lm")
-    size = json.loads((path / "config.json").read_text())["vocab_size"]
-    ids = [-1] * (size - 60) + list(range(2, 62))
-    (path / TOKENS_FILE).write_text(json.dumps(ids))
-    return path
+def lm(word_lm):
+    return word_lm
 
 
 @pytest.fixture
@@ -66,7 +58,8 @@ def test_a_word_that_is_heard_arrives_as_the_lms_embedding_of_it(sure):
     # A word in two windows is one word; with silence between, it was said twice.
     audio = torch.stack([silence, sounds[5], sounds[5], silence, sounds[5], sounds[58]])
     heard = [first + 5, first + 5, first + 58]
-    assert decoder.draft(audio[None], torch.tensor([6]))[0] == [heard]
+    prefix = decoder.prefix(audio[None], torch.tensor([6]), draft=True)
+    assert prefix.draft.ids == [heard]
     seen, counts = view(decoder, audio[None], 6)
     assert counts == [3]
     torch.testing.assert_close(seen[0], decoder.lm.embedding.weight[heard])
@@ -160,8 +153,8 @@ def test_audio_stands_beside_the_transcript_that_is_given(
     for name, value in sure[0].ctc.state_dict().items():
         decoder.ctc.state_dict()[name].copy_(value)
     audio, lengths = sounds[[9, 3, 4, 5]][None], torch.tensor([4])
-    (ids,), _ = decoder.draft(audio, lengths)
-    counted = decoder.prefix(audio, lengths)
+    counted = decoder.prefix(audio, lengths, draft=True)
+    (ids,) = counted.draft.ids
     aligned = decoder.prefix(audio, lengths, transcripts=[ids[1:]])
     assert torch.equal(counted.embeds, aligned.embeds)
     assert counted.heard.places.tolist() == [[0, 1, 2, 3]]

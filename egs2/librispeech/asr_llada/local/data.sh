@@ -11,8 +11,8 @@
 #
 # The presets mini and mini_ci have no training data of their own. Data directories that
 # SYNTH names, in db.sh or in the environment, become data/train_synth[_ci], those of
-# FRESH data/train_fresh, without what the evaluation sets say; mini_ci takes some of
-# train-mini where SYNTH is empty.
+# FRESH data/train_fresh and those of LAST data/train_last, without what the evaluation
+# sets say; mini_ci takes some of train-mini where SYNTH is empty.
 # With --train false they prepare the evaluation sets only.
 set -euo pipefail
 
@@ -97,5 +97,9 @@ combine() {
 }
 if [[ ${preset} = mini* && ${train} != false ]]; then
     [ -z "${SYNTH}" ] || combine "train_synth${suffix}" "${SYNTH}"
-    [ -z "${FRESH}" ] || [ "${preset}" = mini_ci ] || combine train_fresh "${FRESH}"
+    for set in fresh last; do
+        [ "${preset}" != mini_ci ] || break
+        directories=${set^^}
+        [ -z "${!directories}" ] || combine "train_${set}" "${!directories}"
+    done
 fi

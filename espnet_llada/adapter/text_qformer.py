@@ -1,0 +1,97 @@
+"""A Q-Former whose queries are a transcript: what the audio says at each of its words.
+
+A window-level Q-Former knows a third of a second and none of the words around it. Here
+the audio is read a second time with a transcript at hand: the one that the windows
+gave, or, in deliberation, another recogniser's first pass. It is Whisper's own decoder,
+frozen, in one parallel pass: behind each word of the transcript it says which word the
+audio has next. It transcribes nothing by itself, since the words that it goes on from
+are the transcript's, errors included; the LM decides whom to believe.
+
+Source: a Q-Former that reads text beside its queries is InstructBLIP's (arXiv
+2305.06500); attention to both audio and first pass is that of deliberation networks
+(Hu et al. 2020, arXiv 2003.07962).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.nn.utils.rnn import pad_sequence
+
+from espnet_llada import weights
+from espnet_llada.adapter.whisper_qformer import DecoderBlock, read_decoder, special_tokens
+from espnet_llada.audio.whisper_file import WhisperConfig
+from espnet_llada.frozen import Pretrained
+
+class TextQFormer(Pretrained):
+    """Whisper's decoder over a whole utterance and a transcript of it; never trained.
+
+    Args:
+        config: sizes of the decoder.
+        tensors: its weights by OpenAI's names.
+    """
+
+    def __init__(self, config: WhisperConfig, tensors: dict[str, Tensor]):
+        super().__init__()
+        tensors = dict(tensors)
+        table = tensors.pop("token_embedding.weight")
+        places = tensors.pop("positional_embedding")
+        start, end = special_tokens(len(table))
+        self.blocks = nn.ModuleList(DecoderBlock(config) for _ in range(config.layers))
+        self.ln = nn.LayerNorm(config.d_model)
+        self.load_state_dict(tensors)
+        self.start = nn.Parameter(table[start])
+        self.end = nn.Parameter(table[end])
+        self.places = nn.Parameter(places)
+        self.requires_grad_(False)
+
+    @classmethod
+    def from_pretrained(cls, whisper: str) -> TextQFormer:
+        """Of a Whisper by name or path."""
+        return cls(*read_decoder(weights.resolve(whisper, "whisper").path))
+
+    @property
+    def longest(self) -> int:
+        """Tokens of a transcript that are read; what is behind them is not."""
+        return len(self.places) - len(self.start)
+
+    @torch.no_grad()
+    def forward(
+        self,
+        frames: Tensor,
+        transcripts: Sequence[Sequence[int]],
+        words: Tensor,
+        eos: int,
+    ) -> tuple[Tensor, Tensor]:
+        """Which token comes next, behind each token of a transcript.
+
+        Args:
+            frames: (B, F, d_model) of the encoder; one that is all zero is none.
+            transcripts: B rows of token ids.
+            words: (V, d_model), Whisper's embedding of each token.
+            eos: id of the token that stands for the end.
+
+        Returns:
+            (B, T + 1, V) float32 log-probabilities, the i-th of the i-th token given
+            those before it, the last one of what comes behind the transcript; and (B,)
+            int64, how many of them each row has.
+        """
+        device = frames.device
+        rows = [torch.tensor(t[: self.longest], dtype=torch.long) for t in transcripts]
+        counts = torch.tensor([len(row) + 1 for row in rows], device=device)
+        text = F.embedding(pad_sequence(rows, batch_first=True).to(device), words)
+        start = self.start.expand(len(rows), -1, -1)
+        x = torch.cat([start, text.to(start.dtype)], dim=1)
+        x = x + self.places[: x.shape[1]]
+        frames = frames.to(x.dtype)
+        seen = (frames != 0).any(dim=-1)
+        seen = (seen | ~seen.any(dim=-1, keepdim=True))[:, None, None]
+        for block in self.blocks:
+            x = block(x, frames, seen, causal=True)
+        hidden = self.ln(x)[:, len(self.start) - 1 :]
+        logits = (hidden @ words.to(hidden.dtype).T).float()
+        logits[..., eos] = (hidden @ self.end.to(hidden.dtype)).float()
+        return logits.log_softmax(dim=-1), counts

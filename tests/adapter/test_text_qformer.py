@@ -1,0 +1,202 @@
+"""Whisper's decoder reading along a transcript."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from espnet_llada.adapter.text_qformer import TextQFormer
+from espnet_llada.adapter.whisper_qformer import special_tokens
+from espnet_llada.checkpoint import trained_state
+from espnet_llada.decoder import LMDecoder
+from espnet_llada.types import UserError
+
+WIDTH = 16  # of tiny_whisper
+WORDS = slice(2, 62)  # of its tokens
+END = 3  # id of the LM's end, among them
+
+
+@pytest.fixture
+def reader(tiny_whisper) -> TextQFormer:
+    return TextQFormer.from_pretrained(str(tiny_whisper)).eval()
+
+
+@pytest.fixture
+def table(tiny_whisper) -> torch.Tensor:
+    from safetensors.torch import load_file
+
+    state = load_file(tiny_whisper / "model.safetensors")
+    return state["decoder.embed_tokens.weight"]
+
+
+def frames(*lengths: int) -> torch.Tensor:
+    torch.manual_seed(1)
+    batch = torch.randn(len(lengths), max(lengths), WIDTH)
+    there = torch.arange(max(lengths)) < torch.tensor(lengths)[:, None]
+    return batch * there[..., None]
+
+
+@torch.no_grad()
+def test_it_says_what_whispers_own_decoder_says(reader, table, tiny_whisper):
+    """transformers' decoder, fed with the same text, row by row."""
+    from espnet_llada.torchaudio_guard import import_torchaudio
+
+    import_torchaudio()
+    from transformers import WhisperModel
+
+    reference = WhisperModel.from_pretrained(tiny_whisper).decoder.eval()
+    texts, sizes = [[5, 40, 7], [], [33, 5]], (9, 4, 6)
+    audio = frames(*sizes)
+    found, counts = reader(audio, texts, table[WORDS], END)
+    assert counts.tolist() == [4, 1, 3]
+    for row, (text, size) in enumerate(zip(texts, sizes, strict=True)):
+        start = [0, 0]  # the special tokens of so small a vocabulary
+        fed = torch.tensor([start + [token + WORDS.start for token in text]])
+        theirs = reference(
+            input_ids=fed, encoder_hidden_states=audio[row : row + 1, :size]
+        ).last_hidden_state[0, len(start) - 1 :]
+        logits = theirs @ table[WORDS].T
+        logits[:, END] = theirs @ table[0]
+        expected = logits.log_softmax(dim=-1)
+        got = found[row, : counts[row]]
+        torch.testing.assert_close(got, expected, atol=1e-4, rtol=1e-4)
+
+
+@torch.no_grad()
+def test_a_word_changes_what_comes_behind_it_only(reader, table):
+    audio = frames(8)
+    before, _ = reader(audio, [[5, 6, 7, 8]], table[WORDS], END)
+    after, _ = reader(audio, [[5, 6, 50, 8]], table[WORDS], END)
+    differs = (before - after).abs().amax(dim=-1)[0] > 1e-6
+    assert differs.tolist() == [False, False, False, True, True]
+
+
+@torch.no_grad()
+def test_a_transcript_beyond_whispers_reach_is_read_as_far_as_that(reader, table):
+    long = [5] * (reader.longest + 9)
+    found, counts = reader(frames(8), [long], table[WORDS], END)
+    assert counts.tolist() == [reader.longest + 1] == [found.shape[1]]
+
+
+@pytest.mark.parametrize("size", [51864, 51865, 51866])  # .en, all but v3, v3
+def test_the_special_tokens_are_whispers(size):
+    tokenizer = pytest.importorskip("whisper.tokenizer")
+    languages = 100 if size == 51866 else 99
+    english_only = size == 51864
+    theirs = tokenizer.get_tokenizer(
+        not english_only, num_languages=languages, language="en", task="transcribe"
+    )
+    start, end = special_tokens(size)
+    assert tuple(start) == theirs.sot_sequence_including_notimestamps
+    assert end == theirs.eot
+
+
+def decoder(lm, whisper, attention="bidirectional", window=4, **options) -> LMDecoder:
+    torch.manual_seed(0)
+    given = {"text_qformer": True, "misheard": 0.5, **options}
+    return LMDecoder(
+        WIDTH * (1 + window),
+        attention,
+        lm=str(lm),
+        chat_template=False,
+        whisper=str(whisper),
+        ctc={"weight": 1.0, "scale": 30.0},
+        projection="words",
+        audio_positions="beside",
+        pointer=True,
+        **given,
+    )
+
+
+def audio(*lengths: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """Vectors of windows of 4 frames, and the frames."""
+    torch.manual_seed(2)
+    batch = torch.randn(len(lengths), max(lengths), WIDTH * 5)
+    there = torch.arange(max(lengths)) < torch.tensor(lengths)[:, None]
+    return batch * there[..., None], torch.tensor(lengths)
+
+
+@torch.no_grad()
+def test_the_lm_is_shown_both_readings_and_can_tell_them_apart(word_lm, tiny_whisper):
+    model = decoder(word_lm, tiny_whisper).eval()
+    vectors, lengths = audio(9, 3, 6)
+    prefix = model.prefix(vectors, lengths)
+    texts = prefix.draft.ids
+    assert all(texts)
+    alone = decoder(word_lm, tiny_whisper, text_qformer=False, window=0).eval()
+    alone.ctc.load_state_dict(model.ctc.state_dict())
+    once = alone.prefix(vectors[..., :WIDTH], lengths, transcripts=texts).heard
+    more = torch.tensor([len(text) + 1 for text in texts])
+    assert prefix.heard.counts.tolist() == (once.counts + more).tolist()
+    for row, (n, k) in enumerate(zip(once.counts.tolist(), more.tolist(), strict=True)):
+        both = prefix.heard.vectors[row]
+        torch.testing.assert_close(both[:n], once.vectors[row, :n])
+        assert prefix.heard.places[row, n : n + k].tolist() == [*range(k)]
+        by_itself = model.prefix(
+            vectors[row : row + 1, : lengths[row]], lengths[row : row + 1]
+        )
+        torch.testing.assert_close(by_itself.heard.vectors[0], both[: n + k])
+    model.read_again += 1.0
+    marked = model.prefix(vectors, lengths).heard.vectors - prefix.heard.vectors
+    n, k = int(once.counts[0]), int(more[0])
+    expected = torch.tensor([0.0] * n + [1.0] * k)[:, None].expand_as(marked[0, : n + k])
+    torch.testing.assert_close(marked[0, : n + k], expected)
+
+
+@torch.no_grad()
+def test_deliberation_reads_along_the_first_pass(word_lm, tiny_whisper):
+    model = decoder(word_lm, tiny_whisper).eval()
+    vectors, lengths = audio(9)
+    text = [model.lm.vocab_size - 7, model.lm.vocab_size - 9]
+    heard = model.prefix(vectors, lengths, transcripts=[text]).heard
+    read, _ = model.text_qformer(
+        vectors[..., WIDTH:].reshape(1, -1, WIDTH),
+        [text],
+        model.projection.words,
+        model.special.eos,
+    )
+    best = heard.tokens[0, -3:, 0].tolist()
+    assert best == read[0].argmax(dim=-1).tolist()
+    own = model.prefix(vectors, lengths)
+    assert own.heard.counts != heard.counts
+
+
+def test_a_training_reads_along_drafts_and_first_passes(word_lm, tiny_whisper):
+    model = decoder(word_lm, tiny_whisper, first_pass=0.5).train()
+    vectors, lengths = audio(*[9] * 40)
+    vectors.requires_grad_()
+    text = torch.randint(model.lm.vocab_size - 60, model.lm.vocab_size, (40, 5))
+    sizes = torch.full((40,), 5)
+    read: list[list[list[int]]] = []
+    along = model._along
+    model._along = lambda a, heard, texts: read.append(texts) or along(a, heard, texts)
+    seeds = list(range(40))
+    prefix, given = model.training_prefix(vectors, lengths, text, sizes, seeds)
+    first_passes = [
+        row for row in range(40) if read[0][row] != prefix.draft.ids[row]
+    ]
+    assert 10 < len(first_passes) < 30
+    assert all(read[0][row] == given[row].tolist() for row in first_passes)
+    assert 0.1 < (given != text).float().mean() < 0.6, "some tokens are misheard"
+    loss = model.loss(prefix, text, sizes, seeds, given=given)
+    loss.mean.backward()
+    assert model.read_again.grad.abs().sum() > 0
+    assert vectors.grad[..., :WIDTH].abs().sum() > 0
+    assert not vectors.grad[..., WIDTH:].any(), "the frozen reader hands none back"
+    model.eval()
+    prefix, given = model.training_prefix(vectors, lengths, text, sizes, seeds)
+    assert torch.equal(given, text) and read[1] == prefix.draft.ids
+
+
+def test_a_checkpoint_holds_what_is_trained_of_it(word_lm, tiny_whisper):
+    model = torch.nn.ModuleDict({"decoder": decoder(word_lm, tiny_whisper)})
+    names = trained_state(model).keys()
+    assert "decoder.read_again" in names
+    assert not [name for name in names if "text_qformer" in name]
+
+
+def test_what_does_not_fit_is_refused(word_lm, tiny_whisper):
+    with pytest.raises(UserError, match="put hand_on: true into postencoder_conf"):
+        decoder(word_lm, tiny_whisper, window=0)
+    with pytest.raises(UserError, match="first_pass: 0.5 needs text_qformer: true"):
+        decoder(word_lm, tiny_whisper, text_qformer=False, window=0, first_pass=0.5)
