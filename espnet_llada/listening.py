@@ -65,9 +65,10 @@ class Listener(nn.Module):
         misheard: share of the tokens that the response already has, in training, that
             are replaced by others that sound alike (``rough.misheard``); needs
             ``projection: words``.
-        text_qformer: read the audio a second time with a transcript at hand, the CTC's
-            draft or the first pass (``TextQFormer``, of ``whisper``), and show the LM
-            both; for ``projection: words`` and an adapter with ``hand_on``.
+        text_qformer: options of ``TextQFormer`` (of ``whisper``), {} for its defaults:
+            read the audio a second time with a transcript at hand, the CTC's draft or
+            the first pass, and show the LM both; for ``projection: words`` and an
+            adapter with ``hand_on``. None reads once.
         first_pass: with that, share of a training's utterances whose transcript is what
             the response already has (``misheard``) instead of the draft: deliberation.
 
@@ -98,7 +99,7 @@ class Listener(nn.Module):
         text_as_audio: bool = False,
         text_random: float = 0.0,
         misheard: float = 0.0,
-        text_qformer: bool = False,
+        text_qformer: Mapping[str, Any] | None = None,
         first_pass: float = 0.0,
     ):
         super().__init__()
@@ -132,8 +133,8 @@ class Listener(nn.Module):
         self.special = SpecialTokens(self.lm.mask_id, self.tokenizer.eos_id)
         self.prompt_ids = self.tokenizer.prompt(prompt, chat_template)
         self.text_qformer = None
-        if text_qformer:
-            self.text_qformer = TextQFormer.from_pretrained(whisper)
+        if text_qformer is not None:
+            self.text_qformer = TextQFormer.from_pretrained(whisper, **text_qformer)
         self._width = encoder_output_size
         if self.text_qformer is not None:
             self._width = self.text_qformer.places.shape[1]
@@ -149,26 +150,24 @@ class Listener(nn.Module):
         if ctc is not None:
             options = {"scale": scale, **ctc}
             self.ctc = AlignmentCTC(table, self._width, **options)
-        needing = {
+        along = text_qformer is not None
+        for name, value in {
             "pointer": pointer,
             "misheard": misheard,
-            "text_qformer": text_qformer,
-        }
-        for name, value in needing.items():
+            "text_qformer": along,
+        }.items():
             if value and projection != "words":
                 raise UserError(f"{name}: {value} needs projection: words")
-        if first_pass and not text_qformer:
-            raise UserError(f"first_pass: {first_pass} needs text_qformer: true")
-        if text_qformer and (
-            encoder_output_size % self._width or encoder_output_size == self._width
-        ):
+        if first_pass and not along:
+            raise UserError(f"first_pass: {first_pass} needs text_qformer")
+        if along and encoder_output_size == self._width:
             raise UserError(
-                "text_qformer: true reads the encoder's frames; put hand_on: true into "
+                "text_qformer reads the encoder's frames; put hand_on: true into "
                 "postencoder_conf"
             )
         self.pointer = Pointer(self.lm.width) if pointer else None
         self.read_again = None  # tells what was read with a transcript at hand
-        if text_qformer:
+        if along:
             self.read_again = nn.Parameter(torch.zeros(self.lm.width))
 
     def prefix(
@@ -198,7 +197,8 @@ class Listener(nn.Module):
         heard, own = self._windows(audio, lengths, draft)
         if self.text_qformer is not None:
             texts = own.ids if transcripts is None else transcripts
-            heard, sure = self._along(audio, heard, texts)
+            heard, log_probs = self._along(audio, heard, texts)
+            sure = _of_tokens(log_probs, texts)
             own = own.doubted(sure) if transcripts is None else own
         elif transcripts is not None and self.audio_positions == "beside":
             heard = beside(heard, transcripts)
@@ -211,7 +211,7 @@ class Listener(nn.Module):
         text: Tensor,
         text_lengths: Tensor,
         seeds: Sequence[int],
-    ) -> tuple[Prefix, Tensor]:
+    ) -> tuple[Prefix, Tensor, Tensor | None]:
         """Prompt and audio, and what the response already has, in place of the text.
 
         Args:
@@ -222,26 +222,35 @@ class Listener(nn.Module):
             seeds: one for each row.
 
         Returns:
-            The prefix, and (B, T) int64: the text, in training with ``misheard``.
+            The prefix; (B, T) int64: the text, in training with ``misheard``; and
+            (B,), the weighted loss of the ``text_qformer``, if there is one.
         """
         heard, own = self._windows(audio, lengths, draft=False)
         given = text.clamp(min=0)  # ESPnet pads with -1
         if self.training:
             given = misheard(given, heard, self.misheard, other_seeds(seeds))
+        extra = None
         if self.text_qformer is not None:
-            texts = own.ids
-            if self.training and self.first_pass:
-                draws = RowRandom(other_seeds([int(s) + 1 for s in seeds]), "cpu")
-                draws = draws.uniform(torch.ones(len(texts), dtype=torch.long), 1)
-                rows = zip(given.tolist(), text_lengths.tolist(), strict=True)
-                texts = [
-                    row[:size] if draw < self.first_pass else own_text
-                    for (row, size), own_text, draw in zip(
-                        rows, texts, draws[:, 0].tolist(), strict=True
-                    )
-                ]
-            heard, _ = self._along(audio, heard, texts)
-        return self._join(heard, own), given
+            texts = self._texts(own, given, text_lengths, seeds)
+            heard, log_probs = self._along(audio, heard, texts)
+            said = text, text_lengths, self.special.eos
+            extra = self.text_qformer.loss(log_probs, texts, *said)
+            extra = self.text_qformer.weight * extra
+        return self._join(heard, own), given, extra
+
+    def _texts(
+        self, draft: Draft, given: Tensor, lengths: Tensor, seeds: Sequence[int]
+    ) -> list[list[int]]:
+        """The drafts; in training a first pass in ``first_pass`` of the rows."""
+        if not (self.training and self.first_pass):
+            return draft.ids
+        random = RowRandom(other_seeds([int(seed) + 1 for seed in seeds]), "cpu")
+        draws = random.uniform(torch.ones(len(given), dtype=torch.long), 1)[:, 0]
+        rows = zip(draws.tolist(), given.tolist(), lengths.tolist(), strict=True)
+        return [
+            row[:size] if draw < self.first_pass else own
+            for own, (draw, row, size) in zip(draft.ids, rows, strict=True)
+        ]
 
     def rough_prefix(
         self, text: Tensor, lengths: Tensor, seeds: Sequence[int]
@@ -282,10 +291,10 @@ class Listener(nn.Module):
 
     def _along(
         self, audio: Tensor, heard: Heard, texts: Sequence[Sequence[int]]
-    ) -> tuple[Heard, list[list[float]]]:
+    ) -> tuple[Heard, Tensor]:
         """What was heard, beside transcripts, and what ``TextQFormer`` reads along.
 
-        Also the log-probability that it gives to each token of the transcripts.
+        Also the log-probabilities that it gives.
         """
         frames = audio[..., self._width :].unflatten(2, (-1, self._width)).flatten(1, 2)
         log_probs, counts = self.text_qformer(
@@ -295,12 +304,7 @@ class Listener(nn.Module):
         places = places.expand(len(texts), -1)
         again = mixtures(log_probs.exp(), counts, self.lm.embedding.weight, places)
         again = replace(again, vectors=again.vectors + self.read_again)
-        ids = [torch.tensor(t[: self.text_qformer.longest]) for t in texts]
-        sure = [
-            row[: len(text)].gather(1, text.to(row.device)[:, None].long())[:, 0]
-            for row, text in zip(log_probs, ids, strict=True)
-        ]
-        return beside(heard, texts).with_more(again), [s.tolist() for s in sure]
+        return beside(heard, texts).with_more(again), log_probs
 
     def _vectors(self, audio: Tensor) -> Tensor:
         """The adapter's vectors, without the frames that it hands on."""
@@ -332,6 +336,17 @@ class Listener(nn.Module):
     def encode_texts(self, texts: Sequence[str]) -> list[list[int]]:
         """Token ids of transcripts, in the LM's text case, without EOS."""
         return [self.tokenizer.encode(text) for text in texts]
+
+
+def _of_tokens(
+    log_probs: Tensor, texts: Sequence[Sequence[int]]
+) -> list[list[float]]:
+    """What (B, T + 1, V) log-probabilities give to the tokens of B texts."""
+    found = []
+    for row, text in zip(log_probs, texts, strict=True):
+        ids = torch.tensor(text[: len(row) - 1], dtype=torch.long, device=row.device)
+        found.append(row[: len(ids)].gather(1, ids[:, None])[:, 0].tolist())
+    return found
 
 
 def other_seeds(seeds: Sequence[int]) -> list[int]:

@@ -38,15 +38,29 @@ def beside(heard: Heard, transcripts: Sequence[Sequence[int]]) -> Heard:
         size = counts[row]
         if text and size:
             alone = [1.0 if known else GHOST for known in sure[row][:size]]
-            places[row][:size] = _aligned(tokens[row][:size], alone, text)
+            numbers = _aligned(tokens[row][:size], alone, text)
+            places[row][:size] = [max(number, 0) for number in numbers]
     places = torch.tensor(places, dtype=torch.int64, device=heard.counts.device)
     return replace(heard, places=places.reshape(heard.places.shape))
+
+
+def spoken(transcript: Sequence[int], text: Sequence[int]) -> list[int]:
+    """How many tokens of a text the first 0, 1, ... tokens of a transcript stand for.
+
+    Where the transcript lacks one, it is counted with the token behind it; one too many
+    stands for none.
+    """
+    if not text:
+        return [0] * (len(transcript) + 1)
+    numbers = _aligned([[t] for t in transcript], [1.0] * len(transcript), text)
+    return [0, *(number + 1 for number in numbers)]
 
 
 def _aligned(
     vectors: Sequence[Sequence[int]], alone: Sequence[float], text: Sequence[int]
 ) -> list[int]:
-    """The token's number for each vector; ``alone``: the cost of having none."""
+    """The token's number for each vector, that of the token before it (from -1 on) where
+    it has none; ``alone``: what having none costs."""
     before = [float(j) for j in range(len(text) + 1)]
     # For each vector and each end in the text: 0 if it is the last token of it, 1 if it
     # has no token, 2 if that token has no vector.
@@ -79,5 +93,5 @@ def _walk_back(steps: Sequence[Sequence[int]], end: int) -> list[int]:
             continue
         i -= 1
         end -= step == 0
-        numbers[i] = end if step == 0 else max(end - 1, 0)
+        numbers[i] = end if step == 0 else end - 1
     return numbers

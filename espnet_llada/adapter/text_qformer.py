@@ -2,14 +2,16 @@
 
 A window-level Q-Former knows a third of a second and none of the words around it. Here
 the audio is read a second time with a transcript at hand: the one that the windows
-gave, or, in deliberation, another recogniser's first pass. It is Whisper's own decoder,
-frozen, in one parallel pass: behind each word of the transcript it says which word the
-audio has next. It transcribes nothing by itself, since the words that it goes on from
-are the transcript's, errors included; the LM decides whom to believe.
+gave, or, in deliberation, another recogniser's first pass. It is Whisper's own decoder
+in one parallel pass, frozen but for small bottlenecks: behind each word of the
+transcript it says which word the audio has next. It transcribes nothing by itself,
+since the words that it goes on from are the transcript's, errors included; the LM
+decides whom to believe.
 
 Source: a Q-Former that reads text beside its queries is InstructBLIP's (arXiv
 2305.06500); attention to both audio and first pass is that of deliberation networks
-(Hu et al. 2020, arXiv 2003.07962).
+(Hu et al. 2020, arXiv 2003.07962); the bottlenecks are those of Houlsby et al. 2019
+(arXiv 1902.00751).
 """
 
 from __future__ import annotations
@@ -22,20 +24,30 @@ from torch import Tensor, nn
 from torch.nn.utils.rnn import pad_sequence
 
 from espnet_llada import weights
+from espnet_llada.adapter.numbering import spoken
 from espnet_llada.adapter.whisper_qformer import DecoderBlock, read_decoder, special_tokens
 from espnet_llada.audio.whisper_file import WhisperConfig
 from espnet_llada.frozen import Pretrained
 
 class TextQFormer(Pretrained):
-    """Whisper's decoder over a whole utterance and a transcript of it; never trained.
+    """Whisper's decoder over a whole utterance and a transcript of it.
 
     Args:
         config: sizes of the decoder.
-        tensors: its weights by OpenAI's names.
+        tensors: its weights by OpenAI's names; they stay as they are.
+        bottleneck: inner width of what is trained behind each layer; 0 for nothing.
+        weight: of its loss (nats for each token) beside the LM's.
     """
 
-    def __init__(self, config: WhisperConfig, tensors: dict[str, Tensor]):
+    def __init__(
+        self,
+        config: WhisperConfig,
+        tensors: dict[str, Tensor],
+        bottleneck: int = 64,
+        weight: float = 1.0,
+    ):
         super().__init__()
+        self.weight = weight
         tensors = dict(tensors)
         table = tensors.pop("token_embedding.weight")
         places = tensors.pop("positional_embedding")
@@ -47,18 +59,21 @@ class TextQFormer(Pretrained):
         self.end = nn.Parameter(table[end])
         self.places = nn.Parameter(places)
         self.requires_grad_(False)
+        sizes = config.d_model, bottleneck
+        trained = [_Bottleneck(*sizes) if bottleneck else nn.Identity() for _ in self.blocks]
+        self.trained = nn.ModuleList(trained)
 
     @classmethod
-    def from_pretrained(cls, whisper: str) -> TextQFormer:
-        """Of a Whisper by name or path."""
-        return cls(*read_decoder(weights.resolve(whisper, "whisper").path))
+    def from_pretrained(cls, whisper: str, **options: float) -> TextQFormer:
+        """Of a Whisper by name or path; with options of the class."""
+        decoder = read_decoder(weights.resolve(whisper, "whisper").path)
+        return cls(*decoder, **options)
 
     @property
     def longest(self) -> int:
         """Tokens of a transcript that are read; what is behind them is not."""
         return len(self.places) - len(self.start)
 
-    @torch.no_grad()
     def forward(
         self,
         frames: Tensor,
@@ -89,9 +104,52 @@ class TextQFormer(Pretrained):
         frames = frames.to(x.dtype)
         seen = (frames != 0).any(dim=-1)
         seen = (seen | ~seen.any(dim=-1, keepdim=True))[:, None, None]
-        for block in self.blocks:
-            x = block(x, frames, seen, causal=True)
+        for block, trained in zip(self.blocks, self.trained, strict=True):
+            x = trained(block(x, frames, seen, causal=True))
         hidden = self.ln(x)[:, len(self.start) - 1 :]
         logits = (hidden @ words.to(hidden.dtype).T).float()
         logits[..., eos] = (hidden @ self.end.to(hidden.dtype)).float()
         return logits.log_softmax(dim=-1), counts
+
+    def loss(
+        self,
+        log_probs: Tensor,
+        transcripts: Sequence[Sequence[int]],
+        text: Tensor,
+        lengths: Tensor,
+        eos: int,
+    ) -> Tensor:
+        """(B,), nats for each token: of what is really said next.
+
+        The text is aligned with the transcript by edit distance, see ``spoken``.
+
+        Args:
+            log_probs: (B, T + 1, V), what ``forward`` gave for the transcripts.
+            transcripts: B rows of token ids.
+            text: (B, U) int64, what is said.
+            lengths: (B,) int64.
+            eos: id of the token that stands for the end.
+        """
+        rows = []
+        said = zip(text.tolist(), lengths.tolist(), transcripts, strict=True)
+        for log_prob, (row, size, transcript) in zip(log_probs, said, strict=True):
+            target, transcript = [*row[:size], eos], transcript[: self.longest]
+            following = [target[n] for n in spoken(transcript, target[:-1])]
+            following = torch.tensor(following, device=log_prob.device)
+            own = log_prob[: len(following)].gather(1, following[:, None])
+            rows.append(-own.mean())
+        return torch.stack(rows)
+
+
+class _Bottleneck(nn.Module):
+    """x + what a narrow layer makes of it; nothing at first."""
+
+    def __init__(self, width: int, inner: int):
+        super().__init__()
+        self.norm = nn.LayerNorm(width)
+        self.down, self.up = nn.Linear(width, inner), nn.Linear(inner, width)
+        nn.init.zeros_(self.up.weight)
+        nn.init.zeros_(self.up.bias)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x + self.up(F.gelu(self.down(self.norm(x))))

@@ -125,10 +125,10 @@ class ESPnetLLMModel(ESPnetASRModel):
                 none = extra.new_zeros(())
                 return Loss(extra, torch.ones_like(extra), none, none)
         rows = self.decoder.row_seeds(len(text)) if seeds is None else seeds.tolist()
-        given = None
+        given = along = None
         if audio is not None:
             spoken = text, text_lengths, rows
-            prefix, given = self.decoder.training_prefix(audio, lengths, *spoken)
+            prefix, given, along = self.decoder.training_prefix(audio, lengths, *spoken)
         elif self.decoder.text_as_audio:
             draws = self.decoder.row_seeds(len(text))
             if self.training:
@@ -140,6 +140,7 @@ class ESPnetLLMModel(ESPnetASRModel):
         if seeds is not None and self.decoder.loss_name == "release":
             longest = lockstep.largest(longest)
         loss = self.decoder.loss(prefix, text, text_lengths, rows, longest, given)
+        loss = loss if along is None else loss.plus(along)
         return loss if extra is None else loss.plus(ctc.weight * extra)
 
     def _statistics(

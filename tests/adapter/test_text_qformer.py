@@ -78,6 +78,45 @@ def test_a_transcript_beyond_whispers_reach_is_read_as_far_as_that(reader, table
     assert counts.tolist() == [reader.longest + 1] == [found.shape[1]]
 
 
+def test_its_loss_is_that_of_what_is_said_next(reader, table):
+    """Behind every token of a transcript with an error of each kind."""
+    said = [10, 11, 12, 13, 14]
+    transcripts = {
+        (10, 11, 12, 13, 14): [10, 11, 12, 13, 14, END],
+        (10, 30, 12, 13, 14): [10, 11, 12, 13, 14, END],  # another word
+        (10, 12, 13, 14): [10, 11, 13, 14, END],  # one too few
+        (10, 11, 30, 12, 13, 14): [10, 11, 12, 12, 13, 14, END],  # one too many
+        (30, 10, 11, 12, 13, 14): [10, 10, 11, 12, 13, 14, END],
+        (): [10],
+    }
+    texts = [list(t) for t in transcripts]
+    log_probs, counts = reader(frames(*[8] * 6), texts, table[WORDS], END)
+    text, lengths = torch.tensor([said] * 6), torch.tensor([5] * 6)
+    loss = reader.loss(log_probs, texts, text, lengths, END)
+    for row, following in enumerate(transcripts.values()):
+        assert len(following) == counts[row]
+        own = log_probs[row, range(len(following)), following]
+        torch.testing.assert_close(loss[row], -own.mean())
+
+
+def test_the_bottlenecks_change_nothing_at_first_and_then_something(tiny_whisper, table):
+    small = TextQFormer.from_pretrained(str(tiny_whisper), bottleneck=4)
+    none = TextQFormer.from_pretrained(str(tiny_whisper), bottleneck=0)
+    assert not [p for p in none.parameters() if p.requires_grad]
+    given = frames(8), [[5, 6]], table[WORDS], END
+    torch.testing.assert_close(small(*given)[0], none(*given)[0])
+    text, lengths = torch.tensor([[5, 6]]), torch.tensor([2])
+    optimizer = torch.optim.SGD([p for p in small.parameters() if p.requires_grad], 1.0)
+    losses = []
+    for _ in range(5):
+        loss = small.loss(small(*given)[0], [[5, 6]], text, lengths, END).mean()
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        losses.append(loss.item())
+    assert losses[-1] < losses[0] - 0.1
+
+
 @pytest.mark.parametrize("size", [51864, 51865, 51866])  # .en, all but v3, v3
 def test_the_special_tokens_are_whispers(size):
     tokenizer = pytest.importorskip("whisper.tokenizer")
@@ -93,7 +132,7 @@ def test_the_special_tokens_are_whispers(size):
 
 def decoder(lm, whisper, attention="bidirectional", window=4, **options) -> LMDecoder:
     torch.manual_seed(0)
-    given = {"text_qformer": True, "misheard": 0.5, **options}
+    given = {"text_qformer": {"bottleneck": 8}, "misheard": 0.5, **options}
     return LMDecoder(
         WIDTH * (1 + window),
         attention,
@@ -123,7 +162,7 @@ def test_the_lm_is_shown_both_readings_and_can_tell_them_apart(word_lm, tiny_whi
     prefix = model.prefix(vectors, lengths)
     texts = prefix.draft.ids
     assert all(texts)
-    alone = decoder(word_lm, tiny_whisper, text_qformer=False, window=0).eval()
+    alone = decoder(word_lm, tiny_whisper, text_qformer=None, window=0).eval()
     alone.ctc.load_state_dict(model.ctc.state_dict())
     once = alone.prefix(vectors[..., :WIDTH], lengths, transcripts=texts).heard
     more = torch.tensor([len(text) + 1 for text in texts])
@@ -168,10 +207,10 @@ def test_a_training_reads_along_drafts_and_first_passes(word_lm, tiny_whisper):
     text = torch.randint(model.lm.vocab_size - 60, model.lm.vocab_size, (40, 5))
     sizes = torch.full((40,), 5)
     read: list[list[list[int]]] = []
-    along = model._along
-    model._along = lambda a, heard, texts: read.append(texts) or along(a, heard, texts)
+    reads = model._along
+    model._along = lambda a, heard, texts: read.append(texts) or reads(a, heard, texts)
     seeds = list(range(40))
-    prefix, given = model.training_prefix(vectors, lengths, text, sizes, seeds)
+    prefix, given, along = model.training_prefix(vectors, lengths, text, sizes, seeds)
     first_passes = [
         row for row in range(40) if read[0][row] != prefix.draft.ids[row]
     ]
@@ -182,21 +221,23 @@ def test_a_training_reads_along_drafts_and_first_passes(word_lm, tiny_whisper):
     loss.mean.backward()
     assert model.read_again.grad.abs().sum() > 0
     assert vectors.grad[..., :WIDTH].abs().sum() > 0
-    assert not vectors.grad[..., WIDTH:].any(), "the frozen reader hands none back"
+    for name, parameter in model.text_qformer.named_parameters():
+        assert (parameter.grad is not None) == name.startswith("trained."), name
     model.eval()
-    prefix, given = model.training_prefix(vectors, lengths, text, sizes, seeds)
+    prefix, given, _ = model.training_prefix(vectors, lengths, text, sizes, seeds)
     assert torch.equal(given, text) and read[1] == prefix.draft.ids
 
 
 def test_a_checkpoint_holds_what_is_trained_of_it(word_lm, tiny_whisper):
     model = torch.nn.ModuleDict({"decoder": decoder(word_lm, tiny_whisper)})
     names = trained_state(model).keys()
-    assert "decoder.read_again" in names
-    assert not [name for name in names if "text_qformer" in name]
+    own = [name for name in names if "text_qformer" in name]
+    assert "decoder.read_again" in names and own
+    assert all(name.startswith("decoder.text_qformer.trained.") for name in own)
 
 
 def test_what_does_not_fit_is_refused(word_lm, tiny_whisper):
     with pytest.raises(UserError, match="put hand_on: true into postencoder_conf"):
         decoder(word_lm, tiny_whisper, window=0)
-    with pytest.raises(UserError, match="first_pass: 0.5 needs text_qformer: true"):
-        decoder(word_lm, tiny_whisper, text_qformer=False, window=0, first_pass=0.5)
+    with pytest.raises(UserError, match="first_pass: 0.5 needs text_qformer"):
+        decoder(word_lm, tiny_whisper, text_qformer=None, window=0, first_pass=0.5)

@@ -30,8 +30,9 @@ Options of the presets mini and mini_ci:
   --sweep_args "..."      further options of espnet-llada sweep
   --engines "hibari=28 flite=1.5 kokoro=1.6"
                           hours of speech to synthesize; SYNTH in db.sh names what is there
-  --fresh "hibari=48 ..." the same for the last trainings (FRESH in db.sh); engine:source
+  --fresh "hibari=48 ..." the same for adapter and LM together (FRESH in db.sh); engine:source
                           (hibari:definitions=10) for one of the sources of text
+  --last "hibari=18 ..."  the same for the last trainings (LAST in db.sh)
   --lm DIR                an LM to make and to train, instead of the shipped one
 
 Examples:

@@ -11,9 +11,11 @@ text_set=train_text${suffix}
 test_sets="test_read${suffix} test_prompts${suffix} test_synth${suffix}"
 
 fresh_set=${train_set}
+last_set=${train_set}
 
 engines= # of local/synthesize.py, each with its hours of speech, or engine:source=hours
-fresh=   # the same, for the speech of the last trainings
+fresh=   # the same, for adapter and LM together
+last=    # the same, for the last trainings
 lm=stories15m
 model= # trained here, else shipped
 rows=
@@ -26,7 +28,9 @@ if [ "${preset}" = mini ]; then
     # Hours of CPU: kokoro 1.4 each, hibari 0.01 to 0.02 an hour
     engines="hibari=28 flite=1.5 kokoro=1.6"
     fresh="hibari=48 hibari:definitions=10 flite=1.5 kokoro=1.6"
+    last="hibari=18 hibari:definitions=9 flite=1.5 kokoro=1.6"
     fresh_set=train_fresh
+    last_set=train_last
 else
     asr_args="--max_epoch 1 --num_iters_per_epoch 2 --keep_nbest_models 1 ${asr_args}"
     rows="llama diffusion_steps4 lowconf_bonus3.0"
@@ -39,7 +43,7 @@ mini_options() {
         name=${1#--}
         name=${name//-/_}
         case ${name} in
-            engines | fresh | lm | model | rows | runs | sweep_args) printf -v "${name}" %s "$2" ;;
+            engines | fresh | last | lm | model | rows | runs | sweep_args) printf -v "${name}" %s "$2" ;;
             sets) to_decode=$2 ;;
             nj | inference_nj)
                 printf -v "${name}" %s "$2"
@@ -86,7 +90,7 @@ mini_speech() {
     export "$1=${made# }"
 }
 
-# Speech, unless SYNTH and FRESH name some, and the LM, unless the shipped one serves.
+# Speech, unless SYNTH, FRESH and LAST name some, and the LM, unless the shipped one serves.
 mini_material() {
     local set held_out=()
     # What the evaluation sets say must not be spoken, so they come first.
@@ -97,6 +101,7 @@ mini_material() {
     done
     mini_speech SYNTH "${engines}" "" 0
     mini_speech FRESH "${fresh}" _fresh 1
+    mini_speech LAST "${last}" _last 2
     if [ "${lm}" != stories15m ] && [ ! -f "${lm}/model.safetensors" ]; then
         log "Making the LM in ${lm}"
         python3 local/make_lm.py --output "${lm}"
@@ -180,7 +185,7 @@ mini_sweep() {
 
 # Stages 1 to 11, by which the models are trained anew.
 mini_training() {
-    local config
+    local config set
     if [ "${stop_stage}" -ge 10 ]; then
         for config in $(mini_configs); do
             [ -f "${config}" ] || fail "${config}: no such file; local/train_mini.sh names it"
@@ -191,10 +196,13 @@ mini_training() {
         asr "${common[@]}" --hugging_face_model_name_or_path "${lm}" --stage "${stage}" \
             --stop_stage "$(min "${stop_stage}" 5)" ${options[@]+"${options[@]}"}
     fi
-    # The same two stages of the second set; asr.sh knows one.
-    if [ "${fresh_set}" != "${train_set}" ] && [ "${stage}" -le 4 ] && [ "${stop_stage}" -ge 3 ]; then
-        asr "${common[@]}" --train_set "${fresh_set}" \
-            --stage "$(max "${stage}" 3)" --stop_stage "$(min "${stop_stage}" 4)"
+    # The same two stages of the other sets; asr.sh knows one.
+    if [ "${stage}" -le 4 ] && [ "${stop_stage}" -ge 3 ]; then
+        for set in "${fresh_set}" "${last_set}"; do
+            [ "${set}" != "${train_set}" ] || continue
+            asr "${common[@]}" --train_set "${set}" \
+                --stage "$(max "${stage}" 3)" --stop_stage "$(min "${stop_stage}" 4)"
+        done
     fi
     if reached 5; then mini_text; fi
     if reached 10; then mini_features; fi

@@ -6,9 +6,11 @@
 #   speech  ${dumpdir}/extracted/train_synth: frames of the frozen encoder
 #   fresh   ${dumpdir}/extracted/train_fresh: the same of speech that no earlier training
 #           has heard, where the adapter errs as it does elsewhere
-# and what else it is told: LLaDA's last one takes other batches than LLaMA's, for a second opinion.
+#   last    ${dumpdir}/extracted/train_last: likewise
+# and what else it is told: LLaDA takes other batches than LLaMA then, for a second opinion.
 # --runs chooses some of them. All are validated on dev_synth. The runs called llama and llada are the two systems.
 lm_of() { echo "$1:decoder.lm:decoder.lm,$1:decoder.pointer:decoder.pointer"; }
+all_of() { echo "$1:postencoder:postencoder,$1:decoder.ctc:decoder.ctc,$(lm_of "$1")"; }
 mini_runs() {
     local ctc=ctc:postencoder:postencoder,ctc:decoder.ctc:decoder.ctc
     awk -v runs=" ${runs} " 'runs ~ /^ *$/ || index(runs, " " $1 " ")' << EOF
@@ -17,8 +19,10 @@ text_llama  text    conf/train_asr_whisper_llama_mini_text.yaml  -
 text_llada  text    conf/train_asr_whisper_llada_mini_text.yaml  $(lm_of text_llama)
 known_llama speech  conf/train_asr_whisper_llama_mini.yaml       ${ctc},$(lm_of text_llama)
 known_llada speech  conf/train_asr_whisper_llada_mini.yaml       ${ctc},$(lm_of text_llada)
-llama       fresh   conf/train_asr_whisper_llama_mini_fresh.yaml ${ctc},$(lm_of known_llama)
-llada       fresh   conf/train_asr_whisper_llada_mini_fresh.yaml ${ctc},$(lm_of known_llada) --seed 1
+fresh_llama fresh   conf/train_asr_whisper_llama_mini_fresh.yaml ${ctc},$(lm_of known_llama)
+fresh_llada fresh   conf/train_asr_whisper_llada_mini_fresh.yaml ${ctc},$(lm_of known_llada) --seed 1
+llama       last    conf/train_asr_whisper_llama_mini_last.yaml  $(all_of fresh_llama)
+llada       last    conf/train_asr_whisper_llada_mini_last.yaml  $(all_of fresh_llada) --seed 1
 EOF
 }
 
@@ -30,7 +34,7 @@ mini_features() {
     local config set
     config=$(mini_configs speech | head -n 1)
     [ -n "${config}" ] || return 0
-    for set in $(printf '%s\n' "${train_set}" "${fresh_set}" "${valid_set}" | sort -u); do
+    for set in $(printf '%s\n' "${train_set}" "${fresh_set}" "${last_set}" "${valid_set}" | sort -u); do
         log "Frames of ${set}, once for all runs"
         python3 -m espnet_llada.bin.cli features --config "${config}" --nj "${nj}" \
             --wav_scp "${dumpdir}/raw/${set}/wav.scp" --output "${dumpdir}/extracted/${set}"
@@ -64,6 +68,7 @@ mini_train() {
             ;;
         speech) args=(asr "${common[@]}" --feats_type extracted) ;;
         fresh) args=(asr "${common[@]}" --feats_type extracted --train_set "${fresh_set}") ;;
+        last) args=(asr "${common[@]}" --feats_type extracted --train_set "${last_set}") ;;
     esac
     first=$(max "${stage}" 10)
     # Lengths of speech and text are the same for every run of a kind.
