@@ -13,7 +13,7 @@ from espnet_llada.audio.io import load_audio
 from espnet_llada.decode_file import STRATEGY, make_options, model_options
 from espnet_llada.loading import Builder, find_model, load_model
 from espnet_llada.recognizer import Recognizer
-from espnet_llada.types import Hypothesis, UserError
+from espnet_llada.types import Hypothesis, LoadOptions, UserError
 
 Result = list[tuple[str, list[str], list[int], Hypothesis]]
 """ESPnet's ``Speech2Text`` result: text, tokens, token ids, hypothesis; best first."""
@@ -28,10 +28,9 @@ class InferenceAPI:
     Args:
         asr_train_config: config.yaml of the training.
         asr_model_file: checkpoint of its trained tensors.
-        device: "cpu", "cuda", …
+        device, lm, whisper, quantize_asr_model: see ``LoadOptions``.
         use_audio: see ``Recognizer``.
         output_case: see ``Recognizer``.
-        lm, whisper: see ``load_model``.
         **options: fields of ``SamplerOptions``.
 
     Raises:
@@ -50,13 +49,13 @@ class InferenceAPI:
         output_case: str = "upper",
         lm: str | Path | None = None,
         whisper: str | Path | None = None,
+        quantize_asr_model: bool = False,
         **options: Any,
     ):
         sampler_options = make_options({"strategy": STRATEGY[self.task], **options})
-        builder = type(self).build_foreign
-        model = load_model(
-            asr_train_config, asr_model_file, device, builder, lm, whisper
-        )
+        loading = LoadOptions(device, lm, whisper, quantize_asr_model)
+        files = asr_train_config, asr_model_file
+        model = load_model(*files, loading, type(self).build_foreign)
         self.recognizer = Recognizer(model, sampler_options, use_audio, output_case)
 
     @classmethod

@@ -142,9 +142,13 @@ class LMDecoder(Listener):
         return diffusion_loss(hidden, canvas, self.loss_name, head.nll)
 
     def row_seeds(self, rows: int) -> list[int]:
-        """Of a batch: torch's global random state decides in training, and nothing but
-        a row's number in evaluation."""
-        return torch.randint(2**62, (rows,)).tolist() if self.training else [*range(rows)]
+        """What decides the random draws of each row of a batch.
+
+        In training torch's global random state, in evaluation the row's number alone.
+        """
+        return (
+            torch.randint(2**62, (rows,)).tolist() if self.training else [*range(rows)]
+        )
 
     def next_token_logits(
         self, prefix: Prefix, text: Tensor, lengths: Tensor

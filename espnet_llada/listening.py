@@ -311,9 +311,7 @@ class Listener(nn.Module):
         return audio[..., : self._width]
 
     def _ctc_layer(self, audio: Tensor) -> tuple[Tensor, Tensor]:
-        return self.projection.ctc_layer(
-            self._vectors(audio), self.lm.embedding.weight
-        )
+        return self.projection.ctc_layer(self._vectors(audio), self.lm.embedding.weight)
 
     def ctc_loss(
         self, audio: Tensor, lengths: Tensor, text: Tensor, text_lengths: Tensor
@@ -338,9 +336,7 @@ class Listener(nn.Module):
         return [self.tokenizer.encode(text) for text in texts]
 
 
-def _of_tokens(
-    log_probs: Tensor, texts: Sequence[Sequence[int]]
-) -> list[list[float]]:
+def _of_tokens(log_probs: Tensor, texts: Sequence[Sequence[int]]) -> list[list[float]]:
     """What (B, T + 1, V) log-probabilities give to the tokens of B texts."""
     found = []
     for row, text in zip(log_probs, texts, strict=True):

@@ -15,7 +15,8 @@ from espnet_llada.checkpoint import load_trained, read_state
 from espnet_llada.decode_file import DECODE_FILE
 from espnet_llada.model import ATTENTION, ENCODER, WhisperLLM, is_ours
 from espnet_llada.packed import own_paths, packed_files, unpack
-from espnet_llada.types import UserError, atomic_write, nearest
+from espnet_llada.quantize import check_quantizable, quantized
+from espnet_llada.types import LoadOptions, UserError, atomic_write, nearest
 from espnet_llada.weights import cache_dir, from_hub
 from espnet_llada.weights.assets import MINI
 
@@ -41,28 +42,26 @@ Builder = Callable[[Mapping[str, Any]], nn.Module]
 def load_model(
     train_config: str | Path,
     model_file: str | Path,
-    device: str = "cpu",
+    options: LoadOptions | None = None,
     build_foreign: Builder | None = None,
-    lm: str | Path | None = None,
-    whisper: str | Path | None = None,
 ) -> nn.Module:
     """Build a model, fill in its trained tensors and merge LoRA.
 
     Args:
         train_config: config.yaml of the training.
         model_file: checkpoint of the trained tensors.
-        device: "cpu", "cuda", …
+        options: see there.
         build_foreign: builds a model whose encoder is not ours (ESPnet's).
-        lm, whisper: the frozen weights, instead of where the config says they are.
 
     Raises:
         UserError: a file is missing or does not fit; the message names it.
     """
+    options = options or LoadOptions()
+    check_quantizable(options)
     config = read_train_config(train_config)
     state = read_state(model_file)  # cheap, so a wrong path is told before the LM loads
-    config = _with_frozen(
-        own_paths(config, Path(train_config)), train_config, lm, whisper
-    )
+    config = own_paths(config, Path(train_config))
+    config = _with_frozen(config, train_config, options.lm, options.whisper)
     if is_ours(config):
         model = WhisperLLM.from_config(config)
     elif build_foreign is not None:
@@ -73,7 +72,8 @@ def load_model(
         )
     load_trained(model, state, str(model_file))
     model.decoder.merge_lora()
-    return model.to(device).eval()
+    model = model.to(options.device).eval()
+    return quantized(model) if options.quantize_asr_model else model
 
 
 def _with_frozen(

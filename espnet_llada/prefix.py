@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from itertools import zip_longest
 
 import torch
 import torch.nn.functional as F
@@ -28,15 +29,12 @@ class Draft:
     log_probs: list[list[float]]
 
     def doubted(self, others: list[list[float]]) -> Draft:
-        """A token is as sure as the one who doubts it more says."""
-        rows = zip(self.log_probs, others, strict=True)
-        return Draft(
-            self.ids,
-            [
-                [min(pair) for pair in zip(own, other)] + own[len(other) :]
-                for own, other in rows
-            ],
-        )
+        """The same, each token as sure as the less sure of two says."""
+        rows = [
+            [min(pair) for pair in zip_longest(own, other, fillvalue=0.0)]
+            for own, other in zip(self.log_probs, others, strict=True)
+        ]
+        return Draft(self.ids, rows)
 
 
 @dataclass(frozen=True)

@@ -68,6 +68,23 @@ def atomic_write(path: str | os.PathLike) -> Iterator[Path]:
 
 
 @dataclass(frozen=True)
+class LoadOptions:
+    """How a trained model is loaded.
+
+    Attributes:
+        device: "cpu", "cuda", ...
+        lm, whisper: the frozen weights, instead of where the config says they are.
+        quantize_asr_model: linear layers in int8, see ``quantize``; CPUs only. The
+            name is ESPnet's.
+    """
+
+    device: str = "cpu"
+    lm: str | Path | None = None
+    whisper: str | Path | None = None
+    quantize_asr_model: bool = False
+
+
+@dataclass(frozen=True)
 class SpecialTokens:
     """Ids in the LM's vocabulary that the sampler must know.
 

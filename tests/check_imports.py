@@ -12,7 +12,7 @@ from pathlib import Path
 
 PACKAGE = Path(__file__).resolve().parents[1] / "espnet_llada"
 RANKS = [
-    ("types", "torchaudio_guard", "frozen", "unusable", "yaml_file"),
+    ("types", "torchaudio_guard", "frozen", "quantize", "unusable", "yaml_file"),
     ("weights", "scoring"),
     ("audio",),
     ("adapter",),

@@ -58,8 +58,7 @@ class Heard:
         return (self.places + 1).masked_fill(~self.valid, 0).amax(dim=1)
 
     def with_more(self, more: Heard) -> Heard:
-        """These vectors and behind them others of the same rows, which name as many
-        tokens each."""
+        """These vectors and behind them others, of the same rows and as many tokens."""
         valid = torch.cat([self.valid, more.valid], dim=1)
         counts = self.counts + more.counts
         order = (~valid).byte().argsort(dim=1, stable=True)[:, : int(counts.max())]

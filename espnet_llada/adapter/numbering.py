@@ -59,8 +59,10 @@ def spoken(transcript: Sequence[int], text: Sequence[int]) -> list[int]:
 def _aligned(
     vectors: Sequence[Sequence[int]], alone: Sequence[float], text: Sequence[int]
 ) -> list[int]:
-    """The token's number for each vector, that of the token before it (from -1 on) where
-    it has none; ``alone``: what having none costs."""
+    """The token's number for each vector; ``alone``: the cost of having none.
+
+    A vector without a token has the number of the token before it, from -1 on.
+    """
     before = [float(j) for j in range(len(text) + 1)]
     # For each vector and each end in the text: 0 if it is the last token of it, 1 if it
     # has no token, 2 if that token has no vector.

@@ -25,9 +25,14 @@ from torch.nn.utils.rnn import pad_sequence
 
 from espnet_llada import weights
 from espnet_llada.adapter.numbering import spoken
-from espnet_llada.adapter.whisper_qformer import DecoderBlock, read_decoder, special_tokens
+from espnet_llada.adapter.whisper_qformer import (
+    DecoderBlock,
+    read_decoder,
+    special_tokens,
+)
 from espnet_llada.audio.whisper_file import WhisperConfig
 from espnet_llada.frozen import Pretrained
+
 
 class TextQFormer(Pretrained):
     """Whisper's decoder over a whole utterance and a transcript of it.
@@ -60,7 +65,9 @@ class TextQFormer(Pretrained):
         self.places = nn.Parameter(places)
         self.requires_grad_(False)
         sizes = config.d_model, bottleneck
-        trained = [_Bottleneck(*sizes) if bottleneck else nn.Identity() for _ in self.blocks]
+        trained = [
+            _Bottleneck(*sizes) if bottleneck else nn.Identity() for _ in self.blocks
+        ]
         self.trained = nn.ModuleList(trained)
 
     @classmethod

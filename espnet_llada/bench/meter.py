@@ -15,8 +15,9 @@ from typing import Any
 import torch
 from torch import nn
 
-STAGES = ("encoder", "adapter", "LLM", "head")
-"""Whisper's encoder; the Q-Former; the LLM's layers, all passes; its output head."""
+STAGES = ("encoder", "adapter", "reading", "LLM", "head")
+"""Whisper's encoder; the Q-Former; the ``text_qformer``, where there is one; the LLM's
+layers, all passes; its output head."""
 
 
 class Meter:
@@ -40,11 +41,12 @@ class Meter:
         self._restore = ExitStack()
 
     def __enter__(self) -> Meter:
-        lm = self._model.decoder.lm
-        modules = (self._model.encoder, self._model.postencoder, lm)
-        for stage, owner in zip(STAGES, modules, strict=False):
-            self._wrap(stage, owner, "forward")
-        self._wrap("head", lm, "logits")
+        decoder = self._model.decoder
+        parts = (self._model.encoder, self._model.postencoder, decoder.text_qformer)
+        for stage, owner in zip(STAGES, (*parts, decoder.lm), strict=False):
+            if owner is not None:
+                self._wrap(stage, owner, "forward")
+        self._wrap("head", decoder.lm, "logits")
         return self
 
     def __exit__(self, *error: Any) -> None:
@@ -76,10 +78,11 @@ class Meter:
 
 def weight_bytes(model: nn.Module) -> dict[str, int]:
     """{stage: bytes of the weights that one call reads}."""
-    body = model.decoder.lm.body
-    parts = (model.encoder, model.postencoder, body.layers)
+    decoder = model.decoder
+    reader = decoder.text_qformer or nn.Module()
+    parts = (model.encoder, model.postencoder, reader, decoder.lm.body.layers)
     sizes = [sum(p.numel() * p.element_size() for p in m.parameters()) for m in parts]
-    head = model.decoder.lm.head
+    head = decoder.lm.head
     return dict(zip(STAGES, [*sizes, head.numel() * head.element_size()], strict=True))
 
 

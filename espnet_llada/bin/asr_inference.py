@@ -16,9 +16,10 @@ from typing import Any
 from espnet_llada.bin.decode_dir import DecodeDir, identity_of
 from espnet_llada.bin.decoding import (
     Utterance,
-    add_frozen_options,
+    add_load_options,
     add_sampler_options,
     decode_all,
+    load_options,
     read_first_pass,
     read_scp,
     sampler_options,
@@ -56,7 +57,7 @@ def get_parser(strategy: str = "diffusion") -> argparse.ArgumentParser:
     parser.add_argument(
         "--model_tag", help="instead of these two: directory, packed zip, tag or hub id"
     )
-    add_frozen_options(parser)
+    add_load_options(parser)
     parser.add_argument(
         "--first_pass", help="text file or decode directory to deliberate over"
     )
@@ -158,7 +159,7 @@ def _recognizer(
     from espnet_llada.recognizer import Recognizer
 
     device = "cuda" if args.ngpu > 0 else "cpu"
-    loaded = load_model(*model, device, build_with_espnet, args.lm, args.whisper)
+    loaded = load_model(*model, load_options(args, device), build_with_espnet)
     return Recognizer(loaded, options, args.use_audio, args.output_case)
 
 

@@ -13,10 +13,11 @@ from types import ModuleType
 from espnet_llada.bin.decoding import (
     Outcome,
     Utterance,
-    add_frozen_options,
+    add_load_options,
     add_sampler_options,
     decode_all,
     given_options,
+    load_options,
     read_first_pass,
 )
 from espnet_llada.bin.options import OptionParser, run_main
@@ -100,7 +101,7 @@ def _command(
         default=DEFAULT_MODEL,
         help=f"directory, packed zip, tag or hub id (default: {DEFAULT_MODEL})",
     )
-    add_frozen_options(parser)
+    add_load_options(parser)
     parser.add_argument(
         "--system",
         default="llada",
@@ -176,8 +177,8 @@ def _run(
     config, file = find_model(args.model, args.system)
     given = given_options(args)
     options = make_options({**model_options(config, task), **given})
-    build = build_with_espnet
-    model = load_model(config, file, args.device, build, args.lm, args.whisper)
+    loading = load_options(args, args.device)
+    model = load_model(config, file, loading, build_with_espnet)
     recognizer = Recognizer(model, options, use_audio, args.output_case)
     outcomes = decode_all(recognizer, utterances, max(1, args.batch_size))
     failed = 0

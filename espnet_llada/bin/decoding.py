@@ -18,6 +18,7 @@ from espnet_llada.types import (
     SAMPLE_RATE,
     STRATEGIES,
     Hypothesis,
+    LoadOptions,
     SamplerOptions,
     UserError,
 )
@@ -98,6 +99,22 @@ def add_frozen_options(parser: argparse.ArgumentParser) -> None:
     """``--lm`` and ``--whisper``, for a model that was trained on another machine."""
     parser.add_argument("--lm", help="the frozen LM, if not where the config says")
     parser.add_argument("--whisper", help="the frozen Whisper, likewise")
+
+
+def add_load_options(parser: argparse.ArgumentParser) -> None:
+    """Those of ``LoadOptions`` but the device, which each command names its own way."""
+    add_frozen_options(parser)
+    parser.add_argument(
+        "--quantize_asr_model",
+        type=str2bool,
+        default=False,
+        help="true: linear layers in int8, faster on a CPU (default: false)",
+    )
+
+
+def load_options(args: argparse.Namespace, device: str) -> LoadOptions:
+    """What ``add_load_options`` has parsed."""
+    return LoadOptions(device, args.lm, args.whisper, args.quantize_asr_model)
 
 
 def given_options(args: argparse.Namespace) -> dict[str, Any]:

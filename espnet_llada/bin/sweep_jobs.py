@@ -30,8 +30,8 @@ from espnet_llada.bin.decoding import (
     read_first_pass,
     read_scp,
 )
-from espnet_llada.bin.sweep_rows import SweepRow
-from espnet_llada.types import UserError, atomic_write
+from espnet_llada.bin.sweep_rows import OPTIONS, SweepRow
+from espnet_llada.types import LoadOptions, UserError, atomic_write
 
 _REMEMBERED = 1 << 29  # bytes of encoded audio that a process keeps
 
@@ -78,7 +78,7 @@ class Systems:
             return self._whisper
         from espnet_llada.recognizer import Recognizer
 
-        model = self._model(row.system)
+        model = self._model(row.system, row.quantize_asr_model)
         return Recognizer(model, row.options, row.use_audio, row.output_case)
 
     def files(self, system: str) -> dict[str, Path]:
@@ -106,20 +106,20 @@ class Systems:
 
         return WhisperDecoder(self._whisper_file, self.place.device)
 
-    def _model(self, system: str):
-        if system not in self._models:
-            self._models[system] = self._load(system)
-        return self._models[system]
+    def _model(self, system: str, quantize: bool):
+        key = system, quantize
+        if key not in self._models:
+            self._models[key] = self._load(*key)
+        return self._models[key]
 
-    def _load(self, system: str):
+    def _load(self, system: str, quantize: bool):
         from espnet_llada.espnet.inference import build_with_espnet
         from espnet_llada.loading import find_model, load_model
 
         place = self.place
         files = find_model(place.model, system)
-        model = load_model(
-            *files, place.device, build_with_espnet, place.lm, place.whisper
-        )
+        options = LoadOptions(place.device, place.lm, place.whisper, quantize)
+        model = load_model(*files, options, build_with_espnet)
         if self.remember:
             model.encode = Encoded(model.encode)
         return model
@@ -171,7 +171,7 @@ def decode(systems: Systems, job: Job) -> Iterator[int]:
     """
     place, row = systems.place, job.row
     target, todo = place.text(row.key, job.set), utterances(place, job)
-    names = ("options", "use_audio", "output_case", "batch_size", "system")
+    names = ("options", "system", *OPTIONS)
     settings: dict[str, Any] = {name: getattr(row, name) for name in names}
     settings["options"] = dataclasses.asdict(row.options)
     identity = identity_of(settings, todo, systems.files(row.system))

@@ -41,7 +41,8 @@ from espnet_llada.yaml_file import read_yaml
 SYSTEMS = ("whisper", "llama", "llada")
 _TOP = ("baseline", "reference", "headline", "examples", "rows")
 _ROW = ("label", "group", "system", "config", "options", "each", "first_pass")
-_OPTIONS = ("use_audio", "output_case", "batch_size")  # and those of the sampler
+OPTIONS = ("use_audio", "output_case", "batch_size", "quantize_asr_model")
+"""What a row's options may say beside the sampler's."""
 
 
 @dataclass(frozen=True)
@@ -54,7 +55,8 @@ class SweepRow:
         group: heading in the tables, name of the curve; "" for none.
         system: one of ``SYSTEMS``.
         options: of the sampler.
-        use_audio, output_case, batch_size: see ``asr_inference --help``.
+        use_audio, output_case, batch_size, quantize_asr_model: see
+            ``asr_inference --help``.
         first_pass: key of the row that is deliberated over.
         axis, value: the option that the rows of a curve differ in, and what it is
             here; None for a row that stands alone.
@@ -68,6 +70,7 @@ class SweepRow:
     use_audio: bool = True
     output_case: str = "upper"
     batch_size: int = 8
+    quantize_asr_model: bool = False
     first_pass: str | None = None
     axis: str | None = None
     value: float | None = None
@@ -207,6 +210,7 @@ def _row(
         use_audio=args.use_audio,
         output_case=args.output_case,
         batch_size=max(1, args.batch_size),
+        quantize_asr_model=args.quantize_asr_model,
         first_pass=entry.get("first_pass"),
     )
 
@@ -219,7 +223,7 @@ def _parsed(
     parser = asr_inference.get_parser()
     sampler = SamplerOptions.__dataclass_fields__
     for name, value in options.items():
-        _known({name: value}, [*sampler, *_OPTIONS], f"{where}: options")
+        _known({name: value}, [*sampler, *OPTIONS], f"{where}: options")
         command += [f"--{name}", str(value)]
     try:
         return parser.parse_args(command)

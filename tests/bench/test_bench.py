@@ -79,7 +79,8 @@ def test_the_meter_leaves_the_model_as_it_was(llada):
     plain = recognizer(speech, ["a"])
     with Meter(llada, count_flops=True) as meter:
         assert recognizer(speech, ["a"]) == plain
-    assert meter.calls == {"encoder": 1, "adapter": 1, "LLM": 3, "head": 3}
+    ran = {stage: calls for stage, calls in meter.calls.items() if calls}
+    assert ran == {"encoder": 1, "adapter": 1, "LLM": 3, "head": 3}
     spent = dict(meter.seconds)
     assert recognizer(speech, ["a"]) == plain and meter.seconds == spent
 

@@ -36,7 +36,7 @@ from espnet_llada.loading import (
     write_model,
 )
 from espnet_llada.model import is_ours
-from espnet_llada.types import UserError
+from espnet_llada.types import LoadOptions, UserError
 from espnet_llada.weights import ASSETS, Weights, resolve
 
 LM, LM_FILES = "stories15m", ("config.json", "model.safetensors", "tokenizer*.json")
@@ -115,7 +115,7 @@ def pack(models: Mapping[str, Path], lm: Path, made: Path) -> None:
         state = packed_state(state, config, resolve(lm, "lm"), checkpoint)
         write_model(made / system, config, state, source.parent)
         files = made / system / "config.yaml", made / system / "model.safetensors"
-        load_model(*files, lm=made / "lm")
+        load_model(*files, LoadOptions(lm=made / "lm"))
 
 
 def size(directory: Path) -> int:

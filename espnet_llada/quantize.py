@@ -1,0 +1,58 @@
+"""Linear layers in int8, for decoding on a CPU.
+
+By torch's own dynamic quantization, as ESPnet's ``quantize_asr_model``: weights are
+rounded to int8 once, a layer's input at each call. CPUs multiply int8 several times as
+fast as float32. It is an approximation: the recipe's PERFORMANCE.md has what it costs
+in WER, and as an input's scale is that of the whole batch, a result may depend on what
+it is decoded with.
+"""
+
+from __future__ import annotations
+
+import warnings
+
+import torch
+from torch import nn
+
+from espnet_llada.types import LoadOptions, UserError
+
+
+def check_quantizable(options: LoadOptions) -> None:
+    """Refuse what cannot be quantized, before anything is loaded.
+
+    Raises:
+        UserError: another device than a CPU, or a torch without the CPU's kernels.
+    """
+    if not options.quantize_asr_model:
+        return
+    if torch.device(options.device).type != "cpu":
+        raise UserError(
+            f"quantize_asr_model: torch does it on CPUs only, not on {options.device}; "
+            "leave it out there"
+        )
+    if set(torch.backends.quantized.supported_engines) <= {"none"}:
+        raise UserError(
+            "quantize_asr_model: this torch has no int8 kernels for this CPU; leave it "
+            "out"
+        )
+
+
+def quantized(model: nn.Module) -> nn.Module:
+    """The model with its linear layers in int8; not to be trained any more."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # about torchao, which has none for CPUs
+        from torch.ao.quantization import default_dynamic_qconfig, quantize_dynamic
+
+        layers = {
+            name: default_dynamic_qconfig
+            for name, module in model.named_modules()
+            if type(module) is nn.Linear and not _is_read_by_others(name)
+        }
+        return quantize_dynamic(model, layers)
+
+
+def _is_read_by_others(name: str) -> bool:
+    """Layers that others use the weight of, and those too small to gain anything."""
+    return name.endswith(("cross_attn.key", "cross_attn.value")) or name.startswith(
+        ("decoder.ctc.", "decoder.pointer.")
+    )
