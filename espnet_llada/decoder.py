@@ -10,7 +10,9 @@ from torch import Tensor
 from espnet_llada.listening import Listener
 from espnet_llada.objective import Loss, causal_loss, diffusion_loss, noisy_canvas
 from espnet_llada.pointer import Head
-from espnet_llada.prefix import Prefix
+from espnet_llada.prefix import Draft, Prefix
+from espnet_llada.rough import misheard, rough_audio, sprinkled
+from espnet_llada.sampler.confidence import RowRandom
 
 
 class LMDecoder(Listener):
@@ -141,6 +143,67 @@ class LMDecoder(Listener):
         head = self.head(prefix, first)
         return diffusion_loss(hidden, canvas, self.loss_name, head.nll)
 
+    def training_prefix(
+        self,
+        audio: Tensor,
+        lengths: Tensor,
+        text: Tensor,
+        text_lengths: Tensor,
+        seeds: Sequence[int],
+    ) -> tuple[Prefix, Tensor, Tensor | None]:
+        """Prompt and audio, and what the response already has, in place of the text.
+
+        Args:
+            audio: (B, A, encoder_output_size).
+            lengths: (B,) int64.
+            text: (B, T) int64 transcripts.
+            text_lengths: (B,) int64.
+            seeds: one for each row.
+
+        Returns:
+            The prefix; (B, T) int64: the text, in training with ``misheard``; and
+            (B,), the weighted loss of the ``text_qformer``, if there is one.
+        """
+        heard, own = self._windows(audio, lengths, draft=False)
+        given = text.clamp(min=0)  # ESPnet pads with -1
+        if self.training:
+            given = misheard(given, heard, self.misheard, other_seeds(seeds))
+        extra = None
+        if self.text_qformer is not None:
+            texts = self._texts(own, given, text_lengths, seeds)
+            heard, log_probs = self._along(audio, heard, texts)
+            said = text, text_lengths, self.special.eos
+            extra = self.text_qformer.loss(log_probs, texts, *said)
+            extra = self.text_qformer.weight * extra
+        return self._join(heard, own), given, extra
+
+    def _texts(
+        self, draft: Draft, given: Tensor, lengths: Tensor, seeds: Sequence[int]
+    ) -> list[list[int]]:
+        """The drafts; in training ``first_pass`` of the rows deliberate over theirs."""
+        share = self.text_qformer.first_pass
+        if not (self.training and share):
+            return draft.ids
+        random = RowRandom(other_seeds([int(seed) + 1 for seed in seeds]), "cpu")
+        draws = random.uniform(torch.ones(len(given), dtype=torch.long), 1)[:, 0]
+        rows = zip(draws.tolist(), given.tolist(), lengths.tolist(), strict=True)
+        return [
+            row[:size] if draw < share else own
+            for own, (draw, row, size) in zip(draft.ids, rows, strict=True)
+        ]
+
+    def rough_prefix(
+        self, text: Tensor, lengths: Tensor, seeds: Sequence[int]
+    ) -> Prefix:
+        """Prompt and ``rough_audio`` of transcripts; see there."""
+        return self._join(rough_audio(text, lengths, self.lm.embedding.weight, seeds))
+
+    def sprinkled(self, text: Tensor, lengths: Tensor, seeds: Sequence[int]) -> Tensor:
+        """Transcripts with ``text_random`` of their tokens replaced."""
+        others = other_seeds(seeds)
+        drawn = sprinkled(text, lengths, self.text_random, self.lm.vocab_size, others)
+        return torch.where(drawn == self.special.eos, text, drawn)
+
     def row_seeds(self, rows: int) -> list[int]:
         """What decides the random draws of each row of a batch.
 
@@ -164,6 +227,11 @@ class LMDecoder(Listener):
         first, rest = self.sequence_hidden(prefix, text, lengths)
         last = last_valid(first, prefix.valid)
         return self.head(prefix, first), self.lm.join(last[:, None], rest)
+
+
+def other_seeds(seeds: Sequence[int]) -> list[int]:
+    """For other draws than those of the masks and of the audio."""
+    return [~int(seed) & (2**62 - 1) for seed in seeds]
 
 
 def _behind(prefix: Prefix, tokens: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:

@@ -22,8 +22,6 @@ from espnet_llada.lm.tokenizer import LMTokenizer
 from espnet_llada.objective import LOSSES
 from espnet_llada.pointer import Pointer
 from espnet_llada.prefix import AUDIO_POSITIONS, Draft, Prefix, join
-from espnet_llada.rough import misheard, rough_audio, sprinkled
-from espnet_llada.sampler.confidence import RowRandom
 from espnet_llada.types import SpecialTokens, UserError
 
 PROJECTIONS = ("linear", "words")
@@ -69,8 +67,6 @@ class Listener(nn.Module):
             read the audio a second time with a transcript at hand, the CTC's draft or
             the first pass, and show the LM both; for ``projection: words`` and an
             adapter with ``hand_on``. None reads once.
-        first_pass: with that, share of a training's utterances whose transcript is what
-            the response already has (``misheard``) instead of the draft: deliberation.
 
     Raises:
         UserError: a value that does not fit, or options that exclude one another.
@@ -100,7 +96,6 @@ class Listener(nn.Module):
         text_random: float = 0.0,
         misheard: float = 0.0,
         text_qformer: Mapping[str, Any] | None = None,
-        first_pass: float = 0.0,
     ):
         super().__init__()
         _check("projection", projection, PROJECTIONS)
@@ -112,7 +107,7 @@ class Listener(nn.Module):
         self.loss_name, self.canvas_slack = loss, canvas_slack
         self.prefix_blind, self.text_random = prefix_blind, text_random
         self.text_as_audio, self.audio_positions = text_as_audio, audio_positions
-        self.misheard, self.first_pass = misheard, first_pass
+        self.misheard = misheard
         self.weights = weights.resolve(lm, "lm")
         self.tokenizer = LMTokenizer(self.weights.path, text_case)
         self.lm = Backbone.from_pretrained(
@@ -158,8 +153,6 @@ class Listener(nn.Module):
         }.items():
             if value and projection != "words":
                 raise UserError(f"{name}: {value} needs projection: words")
-        if first_pass and not along:
-            raise UserError(f"first_pass: {first_pass} needs text_qformer")
         if along and encoder_output_size == self._width:
             raise UserError(
                 "text_qformer reads the encoder's frames; put hand_on: true into "
@@ -189,7 +182,9 @@ class Listener(nn.Module):
                 (deliberation): with ``audio_positions: beside`` the audio then stands
                 beside its tokens, see ``adapter.numbering``, and a ``text_qformer``
                 reads it along with them.
-            draft: give the prefix what the CTC hears, as ``Prefix.draft``.
+            draft: give the prefix what the CTC hears, as ``Prefix.draft``. With a
+                ``text_qformer`` it has one anyway: what was read along, as sure as it
+                is of it.
         """
         if audio is None:
             prompt = self._prompt(batch)
@@ -198,71 +193,11 @@ class Listener(nn.Module):
         if self.text_qformer is not None:
             texts = own.ids if transcripts is None else transcripts
             heard, log_probs = self._along(audio, heard, texts)
-            sure = _of_tokens(log_probs, texts)
-            own = own.doubted(sure) if transcripts is None else own
+            read = Draft(texts, _of_tokens(log_probs, texts))
+            own = own.doubted(read) if transcripts is None else read
         elif transcripts is not None and self.audio_positions == "beside":
             heard = beside(heard, transcripts)
         return self._join(heard, own)
-
-    def training_prefix(
-        self,
-        audio: Tensor,
-        lengths: Tensor,
-        text: Tensor,
-        text_lengths: Tensor,
-        seeds: Sequence[int],
-    ) -> tuple[Prefix, Tensor, Tensor | None]:
-        """Prompt and audio, and what the response already has, in place of the text.
-
-        Args:
-            audio: (B, A, encoder_output_size).
-            lengths: (B,) int64.
-            text: (B, T) int64 transcripts.
-            text_lengths: (B,) int64.
-            seeds: one for each row.
-
-        Returns:
-            The prefix; (B, T) int64: the text, in training with ``misheard``; and
-            (B,), the weighted loss of the ``text_qformer``, if there is one.
-        """
-        heard, own = self._windows(audio, lengths, draft=False)
-        given = text.clamp(min=0)  # ESPnet pads with -1
-        if self.training:
-            given = misheard(given, heard, self.misheard, other_seeds(seeds))
-        extra = None
-        if self.text_qformer is not None:
-            texts = self._texts(own, given, text_lengths, seeds)
-            heard, log_probs = self._along(audio, heard, texts)
-            said = text, text_lengths, self.special.eos
-            extra = self.text_qformer.loss(log_probs, texts, *said)
-            extra = self.text_qformer.weight * extra
-        return self._join(heard, own), given, extra
-
-    def _texts(
-        self, draft: Draft, given: Tensor, lengths: Tensor, seeds: Sequence[int]
-    ) -> list[list[int]]:
-        """The drafts; in training a first pass in ``first_pass`` of the rows."""
-        if not (self.training and self.first_pass):
-            return draft.ids
-        random = RowRandom(other_seeds([int(seed) + 1 for seed in seeds]), "cpu")
-        draws = random.uniform(torch.ones(len(given), dtype=torch.long), 1)[:, 0]
-        rows = zip(draws.tolist(), given.tolist(), lengths.tolist(), strict=True)
-        return [
-            row[:size] if draw < self.first_pass else own
-            for own, (draw, row, size) in zip(draft.ids, rows, strict=True)
-        ]
-
-    def rough_prefix(
-        self, text: Tensor, lengths: Tensor, seeds: Sequence[int]
-    ) -> Prefix:
-        """Prompt and ``rough_audio`` of transcripts; see there."""
-        return self._join(rough_audio(text, lengths, self.lm.embedding.weight, seeds))
-
-    def sprinkled(self, text: Tensor, lengths: Tensor, seeds: Sequence[int]) -> Tensor:
-        """Transcripts with ``text_random`` of their tokens replaced."""
-        others = other_seeds(seeds)
-        drawn = sprinkled(text, lengths, self.text_random, self.lm.vocab_size, others)
-        return torch.where(drawn == self.special.eos, text, drawn)
 
     def _prompt(self, batch: int) -> Tensor:
         prompt = torch.tensor([self.prompt_ids], device=self.lm.embedding.weight.device)
@@ -337,17 +272,13 @@ class Listener(nn.Module):
 
 
 def _of_tokens(log_probs: Tensor, texts: Sequence[Sequence[int]]) -> list[list[float]]:
-    """What (B, T + 1, V) log-probabilities give to the tokens of B texts."""
+    """What (B, T + 1, V) gives to the tokens of B texts; 0 where it does not reach."""
     found = []
     for row, text in zip(log_probs, texts, strict=True):
         ids = torch.tensor(text[: len(row) - 1], dtype=torch.long, device=row.device)
-        found.append(row[: len(ids)].gather(1, ids[:, None])[:, 0].tolist())
+        sure = row[: len(ids)].gather(1, ids[:, None])[:, 0].tolist()
+        found.append(sure + [0.0] * (len(text) - len(sure)))
     return found
-
-
-def other_seeds(seeds: Sequence[int]) -> list[int]:
-    """For other draws than those of the masks and of the audio."""
-    return [~int(seed) & (2**62 - 1) for seed in seeds]
 
 
 def _check(name: str, value: str, allowed: Sequence[str]) -> None:

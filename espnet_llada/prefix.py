@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from itertools import zip_longest
 
 import torch
 import torch.nn.functional as F
@@ -18,23 +18,20 @@ AUDIO_POSITIONS = ("before", "beside")
 
 @dataclass(frozen=True)
 class Draft:
-    """What the adapter's CTC hears, for each row of a batch.
+    """What the adapter hears, or was given to read along, for each row of a batch.
 
     Attributes:
         ids: token ids.
         log_probs: how sure each token is, natural logarithms.
     """
 
-    ids: list[list[int]]
+    ids: Sequence[Sequence[int]]
     log_probs: list[list[float]]
 
-    def doubted(self, others: list[list[float]]) -> Draft:
-        """The same, each token as sure as the less sure of two says."""
-        rows = [
-            [min(pair) for pair in zip_longest(own, other, fillvalue=0.0)]
-            for own, other in zip(self.log_probs, others, strict=True)
-        ]
-        return Draft(self.ids, rows)
+    def doubted(self, other: Draft) -> Draft:
+        """The same, each token as sure as the less sure of the two says."""
+        rows = zip(self.log_probs, other.log_probs, strict=True)
+        return Draft(self.ids, [[*map(min, *pair)] for pair in rows])
 
 
 @dataclass(frozen=True)
@@ -51,7 +48,7 @@ class Prefix:
         begins: the position of the first audio vector.
         cache: what the LM has made of it, where that does not depend on the response.
         hidden: (B, P, d), hidden states, with the cache.
-        draft: what the CTC hears, where it was asked for.
+        draft: what the CTC hears, where it was asked for, or what was read along.
     """
 
     embeds: Tensor

@@ -14,7 +14,14 @@ from torch.nn.utils.rnn import pad_sequence
 from espnet_llada.audio.io import split_long
 from espnet_llada.autoregressive import beam_search
 from espnet_llada.lm.tokenizer import to_case
-from espnet_llada.sampler import OnPass, blank_canvas, sample, transcript_canvas
+from espnet_llada.prefix import Prefix
+from espnet_llada.sampler import (
+    Canvas,
+    OnPass,
+    blank_canvas,
+    sample,
+    transcript_canvas,
+)
 from espnet_llada.types import SAMPLE_RATE, Hypothesis, SamplerOptions, UserError
 
 
@@ -66,6 +73,15 @@ class Recognizer:
             raise UserError(
                 "strategy mask_ctc: this model has no CTC to make a draft; train with "
                 "'ctc' in decoder_conf, or choose diffusion"
+            )
+        by_reading = options.strategy == "deliberation_low_confidence"
+        by_reading = by_reading and not options.measuring_passes
+        reads = getattr(model.decoder, "text_qformer", None) is not None and use_audio
+        if (by_reading or options.readings > 1) and not reads:
+            raise UserError(
+                f"measuring_passes {options.measuring_passes}, readings "
+                f"{options.readings}: this model does not read along a transcript; "
+                "train with 'text_qformer' in decoder_conf"
             )
         if not use_audio and not options.deliberates:
             raise UserError(
@@ -131,16 +147,24 @@ class Recognizer:
             length, beam_size = options.canvas_length, options.beam_size
             return self._hypotheses(beam_search(decoder, prefix, length, beam_size))
         if drafts:
-            ids, sure = prefix.draft.ids, prefix.draft.log_probs
-            canvas = transcript_canvas(
-                ids, decoder.special, options.tail, self.device, sure
-            )
-        else:
-            words = prefix.heard.words.tolist()
-            sizes = zip([len(w) for w in waveforms], words, strict=True)
-            lengths = [self._canvas_length(*size) for size in sizes]
-            canvas = blank_canvas(lengths, decoder.special, self.device)
+            result = self._sample(prefix, self._written(prefix), utt_ids)
+            for _ in range(options.readings - 1):
+                texts = [self._text(row) for row in result.tokens.tolist()]
+                prefix = decoder.prefix(audio, sizes, transcripts=texts)
+                again = self._sample(prefix, self._written(prefix), utt_ids)
+                result = again.after(result)
+            return self._hypotheses(result)
+        words = prefix.heard.words.tolist()
+        sizes = zip([len(w) for w in waveforms], words, strict=True)
+        lengths = [self._canvas_length(*size) for size in sizes]
+        canvas = blank_canvas(lengths, decoder.special, self.device)
         return self._hypotheses(self._sample(prefix, canvas, utt_ids))
+
+    def _written(self, prefix: Prefix) -> Canvas:
+        """What the prefix was read along with, as sure as that has made it."""
+        draft, special = prefix.draft, self.model.decoder.special
+        tail = self.options.tail
+        return transcript_canvas(draft.ids, special, tail, self.device, draft.log_probs)
 
     def _canvas_length(self, samples: int, words: int) -> int:
         options = self.options
@@ -161,11 +185,15 @@ class Recognizer:
     ) -> list[Hypothesis]:
         decoder = self.model.decoder
         ids = decoder.encode_texts(transcripts)
-        canvas = transcript_canvas(ids, decoder.special, self.options.tail, self.device)
         if self.use_audio:
             prefix = decoder.prefix(*self._audio(pieces), transcripts=ids)
         else:
             prefix = decoder.prefix(None, None, batch=len(ids))
+        if prefix.draft is not None:
+            canvas = self._written(prefix)
+        else:
+            tail = self.options.tail
+            canvas = transcript_canvas(ids, decoder.special, tail, self.device)
         return self._hypotheses(self._sample(prefix, canvas, utt_ids))
 
     def _sample(self, prefix, canvas, utt_ids: Sequence[str]):
@@ -201,6 +229,11 @@ class Recognizer:
             )
         ]
 
+    def _text(self, tokens: list[int]) -> list[int]:
+        """A row up to its end."""
+        eos = self.model.decoder.special.eos
+        return tokens[: tokens.index(eos)] if eos in tokens else tokens
+
     def _hypothesis(
         self, tokens: list[int], log_probs: Tensor, passes: int
     ) -> Hypothesis:
@@ -209,7 +242,7 @@ class Recognizer:
         if self.options.profile == "release":  # it reads on behind an EOS
             places = [i for i, t in enumerate(tokens) if t not in (mask, eos)]
         else:
-            places = list(range(tokens.index(eos) if eos in tokens else len(tokens)))
+            places = list(range(len(self._text(tokens))))
         ids = [tokens[i] for i in places]
         return Hypothesis(
             text=to_case(decoder.tokenizer.decode(ids), self.output_case),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 
 import numpy as np
@@ -37,8 +38,13 @@ def trace(
         (hypothesis,) = recognizer([waveform], [utt_id], given)
     finally:
         recognizer.on_pass = None
-    film = _Film(recognizer.model.decoder, [p for p in passes if p.rows[0]])
-    return hypothesis, film.frames()
+    frames: list[Frame] = []
+    # A second reading may begin with a canvas of another length.
+    own = (p for p in passes if p.rows[0])
+    for _, part in itertools.groupby(own, lambda p: p.seen.shape[1]):
+        film = _Film(recognizer.model.decoder, list(part))
+        frames += film.frames(frames[-1].passes if frames else 0)
+    return hypothesis, frames
 
 
 class _Film:
@@ -53,10 +59,11 @@ class _Film:
         ]
         self.probabilities: list[float | None] = [None] * len(self.given)
 
-    def frames(self) -> list[Frame]:
+    def frames(self, before: int) -> list[Frame]:
+        """After so many passes before these."""
         frames: list[Frame] = []
         shown: list[int] | None = None  # the tokens of the last frame
-        for number, p in enumerate(self.passes):
+        for number, p in enumerate(self.passes, before):
             seen, tokens = p.seen[0].tolist(), p.tokens[0].tolist()
             committed = p.committed[0].tolist()
             measures = not any(committed) and self.special.mask not in seen

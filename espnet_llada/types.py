@@ -139,7 +139,11 @@ class SamplerOptions:
             by the CTC (``mask_ctc``, as in Mask-CTC).
         measuring_passes: forward passes in which ``deliberation_low_confidence`` asks
             for a transcript's tokens: one hides all of them at once, two every other
-            one, and so on; the others are there to read.
+            one, and so on; the others are there to read. 0 asks the adapter that reads
+            along the transcript, which takes no pass (``text_qformer``).
+        readings: how often ``mask_ctc`` fills a canvas: first the draft, then what came
+            of it, whose doubtful tokens are told by reading the audio along with it
+            (``text_qformer``).
         temperature: 0 commits the most probable token; above 0 tokens are drawn.
         remasking: which masked positions a pass commits: those of highest
             ``confidence``, or ``random`` ones.
@@ -172,6 +176,7 @@ class SamplerOptions:
     mask_ratio: float = 0.5
     mask_below: float = 0.0
     measuring_passes: int = 1
+    readings: int = 1
     temperature: float = 0.0
     remasking: str = "confidence"
     tail: int = 1
@@ -201,7 +206,10 @@ class SamplerOptions:
             not self.mask_below or measures, "mask_below", self.mask_below, allowed
         )
         passes = self.measuring_passes
-        _require(passes >= 1, "measuring_passes", passes, ">= 1")
+        _require(passes >= 0, "measuring_passes", passes, ">= 0")
+        _require(self.readings >= 1, "readings", self.readings, ">= 1")
+        again = self.readings == 1 or self.strategy == "mask_ctc"
+        _require(again, "readings", self.readings, "1: this strategy has no draft")
         _require(self.temperature >= 0.0, "temperature", self.temperature, ">= 0")
         _require(self.tail >= 0, "tail", self.tail, ">= 0")
         _require(0.0 <= self.threshold <= 1.0, "threshold", self.threshold, "[0, 1]")

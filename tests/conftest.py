@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 from pathlib import Path
 
 os.environ["HF_HUB_OFFLINE"] = "1"  # the default tests need no network, and show it
@@ -154,6 +155,18 @@ def tiny_whisper(tmp_path_factory) -> Path:
         decoder_start_token_id=1,
     )
     WhisperModel(config).save_pretrained(path)
+    return path
+
+
+@pytest.fixture
+def word_lm(tiny_lm, tmp_path) -> Path:
+    """tiny_lm, whose last tokens are tiny_whisper's 2 to 61."""
+    from espnet_llada.adapter.words import TOKENS_FILE
+
+    path = shutil.copytree(tiny_lm, tmp_path / "lm")
+    size = json.loads((path / "config.json").read_text())["vocab_size"]
+    ids = [-1] * (size - 60) + list(range(2, 62))
+    (path / TOKENS_FILE).write_text(json.dumps(ids))
     return path
 
 

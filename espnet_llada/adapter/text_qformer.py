@@ -42,6 +42,8 @@ class TextQFormer(Pretrained):
         tensors: its weights by OpenAI's names; they stay as they are.
         bottleneck: inner width of what is trained behind each layer; 0 for nothing.
         weight: of its loss (nats for each token) beside the LM's.
+        first_pass: share of a training's utterances whose transcript is not the draft
+            of the adapter's CTC but what the response already has: deliberation.
     """
 
     def __init__(
@@ -50,9 +52,10 @@ class TextQFormer(Pretrained):
         tensors: dict[str, Tensor],
         bottleneck: int = 64,
         weight: float = 1.0,
+        first_pass: float = 0.0,
     ):
         super().__init__()
-        self.weight = weight
+        self.weight, self.first_pass = weight, first_pass
         tensors = dict(tensors)
         table = tensors.pop("token_embedding.weight")
         places = tensors.pop("positional_embedding")

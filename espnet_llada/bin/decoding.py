@@ -27,7 +27,9 @@ _HELP = {
     "strategy": "how the canvas is filled; deliberation_ may be left out",
     "steps": "budget of LLM forward passes for each utterance",
     "canvas_length": "response positions of a decoding canvas, in tokens",
-    "measuring_passes": "passes that measure a transcript's confidence, each of a part",
+    "measuring_passes": "passes that measure a transcript, each a part of it; "
+    "0: the adapter does",
+    "readings": "how often mask_ctc reads the audio along its text and fills in again",
     "tokens_per_second": "above 0: canvas by duration, up to canvas_length",
     "positions_per_vector": "above 0: canvas by what was heard, up to canvas_length",
     "num_blocks": "sub-blocks, for the semi-autoregressive strategies",

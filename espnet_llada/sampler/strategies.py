@@ -82,7 +82,7 @@ def make_plan(
     counts = count_to_mask(own.sum(dim=1), options.mask_ratio)
     if strategy == "deliberation_random":
         chosen = random_positions(canvas, own, counts, random)
-    elif strategy == "mask_ctc":
+    elif strategy == "mask_ctc" or not options.measuring_passes:
         chosen = _least_sure(canvas.confidence, own, counts, options)
     elif counts.any() or options.mask_below:
         profile, passes = PROFILE[options.profile], options.measuring_passes

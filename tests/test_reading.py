@@ -1,0 +1,138 @@
+"""Decoding and deliberating with a model that reads along a transcript."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+from espnet_llada.model import WhisperLLM
+from espnet_llada.recognizer import Recognizer
+from espnet_llada.trace import trace
+from espnet_llada.types import SamplerOptions, UserError
+
+MEASURED = {"strategy": "deliberation_low_confidence", "measuring_passes": 0}
+TEXTS = ["the quick brown", "fox jumps", "a dark and stormy night"]
+
+
+@pytest.fixture
+def model(word_lm, tiny_whisper) -> WhisperLLM:
+    torch.manual_seed(0)
+    whisper = str(tiny_whisper)
+    return WhisperLLM.from_config(
+        {
+            "encoder": "whisper_frozen",
+            "encoder_conf": {"whisper": whisper, "pad_seconds": 0.0},
+            "postencoder": "whisper_qformer",
+            "postencoder_conf": {"whisper": whisper, "window": 4, "hand_on": True},
+            "decoder": "llada",
+            "decoder_conf": {
+                "lm": str(word_lm),
+                "whisper": whisper,
+                "chat_template": False,
+                "ctc": {"weight": 1.0, "scale": 30.0},
+                "projection": "words",
+                "audio_positions": "beside",
+                "pointer": True,
+                "text_qformer": {"bottleneck": 4},
+            },
+        }
+    ).eval()
+
+
+@pytest.fixture
+def speech() -> list[np.ndarray]:
+    random = np.random.default_rng(0)
+    return [0.1 * random.normal(size=n).astype(np.float32) for n in (9000, 16000, 5000)]
+
+
+def recognize(model, speech, texts=None, **options):
+    recognizer = Recognizer(model, SamplerOptions(**options))
+    return recognizer(speech, [f"u{i}" for i in range(len(speech))], texts)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"strategy": "diffusion", "steps": 4, "positions_per_vector": 1.0},
+        {"strategy": "mask_ctc", "steps": 3, "mask_below": 0.9, "readings": 2},
+        {**MEASURED, "steps": 3, "mask_ratio": 0.5},
+    ],
+)
+def test_an_utterance_does_not_depend_on_its_batch(model, speech, options):
+    texts = TEXTS if "measuring_passes" in options else None
+    together = recognize(model, speech, texts, **options)
+    for i, waveform in enumerate(speech):
+        recognizer = Recognizer(model, SamplerOptions(**options))
+        given = None if texts is None else texts[i : i + 1]
+        (alone,) = recognizer([waveform], [f"u{i}"], given)
+        assert alone.token_ids == together[i].token_ids
+        assert alone.passes == together[i].passes
+        assert alone.score == pytest.approx(together[i].score, abs=1e-3)
+
+
+def test_what_reading_along_finds_unlikely_is_masked_without_a_pass(model, speech):
+    """The least likely third of the tokens, and nothing else, may change."""
+    ids = model.decoder.encode_texts(TEXTS[:1])[0]
+    frames = trace(
+        Recognizer(model, SamplerOptions(**MEASURED, steps=9, mask_ratio=0.34)),
+        speech[0],
+        "u0",
+        TEXTS[0],
+    )[1]
+    assert frames[0].kind == "masked" and frames[0].passes == 0
+    masked = [i for i, cell in enumerate(frames[0].cells[:-1]) if not cell.token]
+    with torch.no_grad():
+        audio, sizes = model.encode(
+            torch.from_numpy(speech[0])[None], torch.tensor([len(speech[0])])
+        )
+        prefix = model.decoder.prefix(audio, sizes, transcripts=[ids])
+    sure = prefix.draft.log_probs[0]
+    least = sorted(range(len(ids)), key=sure.__getitem__)[: len(masked)]
+    assert len(masked) == int(0.34 * len(ids)) > 0 and masked == sorted(least)
+    kept = recognize(model, speech, TEXTS, **MEASURED, mask_below=1e-9)
+    assert [h.passes for h in kept] == [0, 0, 0]
+    assert [h.text for h in kept] == [t.upper() for t in TEXTS]
+
+
+def test_a_second_reading_is_deliberation_over_what_the_first_gave(model, speech):
+    options = {"mask_below": 0.9, "steps": 2}
+    first = recognize(model, speech, strategy="mask_ctc", **options)
+    twice = recognize(model, speech, strategy="mask_ctc", readings=2, **options)
+    given = [list(h.token_ids) for h in first]
+    model.decoder.encode_texts = lambda texts: given  # bytes need not survive decoding
+    over = recognize(model, speech, [h.text for h in first], **MEASURED, **options)
+    assert [h.token_ids for h in twice] == [h.token_ids for h in over]
+    assert [h.passes for h in twice] == [
+        a.passes + b.passes for a, b in zip(first, over, strict=True)
+    ]
+    assert any(h.passes for h in over), "something was in doubt"
+    # What the second reading left alone is as sure as the first has made it.
+    for one, two, more in zip(first, twice, over, strict=True):
+        for i, p in enumerate(more.confidence):
+            expected = p if p < 1 or i >= len(one.confidence) else one.confidence[i]
+            assert two.confidence[i] == pytest.approx(expected)
+
+
+def test_both_readings_are_shown_pass_by_pass(model, speech):
+    options = SamplerOptions(
+        strategy="mask_ctc", mask_below=0.9, steps=2, readings=2, tail=2
+    )
+    hypothesis, frames = trace(Recognizer(model, options), speech[1], "u1")
+    assert frames[-1].passes == hypothesis.passes > 2
+    numbers = [frame.passes for frame in frames]
+    assert numbers == sorted(numbers)
+
+
+def test_a_model_that_reads_once_is_told(model):
+    model.decoder.text_qformer = None
+    for options in ({**MEASURED}, {"strategy": "mask_ctc", "readings": 2}):
+        with pytest.raises(UserError, match="train with 'text_qformer'"):
+            Recognizer(model, SamplerOptions(**options))
+    with pytest.raises(UserError, match="readings: 2 does not fit"):
+        SamplerOptions(readings=2)
+
+
+def test_without_audio_nothing_reads_along(model):
+    with pytest.raises(UserError, match="does not read along"):
+        Recognizer(model, SamplerOptions(**MEASURED), use_audio=False)
