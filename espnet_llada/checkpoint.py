@@ -138,10 +138,11 @@ def _pretrained_names(model: nn.Module) -> set[str]:
         name
         for name, parameter in model.named_parameters(remove_duplicate=False)
         if any(name.startswith(f"{root}.") for root in roots)
-        # What is trained inside a pretrained module; LoRA and the mask's embedding even
-        # where a training has frozen them.
+        # What is trained inside a pretrained module; LoRA, bottlenecks and the mask's
+        # embedding even where a training has frozen them.
         and not parameter.requires_grad
         and "lora_" not in name
+        and ".bottlenecks." not in name
         and not name.endswith("mask_embedding")
     }
 

@@ -172,9 +172,9 @@ class LMDecoder(Listener):
         if self.text_qformer is not None:
             texts = self._texts(own, given, text_lengths, seeds)
             heard, log_probs = self._along(audio, heard, texts)
-            said = text, text_lengths, self.special.eos
-            extra = self.text_qformer.loss(log_probs, texts, *said)
-            extra = self.text_qformer.weight * extra
+            if weight := self.text_qformer.weight:
+                said = text, text_lengths, self.special.eos
+                extra = weight * self.text_qformer.loss(log_probs, texts, *said)
         return self._join(heard, own), given, extra
 
     def _texts(

@@ -24,6 +24,7 @@ MODEL_FILES = (
     "model.safetensors",
     "valid.acc.ave.pth",
     "valid.loss.ave.pth",
+    "train.total_count.ave.pth",
     "valid.acc.best.pth",
     "valid.loss.best.pth",
     "latest.pth",

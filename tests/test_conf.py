@@ -22,8 +22,13 @@ DECODE = sorted({*CONF.glob("*.yaml")} - {*TRAIN, *SWEEP, *BENCH})
 ids = {"ids": lambda p: p.stem}
 
 
+LONGER = CONF / "train_asr_whisper_llada_mini_soup.yaml"
+"""LLaDA goes on alone in it: it has no twin, but that of the training before."""
+
+
 def baseline(path: Path) -> Path:
     """The YAML of the autoregressive twin."""
+    path = path.with_name(path.name.replace("_soup", "_last"))
     twins = [path.with_name(path.name.replace("llada", n)) for n in ("llama", "llama3")]
     return next(p for p in twins if p.exists())
 
@@ -71,12 +76,25 @@ def test_sweep_yaml(path):
 
 
 def test_the_decoder_yaml_differ_where_the_systems_do():
-    pairs = [p for p in TRAIN if "llada" in p.name]
+    pairs = [p for p in TRAIN if "llada" in p.name and p != LONGER]
     assert pairs
     for path in pairs:
         a = yaml.safe_load(path.read_text())
         b = yaml.safe_load(baseline(path).read_text())
         assert {k for k in a if a[k] != b.get(k)} <= {"decoder", "decoder_conf"}
+
+
+def test_what_lladas_longer_training_has_of_its_own():
+    before = LONGER.with_name(LONGER.name.replace("_soup", "_last"))
+    a, b = (yaml.safe_load(path.read_text()) for path in (LONGER, before))
+    length = {"scheduler_conf", "max_epoch"}
+    assert {k for k in a if a[k] != b.get(k)} == {
+        "decoder_conf",
+        "freeze_param",
+        *length,
+    }
+    differs = {k for k, v in a["decoder_conf"].items() if v != b["decoder_conf"].get(k)}
+    assert differs == {"ctc", "text_qformer"}, "the weights of what is frozen"
 
 
 @pytest.mark.parametrize("path", TRAIN + DECODE + SWEEP, **ids)

@@ -68,10 +68,10 @@ class TextQFormer(Pretrained):
         self.places = nn.Parameter(places)
         self.requires_grad_(False)
         sizes = config.d_model, bottleneck
-        trained = [
+        small = [
             _Bottleneck(*sizes) if bottleneck else nn.Identity() for _ in self.blocks
         ]
-        self.trained = nn.ModuleList(trained)
+        self.bottlenecks = nn.ModuleList(small)
 
     @classmethod
     def from_pretrained(cls, whisper: str, **options: float) -> TextQFormer:
@@ -114,8 +114,8 @@ class TextQFormer(Pretrained):
         frames = frames.to(x.dtype)
         seen = (frames != 0).any(dim=-1)
         seen = (seen | ~seen.any(dim=-1, keepdim=True))[:, None, None]
-        for block, trained in zip(self.blocks, self.trained, strict=True):
-            x = trained(block(x, frames, seen, causal=True))
+        for block, small in zip(self.blocks, self.bottlenecks, strict=True):
+            x = small(block(x, frames, seen, causal=True))
         hidden = self.ln(x)[:, len(self.start) - 1 :]
         logits = (hidden @ words.to(hidden.dtype).T).float()
         logits[..., eos] = (hidden @ self.end.to(hidden.dtype)).float()

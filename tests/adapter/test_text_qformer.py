@@ -225,7 +225,7 @@ def test_a_training_reads_along_drafts_and_first_passes(word_lm, tiny_whisper):
     assert model.read_again.grad.abs().sum() > 0
     assert vectors.grad[..., :WIDTH].abs().sum() > 0
     for name, parameter in model.text_qformer.named_parameters():
-        assert (parameter.grad is not None) == name.startswith("trained."), name
+        assert (parameter.grad is not None) == name.startswith("bottlenecks."), name
     model.eval()
     prefix, given, _ = model.training_prefix(vectors, lengths, text, sizes, seeds)
     assert torch.equal(given, text) and read[1] == prefix.draft.ids
@@ -236,7 +236,7 @@ def test_a_checkpoint_holds_what_is_trained_of_it(word_lm, tiny_whisper):
     names = trained_state(model).keys()
     own = [name for name in names if "text_qformer" in name]
     assert "decoder.read_again" in names and own
-    assert all(name.startswith("decoder.text_qformer.trained.") for name in own)
+    assert all(name.startswith("decoder.text_qformer.bottlenecks.") for name in own)
 
 
 def test_what_does_not_fit_is_refused(word_lm, tiny_whisper):

@@ -1,7 +1,8 @@
 # The trainings of --preset mini, in their order; sourced by local/mini.sh.
 
 # Each line: name of the run, what it hears, its config, and the tensors it begins with,
-# <run>:<from>:<to>[,...] for those <from> of an earlier run (- for the shipped LM alone).
+# <run>:<from>:<to>[,...] for those <from> of an earlier run (- for the shipped LM alone);
+# <run>+<run>:... for the mean of two runs (local/soup.py).
 #   text    ${dumpdir}/text/train_text: lines for the LM, no speech
 #   speech  ${dumpdir}/extracted/train_synth: frames of the frozen encoder
 #   fresh   ${dumpdir}/extracted/train_fresh: the same of speech that no earlier training
@@ -11,6 +12,12 @@
 # --runs chooses some of them. All are validated on dev_synth. The runs called llama and llada are the two systems.
 lm_of() { echo "$1:decoder.lm:decoder.lm,$1:decoder.pointer:decoder.pointer"; }
 all_of() { echo "$1:postencoder:postencoder,$1:decoder.ctc:decoder.ctc,$(lm_of "$1")"; }
+adapter_parts="postencoder decoder.ctc decoder.text_qformer"
+adapter_of() {
+    local part all=
+    for part in ${adapter_parts}; do all+=",$1:${part}:${part}"; done
+    echo "${all#,}"
+}
 mini_runs() {
     local ctc=ctc:postencoder:postencoder,ctc:decoder.ctc:decoder.ctc
     awk -v runs=" ${runs} " 'runs ~ /^ *$/ || index(runs, " " $1 " ")' << EOF
@@ -22,7 +29,8 @@ known_llada speech  conf/train_asr_whisper_llada_mini.yaml       ${ctc},$(lm_of 
 fresh_llama fresh   conf/train_asr_whisper_llama_mini_fresh.yaml ${ctc},$(lm_of known_llama)
 fresh_llada fresh   conf/train_asr_whisper_llada_mini_fresh.yaml ${ctc},$(lm_of known_llada) --seed 1
 llama       last    conf/train_asr_whisper_llama_mini_last.yaml  $(all_of fresh_llama)
-llada       last    conf/train_asr_whisper_llada_mini_last.yaml  $(all_of fresh_llada) --seed 1
+last_llada  last    conf/train_asr_whisper_llada_mini_last.yaml  $(all_of fresh_llada) --seed 1
+llada       last    conf/train_asr_whisper_llada_mini_soup.yaml  $(adapter_of llama+last_llada),$(lm_of last_llada),last_llada:decoder.read_again:decoder.read_again --seed 2
 EOF
 }
 
@@ -41,11 +49,23 @@ mini_features() {
     done
 }
 
-# mini_checkpoint <run>: what a finished training leaves, by the loss or by the accuracy.
+# mini_checkpoint <run>[+<run>]: what a finished training leaves, by accuracy, by loss, or at
+# its end; of two trainings the mean of their adapters.
 mini_checkpoint() {
-    local file=${models}/$1/valid.acc.ave.pth
-    [ -e "${file}" ] || file=${models}/$1/valid.loss.ave.pth
-    echo "${file}"
+    local run name files=()
+    for run in ${1//+/ }; do
+        for name in valid.acc valid.loss train.total_count; do
+            [ ! -e "${models}/${run}/${name}.ave.pth" ] || break
+        done
+        files+=("${models}/${run}/${name}.ave.pth")
+    done
+    if [ ${#files[@]} -eq 1 ]; then
+        echo "${files[0]}"
+        return
+    fi
+    # shellcheck disable=SC2086
+    python3 local/soup.py --output "${models}/$1.pth" --parts ${adapter_parts} -- "${files[@]}"
+    echo "${models}/$1.pth"
 }
 
 # mini_begin <tensors>: the option that has a run begin with them.
