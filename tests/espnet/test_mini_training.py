@@ -53,3 +53,47 @@ def test_the_adapter_is_warmed_up_and_handed_on(
     for name, tensor in tensors(warm, *BEGUN).items():
         assert torch.equal(tensor, begun[name]), name
     assert tensors(tmp_path / "joint/out/1epoch.pth", "decoder.lm.body.layers")
+
+
+@pytest.mark.slow
+def test_a_frozen_reader_along_is_kept_in_the_checkpoint(
+    trainings, tiny_config, word_lm, tiny_whisper, tmp_path
+):
+    data, whisper = make_data(tmp_path / "data", 12), str(tiny_whisper)
+    conf = {
+        **{k: v for k, v in tiny_config["decoder_conf"].items() if k != "lora"},
+        "lm": str(word_lm),
+        "whisper": whisper,
+        "train_lm": True,
+        "projection": "words",
+        "audio_positions": "beside",
+        "pointer": True,
+        "misheard": 0.1,
+        "ctc": {"weight": 1.0},
+        "text_qformer": {"bottleneck": 4, "first_pass": 0.5},
+    }
+    config = {
+        **tiny_config,
+        "postencoder": "whisper_qformer",
+        "postencoder_conf": {"whisper": whisper, "window": 2, "hand_on": True},
+        "decoder_conf": conf,
+        "batch_size": 4,
+        "use_amp": True,
+    }
+    first = tmp_path / "first/out/1epoch.pth"
+    cmd = train_command(tmp_path / "first", data, config)
+    log = tmp_path / "first/train.log"
+    assert trainings.run(job(tmp_path / "first", cmd)) == [0], log.read_text()
+    learnt = tensors(first, "decoder.text_qformer")
+    assert learnt and all(".bottlenecks." in name for name in learnt)
+    assert any(name.endswith("up.weight") and t.any() for name, t in learnt.items())
+
+    parts = ("postencoder", "decoder.ctc", "decoder.text_qformer")
+    cmd = train_command(tmp_path / "then", data, {**config, "freeze_param": [*parts]})
+    cmd += ["--init_param", *(f"{first}:{part}:{part}" for part in parts)]
+    log = tmp_path / "then/train.log"
+    assert trainings.run(job(tmp_path / "then", cmd)) == [0], log.read_text()
+    kept = tensors(tmp_path / "then/out/1epoch.pth", *parts)
+    assert kept.keys() == tensors(first, *parts).keys()
+    for name, tensor in tensors(first, *parts).items():
+        assert torch.equal(tensor, kept[name]), name
