@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import math
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 import torch
@@ -147,18 +148,20 @@ class Recognizer:
             length, beam_size = options.canvas_length, options.beam_size
             return self._hypotheses(beam_search(decoder, prefix, length, beam_size))
         if drafts:
-            result = self._sample(prefix, self._written(prefix), utt_ids)
-            for _ in range(options.readings - 1):
-                texts = [self._text(row) for row in result.tokens.tolist()]
-                prefix = decoder.prefix(audio, sizes, transcripts=texts)
-                again = self._sample(prefix, self._written(prefix), utt_ids)
-                result = again.after(result)
-            return self._hypotheses(result)
-        words = prefix.heard.words.tolist()
-        sizes = zip([len(w) for w in waveforms], words, strict=True)
-        lengths = [self._canvas_length(*size) for size in sizes]
-        canvas = blank_canvas(lengths, decoder.special, self.device)
-        return self._hypotheses(self._sample(prefix, canvas, utt_ids))
+            canvas = self._written(prefix)
+        else:
+            words = prefix.heard.words.tolist()
+            spoken = zip([len(w) for w in waveforms], words, strict=True)
+            lengths = [self._canvas_length(*size) for size in spoken]
+            canvas = blank_canvas(lengths, decoder.special, self.device)
+        result = self._sample(prefix, canvas, utt_ids)
+        for _ in range(options.readings - 1):
+            texts = [self._text(row) for row in result.tokens.tolist()]
+            prefix = decoder.prefix(audio, sizes, transcripts=texts)
+            canvas = self._written(prefix)
+            again = self._sample(prefix, canvas, utt_ids, strategy="mask_ctc")
+            result = again.after(result)
+        return self._hypotheses(result)
 
     def _written(self, prefix: Prefix) -> Canvas:
         """What the prefix was read along with, as sure as that has made it."""
@@ -196,12 +199,14 @@ class Recognizer:
             canvas = transcript_canvas(ids, decoder.special, tail, self.device)
         return self._hypotheses(self._sample(prefix, canvas, utt_ids))
 
-    def _sample(self, prefix, canvas, utt_ids: Sequence[str]):
+    def _sample(
+        self, prefix: Prefix, canvas: Canvas, utt_ids: Sequence[str], **instead: str
+    ):
         decoder = self.model.decoder
         return sample(
             decoder.logits_fn(prefix, canvas.lengths),
             canvas,
-            self.options,
+            replace(self.options, **instead),
             decoder.special,
             [seed_of(utt_id, self.options.seed) for utt_id in utt_ids],
             self.on_pass,

@@ -141,9 +141,9 @@ class SamplerOptions:
             for a transcript's tokens: one hides all of them at once, two every other
             one, and so on; the others are there to read. 0 asks the adapter that reads
             along the transcript, which takes no pass (``text_qformer``).
-        readings: how often ``mask_ctc`` fills a canvas: first the draft, then what came
-            of it, whose doubtful tokens are told by reading the audio along with it
-            (``text_qformer``).
+        readings: how often decoding reads the audio: each time after the first along
+            what it has written so far, of which it masks and fills in again what that
+            finds unlikely (``mask_below``, ``mask_ratio``; ``text_qformer``).
         temperature: 0 commits the most probable token; above 0 tokens are drawn.
         remasking: which masked positions a pass commits: those of highest
             ``confidence``, or ``random`` ones.
@@ -201,6 +201,7 @@ class SamplerOptions:
         _require(0.0 <= self.mask_ratio <= 1.0, "mask_ratio", self.mask_ratio, "[0, 1]")
         _require(0.0 <= self.mask_below <= 1.0, "mask_below", self.mask_below, "[0, 1]")
         measures = self.strategy in ("mask_ctc", "deliberation_low_confidence")
+        measures = measures or self.readings > 1
         allowed = "0: this strategy knows no probability of a token"
         _require(
             not self.mask_below or measures, "mask_below", self.mask_below, allowed
@@ -208,8 +209,9 @@ class SamplerOptions:
         passes = self.measuring_passes
         _require(passes >= 0, "measuring_passes", passes, ">= 0")
         _require(self.readings >= 1, "readings", self.readings, ">= 1")
-        again = self.readings == 1 or self.strategy == "mask_ctc"
-        _require(again, "readings", self.readings, "1: this strategy has no draft")
+        again = self.readings > 1
+        allowed = "1: this strategy reads along its first pass"
+        _require(not (again and self.deliberates), "readings", self.readings, allowed)
         _require(self.temperature >= 0.0, "temperature", self.temperature, ">= 0")
         _require(self.tail >= 0, "tail", self.tail, ">= 0")
         _require(0.0 <= self.threshold <= 1.0, "threshold", self.threshold, "[0, 1]")
@@ -237,6 +239,8 @@ class SamplerOptions:
         _require(self.mask_below == 0, "mask_below", self.mask_below, allowed)
         bonus, allowed = self.first_pass_bonus, "0: the release forgets what it masks"
         _require(bonus == 0, "first_pass_bonus", bonus, allowed)
+        again = self.readings
+        _require(again == 1, "readings", again, "1: the release reads once")
         passes, sure = self.measuring_passes, self.threshold
         _require(passes == 1, "measuring_passes", passes, "1: the release's")
         _require(sure == 0, "threshold", sure, "0: the release has a fixed schedule")

@@ -95,10 +95,14 @@ def test_what_reading_along_finds_unlikely_is_masked_without_a_pass(model, speec
     assert [h.text for h in kept] == [t.upper() for t in TEXTS]
 
 
-def test_a_second_reading_is_deliberation_over_what_the_first_gave(model, speech):
+@pytest.mark.parametrize("strategy", ["mask_ctc", "diffusion"])
+def test_a_second_reading_is_deliberation_over_what_the_first_gave(
+    model, speech, strategy
+):
     options = {"mask_below": 0.9, "steps": 2}
-    first = recognize(model, speech, strategy="mask_ctc", **options)
-    twice = recognize(model, speech, strategy="mask_ctc", readings=2, **options)
+    once = {"steps": 2} if strategy == "diffusion" else options
+    first = recognize(model, speech, strategy=strategy, **once)
+    twice = recognize(model, speech, strategy=strategy, readings=2, **options)
     given = [list(h.token_ids) for h in first]
     model.decoder.encode_texts = lambda texts: given  # bytes need not survive decoding
     over = recognize(model, speech, [h.text for h in first], **MEASURED, **options)
@@ -130,7 +134,7 @@ def test_a_model_that_reads_once_is_told(model):
         with pytest.raises(UserError, match="train with 'text_qformer'"):
             Recognizer(model, SamplerOptions(**options))
     with pytest.raises(UserError, match="readings: 2 does not fit"):
-        SamplerOptions(readings=2)
+        SamplerOptions(**MEASURED, readings=2)
 
 
 def test_without_audio_nothing_reads_along(model):

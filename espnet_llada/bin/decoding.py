@@ -29,7 +29,7 @@ _HELP = {
     "canvas_length": "response positions of a decoding canvas, in tokens",
     "measuring_passes": "passes that measure a transcript, each a part of it; "
     "0: the adapter does",
-    "readings": "how often mask_ctc reads the audio along its text and fills in again",
+    "readings": "how often audio is read, along the text so far, to fill in again",
     "tokens_per_second": "above 0: canvas by duration, up to canvas_length",
     "positions_per_vector": "above 0: canvas by what was heard, up to canvas_length",
     "num_blocks": "sub-blocks, for the semi-autoregressive strategies",
