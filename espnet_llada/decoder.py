@@ -13,6 +13,7 @@ from espnet_llada.pointer import Head
 from espnet_llada.prefix import Draft, Prefix
 from espnet_llada.rough import misheard, rough_audio, sprinkled
 from espnet_llada.sampler.confidence import RowRandom
+from espnet_llada.slots import Responses, with_slots
 
 
 class LMDecoder(Listener):
@@ -150,8 +151,8 @@ class LMDecoder(Listener):
         text: Tensor,
         text_lengths: Tensor,
         seeds: Sequence[int],
-    ) -> tuple[Prefix, Tensor, Tensor | None]:
-        """Prompt and audio, and what the response already has, in place of the text.
+    ) -> tuple[Prefix, Responses, Tensor | None]:
+        """Prompt and audio, and what the response is to be and already has.
 
         Args:
             audio: (B, A, encoder_output_size).
@@ -161,36 +162,50 @@ class LMDecoder(Listener):
             seeds: one for each row.
 
         Returns:
-            The prefix; (B, T) int64: the text, in training with ``misheard``; and
-            (B,), the weighted loss of the ``text_qformer``, if there is one.
+            The prefix; the responses: the text itself but for ``misheard`` and
+            ``slots`` in training; and (B,), the weighted loss of the ``text_qformer``,
+            if there is one.
         """
         heard, own = self._windows(audio, lengths, draft=False)
-        given = text.clamp(min=0)  # ESPnet pads with -1
+        given = text = text.clamp(min=0)  # ESPnet pads with -1
         if self.training:
             given = misheard(given, heard, self.misheard, other_seeds(seeds))
+        if self.text_qformer is None:
+            return self._join(heard), Responses(text, given, text_lengths, []), None
+        responses = self._responses(own, text, given, text_lengths, seeds)
+        texts = responses.transcripts
+        log_probs, counts = self._read(audio, texts)
+        heard = self._both(heard, texts, log_probs, counts, responses.places)
         extra = None
-        if self.text_qformer is not None:
-            texts = self._texts(own, given, text_lengths, seeds)
-            heard, log_probs = self._along(audio, heard, texts)
-            if weight := self.text_qformer.weight:
-                said = text, text_lengths, self.special.eos
-                extra = weight * self.text_qformer.loss(log_probs, texts, *said)
-        return self._join(heard, own), given, extra
+        if weight := self.text_qformer.weight:
+            said = text, text_lengths, self.special.eos
+            extra = weight * self.text_qformer.loss(log_probs, texts, *said)
+        return self._join(heard, own), responses, extra
 
-    def _texts(
-        self, draft: Draft, given: Tensor, lengths: Tensor, seeds: Sequence[int]
-    ) -> list[list[int]]:
-        """The drafts; in training ``first_pass`` of the rows deliberate over theirs."""
+    def _responses(
+        self,
+        draft: Draft,
+        text: Tensor,
+        given: Tensor,
+        lengths: Tensor,
+        seeds: Sequence[int],
+    ) -> Responses:
+        """Along the drafts; in training ``first_pass`` of the rows along their own."""
         share = self.text_qformer.first_pass
         if not (self.training and share):
-            return draft.ids
+            return Responses(text, given, lengths, list(draft.ids))
         random = RowRandom(other_seeds([int(seed) + 1 for seed in seeds]), "cpu")
         draws = random.uniform(torch.ones(len(given), dtype=torch.long), 1)[:, 0]
         rows = zip(draws.tolist(), given.tolist(), lengths.tolist(), strict=True)
-        return [
+        texts = [
             row[:size] if draw < share else own
             for own, (draw, row, size) in zip(draft.ids, rows, strict=True)
         ]
+        plain = Responses(text, given, lengths, texts)
+        if not self.slots:
+            return plain
+        others = other_seeds([int(seed) + 2 for seed in seeds])
+        return with_slots(plain, draft.ids, self.slots, self.special.eos, others)
 
     def rough_prefix(
         self, text: Tensor, lengths: Tensor, seeds: Sequence[int]

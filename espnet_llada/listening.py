@@ -22,6 +22,7 @@ from espnet_llada.lm.tokenizer import LMTokenizer
 from espnet_llada.objective import LOSSES
 from espnet_llada.pointer import Pointer
 from espnet_llada.prefix import AUDIO_POSITIONS, Draft, Prefix, join
+from espnet_llada.slots import opened
 from espnet_llada.types import SpecialTokens, UserError
 
 PROJECTIONS = ("linear", "words")
@@ -67,6 +68,9 @@ class Listener(nn.Module):
             read the audio a second time with a transcript at hand, the CTC's draft or
             the first pass, and show the LM both; for ``projection: words`` and an
             adapter with ``hand_on``. None reads once.
+        slots: share of the gaps between the tokens of a training's first passes that
+            have an empty position, so that deliberation learns to add words and to
+            take some away (``slots``); for masked diffusion with a ``text_qformer``.
 
     Raises:
         UserError: a value that does not fit, or options that exclude one another.
@@ -96,6 +100,7 @@ class Listener(nn.Module):
         text_random: float = 0.0,
         misheard: float = 0.0,
         text_qformer: Mapping[str, Any] | None = None,
+        slots: float = 0.0,
     ):
         super().__init__()
         _check("projection", projection, PROJECTIONS)
@@ -107,7 +112,7 @@ class Listener(nn.Module):
         self.loss_name, self.canvas_slack = loss, canvas_slack
         self.prefix_blind, self.text_random = prefix_blind, text_random
         self.text_as_audio, self.audio_positions = text_as_audio, audio_positions
-        self.misheard = misheard
+        self.misheard, self.slots = misheard, slots
         self.weights = weights.resolve(lm, "lm")
         self.tokenizer = LMTokenizer(self.weights.path, text_case)
         self.lm = Backbone.from_pretrained(
@@ -153,6 +158,13 @@ class Listener(nn.Module):
         }.items():
             if value and projection != "words":
                 raise UserError(f"{name}: {value} needs projection: words")
+        if slots and (
+            attention == "causal" or not (text_qformer or {}).get("first_pass")
+        ):
+            raise UserError(
+                f"slots: {slots} needs 'decoder: llada' and first_pass above 0 in "
+                "text_qformer"
+            )
         if along and encoder_output_size == self._width:
             raise UserError(
                 "text_qformer reads the encoder's frames; put hand_on: true into "
@@ -170,6 +182,7 @@ class Listener(nn.Module):
         batch: int = 0,
         transcripts: Sequence[Sequence[int]] | None = None,
         draft: bool = False,
+        slots_below: float = 0.0,
     ) -> Prefix:
         """Prompt and audio as embeddings.
 
@@ -185,6 +198,8 @@ class Listener(nn.Module):
             draft: give the prefix what the CTC hears, as ``Prefix.draft``. With a
                 ``text_qformer`` it has one anyway: what was read along, as sure as it
                 is of it.
+            slots_below: above 0, the draft has a slot before each token that is less
+                probable, see ``slots.opened``.
         """
         if audio is None:
             prompt = self._prompt(batch)
@@ -192,9 +207,15 @@ class Listener(nn.Module):
         heard, own = self._windows(audio, lengths, draft)
         if self.text_qformer is not None:
             texts = own.ids if transcripts is None else transcripts
-            heard, log_probs = self._along(audio, heard, texts)
+            log_probs, counts = self._read(audio, texts)
             read = Draft(texts, _of_tokens(log_probs, texts))
             own = own.doubted(read) if transcripts is None else read
+            places = None
+            if slots_below:
+                eos = self.special.eos
+                ends = log_probs[range(len(texts)), counts - 1, eos].tolist()
+                own, places = opened(own, ends, slots_below, eos)
+            heard = self._both(heard, texts, log_probs, counts, places)
         elif transcripts is not None and self.audio_positions == "beside":
             heard = beside(heard, transcripts)
         return self._join(heard, own)
@@ -224,22 +245,35 @@ class Listener(nn.Module):
         table = self.lm.embedding.weight
         return self.projection.view(log_probs, lengths, table), own
 
-    def _along(
-        self, audio: Tensor, heard: Heard, texts: Sequence[Sequence[int]]
-    ) -> tuple[Heard, Tensor]:
-        """What was heard, beside transcripts, and what ``TextQFormer`` reads along.
-
-        Also the log-probabilities that it gives.
-        """
+    def _read(
+        self, audio: Tensor, texts: Sequence[Sequence[int]]
+    ) -> tuple[Tensor, Tensor]:
+        """What ``TextQFormer`` reads along transcripts."""
         frames = audio[..., self._width :].unflatten(2, (-1, self._width)).flatten(1, 2)
-        log_probs, counts = self.text_qformer(
-            frames, texts, self.projection.words, self.special.eos
-        )
-        places = torch.arange(log_probs.shape[1], device=audio.device)
-        places = places.expand(len(texts), -1)
-        again = mixtures(log_probs.exp(), counts, self.lm.embedding.weight, places)
+        return self.text_qformer(frames, texts, self.projection.words, self.special.eos)
+
+    def _both(
+        self,
+        heard: Heard,
+        texts: Sequence[Sequence[int]],
+        log_probs: Tensor,
+        counts: Tensor,
+        places: Sequence[Sequence[int]] | None = None,
+    ) -> Heard:
+        """What was heard beside transcripts, and what was read along them.
+
+        ``places``: of the transcripts' tokens, and of their ends, on the canvas.
+        """
+        width = log_probs.shape[1]
+        if places is None:
+            numbers = torch.arange(width, device=counts.device).expand(len(texts), -1)
+        else:
+            rows = [[*row[:width], *[0] * (width - len(row))] for row in places]
+            numbers = torch.tensor(rows, device=counts.device)
+        table = self.lm.embedding.weight
+        again = mixtures(log_probs.exp(), counts, table, numbers)
         again = replace(again, vectors=again.vectors + self.read_again)
-        return beside(heard, texts).with_more(again), log_probs
+        return beside(heard, texts, places).with_more(again)
 
     def _vectors(self, audio: Tensor) -> Tensor:
         """The adapter's vectors, without the frames that it hands on."""

@@ -84,6 +84,11 @@ class Recognizer:
                 f"{options.readings}: this model does not read along a transcript; "
                 "train with 'text_qformer' in decoder_conf"
             )
+        if options.slots_below and not getattr(model.decoder, "slots", 0):
+            raise UserError(
+                f"slots_below {options.slots_below}: this model has not learnt to "
+                "leave positions empty; train with 'slots' in decoder_conf"
+            )
         if not use_audio and not options.deliberates:
             raise UserError(
                 f"strategy {options.strategy} without audio: nothing to transcribe; "
@@ -143,7 +148,8 @@ class Recognizer:
         decoder, options = self.model.decoder, self.options
         audio, sizes = self._audio([[w] for w in waveforms])
         drafts = decoder.diffuses and options.strategy == "mask_ctc"
-        prefix = decoder.prefix(audio, sizes, draft=drafts)
+        slots = {"slots_below": options.slots_below}
+        prefix = decoder.prefix(audio, sizes, draft=drafts, **(slots if drafts else {}))
         if not decoder.diffuses:
             length, beam_size = options.canvas_length, options.beam_size
             return self._hypotheses(beam_search(decoder, prefix, length, beam_size))
@@ -156,8 +162,9 @@ class Recognizer:
             canvas = blank_canvas(lengths, decoder.special, self.device)
         result = self._sample(prefix, canvas, utt_ids)
         for _ in range(options.readings - 1):
-            texts = [self._text(row) for row in result.tokens.tolist()]
-            prefix = decoder.prefix(audio, sizes, transcripts=texts)
+            rows = result.tokens.tolist()
+            texts = [[row[i] for i in self._words(row)] for row in rows]
+            prefix = decoder.prefix(audio, sizes, transcripts=texts, **slots)
             canvas = self._written(prefix)
             again = self._sample(prefix, canvas, utt_ids, strategy="mask_ctc")
             result = again.after(result)
@@ -189,7 +196,11 @@ class Recognizer:
         decoder = self.model.decoder
         ids = decoder.encode_texts(transcripts)
         if self.use_audio:
-            prefix = decoder.prefix(*self._audio(pieces), transcripts=ids)
+            prefix = decoder.prefix(
+                *self._audio(pieces),
+                transcripts=ids,
+                slots_below=self.options.slots_below,
+            )
         else:
             prefix = decoder.prefix(None, None, batch=len(ids))
         if prefix.draft is not None:
@@ -234,20 +245,17 @@ class Recognizer:
             )
         ]
 
-    def _text(self, tokens: list[int]) -> list[int]:
-        """A row up to its end."""
-        eos = self.model.decoder.special.eos
-        return tokens[: tokens.index(eos)] if eos in tokens else tokens
+    def _words(self, tokens: list[int]) -> list[int]:
+        """Where in a row its words are; the release leaves masks, slots leave EOS."""
+        special = self.model.decoder.special
+        nothing = special.mask, special.eos
+        return [i for i, token in enumerate(tokens) if token not in nothing]
 
     def _hypothesis(
         self, tokens: list[int], log_probs: Tensor, passes: int
     ) -> Hypothesis:
         decoder = self.model.decoder
-        mask, eos = decoder.special.mask, decoder.special.eos
-        if self.options.profile == "release":  # it reads on behind an EOS
-            places = [i for i, t in enumerate(tokens) if t not in (mask, eos)]
-        else:
-            places = list(range(len(self._text(tokens))))
+        places = self._words(tokens)
         ids = [tokens[i] for i in places]
         return Hypothesis(
             text=to_case(decoder.tokenizer.decode(ids), self.output_case),

@@ -144,6 +144,10 @@ class SamplerOptions:
         readings: how often decoding reads the audio: each time after the first along
             what it has written so far, of which it masks and fills in again what that
             finds unlikely (``mask_below``, ``mask_ratio``; ``text_qformer``).
+        slots_below: above 0, a canvas over a text has an empty position before each
+            token that reading along finds less probable; it is masked with that token,
+            may take one, and any masked token may leave its position empty, so that the
+            text grows and shrinks (for a model trained with ``slots``).
         temperature: 0 commits the most probable token; above 0 tokens are drawn.
         remasking: which masked positions a pass commits: those of highest
             ``confidence``, or ``random`` ones.
@@ -177,6 +181,7 @@ class SamplerOptions:
     mask_below: float = 0.0
     measuring_passes: int = 1
     readings: int = 1
+    slots_below: float = 0.0
     temperature: float = 0.0
     remasking: str = "confidence"
     tail: int = 1
@@ -206,6 +211,9 @@ class SamplerOptions:
         _require(
             not self.mask_below or measures, "mask_below", self.mask_below, allowed
         )
+        slots, allowed = self.slots_below, "[0, 1]; 0 where no text is on the canvas"
+        fits = 0.0 <= slots <= 1.0 and (not slots or self.edits or self.readings > 1)
+        _require(fits, "slots_below", slots, allowed)
         passes = self.measuring_passes
         _require(passes >= 0, "measuring_passes", passes, ">= 0")
         _require(self.readings >= 1, "readings", self.readings, ">= 1")
@@ -241,6 +249,8 @@ class SamplerOptions:
         _require(bonus == 0, "first_pass_bonus", bonus, allowed)
         again = self.readings
         _require(again == 1, "readings", again, "1: the release reads once")
+        slots, allowed = self.slots_below, "0: the release keeps the length"
+        _require(slots == 0, "slots_below", slots, allowed)
         passes, sure = self.measuring_passes, self.threshold
         _require(passes == 1, "measuring_passes", passes, "1: the release's")
         _require(sure == 0, "threshold", sure, "0: the release has a fixed schedule")
@@ -262,6 +272,11 @@ class SamplerOptions:
     def edits(self) -> bool:
         """Whether the canvas holds a text on entry: a first pass, or the CTC draft."""
         return self.deliberates or self.strategy == "mask_ctc"
+
+    @property
+    def resizes(self) -> bool:
+        """Whether EOS on the canvas is an empty position, and no end."""
+        return self.edits and self.slots_below > 0
 
 
 def _require(holds: bool, name: str, value: object, allowed: object) -> None:

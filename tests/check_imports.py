@@ -19,6 +19,7 @@ RANKS = [
     ("lm",),
     ("sampler",),
     ("objective", "pointer", "prefix", "rough"),
+    ("slots",),
     ("listening",),
     ("decoder", "checkpoint", "packed"),
     ("autoregressive", "model"),

@@ -17,7 +17,11 @@ GHOST = 0.3
 """Of a vector without a token, where its tokens have half of it or less."""
 
 
-def beside(heard: Heard, transcripts: Sequence[Sequence[int]]) -> Heard:
+def beside(
+    heard: Heard,
+    transcripts: Sequence[Sequence[int]],
+    positions: Sequence[Sequence[int]] | None = None,
+) -> Heard:
     """The same audio, its vectors numbered by the tokens of a transcript.
 
     Without a transcript a vector is numbered by how many words were heard before it,
@@ -28,6 +32,7 @@ def beside(heard: Heard, transcripts: Sequence[Sequence[int]]) -> Heard:
     Args:
         heard: of B rows; where it names no tokens, it is returned as it is.
         transcripts: B rows of token ids.
+        positions: of each token of them on the canvas; by default they are counted.
     """
     if heard.tokens is None:
         return heard
@@ -38,8 +43,11 @@ def beside(heard: Heard, transcripts: Sequence[Sequence[int]]) -> Heard:
         size = counts[row]
         if text and size:
             alone = [1.0 if known else GHOST for known in sure[row][:size]]
-            numbers = _aligned(tokens[row][:size], alone, text)
-            places[row][:size] = [max(number, 0) for number in numbers]
+            numbers, _ = _aligned(tokens[row][:size], alone, text)
+            numbers = [max(number, 0) for number in numbers]
+            if positions is not None:
+                numbers = [positions[row][number] for number in numbers]
+            places[row][:size] = numbers
     places = torch.tensor(places, dtype=torch.int64, device=heard.counts.device)
     return replace(heard, places=places.reshape(heard.places.shape))
 
@@ -52,16 +60,37 @@ def spoken(transcript: Sequence[int], text: Sequence[int]) -> list[int]:
     """
     if not text:
         return [0] * (len(transcript) + 1)
-    numbers = _aligned([[t] for t in transcript], [1.0] * len(transcript), text)
+    numbers, _ = _aligned([[t] for t in transcript], [1.0] * len(transcript), text)
     return [0, *(number + 1 for number in numbers)]
+
+
+def corrections(
+    transcript: Sequence[int], text: Sequence[int], nothing: int
+) -> list[tuple[int, int]]:
+    """Side by side what is to stand in place of a transcript, and what does.
+
+    Args:
+        transcript: token ids.
+        text: what is said.
+        nothing: the id beside a token that lacks, or that is one too many.
+    """
+    numbers, own = _aligned([[t] for t in transcript], [1.0] * len(transcript), text)
+    pairs, done = [], 0
+    for token, number, said in zip(transcript, numbers, own, strict=True):
+        before = number if said else number + 1
+        pairs += [(missed, nothing) for missed in text[done:before]]
+        pairs.append((text[number] if said else nothing, token))
+        done = number + 1
+    return pairs + [(missed, nothing) for missed in text[done:]]
 
 
 def _aligned(
     vectors: Sequence[Sequence[int]], alone: Sequence[float], text: Sequence[int]
-) -> list[int]:
-    """The token's number for each vector; ``alone``: the cost of having none.
+) -> tuple[list[int], list[bool]]:
+    """The token's number for each vector, and whether it is that token.
 
-    A vector without a token has the number of the token before it, from -1 on.
+    A vector without a token (``alone``: what that costs) has the number of the token
+    before it, from -1 on.
     """
     before = [float(j) for j in range(len(text) + 1)]
     # For each vector and each end in the text: 0 if it is the last token of it, 1 if it
@@ -85,8 +114,10 @@ def _aligned(
     return _walk_back(steps, len(text))
 
 
-def _walk_back(steps: Sequence[Sequence[int]], end: int) -> list[int]:
-    numbers = [0] * len(steps)
+def _walk_back(
+    steps: Sequence[Sequence[int]], end: int
+) -> tuple[list[int], list[bool]]:
+    numbers, own = [0] * len(steps), [False] * len(steps)
     i = len(steps)
     while i:
         step = steps[i - 1][end]
@@ -94,6 +125,7 @@ def _walk_back(steps: Sequence[Sequence[int]], end: int) -> list[int]:
             end -= 1
             continue
         i -= 1
-        end -= step == 0
-        numbers[i] = end if step == 0 else end - 1
-    return numbers
+        own[i] = step == 0
+        end -= own[i]
+        numbers[i] = end if own[i] else end - 1
+    return numbers, own

@@ -128,7 +128,11 @@ class ESPnetLLMModel(ESPnetASRModel):
         given = along = None
         if audio is not None:
             spoken = text, text_lengths, rows
-            prefix, given, along = self.decoder.training_prefix(audio, lengths, *spoken)
+            prefix, response, along = self.decoder.training_prefix(
+                audio, lengths, *spoken
+            )
+            text, text_lengths = response.text, response.lengths
+            given = response.given
         elif self.decoder.text_as_audio:
             draws = self.decoder.row_seeds(len(text))
             if self.training:

@@ -30,6 +30,10 @@ class RowRandom:
             row[:n] = torch.rand(n, generator=generator)
         return draws.to(self._device)
 
+    def row(self, row: int, count: int) -> list[float]:
+        """So many numbers in [0, 1) for one row."""
+        return torch.rand(count, generator=self._rows[row]).tolist()
+
     def gumbel(self, lengths: Tensor, width: int, vocabulary: int) -> Tensor:
         """(B, width, vocabulary) float32 Gumbel noise at ``lengths[r]`` places."""
         noise = torch.zeros(len(self._rows), width, vocabulary)

@@ -26,8 +26,9 @@ class SamplerResult:
     """A filled batch.
 
     Attributes:
-        tokens: (B, L) int64; a row's text ends at its first EOS. Without mask tokens,
-            except that the ``release`` profile may leave some.
+        tokens: (B, L) int64; a row's text is what is not EOS: behind the first one
+            there is nothing else, except in the ``release`` profile and with slots.
+            Without mask tokens, except that the ``release`` profile may leave some.
         log_probs: (B, L) float32, natural log-probability of each token when it was
             committed; 0 where a token was given or follows from a committed EOS.
         passes: (B,) int64, forward passes spent on each row, planning included.
@@ -122,7 +123,8 @@ class _Denoiser:
         # may neither change them nor cut them off.
         self.given = canvas.valid & (self.tokens != special.mask)
         self.profile = PROFILE[options.profile]
-        self.ends_at_eos = not options.edits or self.profile.protects_given_text
+        self.protects = self.profile.protects_given_text and not options.resizes
+        self.ends_at_eos = not options.edits or self.protects
         # Rows of which a block is still to come, and rows that committed an EOS.
         self.open = torch.ones_like(canvas.lengths, dtype=torch.bool)
         self.ended = ~self.open
@@ -202,7 +204,7 @@ class _Denoiser:
     def _propose(self, masked: Tensor, draws: Tensor) -> tuple[Tensor, Tensor]:
         """Tokens for the masked positions and their log-probabilities, each (B, L)."""
         no_eos = None
-        if self.profile.protects_given_text:
+        if self.protects:
             no_eos = self._left_of_given_text()[masked]
         logits = self.logits_fn(self.tokens, masked)
         if self.options.first_pass_bonus:

@@ -11,6 +11,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from espnet_llada.sampler.canvas import Canvas
@@ -77,13 +78,15 @@ def make_plan(
         return Plan([Block(canvas.valid, options.steps, canvas.valid)], free)
     if strategy in ("semi_ar", "deliberation_semi_ar"):
         return Plan(_left_to_right(canvas, options), free)
-    own, tail = _transcript_and_tail(canvas, options.tail)
+    own, tail = _transcript_and_tail(canvas, options.tail, special)
+    slots = canvas.valid & ~own & ~tail
     measured, steps = None, options.steps
     counts = count_to_mask(own.sum(dim=1), options.mask_ratio)
     if strategy == "deliberation_random":
         chosen = random_positions(canvas, own, counts, random)
     elif strategy == "mask_ctc" or not options.measuring_passes:
-        chosen = _least_sure(canvas.confidence, own, counts, options)
+        among = own | slots if options.mask_below else own
+        chosen = _least_sure(canvas.confidence, among, counts, options)
     elif counts.any() or options.mask_below:
         profile, passes = PROFILE[options.profile], options.measuring_passes
         measured = _confidence(logits_fn, canvas, special, profile, passes)
@@ -93,8 +96,9 @@ def make_plan(
         steps = steps if profile.measuring_is_free else steps - passes
     else:
         return Plan([], free)
-    # The tail is in doubt whenever anything is.
+    # The tail is in doubt whenever anything is, a slot with the position behind it.
     chosen = chosen | (tail & chosen.any(dim=1, keepdim=True))
+    chosen = chosen | (slots & F.pad(chosen[:, 1:], (0, 1)))
     # More passes than masks: the release makes none of them, and the default none
     # anyway.
     steps = min(steps, max([1, *chosen.sum(dim=1).tolist()]))
@@ -110,10 +114,13 @@ def _least_sure(
     return own & (log_probs < math.log(options.mask_below))
 
 
-def _transcript_and_tail(canvas: Canvas, tail: int) -> tuple[Tensor, Tensor]:
+def _transcript_and_tail(
+    canvas: Canvas, tail: int, special: SpecialTokens
+) -> tuple[Tensor, Tensor]:
+    """The tokens of a transcript, which may have slots between them, and the tail."""
     places = torch.arange(canvas.tokens.shape[1], device=canvas.tokens.device)
     own = places < (canvas.lengths - tail)[:, None]
-    return own, canvas.valid & ~own
+    return own & (canvas.tokens != special.eos), canvas.valid & ~own
 
 
 def _left_to_right(canvas: Canvas, options: SamplerOptions) -> list[Block]:

@@ -211,14 +211,13 @@ def test_a_training_reads_along_drafts_and_first_passes(word_lm, tiny_whisper):
     vectors.requires_grad_()
     text = torch.randint(model.lm.vocab_size - 60, model.lm.vocab_size, (40, 5))
     sizes = torch.full((40,), 5)
-    read: list[list[list[int]]] = []
-    reads = model._along
-    model._along = lambda a, heard, texts: read.append(texts) or reads(a, heard, texts)
     seeds = list(range(40))
-    prefix, given, _ = model.training_prefix(vectors, lengths, text, sizes, seeds)
-    first_passes = [row for row in range(40) if read[0][row] != prefix.draft.ids[row]]
+    prefix, response, _ = model.training_prefix(vectors, lengths, text, sizes, seeds)
+    read, given = response.transcripts, response.given
+    first_passes = [row for row in range(40) if read[row] != prefix.draft.ids[row]]
     assert 10 < len(first_passes) < 30
-    assert all(read[0][row] == given[row].tolist() for row in first_passes)
+    assert all(read[row] == given[row].tolist() for row in first_passes)
+    assert torch.equal(response.text, text) and torch.equal(response.lengths, sizes)
     assert 0.1 < (given != text).float().mean() < 0.6, "some tokens are misheard"
     loss = model.loss(prefix, text, sizes, seeds, given=given)
     loss.mean.backward()
@@ -227,8 +226,9 @@ def test_a_training_reads_along_drafts_and_first_passes(word_lm, tiny_whisper):
     for name, parameter in model.text_qformer.named_parameters():
         assert (parameter.grad is not None) == name.startswith("bottlenecks."), name
     model.eval()
-    prefix, given, _ = model.training_prefix(vectors, lengths, text, sizes, seeds)
-    assert torch.equal(given, text) and read[1] == prefix.draft.ids
+    prefix, response, _ = model.training_prefix(vectors, lengths, text, sizes, seeds)
+    assert torch.equal(response.given, text)
+    assert response.transcripts == prefix.draft.ids
 
 
 def test_a_checkpoint_holds_what_is_trained_of_it(word_lm, tiny_whisper):
