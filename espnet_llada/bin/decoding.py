@@ -30,6 +30,7 @@ _HELP = {
     "measuring_passes": "passes that measure a transcript, each a part of it; "
     "0: the adapter does",
     "readings": "how often audio is read, along the text so far, to fill in again",
+    "slots_below": "above 0: text grows and shrinks where reading along finds less",
     "tokens_per_second": "above 0: canvas by duration, up to canvas_length",
     "positions_per_vector": "above 0: canvas by what was heard, up to canvas_length",
     "num_blocks": "sub-blocks, for the semi-autoregressive strategies",
