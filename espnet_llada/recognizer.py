@@ -19,6 +19,7 @@ from espnet_llada.prefix import Prefix
 from espnet_llada.sampler import (
     Canvas,
     OnPass,
+    SamplerResult,
     blank_canvas,
     sample,
     transcript_canvas,
@@ -148,8 +149,8 @@ class Recognizer:
         decoder, options = self.model.decoder, self.options
         audio, sizes = self._audio([[w] for w in waveforms])
         drafts = decoder.diffuses and options.strategy == "mask_ctc"
-        slots = {"slots_below": options.slots_below}
-        prefix = decoder.prefix(audio, sizes, draft=drafts, **(slots if drafts else {}))
+        below = options.slots_below if drafts else 0.0
+        prefix = decoder.prefix(audio, sizes, draft=drafts, slots_below=below)
         if not decoder.diffuses:
             length, beam_size = options.canvas_length, options.beam_size
             return self._hypotheses(beam_search(decoder, prefix, length, beam_size))
@@ -161,14 +162,34 @@ class Recognizer:
             lengths = [self._canvas_length(*size) for size in spoken]
             canvas = blank_canvas(lengths, decoder.special, self.device)
         result = self._sample(prefix, canvas, utt_ids)
-        for _ in range(options.readings - 1):
+        return self._hypotheses(self._read_again(result, audio, sizes, utt_ids))
+
+    def _read_again(
+        self,
+        result: SamplerResult,
+        audio: Tensor,
+        sizes: Tensor,
+        utt_ids: Sequence[str],
+    ) -> SamplerResult:
+        """The further readings, each along what the one before has made."""
+        for _ in range(self.options.readings - 1):
             rows = result.tokens.tolist()
-            texts = [[row[i] for i in self._words(row)] for row in rows]
-            prefix = decoder.prefix(audio, sizes, transcripts=texts, **slots)
+            words = [self._words(row) for row in rows]
+            texts = [
+                [row[i] for i in there] for row, there in zip(rows, words, strict=True)
+            ]
+            below = self.options.slots_below
+            prefix = self.model.decoder.prefix(
+                audio, sizes, transcripts=texts, slots_below=below
+            )
             canvas = self._written(prefix)
+            before = torch.zeros(canvas.tokens.shape, device=self.device)
+            for row, there in enumerate(words):
+                own = self._words(canvas.tokens[row].tolist())
+                before[row, own] = result.log_probs[row, there]
             again = self._sample(prefix, canvas, utt_ids, strategy="mask_ctc")
-            result = again.after(result)
-        return self._hypotheses(result)
+            result = again.after(before, result.passes)
+        return result
 
     def _written(self, prefix: Prefix) -> Canvas:
         """What the prefix was read along with, as sure as that has made it."""
@@ -195,20 +216,21 @@ class Recognizer:
     ) -> list[Hypothesis]:
         decoder = self.model.decoder
         ids = decoder.encode_texts(transcripts)
-        if self.use_audio:
-            prefix = decoder.prefix(
-                *self._audio(pieces),
-                transcripts=ids,
-                slots_below=self.options.slots_below,
-            )
-        else:
+        if not self.use_audio:
             prefix = decoder.prefix(None, None, batch=len(ids))
+        else:
+            audio, sizes = self._audio(pieces)
+            below = self.options.slots_below
+            prefix = decoder.prefix(audio, sizes, transcripts=ids, slots_below=below)
         if prefix.draft is not None:
             canvas = self._written(prefix)
         else:
             tail = self.options.tail
             canvas = transcript_canvas(ids, decoder.special, tail, self.device)
-        return self._hypotheses(self._sample(prefix, canvas, utt_ids))
+        result = self._sample(prefix, canvas, utt_ids)
+        if self.options.readings > 1:
+            result = self._read_again(result, audio, sizes, utt_ids)
+        return self._hypotheses(result)
 
     def _sample(
         self, prefix: Prefix, canvas: Canvas, utt_ids: Sequence[str], **instead: str

@@ -141,9 +141,9 @@ class SamplerOptions:
             for a transcript's tokens: one hides all of them at once, two every other
             one, and so on; the others are there to read. 0 asks the adapter that reads
             along the transcript, which takes no pass (``text_qformer``).
-        readings: how often decoding reads the audio: each time after the first along
-            what it has written so far, of which it masks and fills in again what that
-            finds unlikely (``mask_below``, ``mask_ratio``; ``text_qformer``).
+        readings: how often the audio is read: each time after the first along what has
+            been written so far, of which is masked and filled in again what that finds
+            unlikely (``mask_below``, ``mask_ratio``; ``text_qformer``).
         slots_below: above 0, a canvas over a text has an empty position before each
             token that reading along finds less probable; it is masked with that token,
             may take one, and any masked token may leave its position empty, so that the
@@ -217,9 +217,6 @@ class SamplerOptions:
         passes = self.measuring_passes
         _require(passes >= 0, "measuring_passes", passes, ">= 0")
         _require(self.readings >= 1, "readings", self.readings, ">= 1")
-        again = self.readings > 1
-        allowed = "1: this strategy reads along its first pass"
-        _require(not (again and self.deliberates), "readings", self.readings, allowed)
         _require(self.temperature >= 0.0, "temperature", self.temperature, ">= 0")
         _require(self.tail >= 0, "tail", self.tail, ">= 0")
         _require(0.0 <= self.threshold <= 1.0, "threshold", self.threshold, "[0, 1]")

@@ -7,7 +7,6 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from espnet_llada.sampler.canvas import Canvas
@@ -38,15 +37,14 @@ class SamplerResult:
     log_probs: Tensor
     passes: Tensor
 
-    def after(self, earlier: SamplerResult) -> SamplerResult:
-        """Both together, where ``earlier`` has made the transcript of this canvas."""
-        width = self.tokens.shape[1]
-        before = F.pad(
-            earlier.log_probs, (0, max(0, width - earlier.log_probs.shape[1]))
-        )
+    def after(self, log_probs: Tensor, passes: Tensor) -> SamplerResult:
+        """The same, of a canvas whose transcript took ``passes`` (B,) to make.
+
+        ``log_probs``: (B, L), at which its tokens were committed.
+        """
         kept = self.log_probs == 0.0  # given to this run
-        log_probs = torch.where(kept, before[:, :width], self.log_probs)
-        return SamplerResult(self.tokens, log_probs, earlier.passes + self.passes)
+        log_probs = torch.where(kept, log_probs, self.log_probs)
+        return SamplerResult(self.tokens, log_probs, passes + self.passes)
 
 
 @dataclass(frozen=True)
