@@ -63,7 +63,7 @@ def _cell(cell: Cell, width: int, starts_word: bool, measured: bool) -> str:
         kinds.append("given")
     if cell.committed:
         kinds.append("now")
-    name = "end" if cell.end else cell.token
+    name = "no word" if cell.end else cell.token
     title = escape(f"{name}: {title.strip()}" if title else name, quote=True)
     text = "·" if cell.end else escape(_shown(cell)) or "&nbsp;"
     css = " ".join(kinds)

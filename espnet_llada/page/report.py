@@ -177,7 +177,7 @@ _KEY = """<div class=key>
 <span><i class="cell mask" style="--w:3"></i>masked</span>
 <span><i class="cell now" style="--w:4">word</i>decided by this pass</span>
 <span><i class="cell given" style="--w:4">word</i>kept from the first pass</span>
-<span><i class="cell end" style="--w:1">·</i>end of text</span>
+<span><i class="cell end" style="--w:1">·</i>no word here</span>
 <span><mark class=new>WORD</mark> changed by deliberation</span>
 <span><mark class=bad>WORD</mark> wrong</span>
 <span><del>WORD</del> missing</span></div>"""

@@ -28,7 +28,7 @@ if [ "${preset}" = mini ]; then
     # Hours of CPU: kokoro 1.4 each, hibari 0.01 to 0.02 an hour
     engines="hibari=28 flite=1.5 kokoro=1.6"
     fresh="hibari=48 hibari:definitions=10 flite=1.5 kokoro=1.6"
-    last="hibari=18 hibari:definitions=9 flite=1.5 kokoro=1.6"
+    last="hibari=18 hibari:definitions=9 hibari:prompts=4 flite=1.5 kokoro=1.6"
     fresh_set=train_fresh
     last_set=train_last
 else
