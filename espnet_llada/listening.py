@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
@@ -219,6 +220,19 @@ class Listener(nn.Module):
         elif transcripts is not None and self.audio_positions == "beside":
             heard = beside(heard, transcripts)
         return self._join(heard, own)
+
+    def likelihood(self, audio: Tensor, texts: Sequence[Sequence[int]]) -> Tensor:
+        """(B,), log-probability that ``text_qformer`` gives to texts and their ends.
+
+        Args:
+            audio: (B, A, encoder_output_size).
+            texts: B rows of token ids.
+        """
+        log_probs, counts = self._read(audio, texts)
+        tokens = [math.fsum(row) for row in _of_tokens(log_probs, texts)]
+        rows = torch.arange(len(texts), device=counts.device)
+        ends = log_probs[rows, counts - 1, self.special.eos]
+        return ends + torch.tensor(tokens, device=ends.device)
 
     def _prompt(self, batch: int) -> Tensor:
         prompt = torch.tensor([self.prompt_ids], device=self.lm.embedding.weight.device)

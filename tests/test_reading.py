@@ -131,6 +131,41 @@ def test_a_slot_moves_what_stands_beside_the_text(model, speech):
     torch.testing.assert_close(slotted.heard.vectors, plain.heard.vectors)
 
 
+def test_what_reading_finds_less_likely_is_taken_back(model, speech):
+    """A random LM spoils most texts; two of three are good enough to be kept here."""
+    ids = model.decoder.encode_texts(TEXTS)
+    options = {**MEASURED, "steps": 4, "mask_below": 1.0, "slots_below": 1.0}
+    free = recognize(model, speech, TEXTS, **options)
+    likelihood, seen = model.decoder.likelihood, []
+
+    def judged(audio, texts):
+        seen.append(texts)
+        values = likelihood(audio, texts)
+        assert values.shape == (len(texts),) and (values < 0).all()
+        return torch.tensor([0.0, -1.0, -1.0] if texts == ids else [-1.0, -1.0, 0.0])
+
+    model.decoder.likelihood = judged
+    checked = recognize(model, speech, TEXTS, **options, verify=True)
+    assert seen == [ids, [list(h.token_ids) for h in free]]
+    assert list(checked[0].token_ids) == ids[0] and set(checked[0].confidence) == {1.0}
+    assert checked[1:] == free[1:], "an equal one is kept, as it is"
+    assert checked[0].passes == free[0].passes
+
+
+def test_the_likelihood_of_a_text_is_that_of_each_token_and_the_end(model, speech):
+    ids = model.decoder.encode_texts(TEXTS[:1])
+    audio, sizes = model.encode(
+        torch.from_numpy(speech[0])[None], torch.tensor([len(speech[0])])
+    )
+    own = model.decoder.prefix(audio, sizes, transcripts=ids).draft.log_probs[0]
+    shorter = model.decoder.likelihood(audio, [ids[0][:-1]])
+    values = model.decoder.likelihood(audio.expand(2, -1, -1), [ids[0], ids[0][:-1]])
+    log_probs, _ = model.decoder._read(audio, ids)
+    end = log_probs[0, -1, model.decoder.special.eos]
+    torch.testing.assert_close(values[0], sum(own) + end)
+    torch.testing.assert_close(values[1:], shorter)
+
+
 @pytest.mark.parametrize(
     "strategy", ["mask_ctc", "diffusion", "deliberation_low_confidence"]
 )
