@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Protocol
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from espnet_llada.decoder import LMDecoder
@@ -68,7 +69,7 @@ class Rereader:
         return result
 
     def _verified(self, prefix: Prefix, **instead: str) -> tuple[Canvas, SamplerResult]:
-        """Canvas and result; with ``verify`` no text that reading finds less likely."""
+        """Canvas and result; with ``verify`` no change that makes it less likely."""
         draft, special = prefix.draft, self.decoder.special
         canvas = transcript_canvas(
             draft.ids,
@@ -78,24 +79,37 @@ class Rereader:
             draft.log_probs,
         )
         result = self.fill(prefix, canvas, **instead)
-        if not self.options.verify:
-            return canvas, result
-        old, new = (
-            _chosen(tokens, self._places(tokens))
-            for tokens in (canvas.tokens, result.tokens)
+        if self.options.verify:
+            result = self._confirmed(canvas, result)
+        return canvas, result
+
+    def _confirmed(self, canvas: Canvas, result: SamplerResult) -> SamplerResult:
+        """With those changes that make the text likelier, each of them by itself."""
+        old, new = canvas.tokens, result.tokens
+        changed = old != new
+        begins = changed & ~F.pad(changed, (1, 0))[:, :-1]
+        # Positions side by side are one change; 0 is none.
+        numbers = begins.cumsum(dim=1).masked_fill(~changed, 0)
+        counts = numbers.amax(dim=1).tolist() if numbers.shape[1] else []
+        tries = [
+            (r, k) for r, count in enumerate(counts) for k in range(count + 1) if count
+        ]
+        if not tries:
+            return result
+        rows, tried = torch.tensor(tries, device=old.device).T
+        one = changed[rows] & (numbers[rows] == tried[:, None])
+        tokens = torch.where(one, new[rows], old[rows])
+        texts = _chosen(tokens, self._places(tokens))
+        likely = self.decoder.likelihood(self.audio[rows], texts)
+        before = likely.new_zeros(len(old))
+        before[rows[tried == 0]] = likely[tried == 0]
+        worse = one & (likely < before[rows])[:, None]
+        undone = torch.zeros_like(changed).long().index_add(0, rows, worse.long()) > 0
+        return SamplerResult(
+            torch.where(undone, old, new),
+            result.log_probs.masked_fill(undone, 0.0),
+            result.passes,
         )
-        changed = [row for row, text in enumerate(old) if text != new[row]]
-        if not changed:
-            return canvas, result
-        rows = torch.tensor(changed, device=self.audio.device)
-        before, after = (
-            self.decoder.likelihood(self.audio[rows], [texts[row] for row in changed])
-            for texts in (old, new)
-        )
-        worse = rows[after < before]
-        tokens, log_probs = result.tokens.clone(), result.log_probs.clone()
-        tokens[worse], log_probs[worse] = canvas.tokens[worse], 0.0
-        return canvas, SamplerResult(tokens, log_probs, result.passes)
 
     def _places(self, tokens: Tensor) -> list[list[int]]:
         return [word_places(row, self.decoder.special) for row in tokens.tolist()]
