@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
@@ -15,6 +14,7 @@ from espnet_llada.adapter.ctc import AlignmentCTC, best_path
 from espnet_llada.adapter.heard import Heard
 from espnet_llada.adapter.numbering import beside
 from espnet_llada.adapter.projection import LinearProjection
+from espnet_llada.adapter.refining import Read, likelihoods, refined
 from espnet_llada.adapter.text_qformer import TextQFormer
 from espnet_llada.adapter.words import WordProjection, mixtures
 from espnet_llada.lm.backbone import Backbone
@@ -184,6 +184,7 @@ class Listener(nn.Module):
         transcripts: Sequence[Sequence[int]] | None = None,
         draft: bool = False,
         slots_below: float = 0.0,
+        refine: int = 0,
     ) -> Prefix:
         """Prompt and audio as embeddings.
 
@@ -201,6 +202,8 @@ class Listener(nn.Module):
                 is of it.
             slots_below: above 0, the draft has a slot before each token that is less
                 probable, see ``slots.opened``.
+            refine: rounds in which the ``text_qformer`` corrects the CTC's draft before
+                it is read along, see ``adapter.refining``.
         """
         if audio is None:
             prompt = self._prompt(batch)
@@ -208,9 +211,12 @@ class Listener(nn.Module):
         heard, own = self._windows(audio, lengths, draft)
         if self.text_qformer is not None:
             texts = own.ids if transcripts is None else transcripts
+            if transcripts is None and refine:
+                eos, device = self.special.eos, audio.device
+                texts = refined(self._reader(audio), texts, refine, eos, device)
             log_probs, counts = self._read(audio, texts)
             read = Draft(texts, _of_tokens(log_probs, texts))
-            own = own.doubted(read) if transcripts is None else read
+            own = own.doubted(read) if texts is own.ids else read
             places = None
             if slots_below:
                 eos = self.special.eos
@@ -228,11 +234,12 @@ class Listener(nn.Module):
             audio: (B, A, encoder_output_size).
             texts: B rows of token ids.
         """
-        log_probs, counts = self._read(audio, texts)
-        tokens = [math.fsum(row) for row in _of_tokens(log_probs, texts)]
-        rows = torch.arange(len(texts), device=counts.device)
-        ends = log_probs[rows, counts - 1, self.special.eos]
-        return ends + torch.tensor(tokens, device=ends.device)
+        log_probs, _ = self._read(audio, texts)
+        values = likelihoods(log_probs, texts, self.special.eos)
+        return torch.tensor(values, device=audio.device)
+
+    def _reader(self, audio: Tensor) -> Read:
+        return lambda rows, texts: self._read(audio[rows], texts)
 
     def _prompt(self, batch: int) -> Tensor:
         prompt = torch.tensor([self.prompt_ids], device=self.lm.embedding.weight.device)

@@ -148,7 +148,9 @@ class Recognizer:
         audio, sizes = self._audio([[w] for w in waveforms])
         drafts = decoder.diffuses and options.strategy == "mask_ctc"
         below = options.slots_below if drafts else 0.0
-        prefix = decoder.prefix(audio, sizes, draft=drafts, slots_below=below)
+        prefix = decoder.prefix(
+            audio, sizes, draft=drafts, slots_below=below, refine=options.refine
+        )
         if not decoder.diffuses:
             length, beam_size = options.canvas_length, options.beam_size
             return self._hypotheses(beam_search(decoder, prefix, length, beam_size))

@@ -141,6 +141,8 @@ class SamplerOptions:
             for a transcript's tokens: one hides all of them at once, two every other
             one, and so on; the others are there to read. 0 asks the adapter that reads
             along the transcript, which takes no pass (``text_qformer``).
+        refine: rounds in which the adapter corrects the draft that it reads along, by
+            itself, before the LM sees it (``text_qformer``; not in deliberation).
         readings: how often the audio is read: each time after the first along what has
             been written so far, of which is masked and filled in again what that finds
             unlikely (``mask_below``, ``mask_ratio``; ``text_qformer``).
@@ -182,6 +184,7 @@ class SamplerOptions:
     mask_ratio: float = 0.5
     mask_below: float = 0.0
     measuring_passes: int = 1
+    refine: int = 0
     readings: int = 1
     slots_below: float = 0.0
     verify: bool = False
@@ -214,6 +217,9 @@ class SamplerOptions:
         _require(
             not self.mask_below or measures, "mask_below", self.mask_below, allowed
         )
+        rounds, allowed = self.refine, "0: deliberation reads along its first pass"
+        _require(rounds >= 0, "refine", rounds, ">= 0")
+        _require(not (rounds and self.deliberates), "refine", rounds, allowed)
         slots = self.slots_below
         _require(0.0 <= slots <= 1.0, "slots_below", slots, "[0, 1]")
         over_text = self.edits or self.readings > 1
@@ -255,6 +261,8 @@ class SamplerOptions:
         slots, allowed = self.slots_below, "0: the release keeps the length"
         _require(slots == 0, "slots_below", slots, allowed)
         _require(not self.verify, "verify", True, "false: the release reads once")
+        rounds = self.refine
+        _require(rounds == 0, "refine", rounds, "0: the release has no draft")
         passes, sure = self.measuring_passes, self.threshold
         _require(passes == 1, "measuring_passes", passes, "1: the release's")
         _require(sure == 0, "threshold", sure, "0: the release has a fixed schedule")
@@ -283,6 +291,7 @@ class SamplerOptions:
         by_reading = self.strategy == "deliberation_low_confidence"
         needing = {
             "measuring_passes": by_reading and not self.measuring_passes,
+            "refine": self.refine > 0,
             "readings": self.readings > 1,
             "slots_below": self.slots_below > 0,
             "verify": self.verify,

@@ -29,6 +29,7 @@ _HELP = {
     "canvas_length": "response positions of a decoding canvas, in tokens",
     "measuring_passes": "passes that measure a transcript, each a part of it; "
     "0: the adapter does",
+    "refine": "rounds in which the adapter corrects its own draft first",
     "readings": "how often audio is read, along the text so far, to fill in again",
     "slots_below": "above 0: text grows and shrinks where reading along finds less",
     "verify": "keep a text of before where reading along finds it likelier",
