@@ -147,7 +147,7 @@ def test_sets_of_the_mini_preset(recipe: Path, tmp_path: Path):
 
 def test_shipped_weights_need_no_training_data(recipe: Path, calls: Path):
     argv = ["--stage", "12", "--rows", "llama x", "--sets", "test_read_ci"]
-    for name in ("llama", "lowconf_bonus3.0"):  # as if the sweep had written them
+    for name in ("llama", "deliberation"):  # as if the sweep had written them
         text = recipe / "exp/mini_ci" / name / "test_read_ci/text"
         text.parent.mkdir(parents=True)
         text.write_text(f"lj-LJ001-0008 {name.upper()}\n")

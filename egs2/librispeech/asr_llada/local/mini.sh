@@ -33,7 +33,7 @@ if [ "${preset}" = mini ]; then
     last_set=train_last
 else
     asr_args="--max_epoch 1 --num_iters_per_epoch 2 --keep_nbest_models 1 ${asr_args}"
-    rows="llama diffusion_steps4 lowconf_bonus3.0"
+    rows="llama diffusion_steps4 deliberation"
 fi
 
 # Take out of the options what the stages do not know.
@@ -152,7 +152,7 @@ mini_model() {
 # utterances: those that it changed first.
 mini_examples() {
     local set=${to_decode%% *} files=() row
-    for row in llama lowconf_bonus3.0; do
+    for row in llama deliberation; do
         files+=("${out}/${row}/${set}/text")
     done
     [ -f "${files[0]}" ] && [ -f "${files[1]}" ] || return 0
@@ -211,10 +211,13 @@ mini_training() {
 
 # The two systems and their LM as --model takes them, and as the package has them.
 mini_pack() {
-    local from=${lm}
+    local from=${lm} system
     [ "${lm}" != stories15m ] ||
         from=$(python3 -c "from espnet_llada.weights import resolve; print(resolve('${lm}', 'lm').path)")
-    [ -e "${models}/llada/decode.yaml" ] || cp local/decode_mini.yaml "${models}/llada/decode.yaml"
+    for system in llama llada; do
+        [ -e "${models}/${system}/decode.yaml" ] ||
+            cp "local/decode_mini_${system}.yaml" "${models}/${system}/decode.yaml"
+    done
     python3 local/pack_mini.py --llama "${models}/llama" --llada "${models}/llada" \
         --lm "${from}" --output "${out}/packed"
 }
