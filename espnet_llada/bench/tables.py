@@ -37,13 +37,15 @@ def markdown(
         machine: see ``meter.machine``.
         baseline: key of the system that the others are compared with.
     """
+    left_out = [r for r in records if r.failed]
+    records = [r for r in records if not r.failed]
     lines = [
         f"{machine['processor']}, {machine['threads']} threads; at best "
-        f"{machine['gflops']:.0f} GFLOP/s in fp32 and "
+        f"{machine['gflops']:.0f} GFLOP/s in {machine['dtype']} and "
         f"{machine['gigabytes_per_second']:.0f} GB/s (measured); "
         + ", ".join(f"{name} {v}" for name, v in machine["versions"].items()),
         "",
-        f"Medians of {len(records[0].total)} repetitions, in each of which all systems "
+        f"Medians of {len(records[0].total) if records else 0} repetitions, in each of which all systems "
         "decode the same speech in turn. RTF: time over duration, RTFx its inverse.",
         "",
     ]
@@ -53,6 +55,10 @@ def markdown(
         _roofline(records, machine),
     ):
         lines += [*part, ""]
+    if left_out:
+        lines += ["## Left out", ""]
+        lines += [f"- {record.name}: {record.failed}" for record in left_out]
+        lines.append("")
     return "\n".join(lines)
 
 
@@ -68,9 +74,10 @@ def _latency(records: Sequence[Record], baseline: str | None) -> Iterator[str]:
         yield ""
         yield (
             f"| system | ms (quartiles) | {' | '.join(STAGES)} | rest "
-            "| passes | tokens a pass | RTF | MiB | times faster than the baseline |"
+            "| passes | tokens a pass | RTF | MiB | weights MiB "
+            "| times faster than the baseline |"
         )
-        yield "|---|---:|" + "---:|" * (len(STAGES) + 6)
+        yield "|---|---:|" + "---:|" * (len(STAGES) + 7)
         for record in chosen:
             yield _latency_line(record, base)
 
@@ -94,6 +101,7 @@ def _latency_line(record: Record, base: Record | None) -> str:
         f"{record.tokens / record.passes:.1f}" if record.passes else "",
         f"{middle / 1e3 / record.cell.seconds:.3f}",
         f"{record.memory:.0f}",
+        f"{record.model:.0f}" if record.model else "",
         faster,
     ]
     return "| " + " | ".join(cells) + " |"
@@ -139,7 +147,8 @@ def _roofline(records: Sequence[Record], machine: Mapping[str, Any]) -> Iterator
         cell = record.cell
         if not record.stages or cell.batch not in (min(batches), max(batches)):
             continue
-        if cell.row.quantize_asr_model:  # torch counts no int8 products
+        row = cell.row
+        if row.quantize_asr_model or row.weights:  # torch counts no int8 products
             continue
         for stage in STAGES:
             flops, size = record.flops[stage], record.weights[stage]
