@@ -1,4 +1,4 @@
-"""Speech of an exact duration, made of real utterances."""
+"""Speech of an exact duration, made of real utterances, or noise."""
 
 from __future__ import annotations
 
@@ -9,7 +9,6 @@ import numpy as np
 from espnet_llada.audio.io import load_audio
 from espnet_llada.bin.decoding import read_scp
 from espnet_llada.types import SAMPLE_RATE, UserError
-
 
 NOISE = "noise"
 """Instead of a directory of speech, where the weights are random anyway."""

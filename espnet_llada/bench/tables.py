@@ -45,8 +45,9 @@ def markdown(
         f"{machine['gigabytes_per_second']:.0f} GB/s (measured); "
         + ", ".join(f"{name} {v}" for name, v in machine["versions"].items()),
         "",
-        f"Medians of {len(records[0].total) if records else 0} repetitions, in each of which all systems "
-        "decode the same speech in turn. RTF: time over duration, RTFx its inverse.",
+        f"Medians of {max((len(r.total) for r in records), default=0)} repetitions, in "
+        "each of which all systems decode the same speech in turn. RTF: time over "
+        "duration, RTFx its inverse. MiB: above what was in use before.",
         "",
     ]
     for part in (

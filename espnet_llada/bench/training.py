@@ -80,10 +80,10 @@ def compare(
         UserError: parts other than the paper's.
     """
     model = random_model(config, device, training=True)
-    amp = torch.autocast(torch.device(device).type, torch.bfloat16, _amp(config))
+    mixed = bool(config.get("use_amp", False))
+    amp = torch.autocast(torch.device(device).type, torch.bfloat16, mixed)
     own = model.encoder
     encoders = {"ours": own, "release": padding(own)}
-    losses = {"ours": our_loss, "release": release_loss}
     steps = []
     for seconds in durations:
         batch = batch_of(model, seconds)
@@ -91,25 +91,30 @@ def compare(
         for number in range(repeats + 1):
             for step in pair:
                 model.encoder = encoders[step.way]
-                model.zero_grad(set_to_none=True)
-                with PeakMemory() as memory:
-
-                    def run(loss=losses[step.way], step=step):
-                        with amp:
-                            value, step.positions = loss(model, batch)
-                        value.backward()
-
-                    took = seconds_of(run)
+                took, memory = _measured(step, model, batch, amp)
                 if number:
                     step.times.append(took)
-                    step.memory = max(step.memory, memory.mebibytes)
+                    step.memory = max(step.memory, memory)
         steps += pair
     model.encoder = own
     return steps
 
 
-def _amp(config: Mapping[str, Any]) -> bool:
-    return bool(config.get("use_amp", False))
+def _measured(
+    step: Step, model: WhisperLLM, batch: Batch, amp: torch.autocast
+) -> tuple[float, float]:
+    """Seconds and MiB of one step."""
+    loss = our_loss if step.way == "ours" else release_loss
+
+    def run() -> None:
+        with amp:
+            value, step.positions = loss(model, batch)
+        value.backward()
+
+    model.zero_grad(set_to_none=True)
+    with PeakMemory() as memory:
+        took = seconds_of(run)
+    return took, memory.mebibytes
 
 
 def batch_of(model: WhisperLLM, seconds: float) -> Batch:

@@ -32,10 +32,10 @@ full size with random weights, on a GPU; then a training step, ours and the rele
 
 Written to OUTPUT: BENCH.md, bench.json (each repetition), bench_*.png. The YAML is one
 of `espnet-llada sweep`, without rows that deliberate; its baseline is what the others
-are compared with. A row may have runtime: static, graph or compile (sweep_rows.py) and,
-for random weights, weights: int8. A row of profile release also pads to 30 s and computes logits
-everywhere, as the paper's release does. A batch is decoded together; close other
-programs first.
+are compared with. A row of profile release also pads to 30 s and computes logits
+everywhere, as the paper's release does; runtime: static, graph or compile decodes with
+fixed shapes, weights: int8 is for random weights. A batch is decoded together; close
+other programs first.
 """
 
 
@@ -129,7 +129,7 @@ def _training(
 
     if args.model != RANDOM or "llada" not in configs:
         raise UserError(
-            f"{args.sweep}: --training needs --model {RANDOM} and llada in train_configs"
+            f"{args.sweep}: --training needs --model {RANDOM} and llada's train_configs"
         )
     config = read_train_config(configs["llada"])
     machine = meter.machine(args.device, "bfloat16")

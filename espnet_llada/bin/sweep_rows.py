@@ -22,11 +22,11 @@
         each: {mask_ratio: [0.1, 0.3]}
 
 For ``espnet-llada bench`` alone: ``train_configs: {llada: train_….yaml}`` at the top
-says what ``--model random`` builds; a row may have ``runtime``, one of ``RUNTIMES``, and
-``weights: int8``.
+says what ``--model random`` builds; a row may have ``runtime``, one of ``RUNTIMES``,
+and ``weights: int8``.
 
-``config`` is relative to this file, and so is ``train_configs``. ``{}`` is the value of ``each``, ``{percent}`` the
-same as a percentage.
+``config`` and ``train_configs`` are relative to this file. ``{}`` is the value of
+``each``, ``{percent}`` the same as a percentage.
 """
 
 from __future__ import annotations

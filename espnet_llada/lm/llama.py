@@ -152,7 +152,7 @@ class StaticKVCache:
         ]
 
     def update(self, keys: Tensor, values: Tensor, layer: int) -> tuple[Tensor, Tensor]:
-        """Write new positions; returns all K of the layer's, (B, heads, K, head_dim)."""
+        """Write new positions; returns all K of the layer's."""
         return self.layers[layer].update(keys, values, layer)
 
     def fill(self, cache: KVCache) -> None:
