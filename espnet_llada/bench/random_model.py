@@ -75,6 +75,13 @@ def random_model(
     Raises:
         UserError: other parts, or sizes that are not known.
     """
+    model = empty_model(config, training)
+    _fill(model, device, seed)
+    return model.train(training)
+
+
+def empty_model(config: Mapping[str, Any], training: bool = False) -> WhisperLLM:
+    """The same on the meta device: shapes without weights."""
     decoder = dict(config.get("decoder_conf") or {})
     strange = [name for name in decoder if name not in _PLAIN + _OF_TOKENIZERS]
     if strange or config.get("postencoder") != POSTENCODER:
@@ -85,9 +92,7 @@ def random_model(
     encoder = {**(config.get("encoder_conf") or {}), "pad_seconds": 0.0}
     encoder["keep_padding"] = False
     network = build({**config, "encoder_conf": encoder, "decoder_conf": decoder})
-    model = WhisperLLM(network.encoder, network.postencoder, RandomDecoder(network))
-    _fill(model, device, seed)
-    return model.train(training)
+    return WhisperLLM(network.encoder, network.postencoder, RandomDecoder(network))
 
 
 @torch.no_grad()

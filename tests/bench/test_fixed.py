@@ -114,6 +114,26 @@ def test_passes_of_a_fixed_shape_fill_the_same_canvas(
     assert "logits_fn" not in vars(llada.decoder)
 
 
+@torch.no_grad()
+def test_a_step_needs_nothing_from_the_host(llama, llada):
+    # In a CUDA graph it could not: fake tensors refuse whatever depends on a value.
+    from torch._subclasses import FakeTensorMode, fake_tensor
+
+    greedy = StaticGreedy(llama.decoder, "static")
+    greedy(llama.decoder, prefix_of(llama.decoder, 9, 4), 3)
+    fixed, prefix = FixedPass(llada.decoder, "static"), prefix_of(llada.decoder, 9, 4)
+    tokens = torch.full((2, 5), llada.decoder.special.mask)
+    lengths = torch.tensor([5, 3])
+    fixed.logits_fn(prefix, lengths)(tokens, tokens > 0)
+    for way in (greedy, fixed):
+        (memory,) = way._memories.values()
+        with FakeTensorMode(allow_non_fake_inputs=True):
+            memory.step()
+            asks = fake_tensor.DataDependentOutputException
+            with pytest.raises(asks):  # the mode does notice
+                bool(memory.mask.any())
+
+
 def test_a_recognizer_searches_as_before_afterwards(llama):
     recognizer = Recognizer(llama, SamplerOptions(canvas_length=6))
     plain = recognizer(speech(0.5), ["a"])
