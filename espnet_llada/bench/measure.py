@@ -142,8 +142,9 @@ def measure(
     for record in records:
         cell = record.cell
         run = _runner(systems, cell, speech[cell.seconds, cell.batch])
-        pairs.append((record, run))
         _attempt(record, run, True)
+        if not record.failed:
+            pairs.append((record, run))
         yield record
     order = random.Random(0)
     for _ in range(repeats):
@@ -160,7 +161,7 @@ def _attempt(
     runtime = record.cell.row.runtime
     # torch.compile fails in many ways, a graph's capture in some.
     failures = (
-        torch.OutOfMemoryError if runtime in ("plain", "static") else RuntimeError
+        torch.cuda.OutOfMemoryError if runtime in ("plain", "static") else RuntimeError
     )
     try:
         run(record, warm_up)
