@@ -21,7 +21,8 @@ def ratio(slower: Sequence[float], faster: Sequence[float]) -> Interval:
         slower: seconds of each repetition.
         faster: of the other system in the same repetitions.
     """
-    pairs = np.array(slower) / np.array(faster)
+    count = min(len(slower), len(faster))  # in the middle of a repetition
+    pairs = np.array(slower[:count]) / np.array(faster[:count])
     draws = np.random.default_rng(0).integers(0, len(pairs), (REPLICATES, len(pairs)))
     low, high = np.percentile(np.median(pairs[draws], axis=1), (2.5, 97.5))
     return Interval(float(np.median(pairs)), float(low), float(high))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 import sys
+import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -16,6 +17,7 @@ from espnet_llada.types import UserError, atomic_write
 if TYPE_CHECKING:
     from espnet_llada.bin.sweep_rows import Sweep
 
+_WRITTEN_EVERY = 20.0  # seconds
 RANDOM = "random"
 """For --model: the YAML's train_configs with random weights, made on the device."""
 
@@ -111,12 +113,21 @@ def _decoding(
     runs = measure.measure(systems, cells, args.data, args.repeats)
     total = len(cells) * (args.repeats + 1)
     found: dict[int, measure.Record] = {}
+
+    def write() -> tuple[list[measure.Record], str]:
+        records = [r for r in found.values() if r.total or r.failed]
+        text = tables.markdown(records, machine, sweep.baseline)
+        content = {"machine": machine, "records": [r.as_dict() for r in records]}
+        _write(args.output, {"BENCH.md": text, "bench.json": json.dumps(content)})
+        return records, text
+
+    written = time.monotonic()
     for record in tqdm(runs, total=total, unit="run", delay=2, disable=None):
         found[id(record)] = record
-    records = list(found.values())
-    text = tables.markdown(records, machine, sweep.baseline)
-    content = {"machine": machine, "records": [r.as_dict() for r in records]}
-    _write(args.output, {"BENCH.md": text, "bench.json": json.dumps(content)})
+        if record.total and time.monotonic() - written > _WRITTEN_EVERY:
+            write()  # what there is, should this be killed
+            written = time.monotonic()
+    records, text = write()
     files = figures.draw(records, args.output)
     sys.stdout.write(f"{text}\n{' '.join(map(str, files))}\n")
 

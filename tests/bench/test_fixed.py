@@ -72,6 +72,40 @@ def test_greedy_over_a_static_cache_finds_the_same_tokens(llama, runtime, backen
     assert len(ends) > 3, "rows that end at different times"
 
 
+def test_running_a_step_for_its_capture_leaves_nothing_behind(llama, monkeypatch):
+    def captured(step, *_):
+        for _ in range(4):  # three to be warm, and the capture
+            step()
+        return step
+
+    monkeypatch.setattr("espnet_llada.bench.fixed.runner", captured)
+    prefix = prefix_of(llama.decoder, 9, 4, 7)
+    expected = beam_search(llama.decoder, prefix, 24)
+    got = StaticGreedy(llama.decoder, "graph")(llama.decoder, prefix, 24)
+    assert torch.equal(got.tokens, expected.tokens)
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("runtime", ["graph", "compile"])
+def test_on_a_gpu(tiny_config, runtime):
+    llama, llada = (model_of(tiny_config, name).cuda() for name in ("llama", "llada"))
+    greedy = StaticGreedy(llama.decoder, runtime)
+    fixed = FixedPass(llada.decoder, runtime)
+    ways = ((llama, greedy, SamplerOptions(canvas_length=24)),)
+    ways += ((llada, fixed, SamplerOptions(steps=5, canvas_length=12)),)
+    for model, way, options in ways:
+        recognizer = Recognizer(model, options)
+        for seconds in ((1.0, 0.4), (0.7, 1.0), (1.0,)):
+            given = speech(*seconds), [str(i) for i in range(len(seconds))]
+            expected = recognizer(*given)
+            with way.installed(recognizer):
+                got = [recognizer(*given) for _ in range(2)]
+            for hypotheses in got:  # captured, then replayed
+                for mine, plain in zip(hypotheses, expected, strict=True):
+                    assert mine.token_ids == plain.token_ids
+                    assert mine.passes == plain.passes
+
+
 def test_it_stops_once_all_rows_have_ended(llama, monkeypatch):
     greedy = StaticGreedy(llama.decoder, "static")
     monkeypatch.setattr(greedy, "check_every", 2)

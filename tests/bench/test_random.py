@@ -118,6 +118,26 @@ def test_a_cell_that_cannot_run_is_left_out(rows, tmp_path, monkeypatch, caplog)
     assert "more of it" not in caplog.text
 
 
+def test_what_is_measured_so_far_is_on_disk(rows, tmp_path, monkeypatch):
+    seen = []
+    attempt = measure._attempt
+
+    def killed(record, run, warm_up):
+        path = tmp_path / "out/bench.json"
+        if path.exists():
+            seen.extend(json.loads(path.read_text())["records"])
+            raise KeyboardInterrupt
+        attempt(record, run, warm_up)
+
+    monkeypatch.setattr(measure, "_attempt", killed)
+    monkeypatch.setattr(bench, "_WRITTEN_EVERY", 0.0)
+    cmd, out = command(rows, tmp_path, "--batches", "1", "--rows", "llama steps1")
+    with pytest.raises(KeyboardInterrupt):
+        bench.main(cmd)
+    assert len(seen) == 1 and len(seen[0]["total"]) == 1
+    assert "| tokens a pass |" in (out / "BENCH.md").read_text()
+
+
 def test_a_training_step_both_ways(rows, configs, tmp_path, capsys):
     cmd, out = command(rows, tmp_path, "--training")
     bench.main(cmd)
