@@ -22,6 +22,7 @@ STRATEGY = {"decode": "diffusion", "deliberate": "deliberation_low_confidence"}
 """The strategy of each task where nobody names another."""
 
 _FIELDS = {f.name: type(f.default) for f in fields(SamplerOptions)}
+_SWITCH = {"true": True, "false": False}
 
 
 def make_options(values: Mapping[str, Any]) -> SamplerOptions:
@@ -72,8 +73,10 @@ def model_options(config: str | Path, task: str) -> dict[str, Any]:
 def _typed(section: Mapping[str, Any]) -> dict[str, Any]:
     values = {}
     for name, value in section.items():
+        kind = _FIELDS.get(name, str)
         try:  # by way of text: int(0.7) would be 0
-            values[name] = _FIELDS.get(name, str)(str(value))
-        except ValueError as e:
+            text = str(value)
+            values[name] = _SWITCH[text.lower()] if kind is bool else kind(text)
+        except (KeyError, ValueError) as e:
             raise UserError(f"'{name}: {value}' is not a valid value") from e
     return values

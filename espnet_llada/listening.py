@@ -14,6 +14,7 @@ from espnet_llada.adapter.ctc import AlignmentCTC, best_path
 from espnet_llada.adapter.heard import Heard
 from espnet_llada.adapter.numbering import beside
 from espnet_llada.adapter.projection import LinearProjection
+from espnet_llada.adapter.refining import Read, likelihoods, refined
 from espnet_llada.adapter.text_qformer import TextQFormer
 from espnet_llada.adapter.words import WordProjection, mixtures
 from espnet_llada.lm.backbone import Backbone
@@ -183,6 +184,7 @@ class Listener(nn.Module):
         transcripts: Sequence[Sequence[int]] | None = None,
         draft: bool = False,
         slots_below: float = 0.0,
+        refine: int = 0,
     ) -> Prefix:
         """Prompt and audio as embeddings.
 
@@ -200,6 +202,8 @@ class Listener(nn.Module):
                 is of it.
             slots_below: above 0, the draft has a slot before each token that is less
                 probable, see ``slots.opened``.
+            refine: rounds in which the ``text_qformer`` corrects the CTC's draft before
+                it is read along, see ``adapter.refining``.
         """
         if audio is None:
             prompt = self._prompt(batch)
@@ -207,9 +211,12 @@ class Listener(nn.Module):
         heard, own = self._windows(audio, lengths, draft)
         if self.text_qformer is not None:
             texts = own.ids if transcripts is None else transcripts
+            if transcripts is None and refine:
+                eos, device = self.special.eos, audio.device
+                texts = refined(self._reader(audio), texts, refine, eos, device)
             log_probs, counts = self._read(audio, texts)
             read = Draft(texts, _of_tokens(log_probs, texts))
-            own = own.doubted(read) if transcripts is None else read
+            own = own.doubted(read) if texts is own.ids else read
             places = None
             if slots_below:
                 eos = self.special.eos
@@ -219,6 +226,20 @@ class Listener(nn.Module):
         elif transcripts is not None and self.audio_positions == "beside":
             heard = beside(heard, transcripts)
         return self._join(heard, own)
+
+    def likelihood(self, audio: Tensor, texts: Sequence[Sequence[int]]) -> Tensor:
+        """(B,), log-probability that ``text_qformer`` gives to texts and their ends.
+
+        Args:
+            audio: (B, A, encoder_output_size).
+            texts: B rows of token ids.
+        """
+        log_probs, _ = self._read(audio, texts)
+        values = likelihoods(log_probs, texts, self.special.eos)
+        return torch.tensor(values, device=audio.device)
+
+    def _reader(self, audio: Tensor) -> Read:
+        return lambda rows, texts: self._read(audio[rows], texts)
 
     def _prompt(self, batch: int) -> Tensor:
         prompt = torch.tensor([self.prompt_ids], device=self.lm.embedding.weight.device)

@@ -16,6 +16,7 @@ from espnet_llada.audio.io import split_long
 from espnet_llada.autoregressive import beam_search
 from espnet_llada.lm.tokenizer import to_case
 from espnet_llada.prefix import Prefix
+from espnet_llada.rereading import Fill, Rereader, word_places
 from espnet_llada.sampler import (
     Canvas,
     OnPass,
@@ -78,14 +79,11 @@ class Recognizer:
                 "strategy mask_ctc: this model has no CTC to make a draft; train with "
                 "'ctc' in decoder_conf, or choose diffusion"
             )
-        by_reading = options.strategy == "deliberation_low_confidence"
-        by_reading = by_reading and not options.measuring_passes
         reads = getattr(model.decoder, "text_qformer", None) is not None and use_audio
-        if (by_reading or options.readings > 1) and not reads:
+        if (name := options.reads_along) and not reads:
             raise UserError(
-                f"measuring_passes {options.measuring_passes}, readings "
-                f"{options.readings}: this model does not read along a transcript; "
-                "train with 'text_qformer' in decoder_conf"
+                f"{name} {getattr(options, name)}: this model does not read along a "
+                "transcript; train with 'text_qformer' in decoder_conf"
             )
         if options.slots_below and not getattr(model.decoder, "slots", 0):
             raise UserError(
@@ -153,52 +151,22 @@ class Recognizer:
         audio, sizes = self._audio([[w] for w in waveforms])
         drafts = decoder.diffuses and options.strategy == "mask_ctc"
         below = options.slots_below if drafts else 0.0
-        prefix = decoder.prefix(audio, sizes, draft=drafts, slots_below=below)
+        prefix = decoder.prefix(
+            audio, sizes, draft=drafts, slots_below=below, refine=options.refine
+        )
         if not decoder.diffuses:
             length, beam_size = options.canvas_length, options.beam_size
             return self._hypotheses(self.search(decoder, prefix, length, beam_size))
+        rereader = Rereader(decoder, options, (audio, sizes), self._sampler(utt_ids))
         if drafts:
-            canvas = self._written(prefix)
+            result = rereader.filled(prefix)
         else:
             words = prefix.heard.words.tolist()
             spoken = zip([len(w) for w in waveforms], words, strict=True)
             lengths = [self._canvas_length(*size) for size in spoken]
             canvas = blank_canvas(lengths, decoder.special, self.device)
-        result = self._sample(prefix, canvas, utt_ids)
-        return self._hypotheses(self._read_again(result, audio, sizes, utt_ids))
-
-    def _read_again(
-        self,
-        result: SamplerResult,
-        audio: Tensor,
-        sizes: Tensor,
-        utt_ids: Sequence[str],
-    ) -> SamplerResult:
-        """The further readings, each along what the one before has made."""
-        for _ in range(self.options.readings - 1):
-            rows = result.tokens.tolist()
-            words = [self._words(row) for row in rows]
-            texts = [
-                [row[i] for i in there] for row, there in zip(rows, words, strict=True)
-            ]
-            below = self.options.slots_below
-            prefix = self.model.decoder.prefix(
-                audio, sizes, transcripts=texts, slots_below=below
-            )
-            canvas = self._written(prefix)
-            before = torch.zeros(canvas.tokens.shape, device=self.device)
-            for row, there in enumerate(words):
-                own = self._words(canvas.tokens[row].tolist())
-                before[row, own] = result.log_probs[row, there]
-            again = self._sample(prefix, canvas, utt_ids, strategy="mask_ctc")
-            result = again.after(before, result.passes)
-        return result
-
-    def _written(self, prefix: Prefix) -> Canvas:
-        """What the prefix was read along with, as sure as that has made it."""
-        draft, special = prefix.draft, self.model.decoder.special
-        tail = self.options.tail
-        return transcript_canvas(draft.ids, special, tail, self.device, draft.log_probs)
+            result = rereader.fill(prefix, canvas)
+        return self._hypotheses(rereader.again(result))
 
     def _canvas_length(self, samples: int, words: int) -> int:
         options = self.options
@@ -217,36 +185,36 @@ class Recognizer:
         utt_ids: Sequence[str],
         transcripts: Sequence[str],
     ) -> list[Hypothesis]:
-        decoder = self.model.decoder
-        ids = decoder.encode_texts(transcripts)
+        decoder, options = self.model.decoder, self.options
+        ids, fill = decoder.encode_texts(transcripts), self._sampler(utt_ids)
         if not self.use_audio:
             prefix = decoder.prefix(None, None, batch=len(ids))
-        else:
-            audio, sizes = self._audio(pieces)
-            below = self.options.slots_below
-            prefix = decoder.prefix(audio, sizes, transcripts=ids, slots_below=below)
-        if prefix.draft is not None:
-            canvas = self._written(prefix)
-        else:
-            tail = self.options.tail
-            canvas = transcript_canvas(ids, decoder.special, tail, self.device)
-        result = self._sample(prefix, canvas, utt_ids)
-        if self.options.readings > 1:
-            result = self._read_again(result, audio, sizes, utt_ids)
-        return self._hypotheses(result)
+            canvas = transcript_canvas(ids, decoder.special, options.tail, self.device)
+            return self._hypotheses(fill(prefix, canvas))
+        audio = self._audio(pieces)
+        below = options.slots_below
+        prefix = decoder.prefix(*audio, transcripts=ids, slots_below=below)
+        if prefix.draft is None:
+            canvas = transcript_canvas(ids, decoder.special, options.tail, self.device)
+            return self._hypotheses(fill(prefix, canvas))
+        rereader = Rereader(decoder, options, audio, fill)
+        return self._hypotheses(rereader.again(rereader.filled(prefix)))
 
-    def _sample(
-        self, prefix: Prefix, canvas: Canvas, utt_ids: Sequence[str], **instead: str
-    ):
+    def _sampler(self, utt_ids: Sequence[str]) -> Fill:
         decoder = self.model.decoder
-        return sample(
-            decoder.logits_fn(prefix, canvas.lengths),
-            canvas,
-            replace(self.options, **instead),
-            decoder.special,
-            [seed_of(utt_id, self.options.seed) for utt_id in utt_ids],
-            self.on_pass,
-        )
+        seeds = [seed_of(utt_id, self.options.seed) for utt_id in utt_ids]
+
+        def fill(prefix: Prefix, canvas: Canvas, **instead: str) -> SamplerResult:
+            return sample(
+                decoder.logits_fn(prefix, canvas.lengths),
+                canvas,
+                replace(self.options, **instead),
+                decoder.special,
+                seeds,
+                self.on_pass,
+            )
+
+        return fill
 
     def _audio(self, pieces: list[list[np.ndarray]]) -> tuple[Tensor, Tensor]:
         """Audio vectors of each utterance, its pieces one after the other; counts."""
@@ -270,17 +238,11 @@ class Recognizer:
             )
         ]
 
-    def _words(self, tokens: list[int]) -> list[int]:
-        """Where in a row its words are; the release leaves masks, slots leave EOS."""
-        special = self.model.decoder.special
-        nothing = special.mask, special.eos
-        return [i for i, token in enumerate(tokens) if token not in nothing]
-
     def _hypothesis(
         self, tokens: list[int], log_probs: Tensor, passes: int
     ) -> Hypothesis:
         decoder = self.model.decoder
-        places = self._words(tokens)
+        places = word_places(tokens, decoder.special)
         ids = [tokens[i] for i in places]
         return Hypothesis(
             text=to_case(decoder.tokenizer.decode(ids), self.output_case),

@@ -141,6 +141,8 @@ class SamplerOptions:
             for a transcript's tokens: one hides all of them at once, two every other
             one, and so on; the others are there to read. 0 asks the adapter that reads
             along the transcript, which takes no pass (``text_qformer``).
+        refine: rounds in which the adapter corrects the draft that it reads along, by
+            itself, before the LM sees it (``text_qformer``; not in deliberation).
         readings: how often the audio is read: each time after the first along what has
             been written so far, of which is masked and filled in again what that finds
             unlikely (``mask_below``, ``mask_ratio``; ``text_qformer``).
@@ -148,6 +150,8 @@ class SamplerOptions:
             token that reading along finds less probable; it is masked with that token,
             may take one, and any masked token may leave its position empty, so that the
             text grows and shrinks (for a model trained with ``slots``).
+        verify: read along what has become of a text as well, and keep the text of
+            before where that finds it likelier; it takes no LLM pass.
         temperature: 0 commits the most probable token; above 0 tokens are drawn.
         remasking: which masked positions a pass commits: those of highest
             ``confidence``, or ``random`` ones.
@@ -180,8 +184,10 @@ class SamplerOptions:
     mask_ratio: float = 0.5
     mask_below: float = 0.0
     measuring_passes: int = 1
+    refine: int = 0
     readings: int = 1
     slots_below: float = 0.0
+    verify: bool = False
     temperature: float = 0.0
     remasking: str = "confidence"
     tail: int = 1
@@ -211,9 +217,15 @@ class SamplerOptions:
         _require(
             not self.mask_below or measures, "mask_below", self.mask_below, allowed
         )
-        slots, allowed = self.slots_below, "[0, 1]; 0 where no text is on the canvas"
-        fits = 0.0 <= slots <= 1.0 and (not slots or self.edits or self.readings > 1)
-        _require(fits, "slots_below", slots, allowed)
+        rounds, allowed = self.refine, "0: deliberation reads along its first pass"
+        _require(rounds >= 0, "refine", rounds, ">= 0")
+        _require(not (rounds and self.deliberates), "refine", rounds, allowed)
+        slots = self.slots_below
+        _require(0.0 <= slots <= 1.0, "slots_below", slots, "[0, 1]")
+        over_text = self.edits or self.readings > 1
+        for name in ("slots_below", "verify"):
+            value, allowed = getattr(self, name), "0: no text is on the canvas"
+            _require(not value or over_text, name, value, allowed)
         passes = self.measuring_passes
         _require(passes >= 0, "measuring_passes", passes, ">= 0")
         _require(self.readings >= 1, "readings", self.readings, ">= 1")
@@ -248,6 +260,9 @@ class SamplerOptions:
         _require(again == 1, "readings", again, "1: the release reads once")
         slots, allowed = self.slots_below, "0: the release keeps the length"
         _require(slots == 0, "slots_below", slots, allowed)
+        _require(not self.verify, "verify", True, "false: the release reads once")
+        rounds = self.refine
+        _require(rounds == 0, "refine", rounds, "0: the release has no draft")
         passes, sure = self.measuring_passes, self.threshold
         _require(passes == 1, "measuring_passes", passes, "1: the release's")
         _require(sure == 0, "threshold", sure, "0: the release has a fixed schedule")
@@ -269,6 +284,19 @@ class SamplerOptions:
     def edits(self) -> bool:
         """Whether the canvas holds a text on entry: a first pass, or the CTC draft."""
         return self.deliberates or self.strategy == "mask_ctc"
+
+    @property
+    def reads_along(self) -> str | None:
+        """The option, if any, that needs a model which reads along a transcript."""
+        by_reading = self.strategy == "deliberation_low_confidence"
+        needing = {
+            "measuring_passes": by_reading and not self.measuring_passes,
+            "refine": self.refine > 0,
+            "readings": self.readings > 1,
+            "slots_below": self.slots_below > 0,
+            "verify": self.verify,
+        }
+        return next((name for name, needs in needing.items() if needs), None)
 
     @property
     def resizes(self) -> bool:

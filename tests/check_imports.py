@@ -23,7 +23,7 @@ RANKS = [
     ("listening",),
     ("decoder", "checkpoint", "packed"),
     ("autoregressive", "model"),
-    ("architectures",),
+    ("architectures", "rereading"),
     ("blueprint",),
     ("plan", "decode_file", "loading", "recognizer", "release", "release_import"),
     ("api", "trace", "whisper_decoder"),

@@ -80,6 +80,7 @@ def test_they_are_the_defaults_of_a_loaded_model(model, speech):
         ),
         ("decode: {steps: 0}", "decode: steps: 0 does not fit"),
         ("decode: {steps: 2.5}", "'steps: 2.5' is not a valid value"),
+        ("decode: {verify: 2}", "'verify: 2' is not a valid value"),
         ("decode: {strategy: deliberation_random}", "is not for this"),
         ("decode: 5", "option: value"),
         ("decode: {", "not valid YAML"),
@@ -133,3 +134,10 @@ def test_names_without_a_model(packaged, tmp_path):
     shutil.rmtree(packaged)
     with pytest.raises(UserError, match=r"^mini: this installation .* lacks .*package"):
         find_model("mini")
+
+
+@pytest.mark.parametrize(("written", "meant"), [("false", False), ("true", True)])
+def test_a_switch_is_read_as_one(tmp_path, written, meant):
+    (tmp_path / "decode.yaml").write_text(f"deliberate: {{verify: {written}}}\n")
+    options = model_options(tmp_path / "config.yaml", "deliberate")
+    assert options["verify"] is meant

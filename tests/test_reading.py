@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+
 import numpy as np
 import pytest
 import torch
@@ -129,6 +131,43 @@ def test_a_slot_moves_what_stands_beside_the_text(model, speech):
     expected = places[plain.heard.places[0]]
     assert slotted.heard.places[0].tolist() == expected.tolist()
     torch.testing.assert_close(slotted.heard.vectors, plain.heard.vectors)
+
+
+def test_a_change_that_reading_finds_less_likely_is_taken_back(model, speech):
+    """A random LM spoils half of the words; the judge likes odd tokens."""
+    ids = model.decoder.encode_texts(TEXTS)
+    options = {"strategy": "deliberation_random", "mask_ratio": 0.5, "tail": 0}
+    free = recognize(model, speech, TEXTS, **options)
+
+    def odd(row):
+        return float(sum(token % 2 for token in row))
+
+    model.decoder.likelihood = lambda audio, texts: torch.tensor([*map(odd, texts)])
+    checked = recognize(model, speech, TEXTS, **options, verify=True)
+    kinds = set()
+    for before, spoiled, found in zip(ids, free, checked, strict=True):
+        triples = zip(before, spoiled.token_ids, found.token_ids, strict=True)
+        for changed, run in itertools.groupby(triples, lambda t: t[0] != t[1]):
+            old, new, now = zip(*run, strict=True)
+            kept = odd(new) >= odd(old)
+            kinds.add((changed, kept))
+            assert now == (new if kept else old)
+        assert found.passes == spoiled.passes
+    assert kinds >= {(True, True), (True, False)}
+
+
+def test_the_likelihood_of_a_text_is_that_of_each_token_and_the_end(model, speech):
+    ids = model.decoder.encode_texts(TEXTS[:1])
+    audio, sizes = model.encode(
+        torch.from_numpy(speech[0])[None], torch.tensor([len(speech[0])])
+    )
+    own = model.decoder.prefix(audio, sizes, transcripts=ids).draft.log_probs[0]
+    shorter = model.decoder.likelihood(audio, [ids[0][:-1]])
+    values = model.decoder.likelihood(audio.expand(2, -1, -1), [ids[0], ids[0][:-1]])
+    log_probs, _ = model.decoder._read(audio, ids)
+    end = log_probs[0, -1, model.decoder.special.eos]
+    torch.testing.assert_close(values[0], sum(own) + end)
+    torch.testing.assert_close(values[1:], shorter)
 
 
 @pytest.mark.parametrize(

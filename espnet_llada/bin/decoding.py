@@ -29,8 +29,10 @@ _HELP = {
     "canvas_length": "response positions of a decoding canvas, in tokens",
     "measuring_passes": "passes that measure a transcript, each a part of it; "
     "0: the adapter does",
+    "refine": "rounds in which the adapter corrects its own draft first",
     "readings": "how often audio is read, along the text so far, to fill in again",
     "slots_below": "above 0: text grows and shrinks where reading along finds less",
+    "verify": "keep a text of before where reading along finds it likelier",
     "tokens_per_second": "above 0: canvas by duration, up to canvas_length",
     "positions_per_vector": "above 0: canvas by what was heard, up to canvas_length",
     "num_blocks": "sub-blocks, for the semi-autoregressive strategies",
@@ -87,11 +89,11 @@ def add_sampler_options(
     )
     group = parser.add_argument_group("decoding", note if given_only else None)
     for field in fields(SamplerOptions):
-        is_strategy = field.name == "strategy"
+        is_strategy, kind = field.name == "strategy", type(field.default)
         default = strategy if is_strategy else field.default
         group.add_argument(
             f"--{field.name}",
-            type=full_name if is_strategy else type(field.default),
+            type=full_name if is_strategy else str2bool if kind is bool else kind,
             default=argparse.SUPPRESS if given_only else default,
             choices=choices.get(field.name),
             help=f"{_HELP[field.name]} (default: {default})",
