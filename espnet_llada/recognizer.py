@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -48,6 +48,8 @@ class Recognizer:
 
     Attributes:
         on_pass: called after each forward pass of the sampler; see ``trace``.
+        search: how a causal LM continues a prefix: ``beam_search``, or what stands in
+            for it.
 
     Raises:
         UserError: a causal LM cannot deliberate, masked diffusion searches no beam;
@@ -98,6 +100,7 @@ class Recognizer:
         self.options, self.use_audio = options, use_audio
         self.output_case = output_case
         self.on_pass: OnPass | None = None
+        self.search: Callable[..., SamplerResult] = beam_search
         self.device = next(model.parameters()).device
 
     @torch.no_grad()
@@ -153,7 +156,7 @@ class Recognizer:
         )
         if not decoder.diffuses:
             length, beam_size = options.canvas_length, options.beam_size
-            return self._hypotheses(beam_search(decoder, prefix, length, beam_size))
+            return self._hypotheses(self.search(decoder, prefix, length, beam_size))
         rereader = Rereader(decoder, options, (audio, sizes), self._sampler(utt_ids))
         if drafts:
             result = rereader.filled(prefix)

@@ -17,6 +17,9 @@ from espnet_llada.types import atomic_write
 def draw(records: Sequence[Record], folder: Path) -> list[Path]:
     """Write ``bench_stages.png`` and ``bench_batches.png``; returns them."""
     folder.mkdir(parents=True, exist_ok=True)
+    records = [record for record in records if not record.failed]
+    if not records:
+        return []
     files = []
     for name, plot in (("stages", _stages), ("batches", _batches)):
         files.append(folder / f"bench_{name}.png")

@@ -1,4 +1,4 @@
-"""Speech of an exact duration, made of real utterances."""
+"""Speech of an exact duration, made of real utterances, or noise."""
 
 from __future__ import annotations
 
@@ -9,6 +9,17 @@ import numpy as np
 from espnet_llada.audio.io import load_audio
 from espnet_llada.bin.decoding import read_scp
 from espnet_llada.types import SAMPLE_RATE, UserError
+
+NOISE = "noise"
+"""Instead of a directory of speech, where the weights are random anyway."""
+
+
+def material_of(data: Path, seconds: float, count: int) -> list[np.ndarray]:
+    """``speech_of`` a set's wav.scp, or noise; see there."""
+    if str(data) != NOISE:
+        return speech_of(data / "wav.scp", seconds, count)
+    random, size = np.random.default_rng(0), round(seconds * SAMPLE_RATE)
+    return [*(0.1 * random.standard_normal((count, size), dtype=np.float32))]
 
 
 def speech_of(wav_scp: Path, seconds: float, count: int) -> list[np.ndarray]:

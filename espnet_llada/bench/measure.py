@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+import gc
+import logging
+import math
 import random
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 
-from espnet_llada.bench.material import speech_of
+from espnet_llada.bench.fixed import FixedPass, StaticGreedy
+from espnet_llada.bench.material import material_of
 from espnet_llada.bench.meter import (
     STAGES,
     Meter,
@@ -20,7 +25,9 @@ from espnet_llada.bench.meter import (
     synchronize,
     weight_bytes,
 )
+from espnet_llada.bench.random_model import model_bytes
 from espnet_llada.bench.release import as_released
+from espnet_llada.bench.systems import RandomSystems
 from espnet_llada.bin.sweep_jobs import Systems
 from espnet_llada.bin.sweep_rows import SweepRow
 
@@ -43,7 +50,11 @@ class Record:
         stages: {stage: seconds}, empty for a system that is not ours.
         passes, tokens: means over the batch's utterances.
         flops, weights: {stage: FLOPs}, {stage: bytes of weights read} of the batch.
-        memory: MiB, the most that a repetition has taken.
+        memory: MiB above what was in use, the most that a repetition has taken; with
+            a CUDA graph the making of the graph counts, since later runs allocate
+            nothing.
+        model: MiB of the model's weights; 0 where they cannot be counted.
+        failed: why the cell could not be measured; "" where it could.
     """
 
     cell: Cell
@@ -54,6 +65,14 @@ class Record:
     flops: dict[str, int] = field(default_factory=dict)
     weights: dict[str, int] = field(default_factory=dict)
     memory: float = 0.0
+    model: float = 0.0
+    failed: str = ""
+
+    @property
+    def name(self) -> str:
+        """For messages."""
+        cell = self.cell
+        return f"{cell.row.label}, {cell.seconds:g} s, batch {cell.batch}"
 
     def as_dict(self) -> dict[str, Any]:
         """For JSON."""
@@ -73,7 +92,7 @@ def cells_of(
 ) -> list[Cell]:
     """All combinations; the release decodes one utterance at a time."""
     return [
-        Cell(row, seconds, batch)
+        Cell(_sized(row, seconds), seconds, batch)
         for seconds in durations
         for row in rows
         for batch in batches
@@ -81,38 +100,78 @@ def cells_of(
     ]
 
 
+def _sized(row: SweepRow, seconds: float) -> SweepRow:
+    """A causal row with ``tokens_per_second`` makes at most so many tokens.
+
+    Masked diffusion makes its canvas of that option by itself.
+    """
+    rate, longest = row.options.tokens_per_second, row.options.canvas_length
+    if row.system != "llama" or not rate:
+        return row
+    tokens = max(1, math.floor(rate * seconds + 1e-6))  # 44 for 7.4 s at 6
+    options = replace(row.options, canvas_length=min(longest, tokens))
+    return replace(row, options=options)
+
+
 def measure(
-    systems: Systems, cells: Sequence[Cell], wav_scp: Path, repeats: int
+    systems: Systems | RandomSystems,
+    cells: Sequence[Cell],
+    data: Path,
+    repeats: int,
 ) -> Iterator[Record]:
     """Measure; yields after each run, the record that has grown.
 
     Each repetition decodes every cell once, in an order of its own, so that whatever
     else the machine does falls on all systems alike. Before that each cell runs once
-    to be warm and to count its work.
+    to be warm and to count its work. A cell that the machine cannot run, for want of
+    memory or of a compiler, says so in its record and is left out from then on.
 
     Args:
         systems: must not remember encoded audio.
         cells: deliberating rows are not among them.
-        wav_scp: recordings, see ``speech_of``.
+        data: see ``material_of``.
         repeats: at least 1.
     """
     speech: dict[tuple[float, int], list[np.ndarray]] = {}
     for cell in cells:
         key = cell.seconds, cell.batch
         if key not in speech:
-            speech[key] = speech_of(wav_scp, *key)
+            speech[key] = material_of(data, *key)
     records = [Record(cell) for cell in cells]
-    runs = [_runner(systems, cell, speech[cell.seconds, cell.batch]) for cell in cells]
-    for record, run in zip(records, runs, strict=True):
-        run(record, True)
+    pairs = []
+    for record in records:
+        cell = record.cell
+        run = _runner(systems, cell, speech[cell.seconds, cell.batch])
+        _attempt(record, run, True)
+        if not record.failed:
+            pairs.append((record, run))
         yield record
     order = random.Random(0)
-    pairs = list(zip(records, runs, strict=True))
     for _ in range(repeats):
         order.shuffle(pairs)
         for record, run in pairs:
-            run(record, False)
+            if not record.failed:
+                _attempt(record, run, False)
             yield record
+
+
+def _attempt(
+    record: Record, run: Callable[[Record, bool], None], warm_up: bool
+) -> None:
+    runtime = record.cell.row.runtime
+    # torch.compile fails in many ways, a graph's capture in some.
+    failures = (
+        torch.cuda.OutOfMemoryError if runtime in ("plain", "static") else RuntimeError
+    )
+    try:
+        run(record, warm_up)
+    except failures as e:
+        lines = str(e).strip().splitlines() or [""]
+        record.failed = f"{type(e).__name__}: {lines[0]}"
+        logging.warning(f"left out: {record.name}: {record.failed}")
+        gc.collect()
+        if torch.cuda.is_available():
+            torch.cuda.empty_cache()
 
 
 def _runner(
@@ -123,14 +182,23 @@ def _runner(
     model = getattr(recognizer, "model", None)  # Whisper's own decoder has none
     if model:
         model.requires_grad_(False)  # torch's FLOP counter stumbles over parameters
+    plain, fixed = cell.row.runtime == "plain", None
+    if not plain:
+        way = FixedPass if model.decoder.diffuses else StaticGreedy
+        fixed = way(model.decoder, cell.row.runtime)
+    more = [] if plain else [("LLM", fixed, "run")]
+    counts = plain and not cell.row.weights  # neither a graph's work nor int8's
 
     def run(record: Record, warm_up: bool) -> None:
         with ExitStack() as stack:
             if cell.row.options.profile == "release":
                 stack.enter_context(as_released(model))
+            if fixed:
+                stack.enter_context(fixed.installed(recognizer))
             meter = None
             if model:
-                meter = stack.enter_context(Meter(model, count_flops=warm_up))
+                meter = Meter(model, warm_up and counts, more)
+                stack.enter_context(meter)
             memory = stack.enter_context(PeakMemory())
             synchronize()
             start = time.perf_counter()
@@ -140,6 +208,10 @@ def _runner(
         record.passes = sum(h.passes for h in hypotheses) / len(hypotheses)
         record.tokens = sum(len(h.token_ids) for h in hypotheses) / len(hypotheses)
         if warm_up:
+            if not plain:
+                record.memory = memory.mebibytes
+            if model and not cell.row.quantize_asr_model:
+                record.model = model_bytes(model) / 2**20
             if meter:
                 sizes = weight_bytes(model)
                 record.flops = meter.flops

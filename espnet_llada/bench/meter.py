@@ -7,7 +7,7 @@ import gc
 import os
 import resource
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import Any
@@ -26,6 +26,7 @@ class Meter:
     Args:
         model: a ``WhisperLLM``, or ESPnet's model with our decoder.
         count_flops: count the FLOPs of matrix products too, which takes time.
+        more: what else belongs to a stage: its name, an object and its method's name.
 
     Attributes:
         seconds: {stage: seconds}.
@@ -33,8 +34,13 @@ class Meter:
         calls: {stage: number of calls}.
     """
 
-    def __init__(self, model: nn.Module, count_flops: bool = False):
-        self._model, self._count = model, count_flops
+    def __init__(
+        self,
+        model: nn.Module,
+        count_flops: bool = False,
+        more: Sequence[tuple[str, Any, str]] = (),
+    ):
+        self._model, self._count, self._more = model, count_flops, more
         self.seconds = dict.fromkeys(STAGES, 0.0)
         self.flops = dict.fromkeys(STAGES, 0)
         self.calls = dict.fromkeys(STAGES, 0)
@@ -47,12 +53,14 @@ class Meter:
             if owner is not None:
                 self._wrap(stage, owner, "forward")
         self._wrap("head", decoder.lm, "logits")
+        for stage, owner, name in self._more:
+            self._wrap(stage, owner, name)
         return self
 
     def __exit__(self, *error: Any) -> None:
         self._restore.close()
 
-    def _wrap(self, stage: str, owner: nn.Module, name: str) -> None:
+    def _wrap(self, stage: str, owner: Any, name: str) -> None:
         setattr(owner, name, self._measured(stage, getattr(owner, name)))
         self._restore.callback(delattr, owner, name)  # the class's own is back
 
@@ -141,12 +149,12 @@ def _status(name: str) -> float:
         return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
 
 
-def machine(device: str) -> dict[str, Any]:
+def machine(device: str, dtype: str = "float32") -> dict[str, Any]:
     """What measured, and what it can do at best: for the roofline.
 
     Returns:
-        ``processor``, ``threads``, ``versions``; ``gflops`` of a large fp32 matrix
-        product and ``gigabytes_per_second`` of a large copy, both measured here.
+        ``processor``, ``threads``, ``versions``; ``gflops`` of a large matrix product
+        in ``dtype`` and ``gigabytes_per_second`` of a large copy, both measured here.
     """
     import platform
     from importlib.metadata import version
@@ -155,7 +163,7 @@ def machine(device: str) -> dict[str, Any]:
     from espnet_llada.bin.sweep import processor
 
     n = 1536 if device == "cpu" else 8192
-    a = torch.randn(n, n, device=device)
+    a = torch.randn(n, n, device=device, dtype=getattr(torch, dtype))
     products = _best(lambda: a @ a)
     big = torch.zeros(2**26, device=device)  # 256 MiB
     target = torch.ones_like(big)  # its pages are there, a clone's are not yet
@@ -164,6 +172,7 @@ def machine(device: str) -> dict[str, Any]:
         "processor": processor(device),
         "cores": len(os.sched_getaffinity(0)),
         "threads": torch.get_num_threads(),
+        "dtype": dtype,
         "gflops": 2 * n**3 / products / 1e9,
         "gigabytes_per_second": 2 * big.numel() * 4 / copy / 1e9,
         "versions": {
@@ -176,11 +185,13 @@ def machine(device: str) -> dict[str, Any]:
 
 
 def _best(function: Callable[[], Any], runs: int = 5) -> float:
-    times = []
-    for _ in range(runs):
-        synchronize()
-        start = time.perf_counter()
-        function()
-        synchronize()
-        times.append(time.perf_counter() - start)
-    return min(times)
+    return min(seconds_of(function) for _ in range(runs))
+
+
+def seconds_of(function: Callable[[], Any]) -> float:
+    """How long it takes, what it leaves to the GPU included."""
+    synchronize()
+    start = time.perf_counter()
+    function()
+    synchronize()
+    return time.perf_counter() - start

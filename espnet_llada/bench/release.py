@@ -19,13 +19,19 @@ from espnet_llada.prefix import Prefix
 PAD_SECONDS = 30.0
 
 
+def padding(encoder: WhisperEncoder) -> WhisperEncoder:
+    """The same weights behind audio that is padded, and kept that long."""
+    with torch.device("meta"):
+        padded = WhisperEncoder(encoder.config, PAD_SECONDS, keep_padding=True)
+    padded.load_state_dict(encoder.state_dict(), assign=True)
+    return padded
+
+
 @contextmanager
 def as_released(model: nn.Module) -> Iterator[None]:
     """Have a model decode with the release's waste, and undo it in the end."""
     encoder, decoder = model.encoder, model.decoder
-    path, dtype = encoder.weights.path, encoder.dtype
-    padding = WhisperEncoder.from_pretrained(path, PAD_SECONDS, True, dtype=dtype)
-    model.encoder = padding.to(encoder.positional_embedding.device)
+    model.encoder = padding(encoder)
 
     def logits_fn(
         prefix: Prefix, lengths: Tensor

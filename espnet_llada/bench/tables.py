@@ -21,7 +21,8 @@ def ratio(slower: Sequence[float], faster: Sequence[float]) -> Interval:
         slower: seconds of each repetition.
         faster: of the other system in the same repetitions.
     """
-    pairs = np.array(slower) / np.array(faster)
+    count = min(len(slower), len(faster))  # in the middle of a repetition
+    pairs = np.array(slower[:count]) / np.array(faster[:count])
     draws = np.random.default_rng(0).integers(0, len(pairs), (REPLICATES, len(pairs)))
     low, high = np.percentile(np.median(pairs[draws], axis=1), (2.5, 97.5))
     return Interval(float(np.median(pairs)), float(low), float(high))
@@ -37,14 +38,17 @@ def markdown(
         machine: see ``meter.machine``.
         baseline: key of the system that the others are compared with.
     """
+    left_out = [r for r in records if r.failed]
+    records = [r for r in records if not r.failed]
     lines = [
         f"{machine['processor']}, {machine['threads']} threads; at best "
-        f"{machine['gflops']:.0f} GFLOP/s in fp32 and "
+        f"{machine['gflops']:.0f} GFLOP/s in {machine['dtype']} and "
         f"{machine['gigabytes_per_second']:.0f} GB/s (measured); "
         + ", ".join(f"{name} {v}" for name, v in machine["versions"].items()),
         "",
-        f"Medians of {len(records[0].total)} repetitions, in each of which all systems "
-        "decode the same speech in turn. RTF: time over duration, RTFx its inverse.",
+        f"Medians of {max((len(r.total) for r in records), default=0)} repetitions, in "
+        "each of which all systems decode the same speech in turn. RTF: time over "
+        "duration, RTFx its inverse. MiB: above what was in use before.",
         "",
     ]
     for part in (
@@ -53,6 +57,10 @@ def markdown(
         _roofline(records, machine),
     ):
         lines += [*part, ""]
+    if left_out:
+        lines += ["## Left out", ""]
+        lines += [f"- {record.name}: {record.failed}" for record in left_out]
+        lines.append("")
     return "\n".join(lines)
 
 
@@ -68,9 +76,10 @@ def _latency(records: Sequence[Record], baseline: str | None) -> Iterator[str]:
         yield ""
         yield (
             f"| system | ms (quartiles) | {' | '.join(STAGES)} | rest "
-            "| passes | tokens a pass | RTF | MiB | times faster than the baseline |"
+            "| passes | tokens a pass | RTF | MiB | weights MiB "
+            "| times faster than the baseline |"
         )
-        yield "|---|---:|" + "---:|" * (len(STAGES) + 6)
+        yield "|---|---:|" + "---:|" * (len(STAGES) + 7)
         for record in chosen:
             yield _latency_line(record, base)
 
@@ -94,6 +103,7 @@ def _latency_line(record: Record, base: Record | None) -> str:
         f"{record.tokens / record.passes:.1f}" if record.passes else "",
         f"{middle / 1e3 / record.cell.seconds:.3f}",
         f"{record.memory:.0f}",
+        f"{record.model:.0f}" if record.model else "",
         faster,
     ]
     return "| " + " | ".join(cells) + " |"
@@ -139,7 +149,8 @@ def _roofline(records: Sequence[Record], machine: Mapping[str, Any]) -> Iterator
         cell = record.cell
         if not record.stages or cell.batch not in (min(batches), max(batches)):
             continue
-        if cell.row.quantize_asr_model:  # torch counts no int8 products
+        row = cell.row
+        if row.quantize_asr_model or row.weights:  # torch counts no int8 products
             continue
         for stage in STAGES:
             flops, size = record.flops[stage], record.weights[stage]

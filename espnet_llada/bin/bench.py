@@ -5,21 +5,39 @@ from __future__ import annotations
 import argparse
 import json
 import sys
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING
 
 from espnet_llada.bin.options import OptionParser, run_main
 from espnet_llada.bin.sweep import add_row_options, place_of, read_rows
 from espnet_llada.types import UserError, atomic_write
 
+if TYPE_CHECKING:
+    from espnet_llada.bin.sweep_rows import Sweep
+
+_WRITTEN_EVERY = 20.0  # seconds
+RANDOM = "random"
+"""For --model: the YAML's train_configs with random weights, made on the device."""
+
 _EXAMPLE = """\
 example, in the recipe (make bench does it):
   espnet-llada bench conf/bench_mini.yaml --model mini --data data/dev_synth \\
       --output exp/bench
+full size with random weights, on a GPU; then a training step, ours and the release's:
+  espnet-llada bench conf/bench_8b.yaml --model random --device cuda \\
+      --data data/dev_synth --output exp/bench_8b --durations "7.4 30" \\
+      --batches "1 16 64"
+  espnet-llada bench conf/bench_8b.yaml --model random --device cuda --training \\
+      --data noise --output exp/bench_8b --durations "7.4 15"
 
 Written to OUTPUT: BENCH.md, bench.json (each repetition), bench_*.png. The YAML is one
 of `espnet-llada sweep`, without rows that deliberate; its baseline is what the others
 are compared with. A row of profile release also pads to 30 s and computes logits
-everywhere, as the paper's release does. A batch is decoded together; close other
-programs first.
+everywhere, as the paper's release does; runtime: static, graph or compile decodes with
+fixed shapes, weights: int8 is for random weights. A batch is decoded together; close
+other programs first.
 """
 
 
@@ -36,6 +54,11 @@ def get_parser() -> argparse.ArgumentParser:
     parser.add_argument("--batches", default="1 4 16", help="utterances (1 4 16)")
     parser.add_argument("--repeats", type=int, default=5, help="of each cell (5)")
     parser.add_argument("--threads", type=int, default=0, help="of torch (its default)")
+    parser.add_argument(
+        "--training",
+        action="store_true",
+        help="instead a training step of llada's train config, on --model random",
+    )
     return parser
 
 
@@ -55,31 +78,83 @@ def main(cmd: list[str] | None = None) -> None:
             raise UserError(
                 f"{args.sweep}: row {row.key}: bench measures no first pass; drop it"
             )
+    if args.model == RANDOM and not sweep.train_configs:
+        raise UserError(
+            f"{args.sweep}: no train_configs, which --model {RANDOM} builds; add them"
+        )
     import torch
-    from tqdm import tqdm
-
-    from espnet_llada.bench import figures, measure, meter, tables
-    from espnet_llada.bin.sweep_jobs import Systems
 
     if args.threads:
         torch.set_num_threads(args.threads)
     args.output.mkdir(parents=True, exist_ok=True)
-    machine = meter.machine(args.device)
-    cells = measure.cells_of(sweep.rows, durations, [int(b) for b in batches])
-    systems = Systems(place_of(args), remember=False)
-    runs = measure.measure(systems, cells, args.data / "wav.scp", args.repeats)
+    if args.training:
+        _training(args, sweep.train_configs, durations)
+    else:
+        _decoding(args, sweep, durations, [int(b) for b in batches])
+
+
+def _decoding(
+    args: argparse.Namespace, sweep: Sweep, durations: list[float], batches: list[int]
+) -> None:
+    from tqdm import tqdm
+
+    from espnet_llada.bench import figures, measure, meter, tables
+    from espnet_llada.bench.systems import RandomSystems, measurable
+    from espnet_llada.bin.sweep_jobs import Systems
+
+    dtype, systems = "float32", Systems(place_of(args), remember=False)
+    if args.model == RANDOM:
+        systems = RandomSystems(sweep.train_configs, args.device)
+        dtype = systems.dtype
+    named = bool(args.rows.split())
+    rows = measurable(sweep.rows, systems, args.device, str(args.sweep), named)
+    machine = meter.machine(args.device, dtype)
+    cells = measure.cells_of(rows, durations, batches)
+    runs = measure.measure(systems, cells, args.data, args.repeats)
     total = len(cells) * (args.repeats + 1)
     found: dict[int, measure.Record] = {}
+
+    def write() -> tuple[list[measure.Record], str]:
+        records = [r for r in found.values() if r.total or r.failed]
+        text = tables.markdown(records, machine, sweep.baseline)
+        content = {"machine": machine, "records": [r.as_dict() for r in records]}
+        _write(args.output, {"BENCH.md": text, "bench.json": json.dumps(content)})
+        return records, text
+
+    written = time.monotonic()
     for record in tqdm(runs, total=total, unit="run", delay=2, disable=None):
         found[id(record)] = record
-    records = list(found.values())
-    text = tables.markdown(records, machine, sweep.baseline)
-    content = {"machine": machine, "records": [r.as_dict() for r in records]}
-    for name, written in (("BENCH.md", text), ("bench.json", json.dumps(content))):
-        with atomic_write(args.output / name) as temporary:
-            temporary.write_text(written + "\n", encoding="utf-8")
+        if record.total and time.monotonic() - written > _WRITTEN_EVERY:
+            write()  # what there is, should this be killed
+            written = time.monotonic()
+    records, text = write()
     files = figures.draw(records, args.output)
     sys.stdout.write(f"{text}\n{' '.join(map(str, files))}\n")
+
+
+def _training(
+    args: argparse.Namespace, configs: Mapping[str, Path], durations: list[float]
+) -> None:
+    from espnet_llada.bench import meter, training
+    from espnet_llada.loading import read_train_config
+
+    if args.model != RANDOM or "llada" not in configs:
+        raise UserError(
+            f"{args.sweep}: --training needs --model {RANDOM} and llada's train_configs"
+        )
+    config = read_train_config(configs["llada"])
+    machine = meter.machine(args.device, "bfloat16")
+    steps = training.compare(config, args.device, durations, args.repeats)
+    text = training.markdown(steps, machine)
+    content = {"machine": machine, "steps": [s.as_dict() for s in steps]}
+    _write(args.output, {"TRAINING.md": text, "training.json": json.dumps(content)})
+    sys.stdout.write(f"{text}\n")
+
+
+def _write(folder: Path, files: Mapping[str, str]) -> None:
+    for name, text in files.items():
+        with atomic_write(folder / name) as temporary:
+            temporary.write_text(text + "\n", encoding="utf-8")
 
 
 def _numbers(args: argparse.Namespace, name: str) -> list[float]:

@@ -89,6 +89,12 @@ def main(cmd: list[str] | None = None) -> None:
     from espnet_llada.bin.sweep_report import write_all
 
     sweep = read_rows(args)
+    for row in sweep.rows:
+        if row.runtime != "plain" or row.weights:
+            raise UserError(
+                f"{args.sweep}: row {row.key}: runtime and weights are for "
+                "espnet-llada bench; drop them"
+            )
     sets = args.sets.split()
     sizes = {name: _size(args.data / name) for name in sets}
     if not sets or args.nj < 1:

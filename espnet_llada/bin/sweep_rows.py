@@ -21,15 +21,19 @@
         options: {steps: 8}         # instead of the config's
         each: {mask_ratio: [0.1, 0.3]}
 
-``config`` is relative to this file. ``{}`` is the value of ``each``, ``{percent}`` the
-same as a percentage.
+For ``espnet-llada bench`` alone: ``train_configs: {llada: train_….yaml}`` at the top
+says what ``--model random`` builds; a row may have ``runtime``, one of ``RUNTIMES``,
+and ``weights: int8``.
+
+``config`` and ``train_configs`` are relative to this file. ``{}`` is the value of
+``each``, ``{percent}`` the same as a percentage.
 """
 
 from __future__ import annotations
 
 import argparse
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -39,8 +43,13 @@ from espnet_llada.types import SamplerOptions, UserError, nearest
 from espnet_llada.yaml_file import read_yaml
 
 SYSTEMS = ("whisper", "llama", "llada")
-_TOP = ("baseline", "reference", "headline", "examples", "rows")
+_TOP = ("baseline", "reference", "headline", "examples", "train_configs", "rows")
 _ROW = ("label", "group", "system", "config", "options", "each", "first_pass")
+_BENCH = ("runtime", "weights")
+RUNTIMES = ("plain", "static", "graph", "compile")
+"""As a user would run it; with shapes and memory that never change; that as one CUDA
+graph; with its layers by torch.compile, on a GPU as one CUDA graph."""
+WEIGHTS = ("", "int8")
 OPTIONS = ("use_audio", "output_case", "batch_size", "quantize_asr_model")
 """What a row's options may say beside the sampler's."""
 
@@ -58,6 +67,7 @@ class SweepRow:
         use_audio, output_case, batch_size, quantize_asr_model: see
             ``asr_inference --help``.
         first_pass: key of the row that is deliberated over.
+        runtime, weights: for the bench, see ``RUNTIMES`` and ``WEIGHTS``.
         axis, value: the option that the rows of a curve differ in, and what it is
             here; None for a row that stands alone.
     """
@@ -74,17 +84,23 @@ class SweepRow:
     first_pass: str | None = None
     axis: str | None = None
     value: float | None = None
+    runtime: str = "plain"
+    weights: str = ""
 
 
 @dataclass(frozen=True)
 class Sweep:
-    """A checked sweep; the keys below are rows of it."""
+    """A checked sweep; the keys below are rows of it.
+
+    ``train_configs``: {system: train config}, for a bench of random weights.
+    """
 
     rows: tuple[SweepRow, ...]
     baseline: str | None = None
     reference: str | None = None
     headline: tuple[str, ...] = ()
     examples: tuple[str, ...] = ()
+    train_configs: Mapping[str, Path] = field(default_factory=dict)
 
     def row(self, key: str) -> SweepRow:
         """The row of that key."""
@@ -110,6 +126,7 @@ class Sweep:
             self.reference if self.reference in wanted else None,
             tuple(key for key in self.headline if key in wanted),
             tuple(key for key in self.examples if key in wanted),
+            self.train_configs,
         )
 
 
@@ -132,7 +149,7 @@ def read_sweep(path: str | Path) -> Sweep:
         for row in _expanded(str(key), entry, where, Path(path).parent):
             _check(row, rows, f"{path}: row {row.key}")
             rows.append(row)
-    named = {name: _names(content, name) for name in _TOP[:-1]}
+    named = {name: _names(content, name) for name in _TOP[:4]}
     keys = [row.key for row in rows]
     for name, values in named.items():
         for value in values:
@@ -145,7 +162,16 @@ def read_sweep(path: str | Path) -> Sweep:
         next(iter(named["reference"]), None),
         named["headline"],
         named["examples"],
+        _train_configs(content.get("train_configs") or {}, path),
     )
+
+
+def _train_configs(entries: Any, path: str | Path) -> dict[str, Path]:
+    where = f"{path}: train_configs"
+    if not isinstance(entries, dict):
+        raise UserError(f"{where}: expected {{llada: a train YAML, llama: another}}")
+    _known(entries, SYSTEMS[1:], where)
+    return {name: Path(path).parent / str(file) for name, file in entries.items()}
 
 
 def _names(content: Mapping[str, Any], name: str) -> tuple[str, ...]:
@@ -163,7 +189,7 @@ def _expanded(
     key: str, entry: dict[str, Any], where: str, folder: Path
 ) -> Iterator[SweepRow]:
     """The row, or one for each value of ``each``."""
-    _known(entry, _ROW, where)
+    _known(entry, _ROW + _BENCH, where)
     each = entry.get("each")
     if each is None:
         yield _row(key, entry, {}, where, folder)
@@ -212,7 +238,19 @@ def _row(
         batch_size=max(1, args.batch_size),
         quantize_asr_model=args.quantize_asr_model,
         first_pass=entry.get("first_pass"),
+        runtime=_choice(entry, "runtime", RUNTIMES, where),
+        weights=_choice(entry, "weights", WEIGHTS, where),
     )
+
+
+def _choice(
+    entry: Mapping[str, Any], name: str, allowed: Sequence[str], where: str
+) -> str:
+    value = entry.get(name, allowed[0])
+    if value not in allowed:
+        choices = ", ".join(filter(None, allowed))
+        raise UserError(f"{where}: {name}: {value!r}; allowed: {choices}")
+    return value
 
 
 def _parsed(
@@ -246,6 +284,11 @@ def _check(row: SweepRow, above: Sequence[SweepRow], where: str) -> None:
         raise UserError(f"{where}: beam_size {options.beam_size} needs system: llama")
     if not row.use_audio and not options.deliberates:
         raise UserError(f"{where}: without audio there is nothing to transcribe")
+    plain = row.runtime == "plain" and not row.weights
+    if not plain and (row.system == "whisper" or options.beam_size > 1):
+        raise UserError(f"{where}: runtime and weights are for our greedy decoding")
+    if row.runtime != "plain" and options.profile == "release":
+        raise UserError(f"{where}: profile release is measured with runtime: plain")
     if options.deliberates != (row.first_pass is not None):
         wants = "needs" if options.deliberates else "takes no"
         raise UserError(f"{where}: strategy {options.strategy} {wants} first_pass")

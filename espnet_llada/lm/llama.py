@@ -10,7 +10,7 @@ Source: ``modeling_llama.py`` of huggingface/transformers; Touvron et al., "LLaM
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -104,6 +104,11 @@ class KVCache:
             self._layers[layer] = tuple(torch.cat(pair, dim=2) for pair in pairs)
         return self._layers[layer]
 
+    @property
+    def pairs(self) -> Sequence[tuple[Tensor, Tensor]]:
+        """Keys and values of each layer."""
+        return self._layers
+
     def chosen(self, rows: Tensor, columns: Tensor) -> KVCache:
         """A cache of some rows (N,) int64 and some positions (K,) bool."""
         part = KVCache()
@@ -121,6 +126,52 @@ class KVCache:
     def reorder_cache(self, rows: Tensor) -> None:
         """Make the batch these rows of it, (N,) int64."""
         self._layers = [(k[rows], v[rows]) for k, v in self._layers]
+
+
+class StaticKVCache:
+    """The same in memory that neither grows nor moves, for compiled or captured code.
+
+    Args:
+        config: sizes.
+        rows: B.
+        length: K, positions that there is room for.
+        like: a tensor of the same dtype and device.
+
+    Attributes:
+        places: (Q,) int64, where the next positions are written. Whoever feeds them
+            sets it, and masks what nobody has written yet.
+        layers: the memory of each layer, a cache of its own.
+    """
+
+    def __init__(self, config: LlamaConfig, rows: int, length: int, like: Tensor):
+        shape = rows, config.num_key_value_heads, length, config.head_dim
+        self.places = torch.zeros(1, dtype=torch.long, device=like.device)
+        self.layers = [
+            _StaticLayer(like.new_zeros(shape), like.new_zeros(shape), self.places)
+            for _ in range(config.num_hidden_layers)
+        ]
+
+    def update(self, keys: Tensor, values: Tensor, layer: int) -> tuple[Tensor, Tensor]:
+        """Write new positions; returns all K of the layer's."""
+        return self.layers[layer].update(keys, values, layer)
+
+    def fill(self, cache: KVCache) -> None:
+        """Begin with what a growing cache has; new positions go behind it."""
+        for own, pair in zip(self.layers, cache.pairs, strict=True):
+            for memory, given in zip((own.keys, own.values), pair, strict=True):
+                memory[:, :, : given.shape[2]] = given
+            self.places.fill_(pair[0].shape[2])
+
+
+class _StaticLayer:
+    def __init__(self, keys: Tensor, values: Tensor, places: Tensor):
+        self.keys, self.values, self.places = keys, values, places
+
+    def update(self, keys: Tensor, values: Tensor, layer: int) -> tuple[Tensor, Tensor]:
+        """``layer`` is left alone, or torch.compile would make code for each number."""
+        self.keys.index_copy_(2, self.places, keys)
+        self.values.index_copy_(2, self.places, values)
+        return self.keys, self.values
 
 
 class Llama(nn.Module):
@@ -147,7 +198,7 @@ class Llama(nn.Module):
         embeds: Tensor,
         mask: Tensor,
         positions: Tensor,
-        cache: KVCache | None = None,
+        cache: KVCache | StaticKVCache | None = None,
     ) -> Tensor:
         """Hidden states (B, Q, d) behind the final norm.
 
@@ -238,9 +289,15 @@ class _Attention(nn.Module):
         q, k = _turned(q, *turn), _turned(k, *turn)
         if cache is not None:
             k, v = cache.update(k, v, self.number)
-        if self.groups > 1:
+        alone = q.shape[2] == 1
+        if self.groups > 1 and alone:
+            # The heads of a group are as many queries to the same keys: no copies.
+            q = q.unflatten(1, (-1, self.groups)).flatten(2, 3)
+        elif self.groups > 1:
             k, v = (y.repeat_interleave(self.groups, dim=1) for y in (k, v))
         mixed = _ATTEND[kernel](q, k, v, mask)
+        if self.groups > 1 and alone:
+            mixed = mixed.flatten(1, 2)[:, :, None]
         return self.o_proj(mixed.transpose(1, 2).flatten(2))
 
 

@@ -1,0 +1,195 @@
+"""A training step at full size: ours beside the way of the paper's release.
+
+Both see the same batch. Ours gives each utterance its own length and puts the masked
+positions through the head, a few at a time; the release pads audio to 30 s and makes
+the logits of the whole sequence.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from espnet_llada.bench.material import NOISE, material_of
+from espnet_llada.bench.meter import PeakMemory, seconds_of
+from espnet_llada.bench.random_model import model_bytes, random_model
+from espnet_llada.bench.release import padding
+from espnet_llada.model import WhisperLLM
+from espnet_llada.objective import diffusion_loss, noisy_canvas
+
+ROWS = 4
+"""Utterances on one GPU, as in the paper."""
+
+TOKENS_PER_SECOND = 6
+WAYS = ("ours", "release")
+
+
+@dataclass
+class Step:
+    """Forward and backward pass of one batch, so many times.
+
+    Attributes:
+        way: one of ``WAYS``.
+        seconds: of each utterance.
+        positions: of the LM in a row.
+        times: seconds.
+        memory: MiB above the weights, at most.
+        model: MiB of the weights, all of them.
+    """
+
+    way: str
+    seconds: float
+    positions: int = 0
+    times: list[float] = field(default_factory=list)
+    memory: float = 0.0
+    model: float = 0.0
+
+    def as_dict(self) -> dict[str, Any]:
+        """For JSON."""
+        return asdict(self)
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Speech (B, T) float32, text (B, L) int64 and their lengths (B,)."""
+
+    speech: Tensor
+    lengths: Tensor
+    text: Tensor
+    text_lengths: Tensor
+
+
+def compare(
+    config: Mapping[str, Any], device: str, durations: Sequence[float], repeats: int
+) -> list[Step]:
+    """Measure both ways in turn, after a step of each to be warm.
+
+    Args:
+        config: a train config with masked diffusion.
+        device: "cpu", "cuda", ...
+        durations: seconds of a batch's utterances.
+        repeats: at least 1.
+
+    Raises:
+        UserError: parts other than the paper's.
+    """
+    model = random_model(config, device, training=True)
+    mixed = bool(config.get("use_amp", False))
+    amp = torch.autocast(torch.device(device).type, torch.bfloat16, mixed)
+    own = model.encoder
+    encoders = {"ours": own, "release": padding(own)}
+    steps = []
+    for seconds in durations:
+        batch = batch_of(model, seconds)
+        pair = [Step(way, seconds, model=model_bytes(model) / 2**20) for way in WAYS]
+        for number in range(repeats + 1):
+            for step in pair:
+                model.encoder = encoders[step.way]
+                took, memory = _measured(step, model, batch, amp)
+                if number:
+                    step.times.append(took)
+                    step.memory = max(step.memory, memory)
+        steps += pair
+    model.encoder = own
+    return steps
+
+
+def _measured(
+    step: Step, model: WhisperLLM, batch: Batch, amp: torch.autocast
+) -> tuple[float, float]:
+    """Seconds and MiB of one step."""
+    loss = our_loss if step.way == "ours" else release_loss
+
+    def run() -> None:
+        with amp:
+            value, step.positions = loss(model, batch)
+        value.backward()
+
+    model.zero_grad(set_to_none=True)
+    with PeakMemory() as memory:
+        took = seconds_of(run)
+    return took, memory.mebibytes
+
+
+def batch_of(model: WhisperLLM, seconds: float) -> Batch:
+    """Noise of a duration, with random transcripts."""
+    device = model.decoder.lm.head.device
+    speech = torch.from_numpy(np.stack(material_of(Path(NOISE), seconds, ROWS)))
+    lengths = torch.full((ROWS,), speech.shape[1])
+    count = max(1, round(seconds * TOKENS_PER_SECOND))
+    generator = torch.Generator().manual_seed(0)
+    vocabulary = model.decoder.lm.vocab_size
+    text = torch.randint(1, vocabulary, (ROWS, count), generator=generator)
+    parts = speech, lengths, text, torch.full((ROWS,), count)
+    return Batch(*(part.to(device) for part in parts))
+
+
+def our_loss(model: WhisperLLM, batch: Batch) -> tuple[Tensor, int]:
+    """A scalar with a graph behind it; the LM's positions in a row."""
+    decoder = model.decoder
+    prefix = decoder.prefix(*model.encode(batch.speech, batch.lengths))
+    loss = decoder.loss(prefix, batch.text, batch.text_lengths, range(ROWS))
+    return loss.mean, prefix.valid.shape[1] + _canvas(model, batch).tokens.shape[1]
+
+
+def release_loss(model: WhisperLLM, batch: Batch) -> tuple[Tensor, int]:
+    """The same with the logits of prompt, audio and response."""
+    decoder = model.decoder
+    prefix = decoder.prefix(*model.encode(batch.speech, batch.lengths))
+    canvas = _canvas(model, batch)
+    hidden = decoder.sequence_hidden(prefix, canvas.tokens, canvas.lengths)
+    logits = decoder.lm.logits(torch.cat(hidden, dim=1))
+    response = logits[:, prefix.valid.shape[1] :]
+    loss = diffusion_loss(response, canvas, decoder.loss_name)
+    return loss.mean, logits.shape[1]
+
+
+def _canvas(model: WhisperLLM, batch: Batch):
+    decoder = model.decoder
+    return noisy_canvas(
+        batch.text,
+        batch.text_lengths,
+        decoder.special,
+        decoder.loss_name,
+        range(ROWS),
+        decoder.canvas_slack,
+    )
+
+
+def markdown(steps: Sequence[Step], machine: Mapping[str, Any]) -> str:
+    """A table."""
+    versions = ", ".join(f"{name} {v}" for name, v in machine["versions"].items())
+    lines = [
+        f"{machine['processor']}; {versions}",
+        "",
+        f"Forward and backward pass of {ROWS} utterances of one duration, "
+        f"{TOKENS_PER_SECOND} tokens a second; random weights, no optimizer.",
+        "",
+        "| seconds | way | positions | ms (quartiles) | MiB | weights MiB "
+        "| times faster | MiB less |",
+        "|---:|---|---:|---:|---:|---:|---:|---:|",
+    ]
+    for ours, release in zip(steps[::2], steps[1::2], strict=True):
+        for step in (release, ours):
+            low, middle, high = 1e3 * np.percentile(step.times, (25, 50, 75))
+            cells = [
+                f"{step.seconds:g}",
+                step.way,
+                f"{step.positions}",
+                f"{middle:.1f} ({low:.1f}-{high:.1f})",
+                f"{step.memory:.0f}",
+                f"{step.model:.0f}",
+            ]
+            if step is ours:
+                times = np.median(np.array(release.times) / np.array(ours.times))
+                cells += [f"{times:.2f}", f"{release.memory - ours.memory:.0f}"]
+            else:
+                cells += ["", ""]
+            lines.append(f"| {' | '.join(cells)} |")
+    return "\n".join(lines)
