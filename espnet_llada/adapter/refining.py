@@ -2,8 +2,9 @@
 
 Behind an error a reading goes on from the error, so the windows' draft is read better
 the fewer errors it has. Where a reading doubts a token, the token that it expects there
-is tried in its place and before it, and the token is left out; the likeliest of the
-texts is read next. Every try is one row of a batch, and no LM is asked.
+is tried in its place and before it; where it expects the one behind, or the end, what
+stands before that is left out. What makes the text likelier is kept, and the text is
+read again. Every try is one row of a batch, and no LM is asked.
 
 Source: a local search over edits, as in the refinement of a draft by Align-Refine (Chi
 et al. 2021, arXiv 2010.14233), with the reader's own likelihood as the judge.
@@ -120,12 +121,14 @@ def _tries(
             other = expected[number][place]
             if other == token or value >= DOUBT:
                 continue
-            if other != eos:
-                found.append(_Try(row, place, place, place, [other]))
-            if token != eos:
-                behind = place + 1
+            behind = place + 1
+            if behind < len(text) and other == text[behind]:
                 found.append(_Try(row, place, place, behind, []))
-                if other != eos:
+            elif other == eos:
+                found.append(_Try(row, place, place, len(text) - 1, []))
+            else:
+                found.append(_Try(row, place, place, place, [other]))
+                if token != eos:
                     found.append(_Try(row, place, place, behind, [other]))
     return found
 

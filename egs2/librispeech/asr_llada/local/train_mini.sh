@@ -1,7 +1,8 @@
 # The trainings of --preset mini, in their order; sourced by local/mini.sh.
 
 # Each line: name of the run, what it hears, its config, and the tensors it begins with,
-# <run>:<from>:<to>[,...] for those <from> of an earlier run (- for the shipped LM alone);
+# <run>:<from>:<to>[,...] for those <from> of an earlier run, <run>:: for all of them (- for
+# the shipped LM alone);
 # <run>+<run>:... for the mean of two runs (local/soup.py).
 #   text    ${dumpdir}/text/train_text: lines for the LM, no speech
 #   speech  ${dumpdir}/extracted/train_synth: frames of the frozen encoder
@@ -30,7 +31,7 @@ fresh_llama fresh   conf/train_asr_whisper_llama_mini_fresh.yaml ${ctc},$(lm_of 
 fresh_llada fresh   conf/train_asr_whisper_llada_mini_fresh.yaml ${ctc},$(lm_of known_llada) --seed 1
 llama       last    conf/train_asr_whisper_llama_mini_last.yaml  $(all_of fresh_llama)
 last_llada  last    conf/train_asr_whisper_llada_mini_last.yaml  $(all_of fresh_llada) --seed 1
-llada       last    conf/train_asr_whisper_llada_mini_soup.yaml  $(adapter_of llama+last_llada),$(lm_of last_llada),last_llada:decoder.read_again:decoder.read_again --seed 2
+llada       last    conf/train_asr_whisper_llada_mini_soup.yaml  last_llada::,$(adapter_of llama+last_llada) --seed 2
 EOF
 }
 
