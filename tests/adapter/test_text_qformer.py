@@ -231,6 +231,32 @@ def test_a_training_reads_along_drafts_and_first_passes(word_lm, tiny_whisper):
     assert response.transcripts == prefix.draft.ids
 
 
+def test_a_training_with_slots_reads_what_its_canvas_holds(word_lm, tiny_whisper):
+    options = {"bottleneck": 8, "first_pass": 1.0}
+    model = decoder(word_lm, tiny_whisper, text_qformer=options, slots=0.3).train()
+    vectors, lengths = audio(*[9] * 20)
+    text = torch.randint(model.lm.vocab_size - 60, model.lm.vocab_size, (20, 5))
+    sizes, seeds, eos = torch.full((20,), 5), list(range(20)), model.special.eos
+    prefix, response, _ = model.training_prefix(vectors, lengths, text, sizes, seeds)
+    assert (response.lengths > sizes).sum() > 10
+    for row, (size, read) in enumerate(
+        zip(response.lengths.tolist(), response.transcripts, strict=True)
+    ):
+        held = response.given[row, :size].tolist()
+        assert [t for t in held if t != eos] == read
+        wanted = response.text[row, :size].tolist()
+        assert [t for t in wanted if t != eos] == text[row].tolist()
+        # What was read along stands at the tokens that it was read along, and the end.
+        count = int(prefix.heard.counts[row])
+        places = prefix.heard.places[row, count - len(read) - 1 : count].tolist()
+        assert places == [i for i, t in enumerate(held) if t != eos] + [size]
+    loss = model.loss(
+        prefix, response.text, response.lengths, seeds, given=response.given
+    )
+    loss.mean.backward()
+    assert torch.isfinite(loss.mean) and model.read_again.grad.abs().sum() > 0
+
+
 def test_a_checkpoint_holds_what_is_trained_of_it(word_lm, tiny_whisper):
     model = torch.nn.ModuleDict({"decoder": decoder(word_lm, tiny_whisper)})
     names = trained_state(model).keys()
@@ -242,3 +268,7 @@ def test_a_checkpoint_holds_what_is_trained_of_it(word_lm, tiny_whisper):
 def test_what_does_not_fit_is_refused(word_lm, tiny_whisper):
     with pytest.raises(UserError, match="put hand_on: true into postencoder_conf"):
         decoder(word_lm, tiny_whisper, window=0)
+    with pytest.raises(UserError, match=r"slots: 0.2 needs 'decoder: llada'"):
+        decoder(word_lm, tiny_whisper, slots=0.2)  # no first_pass
+    with pytest.raises(UserError, match=r"slots: 0.2 needs 'decoder: llada'"):
+        decoder(word_lm, tiny_whisper, attention="causal", slots=0.2)
