@@ -159,7 +159,7 @@ def test_shipped_weights_need_no_training_data(recipe: Path, calls: Path):
     sweep = calls.read_text().splitlines()[-1]
     assert "sweep conf/sweep_mini.yaml --model mini --data dump/raw" in sweep
     assert "--sets test_read_ci --output exp/mini_ci --nj 2 --rows llama x" in sweep
-    assert "first pass   LLAMA\n  deliberated  LOWCONF_BONUS3.0" in done.stdout
+    assert "first pass   LLAMA\n  deliberated  DELIBERATION" in done.stdout
     assert "exp/mini_ci/report.html" in done.stdout
 
 
