@@ -79,12 +79,14 @@ class Recognizer:
                 "strategy mask_ctc: this model has no CTC to make a draft; train with "
                 "'ctc' in decoder_conf, or choose diffusion"
             )
-        reads = getattr(model.decoder, "text_qformer", None) is not None and use_audio
-        if (name := options.reads_along) and not reads:
-            raise UserError(
-                f"{name} {getattr(options, name)}: this model does not read along a "
-                "transcript; train with 'text_qformer' in decoder_conf"
-            )
+        reader = getattr(model.decoder, "text_qformer", None)
+        if (name := options.reads_along) and (reader is None or not use_audio):
+            why = "this model does not read along a transcript; train with "
+            why += "'text_qformer' in decoder_conf"
+            if reader is not None:
+                why = "without audio a model does not read along a transcript; set "
+                why += f"{name} to what needs none"
+            raise UserError(f"{name} {getattr(options, name)}: {why}")
         if options.slots_below and not getattr(model.decoder, "slots", 0):
             raise UserError(
                 f"slots_below {options.slots_below}: this model has not learnt to "

@@ -47,9 +47,9 @@ class Rereader:
         self.decoder, self.options, self.fill = decoder, options, fill
         self.audio, self.sizes = audio
 
-    def filled(self, prefix: Prefix, **instead: str) -> SamplerResult:
+    def filled(self, prefix: Prefix) -> SamplerResult:
         """What becomes of the prefix's own draft."""
-        return self._verified(prefix, **instead)[1]
+        return self._verified(prefix)[1]
 
     def again(self, result: SamplerResult) -> SamplerResult:
         """The further readings, each along what the one before has made."""

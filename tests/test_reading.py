@@ -215,5 +215,7 @@ def test_a_model_that_reads_once_is_told(model):
 
 
 def test_without_audio_nothing_reads_along(model):
-    with pytest.raises(UserError, match="does not read along"):
+    with pytest.raises(
+        UserError, match="measuring_passes 0: without audio a model does not read along"
+    ):
         Recognizer(model, SamplerOptions(**MEASURED), use_audio=False)
