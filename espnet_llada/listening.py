@@ -38,6 +38,7 @@ class Listener(nn.Module):
         lm: name or directory of the LM (see ``espnet_llada.weights``).
         num_layers: of the LM, counted from its input; all by default.
         lora: fields of ``LoraOptions``; None trains no LoRA.
+        compile_layers: training runs the LM's layers by torch.compile; for a GPU.
         train_lm: train the LM's layers themselves, for a small LM; its embedding and
             head stay frozen.
         prompt: the instruction before the audio.
@@ -85,6 +86,7 @@ class Listener(nn.Module):
         num_layers: int | None = None,
         lora: Mapping[str, Any] | None = None,
         train_lm: bool = False,
+        compile_layers: bool = False,
         prompt: str = "Transcribe the audio:",
         chat_template: bool = True,
         text_case: str = "lower",
@@ -131,6 +133,8 @@ class Listener(nn.Module):
             add_lora(self.lm.body, LoraOptions(**lora))
         elif train_lm:
             self.lm.train_layers()
+        if compile_layers:
+            self.lm.compile_layers()
         self.special = SpecialTokens(self.lm.mask_id, self.tokenizer.eos_id)
         self.prompt_ids = self.tokenizer.prompt(prompt, chat_template)
         self.text_qformer = None

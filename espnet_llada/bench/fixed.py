@@ -18,7 +18,7 @@ from torch import Tensor
 from espnet_llada.bench.graphs import compiled, runner
 from espnet_llada.decoder import LMDecoder, last_valid
 from espnet_llada.lm.backbone import Backbone
-from espnet_llada.lm.llama import Llama, StaticKVCache
+from espnet_llada.lm.llama import Llama, StaticKVCache, run_layer
 from espnet_llada.prefix import Prefix
 from espnet_llada.recognizer import Recognizer
 from espnet_llada.sampler import SamplerResult
@@ -46,8 +46,9 @@ class Fixed:
                 f"runtime {runtime}: not for a model with pointer or prefix_blind"
             )
         self.decoder, self.runtime = decoder, runtime
-        self.layer = compiled(_layer, backend) if runtime == "compile" else _layer
+        self.layer = compiled(run_layer, backend) if runtime == "compile" else run_layer
         self._memories: dict[tuple[int, ...], Any] = {}
+        self._encodings: dict[tuple[int, ...], _Encoding] = {}
 
     def memory(self, make: Callable[..., Any], *shape: int) -> Any:
         """The memory for this shape, made when it is first needed."""
@@ -59,8 +60,20 @@ class Fixed:
 
     @contextmanager
     def installed(self, recognizer: Recognizer) -> Iterator[None]:
-        """Have a recognizer decode so, and undo it in the end."""
-        raise NotImplementedError
+        """Have a recognizer's encoder run so, and undo it in the end."""
+        encoder = recognizer.model.encoder
+        plain = encoder._encode
+
+        def encode(mel: Tensor) -> Tensor:
+            if mel.shape not in self._encodings:
+                self._encodings[mel.shape] = _Encoding(plain, mel, self.runtime)
+            return self._encodings[mel.shape](mel)
+
+        encoder._encode = encode
+        try:
+            yield
+        finally:
+            del encoder._encode
 
 
 class StaticGreedy(Fixed):
@@ -101,7 +114,8 @@ class StaticGreedy(Fixed):
     def installed(self, recognizer: Recognizer) -> Iterator[None]:
         before, recognizer.search = recognizer.search, self
         try:
-            yield
+            with super().installed(recognizer):
+                yield
         finally:
             recognizer.search = before
 
@@ -130,13 +144,28 @@ class FixedPass(Fixed):
     def installed(self, recognizer: Recognizer) -> Iterator[None]:
         self.decoder.logits_fn = self.logits_fn
         try:
-            yield
+            with super().installed(recognizer):
+                yield
         finally:
             del self.decoder.logits_fn
 
 
-def _layer(layer, embeds, mask, turn, cache, kernel) -> Tensor:
-    return layer(embeds, mask, turn, cache, kernel)
+class _Encoding:
+    """Whisper's encoder for log-mel features of one shape."""
+
+    def __init__(self, encode: Callable[[Tensor], Tensor], mel: Tensor, runtime: str):
+        self._encode, self._mel = encode, mel.clone()
+        self.run = runner(self.step, runtime, mel.device)
+
+    def step(self) -> None:
+        """Features to frames."""
+        self._frames = self._encode(self._mel)
+
+    def __call__(self, mel: Tensor) -> Tensor:
+        """(B, n_mels, 2F) -> (B, F, d), overwritten by the next call."""
+        self._mel.copy_(mel)
+        self.run()
+        return self._frames
 
 
 def _hidden(body: Llama, run, embeds, mask, positions, caches) -> Tensor:

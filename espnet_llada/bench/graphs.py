@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import functools
+import weakref
 from collections.abc import Callable
 from typing import Any
 
@@ -47,10 +47,16 @@ def _captured(step: Callable[[], None], device: torch.device) -> Callable[[], No
         graph = torch.cuda.CUDAGraph()
         with torch.cuda.graph(graph, pool=_pool()):
             step()
+    _GRAPHS.add(graph)
     return graph.replay
 
 
-@functools.cache
+_GRAPHS: weakref.WeakSet[torch.cuda.CUDAGraph] = weakref.WeakSet()
+
+
 def _pool() -> Any:
-    """Of all graphs: each has been read out before another one is replayed."""
-    return torch.cuda.graph_pool_handle()
+    """One of all graphs: each has been read out before another one is replayed.
+
+    It lives as long as one of them does.
+    """
+    return next((graph.pool() for graph in _GRAPHS), None)

@@ -20,7 +20,9 @@ from espnet_llada.model import POSTENCODER, WhisperLLM
 from espnet_llada.types import SpecialTokens, UserError
 
 _PLAIN = ("lm", "num_layers", "lora", "loss", "canvas_slack", "dtype")
+_OF_TRAINING = ("compile_layers",)
 _OF_TOKENIZERS = ("prompt", "chat_template", "text_case")
+_KNOWN = _PLAIN + _OF_TRAINING + _OF_TOKENIZERS
 _STD = 0.02
 
 
@@ -83,7 +85,7 @@ def random_model(
 def empty_model(config: Mapping[str, Any], training: bool = False) -> WhisperLLM:
     """The same on the meta device: shapes without weights."""
     decoder = dict(config.get("decoder_conf") or {})
-    strange = [name for name in decoder if name not in _PLAIN + _OF_TOKENIZERS]
+    strange = [name for name in decoder if name not in _KNOWN]
     if strange or config.get("postencoder") != POSTENCODER:
         part = f"decoder_conf {strange[0]}" if strange else config.get("postencoder")
         raise UserError(f"random weights: for the paper's parts only, not for {part}")

@@ -1,13 +1,14 @@
 """A training step at full size: ours beside the way of the paper's release.
 
-Both see the same batch. Ours gives each utterance its own length and puts the masked
-positions through the head, a few at a time; the release pads audio to 30 s and makes
-the logits of the whole sequence.
+All ways see the same batch. Ours gives each utterance its own length and puts the
+masked positions through the head, a few at a time; the release pads audio to 30 s and
+makes the logits of the whole sequence. ``compiled`` is ours with ``compile_layers``.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import logging
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from espnet_llada.audio.encoder import WhisperEncoder
 from espnet_llada.bench.material import NOISE, material_of
 from espnet_llada.bench.meter import PeakMemory, seconds_of
 from espnet_llada.bench.random_model import model_bytes, random_model
@@ -27,7 +29,8 @@ ROWS = 4
 """Utterances on one GPU, as in the paper."""
 
 TOKENS_PER_SECOND = 6
-WAYS = ("ours", "release")
+WAYS = ("release", "ours", "compiled")
+BACKEND = "inductor"
 
 
 @dataclass
@@ -41,6 +44,7 @@ class Step:
         times: seconds.
         memory: MiB above the weights, at most.
         model: MiB of the weights, all of them.
+        failed: why the way could not be measured; "" where it could.
     """
 
     way: str
@@ -49,6 +53,7 @@ class Step:
     times: list[float] = field(default_factory=list)
     memory: float = 0.0
     model: float = 0.0
+    failed: str = ""
 
     def as_dict(self) -> dict[str, Any]:
         """For JSON."""
@@ -82,29 +87,36 @@ def compare(
     model = random_model(config, device, training=True)
     mixed = bool(config.get("use_amp", False))
     amp = torch.autocast(torch.device(device).type, torch.bfloat16, mixed)
-    own = model.encoder
-    encoders = {"ours": own, "release": padding(own)}
+    ways = dict(zip(WAYS, _ways(model), strict=True))
     steps = []
     for seconds in durations:
         batch = batch_of(model, seconds)
-        pair = [Step(way, seconds, model=model_bytes(model) / 2**20) for way in WAYS]
+        group = [Step(way, seconds, model=model_bytes(model) / 2**20) for way in WAYS]
         for number in range(repeats + 1):
-            for step in pair:
-                model.encoder = encoders[step.way]
-                took, memory = _measured(step, model, batch, amp)
-                if number:
-                    step.times.append(took)
-                    step.memory = max(step.memory, memory)
-        steps += pair
-    model.encoder = own
+            for step in group:
+                if not step.failed:
+                    model.encoder, model.decoder.lm.body.run = ways[step.way]
+                    _measure(step, model, batch, amp, warm_up=not number)
+        steps += group
+    model.encoder, model.decoder.lm.body.run = ways["ours"]
     return steps
 
 
-def _measured(
-    step: Step, model: WhisperLLM, batch: Batch, amp: torch.autocast
-) -> tuple[float, float]:
-    """Seconds and MiB of one step."""
-    loss = our_loss if step.way == "ours" else release_loss
+def _ways(model: WhisperLLM) -> Iterator[tuple[WhisperEncoder, Callable[..., Any]]]:
+    """Encoder, and how a layer is run, of each."""
+    own, lm = model.encoder, model.decoder.lm
+    plain = lm.body.run
+    yield padding(own), plain
+    yield own, plain
+    lm.compile_layers(BACKEND)
+    yield own, lm.body.run
+
+
+def _measure(
+    step: Step, model: WhisperLLM, batch: Batch, amp: torch.autocast, warm_up: bool
+) -> None:
+    """One step."""
+    loss = release_loss if step.way == "release" else our_loss
 
     def run() -> None:
         with amp:
@@ -112,9 +124,18 @@ def _measured(
         value.backward()
 
     model.zero_grad(set_to_none=True)
-    with PeakMemory() as memory:
-        took = seconds_of(run)
-    return took, memory.mebibytes
+    try:
+        with PeakMemory() as memory:
+            took = seconds_of(run)
+    except RuntimeError as e:  # torch.compile fails in many ways
+        if step.way != "compiled":
+            raise
+        step.failed = f"{type(e).__name__}: {(str(e).strip().splitlines() or [''])[0]}"
+        logging.warning(f"left out: {step.way}, {step.seconds:g} s: {step.failed}")
+        return
+    if not warm_up:
+        step.times.append(took)
+        step.memory = max(step.memory, memory.mebibytes)
 
 
 def batch_of(model: WhisperLLM, seconds: float) -> Batch:
@@ -175,21 +196,26 @@ def markdown(steps: Sequence[Step], machine: Mapping[str, Any]) -> str:
         "| times faster | MiB less |",
         "|---:|---|---:|---:|---:|---:|---:|---:|",
     ]
-    for ours, release in zip(steps[::2], steps[1::2], strict=True):
-        for step in (release, ours):
-            low, middle, high = 1e3 * np.percentile(step.times, (25, 50, 75))
-            cells = [
-                f"{step.seconds:g}",
-                step.way,
-                f"{step.positions}",
-                f"{middle:.1f} ({low:.1f}-{high:.1f})",
-                f"{step.memory:.0f}",
-                f"{step.model:.0f}",
-            ]
-            if step is ours:
-                times = np.median(np.array(release.times) / np.array(ours.times))
-                cells += [f"{times:.2f}", f"{release.memory - ours.memory:.0f}"]
-            else:
-                cells += ["", ""]
-            lines.append(f"| {' | '.join(cells)} |")
+    release: Step | None = None
+    for step in steps:
+        if step.way == "release":
+            release = step
+        if not step.failed:
+            lines.append(f"| {' | '.join(_cells(step, release))} |")
     return "\n".join(lines)
+
+
+def _cells(step: Step, release: Step) -> list[str]:
+    low, middle, high = 1e3 * np.percentile(step.times, (25, 50, 75))
+    cells = [
+        f"{step.seconds:g}",
+        step.way,
+        f"{step.positions}",
+        f"{middle:.1f} ({low:.1f}-{high:.1f})",
+        f"{step.memory:.0f}",
+        f"{step.model:.0f}",
+    ]
+    if step is release:
+        return [*cells, "", ""]
+    times = np.median(np.array(release.times) / np.array(step.times))
+    return [*cells, f"{times:.2f}", f"{release.memory - step.memory:.0f}"]

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from espnet_llada.frozen import Pretrained
 from espnet_llada.lm.head import head_nll
-from espnet_llada.lm.llama import KVCache, Llama
+from espnet_llada.lm.llama import KVCache, Llama, run_layer
 from espnet_llada.lm.loading import load_llama
 from espnet_llada.types import UserError
 
@@ -79,6 +79,12 @@ class Backbone(Pretrained):
         """Have the layers trained; what stays frozen are the embedding and the head."""
         self.body.layers.requires_grad_(True)
         self.body.norm.requires_grad_(True)
+
+    def compile_layers(self, backend: str = "inductor") -> None:
+        """Have training run the layers by torch.compile, for batches of any shape."""
+        import torch._dynamo
+
+        self.body.run = torch.compile(run_layer, dynamic=True, backend=backend)
 
     @property
     def embedding(self) -> nn.Embedding:

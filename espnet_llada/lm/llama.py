@@ -179,11 +179,12 @@ class Llama(nn.Module):
 
     Attributes:
         kernel: ``sdpa``, or ``eager``: on a CPU its backward pass is the faster one.
+        run: how a layer is run in training: ``run_layer``, or that by torch.compile.
     """
 
     def __init__(self, config: LlamaConfig):
         super().__init__()
-        self.config, self.kernel = config, "sdpa"
+        self.config, self.kernel, self.run = config, "sdpa", run_layer
         # Given a weight, since drawing one on the meta device imports torch._dynamo.
         table = torch.empty(config.vocab_size, config.hidden_size)
         self.embed_tokens = nn.Embedding(*table.shape, _weight=table)
@@ -209,9 +210,15 @@ class Llama(nn.Module):
             cache: of the K - Q positions before; it takes these up.
         """
         turn = self.rotary_emb(positions, embeds.dtype)
+        run = self.run if self.training else run_layer
         for layer in self.layers:
-            embeds = layer(embeds, mask, turn, cache, self.kernel)
+            embeds = run(layer, embeds, mask, turn, cache, self.kernel)
         return self.norm(embeds)
+
+
+def run_layer(layer: nn.Module, embeds, mask, turn, cache, kernel) -> Tensor:
+    """The layer; compiled as a function, code for one fits them all."""
+    return layer(embeds, mask, turn, cache, kernel)
 
 
 class RMSNorm(nn.Module):

