@@ -28,7 +28,7 @@ class RandomSystems:
     def __init__(self, configs: Mapping[str, Path], device: str):
         self.configs = {name: read_train_config(p) for name, p in configs.items()}
         self.paths, self.device = configs, device
-        self._models: dict[tuple[str, str], nn.Module] = {}
+        self._models: dict[tuple[str, str, bool], nn.Module] = {}
 
     @property
     def dtype(self) -> str:
@@ -44,7 +44,7 @@ class RandomSystems:
         """
         from espnet_llada.recognizer import Recognizer
 
-        key = row.system, row.weights
+        key = row.system, row.weights, row.prefix_blind
         if key not in self._models:
             self._models[key] = self._made(row)
         model = self._models[key]
@@ -55,6 +55,7 @@ class RandomSystems:
             model = random_model(self.configs[row.system], self.device)
         except UserError as e:
             raise UserError(f"{self.paths[row.system]}: {e}") from e
+        model.decoder.prefix_blind = row.prefix_blind
         if row.weights == "int8":
             in_int8(model)
         return model
@@ -81,6 +82,8 @@ def refusal(row: SweepRow, systems: Any, device: str) -> str | None:
         return "weights int8 needs the package torchao; install it"
     if row.weights and not random:
         return f"weights {row.weights} is for --model random"
+    if row.prefix_blind and not random:
+        return "prefix_blind is for --model random; a trained model has it or not"
     if row.quantize_asr_model and random:
         return "quantize_asr_model is for trained models; write weights: int8"
     if row.runtime == "graph" and torch.device(device).type != "cuda":

@@ -90,10 +90,10 @@ def main(cmd: list[str] | None = None) -> None:
 
     sweep = read_rows(args)
     for row in sweep.rows:
-        if row.runtime != "plain" or row.weights:
+        if row.only_for_bench:
             raise UserError(
-                f"{args.sweep}: row {row.key}: runtime and weights are for "
-                "espnet-llada bench; drop them"
+                f"{args.sweep}: row {row.key}: runtime, weights and prefix_blind are "
+                "for espnet-llada bench; drop them"
             )
     sets = args.sets.split()
     sizes = {name: _size(args.data / name) for name in sets}

@@ -23,7 +23,7 @@
 
 For ``espnet-llada bench`` alone: ``train_configs: {llada: train_….yaml}`` at the top
 says what ``--model random`` builds; a row may have ``runtime``, one of ``RUNTIMES``,
-and ``weights: int8``.
+``weights: int8`` and ``prefix_blind: true``, as if trained so.
 
 ``config`` and ``train_configs`` are relative to this file. ``{}`` is the value of
 ``each``, ``{percent}`` the same as a percentage.
@@ -45,7 +45,7 @@ from espnet_llada.yaml_file import read_yaml
 SYSTEMS = ("whisper", "llama", "llada")
 _TOP = ("baseline", "reference", "headline", "examples", "train_configs", "rows")
 _ROW = ("label", "group", "system", "config", "options", "each", "first_pass")
-_BENCH = ("runtime", "weights")
+_BENCH = ("runtime", "weights", "prefix_blind")
 RUNTIMES = ("plain", "static", "graph", "compile")
 """As a user would run it; with shapes and memory that never change; that as one CUDA
 graph; with its layers by torch.compile, on a GPU as one CUDA graph."""
@@ -67,7 +67,7 @@ class SweepRow:
         use_audio, output_case, batch_size, quantize_asr_model: see
             ``asr_inference --help``.
         first_pass: key of the row that is deliberated over.
-        runtime, weights: for the bench, see ``RUNTIMES`` and ``WEIGHTS``.
+        runtime, weights, prefix_blind: for the bench, see above.
         axis, value: the option that the rows of a curve differ in, and what it is
             here; None for a row that stands alone.
     """
@@ -86,6 +86,12 @@ class SweepRow:
     value: float | None = None
     runtime: str = "plain"
     weights: str = ""
+    prefix_blind: bool = False
+
+    @property
+    def only_for_bench(self) -> bool:
+        """Whether it has what a sweep does not know."""
+        return self.runtime != "plain" or bool(self.weights) or self.prefix_blind
 
 
 @dataclass(frozen=True)
@@ -240,15 +246,16 @@ def _row(
         first_pass=entry.get("first_pass"),
         runtime=_choice(entry, "runtime", RUNTIMES, where),
         weights=_choice(entry, "weights", WEIGHTS, where),
+        prefix_blind=_choice(entry, "prefix_blind", (False, True), where),
     )
 
 
 def _choice(
-    entry: Mapping[str, Any], name: str, allowed: Sequence[str], where: str
-) -> str:
+    entry: Mapping[str, Any], name: str, allowed: Sequence[Any], where: str
+) -> Any:
     value = entry.get(name, allowed[0])
     if value not in allowed:
-        choices = ", ".join(filter(None, allowed))
+        choices = ", ".join(str(choice) for choice in allowed if choice != "")
         raise UserError(f"{where}: {name}: {value!r}; allowed: {choices}")
     return value
 
@@ -284,11 +291,13 @@ def _check(row: SweepRow, above: Sequence[SweepRow], where: str) -> None:
         raise UserError(f"{where}: beam_size {options.beam_size} needs system: llama")
     if not row.use_audio and not options.deliberates:
         raise UserError(f"{where}: without audio there is nothing to transcribe")
-    plain = row.runtime == "plain" and not row.weights
+    plain = not row.only_for_bench
     if not plain and (row.system == "whisper" or options.beam_size > 1):
-        raise UserError(f"{where}: runtime and weights are for our greedy decoding")
+        raise UserError(f"{where}: {', '.join(_BENCH)} are for our greedy decoding")
     if row.runtime != "plain" and options.profile == "release":
         raise UserError(f"{where}: profile release is measured with runtime: plain")
+    if row.prefix_blind and (row.system != "llada" or row.runtime != "plain"):
+        raise UserError(f"{where}: prefix_blind needs system: llada, runtime: plain")
     if options.deliberates != (row.first_pass is not None):
         wants = "needs" if options.deliberates else "takes no"
         raise UserError(f"{where}: strategy {options.strategy} {wants} first_pass")

@@ -35,8 +35,9 @@ rows:
   fixed:
     label: three passes, compiled
     system: llada
-    options: {canvas_length: 64, tokens_per_second: 6, steps: 3}
+    options: &same {canvas_length: 64, tokens_per_second: 6, steps: 3}
     runtime: compile
+  blind: {label: blind, system: llada, options: *same, prefix_blind: true}
 """
 INT8 = "  int8: {label: int8, system: llada, options: {steps: 2}, weights: int8}\n"
 GRAPH = "  graph: {label: graph, system: llama, runtime: graph}\n"
@@ -80,7 +81,7 @@ def test_the_whole_way(rows, tmp_path, capsys):
     content = json.loads((out / "bench.json").read_text())
     assert content["machine"]["dtype"] == "bfloat16"
     found = {(r["system"], r["seconds"], r["batch"]): r for r in content["records"]}
-    assert len(found) == 1 + 2 * 6
+    assert len(found) == 1 + 2 * 7
     for (system, seconds, _), record in found.items():
         assert len(record["total"]) == 2 and not record["failed"]
         assert record["model"] > 0
@@ -97,6 +98,8 @@ def test_the_whole_way(rows, tmp_path, capsys):
     assert found["release", 2.0, 1]["flops"]["encoder"] > (
         5 * found["steps1", 2.0, 1]["flops"]["encoder"]
     ), "the release alone pads"
+    work = [found[key, 2.0, 1]["flops"]["LLM"] for key in ("blind", "steps3")]
+    assert work[0] < 0.6 * work[1], "the prefix once, not in each pass"
     text = (out / "BENCH.md").read_text()
     assert text in capsys.readouterr().out and "Left out" not in text
     assert "GFLOP/s in bfloat16" in text
@@ -255,7 +258,7 @@ def test_rows_that_cannot_be_measured_here(rows, tmp_path, monkeypatch, caplog):
     with caplog.at_level(logging.WARNING):
         bench.main(cmd)
     assert message in caplog.text and "row graph" in caplog.text
-    assert "int8" not in [row.key for row in called] and len(called) == 7
+    assert "int8" not in [row.key for row in called] and len(called) == 8
 
 
 def test_int8_weights_take_half_the_memory(configs):
@@ -284,8 +287,16 @@ def test_what_does_not_fit_is_refused(rows, configs, tmp_path):
     rows.write_text(ROWS.replace("steps: 4,", "steps: 4, x: 1,"))
     with pytest.raises(UserError, match="row release: options: unknown key 'x'"):
         bench.main(cmd)
+    rows.write_text(ROWS.replace("prefix_blind: true", "prefix_blind: 2"))
+    with pytest.raises(UserError, match="prefix_blind: 2; allowed: False, True"):
+        bench.main(cmd)
+    rows.write_text(
+        ROWS.replace("prefix_blind: true", "prefix_blind: true, runtime: static")
+    )
+    with pytest.raises(UserError, match="prefix_blind needs system: llada, runtime: p"):
+        bench.main(cmd)
     rows.write_text(ROWS)
-    with pytest.raises(UserError, match="row static: runtime and weights are for"):
+    with pytest.raises(UserError, match="row static: runtime, weights and"):
         sweep.main([str(rows), "--data", "d", "--sets", "s", "--output", "o"])
     configs["llada"]["decoder_conf"]["ctc"] = {"weight": 0.3}
     with pytest.raises(UserError, match="not for decoder_conf ctc"):
