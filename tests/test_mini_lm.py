@@ -68,6 +68,23 @@ def test_a_token_has_the_mean_of_its_pieces(make_lm):
         assert np.linalg.norm(made[token]) == pytest.approx(length, rel=1e-5)
 
 
+def test_unseen_tokens_become_like_those_whose_words_are_alike(make_lm):
+    random = np.random.default_rng(1)
+    special, seen = len(make_lm.SPECIAL), 30
+    rows, unseen = random.normal(size=(special + seen + 4, 64)), random.normal(size=64)
+    rows[-4:] = unseen * [[0.5], [1.0], [1.0], [1.5]]
+    rows[0] = unseen
+    words = random.normal(size=(len(rows), 32))
+    twins = special + np.array([7, 3, 20, 11])
+    words[-4:] = words[twins] + random.normal(size=(4, 32)) * 0.1
+    made = make_lm.told_apart(rows, unseen, words)
+    assert np.array_equal(made[:-4], rows[:-4])
+    lengths = np.linalg.norm(rows[special:-4], axis=1).mean()
+    assert np.allclose(np.linalg.norm(made[-4:], axis=1), lengths)
+    cosines = made[-4:] @ rows[special:-4].T / np.linalg.norm(rows[special:-4], axis=1)
+    assert (cosines.argmax(axis=1) + special == twins).all()
+
+
 def test_what_is_kept_can_be_put_together(make_lm):
     candidates = ["▁", *"abcdefghijklmnopqrstuvwxyz'", "▁a", "ab", "▁ab", "cd", "ef"]
     kept = make_lm.kept_tokens(candidates, ["ab ab cd", "ab"], wanted=31)

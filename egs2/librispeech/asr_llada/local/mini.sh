@@ -90,7 +90,7 @@ mini_speech() {
     export "$1=${made# }"
 }
 
-# Speech, unless SYNTH, FRESH and LAST name some, and the LM, unless the shipped one serves.
+# Speech, unless SYNTH, FRESH and LAST name some.
 mini_material() {
     local set held_out=()
     # What the evaluation sets say must not be spoken, so they come first.
@@ -102,9 +102,13 @@ mini_material() {
     mini_speech SYNTH "${engines}" "" 0
     mini_speech FRESH "${fresh}" _fresh 1
     mini_speech LAST "${last}" _last 2
+}
+
+# The LM with the words of its text, unless the shipped one serves.
+mini_lm() {
     if [ "${lm}" != stories15m ] && [ ! -f "${lm}/model.safetensors" ]; then
         log "Making the LM in ${lm}"
-        python3 local/make_lm.py --output "${lm}"
+        python3 local/make_lm.py --text "${dumpdir}/text/${text_set}/text" --output "${lm}"
     fi
 }
 
@@ -192,9 +196,9 @@ mini_training() {
         done
     fi
     if reached 1; then mini_material; fi
-    if [ "${stage}" -le 5 ]; then
-        asr "${common[@]}" --hugging_face_model_name_or_path "${lm}" --stage "${stage}" \
-            --stop_stage "$(min "${stop_stage}" 5)" ${options[@]+"${options[@]}"}
+    if [ "${stage}" -le 4 ]; then
+        asr "${common[@]}" --stage "${stage}" \
+            --stop_stage "$(min "${stop_stage}" 4)" ${options[@]+"${options[@]}"}
     fi
     # The same two stages of the other sets; asr.sh knows one.
     if [ "${stage}" -le 4 ] && [ "${stop_stage}" -ge 3 ]; then
@@ -204,7 +208,12 @@ mini_training() {
                 --stage "$(max "${stage}" 3)" --stop_stage "$(min "${stop_stage}" 4)"
         done
     fi
-    if reached 5; then mini_text; fi
+    if reached 5; then
+        mini_text
+        mini_lm
+        asr "${common[@]}" --hugging_face_model_name_or_path "${lm}" --stage 5 \
+            --stop_stage 5 ${options[@]+"${options[@]}"}
+    fi
     if reached 10; then mini_features; fi
     mini_trainings
 }
