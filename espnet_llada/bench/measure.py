@@ -121,10 +121,11 @@ def measure(
 ) -> Iterator[Record]:
     """Measure; yields after each run, the record that has grown.
 
-    Each repetition decodes every cell once, in an order of its own, so that whatever
-    else the machine does falls on all systems alike. Before that each cell runs once
-    to be warm and to count its work. A cell that the machine cannot run, for want of
-    memory or of a compiler, says so in its record and is left out from then on.
+    Cells of the same speech are measured together, one speech after the other: each
+    repetition decodes all of them once, in an order of its own, so that whatever else
+    the machine does falls on all systems alike. Before that each runs once to be warm
+    and to count its work. A cell that the machine cannot run, for want of memory or of
+    a compiler, says so in its record and is left out from then on.
 
     Args:
         systems: must not remember encoded audio.
@@ -132,27 +133,23 @@ def measure(
         data: see ``material_of``.
         repeats: at least 1.
     """
-    speech: dict[tuple[float, int], list[np.ndarray]] = {}
-    for cell in cells:
-        key = cell.seconds, cell.batch
-        if key not in speech:
-            speech[key] = material_of(data, *key)
-    records = [Record(cell) for cell in cells]
-    pairs = []
-    for record in records:
-        cell = record.cell
-        run = _runner(systems, cell, speech[cell.seconds, cell.batch])
-        _attempt(record, run, True)
-        if not record.failed:
-            pairs.append((record, run))
-        yield record
     order = random.Random(0)
-    for _ in range(repeats):
-        order.shuffle(pairs)
+    groups: dict[tuple[float, int], list[Cell]] = {}
+    for cell in cells:
+        groups.setdefault((cell.seconds, cell.batch), []).append(cell)
+    for size, group in groups.items():
+        speech = material_of(data, *size)
+        pairs = [(Record(cell), _runner(systems, cell, speech)) for cell in group]
         for record, run in pairs:
-            if not record.failed:
-                _attempt(record, run, False)
+            _attempt(record, run, True)
             yield record
+        pairs = [pair for pair in pairs if not pair[0].failed]
+        for _ in range(repeats):
+            order.shuffle(pairs)
+            for record, run in pairs:
+                if not record.failed:
+                    _attempt(record, run, False)
+                yield record
 
 
 def _attempt(
