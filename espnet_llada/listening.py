@@ -231,19 +231,22 @@ class Listener(nn.Module):
             heard = beside(heard, transcripts)
         return self._join(heard, own)
 
-    def likelihood(self, audio: Tensor, texts: Sequence[Sequence[int]]) -> Tensor:
-        """(B,), log-probability that ``text_qformer`` gives to texts and their ends.
+    def likelihood(
+        self, audio: Tensor, rows: Tensor, texts: Sequence[Sequence[int]]
+    ) -> Tensor:
+        """(N,), log-probability that ``text_qformer`` gives to texts and their ends.
 
         Args:
             audio: (B, A, encoder_output_size).
-            texts: B rows of token ids.
+            rows: (N,) int64, the audio of each text.
+            texts: N rows of token ids.
         """
-        log_probs, _ = self._read(audio, texts)
+        log_probs, _ = self._read(audio, texts, rows)
         values = likelihoods(log_probs, texts, self.special.eos)
         return torch.tensor(values, device=audio.device)
 
     def _reader(self, audio: Tensor) -> Read:
-        return lambda rows, texts: self._read(audio[rows], texts)
+        return lambda rows, texts: self._read(audio, texts, rows)
 
     def _prompt(self, batch: int) -> Tensor:
         prompt = torch.tensor([self.prompt_ids], device=self.lm.embedding.weight.device)
@@ -271,11 +274,15 @@ class Listener(nn.Module):
         return self.projection.view(log_probs, lengths, table), own
 
     def _read(
-        self, audio: Tensor, texts: Sequence[Sequence[int]]
+        self,
+        audio: Tensor,
+        texts: Sequence[Sequence[int]],
+        rows: Tensor | None = None,
     ) -> tuple[Tensor, Tensor]:
         """What ``TextQFormer`` reads along transcripts."""
         frames = audio[..., self._width :].unflatten(2, (-1, self._width)).flatten(1, 2)
-        return self.text_qformer(frames, texts, self.projection.words, self.special.eos)
+        words, eos = self.projection.words, self.special.eos
+        return self.text_qformer(frames, texts, words, eos, rows)
 
     def _both(
         self,

@@ -100,7 +100,7 @@ class Rereader:
         one = changed[rows] & (numbers[rows] == tried[:, None])
         tokens = torch.where(one, new[rows], old[rows])
         texts = _chosen(tokens, self._places(tokens))
-        likely = self.decoder.likelihood(self.audio[rows], texts)
+        likely = self.decoder.likelihood(self.audio, rows, texts)
         before = likely.new_zeros(len(old))
         before[rows[tried == 0]] = likely[tried == 0]
         worse = one & (likely < before[rows])[:, None]

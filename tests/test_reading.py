@@ -142,7 +142,7 @@ def test_a_change_that_reading_finds_less_likely_is_taken_back(model, speech):
     def odd(row):
         return float(sum(token % 2 for token in row))
 
-    model.decoder.likelihood = lambda audio, texts: torch.tensor([*map(odd, texts)])
+    model.decoder.likelihood = lambda audio, rows, texts: torch.tensor([*map(odd, texts)])
     checked = recognize(model, speech, TEXTS, **options, verify=True)
     kinds = set()
     for before, spoiled, found in zip(ids, free, checked, strict=True):
@@ -162,8 +162,10 @@ def test_the_likelihood_of_a_text_is_that_of_each_token_and_the_end(model, speec
         torch.from_numpy(speech[0])[None], torch.tensor([len(speech[0])])
     )
     own = model.decoder.prefix(audio, sizes, transcripts=ids).draft.log_probs[0]
-    shorter = model.decoder.likelihood(audio, [ids[0][:-1]])
-    values = model.decoder.likelihood(audio.expand(2, -1, -1), [ids[0], ids[0][:-1]])
+    shorter = model.decoder.likelihood(audio, torch.tensor([0]), [ids[0][:-1]])
+    values = model.decoder.likelihood(
+        audio, torch.tensor([0, 0]), [ids[0], ids[0][:-1]]
+    )
     log_probs, _ = model.decoder._read(audio, ids)
     end = log_probs[0, -1, model.decoder.special.eos]
     torch.testing.assert_close(values[0], sum(own) + end)

@@ -90,14 +90,18 @@ class TextQFormer(Pretrained):
         transcripts: Sequence[Sequence[int]],
         words: Tensor,
         eos: int,
+        rows: Tensor | None = None,
     ) -> tuple[Tensor, Tensor]:
         """Which token comes next, behind each token of a transcript.
 
         Args:
-            frames: (B, F, d_model) of the encoder; one that is all zero is none.
+            frames: (B, F, d_model) of the encoder; one that is all zero is none. With
+                ``rows`` (U, F, d_model).
             transcripts: B rows of token ids.
             words: (V, d_model), Whisper's embedding of each token.
             eos: id of the token that stands for the end.
+            rows: (B,) int64, whose frames each transcript is of, where several are of
+                one utterance.
 
         Returns:
             (B, T + 1, V) float32 log-probabilities, the i-th of the i-th token given
@@ -105,17 +109,17 @@ class TextQFormer(Pretrained):
             int64, how many of them each row has.
         """
         device = frames.device
-        rows = [torch.tensor(t[: self.longest], dtype=torch.long) for t in transcripts]
-        counts = torch.tensor([len(row) + 1 for row in rows], device=device)
-        text = F.embedding(pad_sequence(rows, batch_first=True).to(device), words)
-        start = self.start.expand(len(rows), -1, -1)
+        ids = [torch.tensor(t[: self.longest], dtype=torch.long) for t in transcripts]
+        counts = torch.tensor([len(row) + 1 for row in ids], device=device)
+        text = F.embedding(pad_sequence(ids, batch_first=True).to(device), words)
+        start = self.start.expand(len(ids), -1, -1)
         x = torch.cat([start, text.to(start.dtype)], dim=1)
         x = x + self.places[: x.shape[1]]
         frames = frames.to(x.dtype)
         seen = (frames != 0).any(dim=-1)
         seen = (seen | ~seen.any(dim=-1, keepdim=True))[:, None, None]
         for block, small in zip(self.blocks, self.bottlenecks, strict=True):
-            x = small(block(x, frames, seen, causal=True))
+            x = small(block(x, frames, seen, causal=True, rows=rows))
         hidden = self.ln(x)[:, len(self.start) - 1 :]
         logits = (hidden @ words.to(hidden.dtype).T).float()
         logits[..., eos] = (hidden @ self.end.to(hidden.dtype)).float()

@@ -14,6 +14,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from espnet_llada import weights
@@ -155,6 +156,32 @@ class _CrossAttention(Attention):
         mixed = torch.einsum("nqhm,hdm->nqhd", mixed, value).flatten(2)
         return self.out(mixed + self.value.bias)
 
+    def shared(self, x: Tensor, memory: Tensor, seen: Tensor, rows: Tensor) -> Tensor:
+        """The same for several texts of an utterance: its frames are projected once.
+
+        Args:
+            x: (N, Q, d).
+            memory: (U, K, d), the frames of U utterances.
+            seen: (U, 1, 1, K) bool, of them those that are there.
+            rows: (N,) int64, whose frames each text reads.
+        """
+        heads = (self.heads, -1)
+        query = self.query(x).unflatten(-1, heads)
+        mixed = torch.empty_like(query)
+        for row in rows.unique().tolist():
+            own, frames = rows == row, memory[row, seen[row, 0, 0]]
+            q, k, v = (
+                part.unflatten(-1, heads).transpose(0, 1)[None]
+                for part in (
+                    query[own].flatten(2).flatten(0, 1),
+                    self.key(frames),
+                    self.value(frames),
+                )
+            )
+            found = F.scaled_dot_product_attention(q, k, v)[0].transpose(0, 1)
+            mixed[own] = found.unflatten(0, (-1, x.shape[1]))
+        return self.out(mixed.flatten(2))
+
 
 class DecoderBlock(Block):
     """A decoder layer: cross-attention between the two parts."""
@@ -165,12 +192,22 @@ class DecoderBlock(Block):
         self.cross_attn_ln = nn.LayerNorm(config.d_model)
 
     def forward(
-        self, x: Tensor, memory: Tensor, seen: Tensor, causal: bool = False
+        self,
+        x: Tensor,
+        memory: Tensor,
+        seen: Tensor,
+        causal: bool = False,
+        rows: Tensor | None = None,
     ) -> Tensor:
         """Queries (N, Q, d) that read frames (N, K, d), of which ``seen`` are there.
 
-        ``causal``: a query sees those before it only, as in Whisper.
+        ``causal``: a query sees those before it only, as in Whisper. ``rows``: see
+        ``_CrossAttention.shared``; N frames by default, one for each.
         """
         x = x + self.attn(self.attn_ln(x), causal)
-        x = x + self.cross_attn(self.cross_attn_ln(x), memory, seen)
+        asked = self.cross_attn_ln(x)
+        if rows is None:
+            x = x + self.cross_attn(asked, memory, seen)
+        else:
+            x = x + self.cross_attn.shared(asked, memory, seen, rows)
         return x + self.mlp(self.mlp_ln(x))

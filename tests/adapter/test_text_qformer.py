@@ -37,6 +37,15 @@ def frames(*lengths: int) -> torch.Tensor:
 
 
 @torch.no_grad()
+def test_texts_of_one_utterance_share_its_frames(reader, table):
+    audio, rows = frames(9, 4, 6), torch.tensor([2, 0, 2, 1, 0])
+    texts = [[5, 40], [7], [], [33, 5, 8], [12, 13, 14]]
+    alone = reader(audio[rows], texts, table[WORDS], END)
+    shared = reader(audio, texts, table[WORDS], END, rows)
+    torch.testing.assert_close(shared, alone)
+
+
+@torch.no_grad()
 def test_it_says_what_whispers_own_decoder_says(reader, table, tiny_whisper):
     """transformers' decoder, fed with the same text, row by row."""
     from espnet_llada.torchaudio_guard import import_torchaudio
