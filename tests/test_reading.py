@@ -142,7 +142,7 @@ def test_a_change_that_reading_finds_less_likely_is_taken_back(model, speech):
     def odd(row):
         return float(sum(token % 2 for token in row))
 
-    model.decoder.likelihood = lambda audio, rows, texts: torch.tensor([*map(odd, texts)])
+    model.decoder.likelihood = lambda _, rows, texts: torch.tensor([*map(odd, texts)])
     checked = recognize(model, speech, TEXTS, **options, verify=True)
     kinds = set()
     for before, spoiled, found in zip(ids, free, checked, strict=True):
