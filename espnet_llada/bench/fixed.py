@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from espnet_llada.bench.graphs import compiled, runner
+from espnet_llada.bench.graphs import Replayed, compiled, runner
 from espnet_llada.decoder import LMDecoder, last_valid
 from espnet_llada.lm.backbone import Backbone
 from espnet_llada.lm.llama import Llama, StaticKVCache, run_layer
@@ -48,7 +48,7 @@ class Fixed:
         self.decoder, self.runtime = decoder, runtime
         self.layer = compiled(run_layer, backend) if runtime == "compile" else run_layer
         self._memories: dict[tuple[int, ...], Any] = {}
-        self._encodings: dict[tuple[int, ...], _Encoding] = {}
+        self._encodings: dict[tuple[int, ...], Replayed] = {}
 
     def memory(self, make: Callable[..., Any], *shape: int) -> Any:
         """The memory for this shape, made when it is first needed."""
@@ -66,7 +66,7 @@ class Fixed:
 
         def encode(mel: Tensor) -> Tensor:
             if mel.shape not in self._encodings:
-                self._encodings[mel.shape] = _Encoding(plain, mel, self.runtime)
+                self._encodings[mel.shape] = Replayed(plain, mel, self.runtime)
             return self._encodings[mel.shape](mel)
 
         encoder._encode = encode
@@ -148,24 +148,6 @@ class FixedPass(Fixed):
                 yield
         finally:
             del self.decoder.logits_fn
-
-
-class _Encoding:
-    """Whisper's encoder for log-mel features of one shape."""
-
-    def __init__(self, encode: Callable[[Tensor], Tensor], mel: Tensor, runtime: str):
-        self._encode, self._mel = encode, mel.clone()
-        self.run = runner(self.step, runtime, mel.device)
-
-    def step(self) -> None:
-        """Features to frames."""
-        self._frames = self._encode(self._mel)
-
-    def __call__(self, mel: Tensor) -> Tensor:
-        """(B, n_mels, 2F) -> (B, F, d), overwritten by the next call."""
-        self._mel.copy_(mel)
-        self.run()
-        return self._frames
 
 
 def _hidden(body: Llama, run, embeds, mask, positions, caches) -> Tensor:
