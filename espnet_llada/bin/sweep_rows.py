@@ -291,8 +291,7 @@ def _check(row: SweepRow, above: Sequence[SweepRow], where: str) -> None:
         raise UserError(f"{where}: beam_size {options.beam_size} needs system: llama")
     if not row.use_audio and not options.deliberates:
         raise UserError(f"{where}: without audio there is nothing to transcribe")
-    plain = not row.only_for_bench
-    if not plain and (row.system == "whisper" or options.beam_size > 1):
+    if row.only_for_bench and (row.system == "whisper" or options.beam_size > 1):
         raise UserError(f"{where}: {', '.join(_BENCH)} are for our greedy decoding")
     if row.runtime != "plain" and options.profile == "release":
         raise UserError(f"{where}: profile release is measured with runtime: plain")

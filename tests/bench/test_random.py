@@ -141,6 +141,23 @@ def test_what_is_measured_so_far_is_on_disk(rows, tmp_path, monkeypatch):
     assert "| tokens a pass |" in (out / "BENCH.md").read_text()
 
 
+def test_one_speech_is_finished_before_the_next(rows, tmp_path, monkeypatch):
+    attempt = measure._attempt
+
+    def killed(record, run, warm_up):
+        if record.cell.seconds == 2.0:
+            raise KeyboardInterrupt
+        attempt(record, run, warm_up)
+
+    monkeypatch.setattr(measure, "_attempt", killed)
+    monkeypatch.setattr(bench, "_WRITTEN_EVERY", 0.0)
+    cmd, out = command(rows, tmp_path, "--batches", "1", "--rows", "llama steps1")
+    with pytest.raises(KeyboardInterrupt):
+        bench.main([*cmd, "--durations", "1 2"])
+    found = json.loads((out / "bench.json").read_text())["records"]
+    assert [(r["seconds"], len(r["total"])) for r in found] == [(1.0, 2), (1.0, 2)]
+
+
 def test_a_training_step_each_way(rows, configs, tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(training, "BACKEND", "eager")
     cmd, out = command(rows, tmp_path, "--training")

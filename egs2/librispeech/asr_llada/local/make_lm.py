@@ -232,11 +232,11 @@ def told_apart(rows: np.ndarray, unseen: np.ndarray, words: np.ndarray) -> np.nd
     """
     lengths = np.linalg.norm(rows, axis=1)
     likeness = rows @ unseen / lengths / np.linalg.norm(unseen)
-    likeness[: len(SPECIAL)] = (UNSEEN + SEEN) / 2  # these are left alone
-    alike = likeness > UNSEEN
+    ordinary = np.arange(len(rows)) >= len(SPECIAL)
+    alike = ordinary & (likeness > UNSEEN)
     centred = words - words.mean(axis=0)
     centred /= np.linalg.norm(centred, axis=1, keepdims=True)
-    known = np.flatnonzero(likeness < SEEN)
+    known = np.flatnonzero(ordinary & (likeness < SEEN))
     cosines = centred[alike] @ centred[known].T
     nearest = np.argsort(-cosines, axis=1, kind="stable")[:, :NEIGHBOURS]
     weights = np.exp(np.take_along_axis(cosines, nearest, axis=1) / TEMPERATURE)
