@@ -6,6 +6,7 @@ import hashlib
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import torch
@@ -200,13 +201,16 @@ class Recognizer:
             canvas = transcript_canvas(ids, decoder.special, options.tail, self.device)
             return self._hypotheses(fill(prefix, canvas))
         rereader = Rereader(decoder, options, audio, fill)
-        return self._hypotheses(rereader.again(rereader.filled(prefix)))
+        result = rereader.again(rereader.filled(prefix))
+        if options.second_opinion:
+            result = rereader.with_own(result)
+        return self._hypotheses(result)
 
     def _sampler(self, utt_ids: Sequence[str]) -> Fill:
         decoder = self.model.decoder
         seeds = [seed_of(utt_id, self.options.seed) for utt_id in utt_ids]
 
-        def fill(prefix: Prefix, canvas: Canvas, **instead: str) -> SamplerResult:
+        def fill(prefix: Prefix, canvas: Canvas, **instead: Any) -> SamplerResult:
             return sample(
                 decoder.logits_fn(prefix, canvas.lengths),
                 canvas,

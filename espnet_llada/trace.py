@@ -29,7 +29,8 @@ def trace(
 
     Returns:
         The hypothesis that the recognizer gives without a trace too, and a frame
-        after each pass and after each masking. Nothing masked: no frame.
+        after each pass and after each masking; a last one where that has other words
+        than the last canvas. Nothing masked: no frame.
     """
     passes: list[Pass] = []
     recognizer.on_pass = passes.append
@@ -39,12 +40,26 @@ def trace(
     finally:
         recognizer.on_pass = None
     frames: list[Frame] = []
-    # A second reading may begin with a canvas of another length.
+    # A second reading, or opinion, has a canvas of its own.
     own = (p for p in passes if p.rows[0])
-    for _, part in itertools.groupby(own, lambda p: p.seen.shape[1]):
+    for _, part in itertools.groupby(own, lambda p: (p.strategy, p.seen.shape[1])):
         film = _Film(recognizer.model.decoder, list(part))
         frames += film.frames(frames[-1].passes if frames else 0)
+    if frames and not _says(frames[-1], hypothesis):
+        frames.append(_kept(hypothesis))
     return hypothesis, frames
+
+
+def _says(frame: Frame, hypothesis: Hypothesis) -> bool:
+    words = tuple(cell.token for cell in frame.cells if cell.token and not cell.end)
+    return words == hypothesis.tokens
+
+
+def _kept(hypothesis: Hypothesis) -> Frame:
+    pairs = zip(hypothesis.tokens, hypothesis.confidence, strict=True)
+    # Certainty is that of a token which was given.
+    cells = [Cell(t, probability=p if p < 1.0 else None) for t, p in pairs]
+    return Frame("kept", hypothesis.passes, tuple(cells))
 
 
 class _Film:
@@ -103,4 +118,4 @@ class _Film:
                 continue
             p, end = self.probabilities[i], token == self.special.eos
             cells.append(Cell(next(known), now[i], self.given[i], p, end))
-        return Frame(kind, passes, tuple(cells))
+        return Frame(kind, passes, tuple(cells), self.passes[0].strategy)

@@ -142,7 +142,8 @@ class SamplerOptions:
             one, and so on; the others are there to read. 0 asks the adapter that reads
             along the transcript, which takes no pass (``text_qformer``).
         refine: rounds in which the adapter corrects the draft that it reads along, by
-            itself, before the LM sees it (``text_qformer``; not in deliberation).
+            itself, before the LM sees it (``text_qformer``; in deliberation that of the
+            ``second_opinion``).
         readings: how often the audio is read: each time after the first along what has
             been written so far, of which is masked and filled in again what that finds
             unlikely (``mask_below``, ``mask_ratio``; ``text_qformer``).
@@ -151,7 +152,11 @@ class SamplerOptions:
             may take one, and any masked token may leave its position empty, so that the
             text grows and shrinks (for a model trained with ``slots``).
         verify: read along what has become of a text as well, and keep the text of
-            before where that finds it likelier; it takes no LLM pass.
+            before unless that finds the new one likelier by a nat; it takes no LLM
+            pass.
+        second_opinion: in deliberation, transcribe by ``mask_ctc`` as well, and take
+            from that what reading along finds likelier by a nat than what has become
+            of the first pass; its passes count.
         temperature: 0 commits the most probable token; above 0 tokens are drawn.
         remasking: which masked positions a pass commits: those of highest
             ``confidence``, or ``random`` ones.
@@ -188,6 +193,7 @@ class SamplerOptions:
     readings: int = 1
     slots_below: float = 0.0
     verify: bool = False
+    second_opinion: bool = False
     temperature: float = 0.0
     remasking: str = "confidence"
     tail: int = 1
@@ -217,9 +223,12 @@ class SamplerOptions:
         _require(
             not self.mask_below or measures, "mask_below", self.mask_below, allowed
         )
-        rounds, allowed = self.refine, "0: deliberation reads along its first pass"
+        rounds, drafts = self.refine, self.second_opinion or not self.deliberates
         _require(rounds >= 0, "refine", rounds, ">= 0")
-        _require(not (rounds and self.deliberates), "refine", rounds, allowed)
+        allowed = "0: deliberation drafts nothing but a second_opinion"
+        _require(not rounds or drafts, "refine", rounds, allowed)
+        opinion, allowed = self.second_opinion, "false: there is no first pass"
+        _require(not opinion or self.deliberates, "second_opinion", opinion, allowed)
         slots = self.slots_below
         _require(0.0 <= slots <= 1.0, "slots_below", slots, "[0, 1]")
         over_text = self.edits or self.readings > 1
@@ -260,7 +269,9 @@ class SamplerOptions:
         _require(again == 1, "readings", again, "1: the release reads once")
         slots, allowed = self.slots_below, "0: the release keeps the length"
         _require(slots == 0, "slots_below", slots, allowed)
-        _require(not self.verify, "verify", True, "false: the release reads once")
+        for name in ("verify", "second_opinion"):
+            allowed = "false: the release reads once"
+            _require(not getattr(self, name), name, True, allowed)
         rounds = self.refine
         _require(rounds == 0, "refine", rounds, "0: the release has no draft")
         passes, sure = self.measuring_passes, self.threshold
@@ -295,6 +306,7 @@ class SamplerOptions:
             "readings": self.readings > 1,
             "slots_below": self.slots_below > 0,
             "verify": self.verify,
+            "second_opinion": self.second_opinion,
         }
         return next((name for name, needs in needing.items() if needs), None)
 
@@ -357,11 +369,20 @@ class Frame:
     """The canvas of one utterance at one moment.
 
     Attributes:
-        kind: what has just happened to it: ``masked``, ``measured`` or ``pass``.
+        kind: what has just happened to it: ``masked``, ``measured`` or ``pass``; or
+            ``kept``, the words that are left in the end.
         passes: forward passes so far.
         cells: the positions, left to right.
+        strategy: by which it is filled: of an utterance that is read again
+            (``readings``, ``second_opinion``) there are several canvases.
     """
 
     kind: str
     passes: int
     cells: tuple[Cell, ...]
+    strategy: str = ""
+
+    @property
+    def canvas(self) -> tuple[str, int]:
+        """The same for the frames of a canvas, which follow one another."""
+        return self.strategy, len(self.cells)

@@ -10,6 +10,7 @@ import torch
 
 from espnet_llada.model import WhisperLLM
 from espnet_llada.recognizer import Recognizer
+from espnet_llada.rereading import MARGIN
 from espnet_llada.trace import trace
 from espnet_llada.types import SamplerOptions, UserError
 
@@ -49,6 +50,16 @@ def speech() -> list[np.ndarray]:
     return [0.1 * random.normal(size=n).astype(np.float32) for n in (9000, 16000, 5000)]
 
 
+def distance(one: list[int], other: list[int]) -> int:
+    """Tokens that differ at the least; plain edit distance."""
+    row = [*range(len(other) + 1)]
+    for i, a in enumerate(one, 1):
+        last, row[0] = row[0], i
+        for j, b in enumerate(other, 1):
+            last, row[j] = row[j], min(last + (a != b), row[j] + 1, row[j - 1] + 1)
+    return row[-1]
+
+
 def recognize(model, speech, texts=None, **options):
     recognizer = Recognizer(model, SamplerOptions(**options))
     return recognizer(speech, [f"u{i}" for i in range(len(speech))], texts)
@@ -61,6 +72,13 @@ def recognize(model, speech, texts=None, **options):
         {"strategy": "mask_ctc", "steps": 3, "mask_below": 0.9, "readings": 2},
         {**MEASURED, "steps": 3, "mask_ratio": 0.5},
         {**MEASURED, "steps": 3, "mask_below": 0.9, "slots_below": 0.9},
+        {
+            **MEASURED,
+            "steps": 3,
+            "mask_below": 0.9,
+            "second_opinion": True,
+            "refine": 1,
+        },
         {"strategy": "mask_ctc", "steps": 3, "mask_below": 0.9, "slots_below": 0.5},
     ],
 )
@@ -134,26 +152,61 @@ def test_a_slot_moves_what_stands_beside_the_text(model, speech):
 
 
 def test_a_change_that_reading_finds_less_likely_is_taken_back(model, speech):
-    """A random LM spoils half of the words; the judge likes odd tokens."""
+    """A random LM spoils half of the words; the judge likes high remainders."""
     ids = model.decoder.encode_texts(TEXTS)
     options = {"strategy": "deliberation_random", "mask_ratio": 0.5, "tail": 0}
     free = recognize(model, speech, TEXTS, **options)
 
-    def odd(row):
-        return float(sum(token % 2 for token in row))
+    def value(row):  # more than the margin for each
+        return 2 * MARGIN * sum(token % 7 for token in row)
 
-    model.decoder.likelihood = lambda _, rows, texts: torch.tensor([*map(odd, texts)])
+    model.decoder.likelihood = lambda _, rows, texts: torch.tensor([*map(value, texts)])
     checked = recognize(model, speech, TEXTS, **options, verify=True)
     kinds = set()
     for before, spoiled, found in zip(ids, free, checked, strict=True):
         triples = zip(before, spoiled.token_ids, found.token_ids, strict=True)
         for changed, run in itertools.groupby(triples, lambda t: t[0] != t[1]):
             old, new, now = zip(*run, strict=True)
-            kept = odd(new) >= odd(old)
+            kept = not changed or value(new) > value(old)
             kinds.add((changed, kept))
             assert now == (new if kept else old)
         assert found.passes == spoiled.passes
     assert kinds >= {(True, True), (True, False)}
+
+
+@pytest.mark.parametrize("trusted", ["own", "first pass", "nobody"])
+def test_a_second_opinion_counts_where_the_audio_speaks_for_it(model, speech, trusted):
+    """What reading along prefers by a nat of both texts, change by change."""
+    ids = model.decoder.encode_texts(TEXTS)
+    own = recognize(model, speech, strategy="mask_ctc", steps=3, mask_below=0.9)
+    liked = {"own": [list(h.token_ids) for h in own], "first pass": ids}.get(trusted)
+
+    def alike(_, rows, texts):
+        if liked is None:
+            return torch.zeros(len(texts))
+        pairs = zip(rows.tolist(), texts, strict=True)
+        return torch.tensor([-2.0 * distance(liked[r], text) for r, text in pairs])
+
+    model.decoder.likelihood = alike
+    options = {**MEASURED, "steps": 3, "mask_below": 0.9, "second_opinion": True}
+    found = recognize(model, speech, TEXTS, **options, verify=True)
+    expected = ids if liked is None else liked
+    assert [list(h.token_ids) for h in found] == expected
+    alone = recognize(model, speech, TEXTS, **{**options, "second_opinion": False})
+    for all_of_it, first, second in zip(found, alone, own, strict=True):
+        assert all_of_it.passes == first.passes + second.passes
+        assert len(all_of_it.confidence) == len(all_of_it.token_ids)
+
+
+def test_a_second_opinion_is_shown_on_its_own_canvas(model, speech):
+    options = {**MEASURED, "steps": 3, "mask_below": 0.9, "second_opinion": True}
+    run = Recognizer(model, SamplerOptions(**options))
+    hypothesis, frames = trace(run, speech[1], "u1", TEXTS[1])
+    strategies = list(dict.fromkeys(frame.strategy for frame in frames))
+    assert strategies[:2] == ["deliberation_low_confidence", "mask_ctc"]
+    words = [cell.token for cell in frames[-1].cells if cell.token and not cell.end]
+    assert tuple(words) == hypothesis.tokens
+    assert frames[-1].passes == hypothesis.passes
 
 
 def test_the_likelihood_of_a_text_is_that_of_each_token_and_the_end(model, speech):
@@ -221,3 +274,15 @@ def test_without_audio_nothing_reads_along(model):
         UserError, match="measuring_passes 0: without audio a model does not read along"
     ):
         Recognizer(model, SamplerOptions(**MEASURED), use_audio=False)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"strategy": "mask_ctc", "second_opinion": True}, "there is no first pass"),
+        ({**MEASURED, "refine": 1}, "drafts nothing but a second_opinion"),
+    ],
+)
+def test_a_second_opinion_is_of_deliberation(options, message):
+    with pytest.raises(UserError, match=message):
+        SamplerOptions(**options)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 from html import escape
 
@@ -12,11 +13,19 @@ _KIND = {
     "masked": "masked on entry",
     "measured": "first pass, measured",
     "pass": "pass",
+    "kept": "kept, read along",
 }
 
 
 def canvas(frames: Sequence[Frame]) -> str:
     """All frames beneath one another; the page's script can play them."""
+    rows: list[str] = []
+    for _, part in itertools.groupby(frames, lambda frame: frame.canvas):
+        rows += _of_one(list(part), first=not rows)
+    return f'<div class="film">{"".join(rows)}</div>'
+
+
+def _of_one(frames: Sequence[Frame], first: bool) -> list[str]:
     columns = list(zip(*(frame.cells for frame in frames), strict=True))
     widths = [_width(column) for column in columns]
     starts = [any(c.token.startswith(_WORD_STARTS) for c in cs) for cs in columns]
@@ -27,6 +36,8 @@ def canvas(frames: Sequence[Frame]) -> str:
             name = f"pass {frame.passes}"
         elif frame.kind == "masked" and i and frames[i - 1].kind == "pass":
             name = "masked again"
+        elif frame.kind == "masked" and not (first or i):
+            name = "its own text, masked"
         measured = frame.kind == "measured"
         columns = zip(frame.cells, widths, starts, strict=True)
         cells = "".join(_cell(*column, measured) for column in columns)
@@ -34,7 +45,7 @@ def canvas(frames: Sequence[Frame]) -> str:
             f'<div class="frame"><span class="caption">{name}</span>'
             f'<div class="cells">{cells}</div></div>'
         )
-    return f'<div class="film">{"".join(rows)}</div>'
+    return rows
 
 
 def _shown(cell: Cell) -> str:

@@ -59,6 +59,7 @@ class Pass:
         log_probs: (B, L) float32, natural log-probability of each token at the pass
             that decided it, or that measured it; 0 where neither was.
         rows: (B,) bool, rows that the pass is counted for.
+        strategy: of the run that it is a pass of.
     """
 
     seen: Tensor
@@ -66,6 +67,7 @@ class Pass:
     committed: Tensor
     log_probs: Tensor
     rows: Tensor
+    strategy: str
 
 
 OnPass = Callable[[Pass], None]
@@ -159,7 +161,8 @@ class _Denoiser:
     ) -> None:
         """Show a pass to whoever watches."""
         if self.on_pass is not None:
-            self.on_pass(Pass(seen, self.tokens, committed, log_probs, rows))
+            done = seen, self.tokens, committed, log_probs, rows
+            self.on_pass(Pass(*done, self.options.strategy))
 
     def enter(self, positions: Tensor) -> None:
         """Mask a block, except behind an EOS that this run has committed."""
