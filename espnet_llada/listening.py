@@ -8,13 +8,15 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.utils.rnn import pad_sequence
 
 from espnet_llada import weights
 from espnet_llada.adapter.ctc import AlignmentCTC, best_path
 from espnet_llada.adapter.heard import Heard
 from espnet_llada.adapter.numbering import beside
 from espnet_llada.adapter.projection import LinearProjection
-from espnet_llada.adapter.refining import Read, likelihoods, refined
+from espnet_llada.adapter.reader import Reader, own_log_probs
+from espnet_llada.adapter.refining import refined
 from espnet_llada.adapter.text_qformer import TextQFormer
 from espnet_llada.adapter.words import WordProjection, mixtures
 from espnet_llada.lm.backbone import Backbone
@@ -189,6 +191,7 @@ class Listener(nn.Module):
         draft: bool = False,
         slots_below: float = 0.0,
         refine: int = 0,
+        reader: Reader | None = None,
     ) -> Prefix:
         """Prompt and audio as embeddings.
 
@@ -208,45 +211,56 @@ class Listener(nn.Module):
                 probable, see ``slots.opened``.
             refine: rounds in which the ``text_qformer`` corrects the CTC's draft before
                 it is read along, see ``adapter.refining``.
+            reader: of the audio, where there is one already.
         """
         if audio is None:
             prompt = self._prompt(batch)
             return Prefix(prompt, torch.ones_like(prompt[..., 0], dtype=torch.bool))
         heard, own = self._windows(audio, lengths, draft)
         if self.text_qformer is not None:
-            texts = own.ids if transcripts is None else transcripts
-            if transcripts is None and refine:
-                eos, device = self.special.eos, audio.device
-                texts = refined(self._reader(audio), texts, refine, eos, device)
-            log_probs, counts = self._read(audio, texts)
-            read = Draft(texts, _of_tokens(log_probs, texts))
-            own = own.doubted(read) if texts is own.ids else read
-            places = None
-            if slots_below:
-                eos = self.special.eos
-                ends = log_probs[range(len(texts)), counts - 1, eos].tolist()
-                own, places = opened(own, ends, slots_below, eos)
-            heard = self._both(heard, texts, log_probs, counts, places)
+            reader = reader or self.reader(audio)
+            heard, own = self._along(
+                reader, heard, own, transcripts, refine, slots_below
+            )
         elif transcripts is not None and self.audio_positions == "beside":
             heard = beside(heard, transcripts)
         return self._join(heard, own)
 
-    def likelihood(
-        self, audio: Tensor, rows: Tensor, texts: Sequence[Sequence[int]]
-    ) -> Tensor:
-        """(N,), log-probability that ``text_qformer`` gives to texts and their ends.
+    def reader(self, audio: Tensor) -> Reader:
+        """Reads texts along (B, A, encoder_output_size); with a ``text_qformer``."""
+        words, eos = self.projection.words, self.special.eos
+        return Reader(self.text_qformer, self._frames(audio), words, eos)
 
-        Args:
-            audio: (B, A, encoder_output_size).
-            rows: (N,) int64, the audio of each text.
-            texts: N rows of token ids.
-        """
-        log_probs, _ = self._read(audio, texts, rows)
-        values = likelihoods(log_probs, texts, self.special.eos)
-        return torch.tensor(values, device=audio.device)
-
-    def _reader(self, audio: Tensor) -> Read:
-        return lambda rows, texts: self._read(audio, texts, rows)
+    def _along(
+        self,
+        reader: Reader,
+        heard: Heard,
+        own: Draft,
+        transcripts: Sequence[Sequence[int]] | None,
+        refine: int,
+        slots_below: float,
+    ) -> tuple[Heard, Draft]:
+        """Both readings, the second along the draft or along transcripts; see there."""
+        eos, device = self.special.eos, heard.counts.device
+        if transcripts is not None:
+            texts, read = refined(reader, transcripts, 0, eos, device)
+        else:
+            texts, read = refined(reader, own.ids, refine, eos, device)
+        sure = [
+            own_log_probs(r, t[: len(r) - 1]) for r, t in zip(read, texts, strict=True)
+        ]
+        # What is behind the longest text that is read counts as sure.
+        more = [[0.0] * (len(t) - len(p)) for t, p in zip(texts, sure, strict=True)]
+        along = Draft(texts, [p + q for p, q in zip(sure, more, strict=True)])
+        undoubted = transcripts is not None or refine
+        own = along if undoubted else own.doubted(along)
+        places = None
+        if slots_below:
+            ends = [float(r[-1, eos]) for r in read]
+            own, places = opened(own, ends, slots_below, eos)
+        counts = torch.tensor([len(r) for r in read], device=device)
+        log_probs = pad_sequence(read, batch_first=True)
+        return self._both(heard, texts, log_probs, counts, places), own
 
     def _prompt(self, batch: int) -> Tensor:
         prompt = torch.tensor([self.prompt_ids], device=self.lm.embedding.weight.device)
@@ -274,15 +288,15 @@ class Listener(nn.Module):
         return self.projection.view(log_probs, lengths, table), own
 
     def _read(
-        self,
-        audio: Tensor,
-        texts: Sequence[Sequence[int]],
-        rows: Tensor | None = None,
+        self, audio: Tensor, texts: Sequence[Sequence[int]]
     ) -> tuple[Tensor, Tensor]:
-        """What ``TextQFormer`` reads along transcripts."""
-        frames = audio[..., self._width :].unflatten(2, (-1, self._width)).flatten(1, 2)
+        """What ``TextQFormer`` reads along a transcript of each row, in training."""
         words, eos = self.projection.words, self.special.eos
-        return self.text_qformer(frames, texts, words, eos, rows)
+        return self.text_qformer(self._frames(audio), texts, words, eos)
+
+    def _frames(self, audio: Tensor) -> Tensor:
+        """The encoder's frames, which the adapter hands on behind its vectors."""
+        return audio[..., self._width :].unflatten(2, (-1, self._width)).flatten(1, 2)
 
     def _both(
         self,
@@ -335,16 +349,6 @@ class Listener(nn.Module):
     def encode_texts(self, texts: Sequence[str]) -> list[list[int]]:
         """Token ids of transcripts, in the LM's text case, without EOS."""
         return [self.tokenizer.encode(text) for text in texts]
-
-
-def _of_tokens(log_probs: Tensor, texts: Sequence[Sequence[int]]) -> list[list[float]]:
-    """What (B, T + 1, V) gives to the tokens of B texts; 0 where it does not reach."""
-    found = []
-    for row, text in zip(log_probs, texts, strict=True):
-        ids = torch.tensor(text[: len(row) - 1], dtype=torch.long, device=row.device)
-        sure = row[: len(ids)].gather(1, ids[:, None])[:, 0].tolist()
-        found.append(sure + [0.0] * (len(text) - len(sure)))
-    return found
 
 
 def _check(name: str, value: str, allowed: Sequence[str]) -> None:

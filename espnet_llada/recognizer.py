@@ -151,16 +151,14 @@ class Recognizer:
         self, waveforms: list[np.ndarray], utt_ids: list[str]
     ) -> list[Hypothesis]:
         decoder, options = self.model.decoder, self.options
-        audio, sizes = self._audio([[w] for w in waveforms])
+        audio = self._audio([[w] for w in waveforms])
+        rereader = Rereader(decoder, options, audio, self._sampler(utt_ids))
         drafts = decoder.diffuses and options.strategy == "mask_ctc"
         below = options.slots_below if drafts else 0.0
-        prefix = decoder.prefix(
-            audio, sizes, draft=drafts, slots_below=below, refine=options.refine
-        )
+        prefix = rereader.prefix(draft=drafts, slots_below=below, refine=options.refine)
         if not decoder.diffuses:
             length, beam_size = options.canvas_length, options.beam_size
             return self._hypotheses(self.search(decoder, prefix, length, beam_size))
-        rereader = Rereader(decoder, options, (audio, sizes), self._sampler(utt_ids))
         if drafts:
             result = rereader.filled(prefix)
         else:
@@ -195,12 +193,11 @@ class Recognizer:
             canvas = transcript_canvas(ids, decoder.special, options.tail, self.device)
             return self._hypotheses(fill(prefix, canvas))
         audio = self._audio(pieces)
-        below = options.slots_below
-        prefix = decoder.prefix(*audio, transcripts=ids, slots_below=below)
+        rereader = Rereader(decoder, options, audio, fill)
+        prefix = rereader.prefix(transcripts=ids, slots_below=options.slots_below)
         if prefix.draft is None:
             canvas = transcript_canvas(ids, decoder.special, options.tail, self.device)
             return self._hypotheses(fill(prefix, canvas))
-        rereader = Rereader(decoder, options, audio, fill)
         result = rereader.again(rereader.filled(prefix))
         if options.second_opinion:
             result = rereader.with_own(result)

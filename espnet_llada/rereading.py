@@ -52,6 +52,11 @@ class Rereader:
     ):
         self.decoder, self.options, self.fill = decoder, options, fill
         self.audio, self.sizes = audio
+        self.reader = None if decoder.text_qformer is None else decoder.reader(audio[0])
+
+    def prefix(self, **along: Any) -> Prefix:
+        """Prompt and audio; ``along``: see ``LMDecoder.prefix``."""
+        return self.decoder.prefix(self.audio, self.sizes, reader=self.reader, **along)
 
     def filled(self, prefix: Prefix) -> SamplerResult:
         """What becomes of the prefix's own draft."""
@@ -63,9 +68,7 @@ class Rereader:
             places = self._places(result.tokens)
             texts = _chosen(result.tokens, places)
             below = self.options.slots_below
-            prefix = self.decoder.prefix(
-                self.audio, self.sizes, transcripts=texts, slots_below=below
-            )
+            prefix = self.prefix(transcripts=texts, slots_below=below)
             canvas, found = self._verified(prefix, strategy="mask_ctc")
             before = torch.zeros(canvas.tokens.shape, device=canvas.tokens.device)
             own = self._places(canvas.tokens)
@@ -76,13 +79,10 @@ class Rereader:
 
     def with_own(self, result: SamplerResult) -> SamplerResult:
         """With what the audio speaks for in a transcript without the first pass."""
-        decoder, options = self.decoder, self.options
-        prefix = decoder.prefix(
-            self.audio, self.sizes, draft=True, refine=options.refine
-        )
+        prefix = self.prefix(draft=True, refine=self.options.refine)
         _, own = self._filled(prefix, strategy="mask_ctc", second_opinion=False)
         places = self._places(result.tokens), self._places(own.tokens)
-        eos = decoder.special.eos
+        eos = self.decoder.special.eos
         return self._confirmed(*_side_by_side(result, places[0], own, places[1], eos))
 
     def _verified(self, prefix: Prefix, **instead: Any) -> tuple[Canvas, SamplerResult]:
@@ -137,7 +137,7 @@ class Rereader:
         one = changed[rows] & (numbers[rows] == tried[:, None])
         tokens = torch.where(one, new[rows], old[rows])
         texts = _chosen(tokens, self._places(tokens))
-        likely = self.decoder.likelihood(self.audio, rows, texts)
+        likely = self.reader.likelihood(rows, texts)
         before = likely.new_zeros(len(old))
         before[rows[tried == 0]] = likely[tried == 0]
         worse = one & (likely < before[rows] + MARGIN)[:, None]

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 
+from espnet_llada.adapter.reader import Reader
 from espnet_llada.model import WhisperLLM
 from espnet_llada.recognizer import Recognizer
 from espnet_llada.rereading import MARGIN
@@ -151,7 +152,19 @@ def test_a_slot_moves_what_stands_beside_the_text(model, speech):
     torch.testing.assert_close(slotted.heard.vectors, plain.heard.vectors)
 
 
-def test_a_change_that_reading_finds_less_likely_is_taken_back(model, speech):
+def judge(monkeypatch, value) -> None:
+    """Have a text be as likely as value(row of the batch, text) says."""
+
+    def likelihood(_, rows, texts):
+        pairs = zip(rows.tolist(), texts, strict=True)
+        return torch.tensor([float(value(*pair)) for pair in pairs])
+
+    monkeypatch.setattr(Reader, "likelihood", likelihood)
+
+
+def test_a_change_that_reading_finds_less_likely_is_taken_back(
+    model, speech, monkeypatch
+):
     """A random LM spoils half of the words; the judge likes high remainders."""
     ids = model.decoder.encode_texts(TEXTS)
     options = {"strategy": "deliberation_random", "mask_ratio": 0.5, "tail": 0}
@@ -160,7 +173,7 @@ def test_a_change_that_reading_finds_less_likely_is_taken_back(model, speech):
     def value(row):  # more than the margin for each
         return 2 * MARGIN * sum(token % 7 for token in row)
 
-    model.decoder.likelihood = lambda _, rows, texts: torch.tensor([*map(value, texts)])
+    judge(monkeypatch, lambda _, text: value(text))
     checked = recognize(model, speech, TEXTS, **options, verify=True)
     kinds = set()
     for before, spoiled, found in zip(ids, free, checked, strict=True):
@@ -175,19 +188,18 @@ def test_a_change_that_reading_finds_less_likely_is_taken_back(model, speech):
 
 
 @pytest.mark.parametrize("trusted", ["own", "first pass", "nobody"])
-def test_a_second_opinion_counts_where_the_audio_speaks_for_it(model, speech, trusted):
+def test_a_second_opinion_counts_where_the_audio_speaks_for_it(
+    model, speech, trusted, monkeypatch
+):
     """What reading along prefers by a nat of both texts, change by change."""
     ids = model.decoder.encode_texts(TEXTS)
     own = recognize(model, speech, strategy="mask_ctc", steps=3, mask_below=0.9)
     liked = {"own": [list(h.token_ids) for h in own], "first pass": ids}.get(trusted)
 
-    def alike(_, rows, texts):
-        if liked is None:
-            return torch.zeros(len(texts))
-        pairs = zip(rows.tolist(), texts, strict=True)
-        return torch.tensor([-2.0 * distance(liked[r], text) for r, text in pairs])
-
-    model.decoder.likelihood = alike
+    judge(
+        monkeypatch,
+        lambda row, text: 0.0 if liked is None else -2.0 * distance(liked[row], text),
+    )
     options = {**MEASURED, "steps": 3, "mask_below": 0.9, "second_opinion": True}
     found = recognize(model, speech, TEXTS, **options, verify=True)
     expected = ids if liked is None else liked
@@ -215,12 +227,10 @@ def test_the_likelihood_of_a_text_is_that_of_each_token_and_the_end(model, speec
         torch.from_numpy(speech[0])[None], torch.tensor([len(speech[0])])
     )
     own = model.decoder.prefix(audio, sizes, transcripts=ids).draft.log_probs[0]
-    shorter = model.decoder.likelihood(audio, torch.tensor([0]), [ids[0][:-1]])
-    values = model.decoder.likelihood(
-        audio, torch.tensor([0, 0]), [ids[0], ids[0][:-1]]
-    )
-    log_probs, _ = model.decoder._read(audio, ids)
-    end = log_probs[0, -1, model.decoder.special.eos]
+    reader = model.decoder.reader(audio)
+    shorter = reader.likelihood(torch.tensor([0]), [ids[0][:-1]])
+    values = reader.likelihood(torch.tensor([0, 0]), [ids[0], ids[0][:-1]])
+    end = reader(torch.tensor([0]), ids)[0][-1, model.decoder.special.eos]
     torch.testing.assert_close(values[0], sum(own) + end)
     torch.testing.assert_close(values[1:], shorter)
 

@@ -3,8 +3,9 @@
 Behind an error a reading goes on from the error, so the windows' draft is read better
 the fewer errors it has. Where a reading doubts a token, the token that it expects there
 is tried in its place and before it; where it expects the one behind, or the end, what
-stands before that is left out. What makes the text likelier is kept, and the text is
-read again. Every try is one row of a batch, and no LM is asked.
+stands before that is left out. What makes the text likelier, as far as the next tokens
+tell, is kept, and the text is read again. Every try is one row of a batch, and no LM is
+asked.
 
 Source: a local search over edits, as in the refinement of a draft by Align-Refine (Chi
 et al. 2021, arXiv 2010.14233), with the reader's own likelihood as the judge.
@@ -14,17 +15,23 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
+from espnet_llada.adapter.reader import own_log_probs
+
 DOUBT = math.log(0.5)
 """A token is tried to be replaced below that log-probability."""
 
+AHEAD = 4
+"""Tokens behind an edit by which it is judged; those further on hardly change. An edit
+is not tried again where the same ones stand around it."""
+
 Text = list[int]
-Read = Callable[[Tensor, Sequence[Text]], tuple[Tensor, Tensor]]
-"""Rows (N,) int64 of the audio and a text for each -> what ``TextQFormer`` gives."""
+Reading = Callable[[Tensor, Sequence[Text], Sequence[int]], list[Tensor]]
+"""Rows (N,) int64 of the audio, a text for each, since when it is asked: ``Reader``."""
 
 
 class _Try(NamedTuple):
@@ -37,26 +44,28 @@ class _Try(NamedTuple):
     instead: Text
 
 
-def likelihoods(log_probs: Tensor, texts: Sequence[Text], eos: int) -> list[float]:
-    """The log-probability of each text and its end.
+class _Read(NamedTuple):
+    """A text that was read along.
 
-    Args:
-        log_probs: (N, T + 1, V) of readings along the texts; tokens behind the first T
-            count nothing.
-        texts: N rows.
-        eos: id.
+    Attributes:
+        text: its token ids.
+        log_probs: (T + 1, V).
+        own: what that gives to each token, as far as it was read, and to the end.
     """
-    width = log_probs.shape[1]
-    rows = [[*text[: width - 1], eos] for text in texts]
-    ids = [row + [0] * (width - len(row)) for row in rows]
-    ids = torch.tensor(ids, device=log_probs.device)
-    own = log_probs.gather(2, ids[..., None])[..., 0].tolist()
-    return [math.fsum(row[: len(ids)]) for row, ids in zip(own, rows, strict=True)]
+
+    text: Text
+    log_probs: Tensor
+    own: list[float]
+
+    @property
+    def value(self) -> float:
+        """How likely the text is."""
+        return math.fsum(self.own)
 
 
 def refined(
-    read: Read, texts: Sequence[Text], rounds: int, eos: int, device: torch.device
-) -> list[Text]:
+    read: Reading, texts: Sequence[Text], rounds: int, eos: int, device: torch.device
+) -> tuple[list[Text], list[Tensor]]:
     """Texts that reading along finds likelier, after so many rounds of edits.
 
     Args:
@@ -65,83 +74,112 @@ def refined(
         rounds: in each all of a text's edits are made that help it, of neighbours one.
         eos: id.
         device: of the audio.
+
+    Returns:
+        The texts, and (T + 1, V) of what was read along each of them.
     """
-    found = [list(text) for text in texts]
-    open_rows = list(range(len(found)))
+
+    def whole(texts: Mapping[int, Text]) -> dict[int, _Read]:
+        rows = torch.tensor(list(texts), dtype=torch.long, device=device)
+        found = read(rows, list(texts.values()), [0] * len(rows)) if texts else []
+        triples = zip(texts, texts.values(), found, strict=True)
+        return {r: _Read(t, f, _own(f, t, eos)) for r, t, f in triples}
+
+    found = whole({row: list(text) for row, text in enumerate(texts)})
+    open_rows, known = list(found), set()
     for _ in range(rounds):
-        if not open_rows:
-            break
-        here = torch.tensor(open_rows, device=device)
-        log_probs, _ = read(here, [found[row] for row in open_rows])
-        values = likelihoods(log_probs, [found[row] for row in open_rows], eos)
-        before = dict(zip(open_rows, values, strict=True))
-        tries = [[t] for t in _tries(open_rows, log_probs, found, eos)]
-        gains = _gains(read, tries, found, before, eos, device)
-        chosen = _chosen(gains)
-        # Together they may undo one another; then the best of them has to do.
-        several = [edits for edits in chosen.values() if len(edits) > 1]
-        for gain, edits in _gains(read, several, found, before, eos, device):
-            if gain < max(g for g, tried in gains if tried == edits[:1]):
-                chosen[edits[0].row] = edits[:1]
-        for row, edits in chosen.items():
-            found[row] = _edited(found[row], edits)
+        tries = []
+        for row in open_rows:
+            for edit in _tries(row, found[row], eos):
+                if (around := _around(edit, found[row].text)) not in known:
+                    known.add(around)
+                    tries.append(edit)
+        chosen = _chosen(_gains(read, tries, found, eos, device))
         open_rows = sorted(chosen)
-    return found
+        # Together they may undo one another; then the best of them has to do.
+        while chosen:
+            edits = {row: [edit for _, edit in own] for row, own in chosen.items()}
+            edited = {row: _edited(found[row].text, own) for row, own in edits.items()}
+            again = {}
+            for row, after in whole(edited).items():
+                gain, own = after.value - found[row].value, chosen[row]
+                if gain > 0 and (len(own) == 1 or gain >= own[0][0]):
+                    found[row] = after
+                elif len(own) > 1:
+                    again[row] = own[:1]
+            chosen = again
+    return [own.text for own in found.values()], [r.log_probs for r in found.values()]
+
+
+def _own(log_probs: Tensor, text: Text, eos: int) -> list[float]:
+    return own_log_probs(log_probs, [*text[: len(log_probs) - 1], eos])
+
+
+def _around(edit: _Try, text: Text) -> tuple[Any, ...]:
+    before = text[max(0, edit.start - AHEAD) : edit.start]
+    behind = text[edit.stop : edit.stop + AHEAD]
+    out = text[edit.start : edit.stop]
+    return edit.row, *map(tuple, (before, out, edit.instead, behind))
 
 
 def _gains(
-    read: Read,
-    tries: Sequence[list[_Try]],
-    texts: Sequence[Text],
-    before: Mapping[int, float],
+    read: Reading,
+    tries: Sequence[_Try],
+    found: Mapping[int, _Read],
     eos: int,
     device: torch.device,
-) -> list[tuple[float, list[_Try]]]:
-    """How much likelier edits of a row make its text."""
+) -> list[tuple[float, _Try]]:
+    """How much likelier an edit makes itself and the ``AHEAD`` tokens behind it."""
     if not tries:
         return []
-    numbers = [edits[0].row for edits in tries]
-    edited = [_edited(texts[row], t) for row, t in zip(numbers, tries, strict=True)]
-    rows = torch.tensor(numbers, device=device)
-    values = likelihoods(read(rows, edited)[0], edited, eos)
-    triples = zip(values, numbers, tries, strict=True)
-    return [(value - before[row], edits) for value, row, edits in triples]
+    texts, targets = [], []
+    for edit in tries:
+        text = found[edit.row].text
+        ahead = [*edit.instead, *text[edit.stop : edit.stop + AHEAD]]
+        more = text[edit.stop + AHEAD : edit.stop + AHEAD + 1] or [eos]
+        texts.append([*text[: edit.start], *ahead])
+        targets.append([*ahead, *more])
+    rows = torch.tensor([edit.row for edit in tries], device=device)
+    gains = []
+    readings = read(rows, texts, [edit.start for edit in tries])
+    for edit, target, log_probs in zip(tries, targets, readings, strict=True):
+        after = own_log_probs(log_probs, target[: len(log_probs)])
+        before = found[edit.row].own[edit.start : edit.stop + AHEAD + 1]
+        gains.append(math.fsum(after) - math.fsum(before))
+    return list(zip(gains, tries, strict=True))
 
 
-def _tries(
-    rows: Sequence[int], log_probs: Tensor, texts: Sequence[Text], eos: int
-) -> list[_Try]:
-    expected = log_probs.argmax(dim=-1).tolist()
+def _tries(row: int, read: _Read, eos: int) -> list[_Try]:
+    expected = read.log_probs.argmax(dim=-1).tolist()
+    text = [*read.text[: len(read.log_probs) - 1], eos]
     found = []
-    for number, row in enumerate(rows):
-        text = [*texts[row][: log_probs.shape[1] - 1], eos]
-        ids = torch.tensor(text, device=log_probs.device)
-        own = log_probs[number, : len(text)].gather(1, ids[:, None])[:, 0].tolist()
-        for place, (token, value) in enumerate(zip(text, own, strict=True)):
-            other = expected[number][place]
-            if other == token or value >= DOUBT:
-                continue
-            behind = place + 1
-            if behind < len(text) and other == text[behind]:
-                found.append(_Try(row, place, place, behind, []))
-            elif other == eos:
-                found.append(_Try(row, place, place, len(text) - 1, []))
-            else:
-                found.append(_Try(row, place, place, place, [other]))
-                if token != eos:
-                    found.append(_Try(row, place, place, behind, [other]))
+    for place, (token, value) in enumerate(zip(text, read.own, strict=True)):
+        other = expected[place]
+        if other == token or value >= DOUBT:
+            continue
+        behind = place + 1
+        if behind < len(text) and other == text[behind]:
+            found.append(_Try(row, place, place, behind, []))
+        elif other == eos:
+            found.append(_Try(row, place, place, len(text) - 1, []))
+        else:
+            found.append(_Try(row, place, place, place, [other]))
+            if token != eos:
+                found.append(_Try(row, place, place, behind, [other]))
     return found
 
 
-def _chosen(gains: Sequence[tuple[float, list[_Try]]]) -> dict[int, list[_Try]]:
+def _chosen(
+    gains: Sequence[tuple[float, _Try]],
+) -> dict[int, list[tuple[float, _Try]]]:
     """The edits of each row that help, best first, none beside another one."""
-    chosen: dict[int, list[_Try]] = {}
-    for gain, (edit,) in sorted(gains, key=lambda pair: -pair[0]):
+    chosen: dict[int, list[tuple[float, _Try]]] = {}
+    for gain, edit in sorted(gains, key=lambda pair: -pair[0]):
         if gain <= 0:
             break
         others = chosen.setdefault(edit.row, [])
-        if all(abs(edit.place - other.place) > 1 for other in others):
-            others.append(edit)
+        if all(abs(edit.place - other.place) > 1 for _, other in others):
+            others.append((gain, edit))
     return chosen
 
 

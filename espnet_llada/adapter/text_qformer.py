@@ -27,6 +27,7 @@ from espnet_llada import weights
 from espnet_llada.adapter.numbering import spoken
 from espnet_llada.adapter.whisper_qformer import (
     DecoderBlock,
+    Projected,
     read_decoder,
     special_tokens,
 )
@@ -90,40 +91,88 @@ class TextQFormer(Pretrained):
         transcripts: Sequence[Sequence[int]],
         words: Tensor,
         eos: int,
-        rows: Tensor | None = None,
     ) -> tuple[Tensor, Tensor]:
         """Which token comes next, behind each token of a transcript.
 
         Args:
-            frames: (B, F, d_model) of the encoder; one that is all zero is none. With
-                ``rows`` (U, F, d_model).
+            frames: (B, F, d_model) of the encoder; one that is all zero is none.
             transcripts: B rows of token ids.
             words: (V, d_model), Whisper's embedding of each token.
             eos: id of the token that stands for the end.
-            rows: (B,) int64, whose frames each transcript is of, where several are of
-                one utterance.
 
         Returns:
             (B, T + 1, V) float32 log-probabilities, the i-th of the i-th token given
             those before it, the last one of what comes behind the transcript; and (B,)
             int64, how many of them each row has.
         """
-        device = frames.device
+        x, counts = self._begin(transcripts, words)
+        frames = frames.to(x.dtype)
+        seen = _there(frames)[:, None, None]
+        for block, small in zip(self.blocks, self.bottlenecks, strict=True):
+            x = small(block(x, frames, seen, causal=True))
+        hidden = x[:, len(self.start) - 1 :]
+        # One product for the whole batch; with rows of their own there is one for each.
+        found = self._next(hidden.flatten(0, 1), words, eos)
+        return found.unflatten(0, hidden.shape[:2]), counts
+
+    def projected(self, frames: Tensor) -> list[list[Projected]]:
+        """What each layer makes of the frames of each utterance, whatever the text.
+
+        Args:
+            frames: (U, F, d_model), see ``forward``.
+        """
+        frames = frames.to(self.start.dtype)
+        rows = [row[own] for row, own in zip(frames, _there(frames), strict=True)]
+        return [[b.cross_attn.projected(row) for row in rows] for b in self.blocks]
+
+    def along(
+        self,
+        memory: Sequence[Sequence[Projected]],
+        rows: Tensor,
+        transcripts: Sequence[Sequence[int]],
+        words: Tensor,
+        eos: int,
+        since: Sequence[int],
+    ) -> list[Tensor]:
+        """As ``forward``, for any number of transcripts of each utterance.
+
+        Args:
+            memory: of U utterances, by ``projected``.
+            rows: (B,) int64, the utterance of each transcript.
+            transcripts, words, eos: see ``forward``.
+            since: of each transcript, from which token on it is asked for.
+
+        Returns:
+            B tensors, (T + 1 - since, V) each.
+        """
+        x, counts = self._begin(transcripts, words)
+        layers = zip(self.blocks, self.bottlenecks, memory, strict=True)
+        for block, small, projected in layers:
+            x = small(block.along(x, projected, rows))
+        spans = list(zip(since, counts.tolist(), strict=True))
+        begin = len(self.start) - 1
+        asked = [
+            row[begin + a : begin + b] for row, (a, b) in zip(x, spans, strict=True)
+        ]
+        found = self._next(torch.cat(asked), words, eos)
+        return list(found.split([b - a for a, b in spans]))
+
+    def _begin(
+        self, transcripts: Sequence[Sequence[int]], words: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        device = words.device
         ids = [torch.tensor(t[: self.longest], dtype=torch.long) for t in transcripts]
         counts = torch.tensor([len(row) + 1 for row in ids], device=device)
         text = F.embedding(pad_sequence(ids, batch_first=True).to(device), words)
         start = self.start.expand(len(ids), -1, -1)
         x = torch.cat([start, text.to(start.dtype)], dim=1)
-        x = x + self.places[: x.shape[1]]
-        frames = frames.to(x.dtype)
-        seen = (frames != 0).any(dim=-1)
-        seen = (seen | ~seen.any(dim=-1, keepdim=True))[:, None, None]
-        for block, small in zip(self.blocks, self.bottlenecks, strict=True):
-            x = small(block(x, frames, seen, causal=True, rows=rows))
-        hidden = self.ln(x)[:, len(self.start) - 1 :]
+        return x + self.places[: x.shape[1]], counts
+
+    def _next(self, x: Tensor, words: Tensor, eos: int) -> Tensor:
+        hidden = self.ln(x)
         logits = (hidden @ words.to(hidden.dtype).T).float()
-        logits[..., eos] = (hidden @ self.end.to(hidden.dtype)).float()
-        return logits.log_softmax(dim=-1), counts
+        logits[:, eos] = (hidden @ self.end.to(hidden.dtype)).float()
+        return logits.log_softmax(dim=-1)
 
     def loss(
         self,
@@ -153,6 +202,12 @@ class TextQFormer(Pretrained):
             own = log_prob[: len(following)].gather(1, following[:, None])
             rows.append(-own.mean())
         return torch.stack(rows)
+
+
+def _there(frames: Tensor) -> Tensor:
+    """(U, F) bool: frames that are not all zero; of an utterance without any, all."""
+    seen = (frames != 0).any(dim=-1)
+    return seen | ~seen.any(dim=-1, keepdim=True)
 
 
 class _Bottleneck(nn.Module):

@@ -11,6 +11,7 @@ could".
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
@@ -22,6 +23,9 @@ from espnet_llada.adapter.qformer import WindowReader
 from espnet_llada.audio.block import Attention, Block
 from espnet_llada.audio.whisper_file import WhisperConfig, open_whisper
 from espnet_llada.types import UserError
+
+Projected = tuple[Tensor, Tensor]
+"""Keys and values (1, H, K, D) of an utterance's frames."""
 
 _TIMESTAMPS = 1501  # end the vocabulary of every Whisper; <|notimestamps|> before them
 _ENGLISH_ONLY = 51864  # tokens of such a Whisper; the others have one more at least
@@ -156,30 +160,29 @@ class _CrossAttention(Attention):
         mixed = torch.einsum("nqhm,hdm->nqhd", mixed, value).flatten(2)
         return self.out(mixed + self.value.bias)
 
-    def shared(self, x: Tensor, memory: Tensor, seen: Tensor, rows: Tensor) -> Tensor:
-        """The same for several texts of an utterance: its frames are projected once.
+    def projected(self, frames: Tensor) -> Projected:
+        """Keys and values of an utterance's frames (K, d)."""
+        key, value = (
+            part(frames).unflatten(-1, (self.heads, -1)).transpose(0, 1)[None]
+            for part in (self.key, self.value)
+        )
+        return key, value
+
+    def along(self, x: Tensor, memory: Sequence[Projected], rows: Tensor) -> Tensor:
+        """The same for texts of utterances whose frames are projected already.
 
         Args:
             x: (N, Q, d).
-            memory: (U, K, d), the frames of U utterances.
-            seen: (U, 1, 1, K) bool, of them those that are there.
-            rows: (N,) int64, whose frames each text reads.
+            memory: of each utterance.
+            rows: (N,) int64, the utterance of each text.
         """
-        heads = (self.heads, -1)
-        query = self.query(x).unflatten(-1, heads)
+        query = self.query(x).unflatten(-1, (self.heads, -1))
         mixed = torch.empty_like(query)
         for row in rows.unique().tolist():
-            own, frames = rows == row, memory[row, seen[row, 0, 0]]
-            q, k, v = (
-                part.unflatten(-1, heads).transpose(0, 1)[None]
-                for part in (
-                    query[own].flatten(2).flatten(0, 1),
-                    self.key(frames),
-                    self.value(frames),
-                )
-            )
-            found = F.scaled_dot_product_attention(q, k, v)[0].transpose(0, 1)
-            mixed[own] = found.unflatten(0, (-1, x.shape[1]))
+            own = rows == row
+            asked = query[own].flatten(0, 1).transpose(0, 1)[None]
+            found = F.scaled_dot_product_attention(asked, *memory[row])[0]
+            mixed[own] = found.transpose(0, 1).unflatten(0, (-1, x.shape[1]))
         return self.out(mixed.flatten(2))
 
 
@@ -192,22 +195,18 @@ class DecoderBlock(Block):
         self.cross_attn_ln = nn.LayerNorm(config.d_model)
 
     def forward(
-        self,
-        x: Tensor,
-        memory: Tensor,
-        seen: Tensor,
-        causal: bool = False,
-        rows: Tensor | None = None,
+        self, x: Tensor, memory: Tensor, seen: Tensor, causal: bool = False
     ) -> Tensor:
         """Queries (N, Q, d) that read frames (N, K, d), of which ``seen`` are there.
 
-        ``causal``: a query sees those before it only, as in Whisper. ``rows``: see
-        ``_CrossAttention.shared``; N frames by default, one for each.
+        ``causal``: a query sees those before it only, as in Whisper.
         """
         x = x + self.attn(self.attn_ln(x), causal)
-        asked = self.cross_attn_ln(x)
-        if rows is None:
-            x = x + self.cross_attn(asked, memory, seen)
-        else:
-            x = x + self.cross_attn.shared(asked, memory, seen, rows)
+        x = x + self.cross_attn(self.cross_attn_ln(x), memory, seen)
+        return x + self.mlp(self.mlp_ln(x))
+
+    def along(self, x: Tensor, memory: Sequence[Projected], rows: Tensor) -> Tensor:
+        """Likewise, causal, with several texts of an utterance: ``_CrossAttention``."""
+        x = x + self.attn(self.attn_ln(x), causal=True)
+        x = x + self.cross_attn.along(self.cross_attn_ln(x), memory, rows)
         return x + self.mlp(self.mlp_ln(x))

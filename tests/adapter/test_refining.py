@@ -10,7 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from espnet_llada.adapter.numbering import spoken
-from espnet_llada.adapter.refining import likelihoods, refined
+from espnet_llada.adapter.reader import likelihood
+from espnet_llada.adapter.refining import refined
 
 VOCAB, EOS = 12, 10
 CPU = torch.device("cpu")
@@ -23,15 +24,17 @@ class Reader:
     def __init__(self, *said: list[int]):
         self.said, self.rows = said, 0
 
-    def __call__(self, rows, texts):
+    def __call__(self, rows, texts, since=None):
         self.rows += len(texts)
-        width = max(len(text) for text in texts) + 1
-        log_probs = torch.full((len(texts), width, VOCAB), math.log(0.1 / (VOCAB - 1)))
-        for i, (row, text) in enumerate(zip(rows.tolist(), texts, strict=True)):
+        found = []
+        for row, text in zip(rows.tolist(), texts, strict=True):
+            log_probs = torch.full((len(text) + 1, VOCAB), math.log(0.1 / (VOCAB - 1)))
             target = [*self.said[row], EOS]
             for place, n in enumerate(spoken(text, target[:-1])):
-                log_probs[i, place, target[n]] = math.log(0.9)
-        return log_probs, torch.tensor([len(text) + 1 for text in texts])
+                log_probs[place, target[n]] = math.log(0.9)
+            found.append(log_probs)
+        begins = since or [0] * len(texts)
+        return [log_probs[n:] for log_probs, n in zip(found, begins, strict=True)]
 
 
 @pytest.mark.parametrize(
@@ -49,12 +52,16 @@ class Reader:
 )
 def test_an_error_of_each_kind_is_mended_in_one_round(draft):
     said = [1, 2, 3, 4, 5]
-    assert refined(Reader(said), [draft], 1, EOS, CPU) == [said]
+    reader = Reader(said)
+    texts, read = refined(reader, [draft], 1, EOS, CPU)
+    assert texts == [said]
+    torch.testing.assert_close(read, reader(torch.tensor([0]), [said]))
 
 
 def test_what_nobody_doubts_is_read_once():
     reader = Reader([1, 2, 3], [])
-    assert refined(reader, [[1, 2, 3], []], 5, EOS, CPU) == [[1, 2, 3], []]
+    texts, _ = refined(reader, [[1, 2, 3], []], 5, EOS, CPU)
+    assert texts == [[1, 2, 3], []]
     assert reader.rows == 2
 
 
@@ -64,10 +71,10 @@ def test_it_never_ends_with_a_less_likely_text(said, draft, rounds):
     reader = Reader(said)
 
     def value(text):
-        (found,) = likelihoods(reader(torch.tensor([0]), [text])[0], [text], EOS)
-        return found
+        return likelihood(*reader(torch.tensor([0]), [text]), text, EOS)
 
-    (text,) = refined(reader, [draft], rounds, EOS, CPU)
+    (text,), read = refined(reader, [draft], rounds, EOS, CPU)
+    torch.testing.assert_close(read, reader(torch.tensor([0]), [text]))
     assert rounds or text == draft
     assert value(text) >= value(draft) - 1e-6
 
@@ -76,15 +83,17 @@ def test_it_never_ends_with_a_less_likely_text(said, draft, rounds):
 @given(st.lists(st.tuples(words_st, words_st), min_size=1, max_size=4))
 def test_a_row_does_not_depend_on_its_batch(pairs):
     said, drafts = zip(*pairs, strict=True)
-    together = refined(Reader(*said), drafts, 3, EOS, CPU)
+    together, _ = refined(Reader(*said), drafts, 3, EOS, CPU)
     for row, draft in enumerate(drafts):
-        assert refined(Reader(said[row]), [draft], 3, EOS, CPU) == [together[row]]
+        (alone,), _ = refined(Reader(said[row]), [draft], 3, EOS, CPU)
+        assert alone == together[row]
 
 
 def test_the_likelihood_is_that_of_each_token_and_the_end():
-    log_probs = torch.randn(2, 4, VOCAB).log_softmax(dim=-1)
-    first, second = likelihoods(log_probs, [[3, 1], [5, 6, 7, 8, 9]], EOS)
-    own = log_probs[0, 0, 3] + log_probs[0, 1, 1] + log_probs[0, 2, EOS]
-    assert first == pytest.approx(float(own), abs=1e-5)
-    cut = log_probs[1, range(4), [5, 6, 7, EOS]].sum()
-    assert second == pytest.approx(float(cut), abs=1e-5)
+    log_probs = torch.randn(4, VOCAB).log_softmax(dim=-1)
+    own = log_probs[0, 3] + log_probs[1, 1] + log_probs[2, EOS]
+    found = likelihood(log_probs[:3], [3, 1], EOS)
+    assert found == pytest.approx(float(own), abs=1e-5)
+    cut = log_probs[range(4), [5, 6, 7, EOS]].sum()
+    found = likelihood(log_probs, [5, 6, 7, 8, 9], EOS)
+    assert found == pytest.approx(float(cut), abs=1e-5)

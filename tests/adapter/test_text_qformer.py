@@ -40,9 +40,12 @@ def frames(*lengths: int) -> torch.Tensor:
 def test_texts_of_one_utterance_share_its_frames(reader, table):
     audio, rows = frames(9, 4, 6), torch.tensor([2, 0, 2, 1, 0])
     texts = [[5, 40], [7], [], [33, 5, 8], [12, 13, 14]]
-    alone = reader(audio[rows], texts, table[WORDS], END)
-    shared = reader(audio, texts, table[WORDS], END, rows)
-    torch.testing.assert_close(shared, alone)
+    alone, counts = reader(audio[rows], texts, table[WORDS], END)
+    memory, since = reader.projected(audio), [1, 1, 0, 2, 0]
+    shared = reader.along(memory, rows, texts, table[WORDS], END, since)
+    assert len(shared) == 5
+    for row, (begin, end) in enumerate(zip(since, counts.tolist(), strict=True)):
+        torch.testing.assert_close(shared[row], alone[row, begin:end])
 
 
 @torch.no_grad()
