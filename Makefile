@@ -25,8 +25,9 @@ bench: venv  ## systems side by side: time of each stage, passes, RTF, memory
 	$(IN_VENV) cd $(RECIPE) && local/data.sh --preset mini --train false && \
 		espnet-llada bench conf/bench_mini.yaml --data data/dev_synth --output exp/bench
 
-test: venv  ## the default tests: CPU, no network
-	$(IN_VENV) python -m pytest
+test: venv  ## the default tests: CPU, no network, a process for each core
+	$(IN_VENV) OMP_NUM_THREADS=1 python -m pytest --dist loadfile \
+		-n "$$(python -c 'import os; print(min(4, os.cpu_count()))')"
 
 test-all: venv  ## all tests, slow ones and those that need the registry too
 	$(IN_VENV) python -m pytest -m "not gpu"

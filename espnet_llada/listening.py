@@ -256,7 +256,7 @@ class Listener(nn.Module):
         own = along if undoubted else own.doubted(along)
         places = None
         if slots_below:
-            ends = [float(r[-1, eos]) for r in read]
+            ends = [r[-1, eos].item() for r in read]
             own, places = opened(own, ends, slots_below, eos)
         counts = torch.tensor([len(r) for r in read], device=device)
         log_probs = pad_sequence(read, batch_first=True)
