@@ -14,7 +14,8 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
-from espnet_llada.types import SamplerOptions, UserError, nearest
+from espnet_llada.sampler_options import SamplerOptions
+from espnet_llada.types import UserError, nearest
 from espnet_llada.yaml_file import read_yaml
 
 DECODE_FILE = "decode.yaml"

@@ -17,7 +17,7 @@ from espnet_llada.slots import Responses, with_slots
 
 
 class LMDecoder(Listener):
-    """The same class for Whisper-LLaDA and Whisper-LLaMA; arguments: ``Listener``."""
+    """The same class for Whisper-LLaDA and Whisper-LLaMA; arguments: ``Parts``."""
 
     @property
     def diffuses(self) -> bool:

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from espnet_llada.adapter.heard import Heard
 from espnet_llada.lm.backbone import Backbone, counted
-from espnet_llada.lm.llama import KVCache
+from espnet_llada.lm.cache import KVCache
 
 AUDIO_POSITIONS = ("before", "beside")
 

@@ -26,7 +26,8 @@ from espnet_llada.sampler import (
     sample,
     transcript_canvas,
 )
-from espnet_llada.types import SAMPLE_RATE, Hypothesis, SamplerOptions, UserError
+from espnet_llada.sampler_options import SamplerOptions
+from espnet_llada.types import SAMPLE_RATE, Hypothesis, UserError
 
 
 def seed_of(utt_id: str, seed: int) -> int:

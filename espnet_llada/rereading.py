@@ -13,7 +13,8 @@ from espnet_llada.adapter.numbering import corrections
 from espnet_llada.decoder import LMDecoder
 from espnet_llada.prefix import Prefix
 from espnet_llada.sampler import Canvas, SamplerResult, transcript_canvas
-from espnet_llada.types import SamplerOptions, SpecialTokens
+from espnet_llada.sampler_options import SamplerOptions
+from espnet_llada.types import SpecialTokens
 
 MARGIN = 1.0
 """Nats by which a change has to make a text likelier: most of what gains less was right

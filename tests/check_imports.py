@@ -13,6 +13,7 @@ from pathlib import Path
 PACKAGE = Path(__file__).resolve().parents[1] / "espnet_llada"
 RANKS = [
     ("types", "torchaudio_guard", "frozen", "quantize", "unusable", "yaml_file"),
+    ("sampler_options",),
     ("weights", "scoring"),
     ("audio",),
     ("adapter",),
@@ -20,6 +21,7 @@ RANKS = [
     ("sampler",),
     ("objective", "pointer", "prefix", "rough"),
     ("slots",),
+    ("parts",),
     ("listening",),
     ("decoder", "checkpoint", "packed"),
     ("autoregressive", "model"),

@@ -15,7 +15,8 @@ from espnet_llada.model import WhisperLLM
 from espnet_llada.pointer import Head
 from espnet_llada.prefix import Prefix
 from espnet_llada.recognizer import Recognizer
-from espnet_llada.types import SamplerOptions, SpecialTokens, UserError
+from espnet_llada.sampler_options import SamplerOptions
+from espnet_llada.types import SpecialTokens, UserError
 
 EOS = 0
 

@@ -10,7 +10,7 @@ from espnet_llada.lm.backbone import Backbone
 from espnet_llada.lm.llama import run_layer
 from espnet_llada.model import WhisperLLM
 from espnet_llada.recognizer import Recognizer
-from espnet_llada.types import SamplerOptions
+from espnet_llada.sampler_options import SamplerOptions
 
 
 def build(tiny_config, kind: str, compiled: bool) -> WhisperLLM:

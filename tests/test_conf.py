@@ -12,7 +12,8 @@ import yaml
 from espnet_llada.bin import asr_inference
 from espnet_llada.bin.decoding import sampler_options
 from espnet_llada.bin.sweep_rows import read_sweep
-from espnet_llada.types import STRATEGIES, UserError
+from espnet_llada.sampler_options import STRATEGIES
+from espnet_llada.types import UserError
 
 CONF = Path(__file__).resolve().parents[1] / "conf"
 TRAIN = sorted(CONF.glob("train_*.yaml"))

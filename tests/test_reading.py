@@ -12,8 +12,9 @@ from espnet_llada.adapter.reader import Reader
 from espnet_llada.model import WhisperLLM
 from espnet_llada.recognizer import Recognizer
 from espnet_llada.rereading import MARGIN
+from espnet_llada.sampler_options import SamplerOptions
 from espnet_llada.trace import trace
-from espnet_llada.types import SamplerOptions, UserError
+from espnet_llada.types import UserError
 
 MEASURED = {"strategy": "deliberation_low_confidence", "measuring_passes": 0}
 TEXTS = ["the quick brown", "fox jumps", "a dark and stormy night"]

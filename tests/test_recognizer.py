@@ -10,7 +10,8 @@ import torch
 
 from espnet_llada.model import WhisperLLM
 from espnet_llada.recognizer import Recognizer, seed_of
-from espnet_llada.types import SamplerOptions, UserError
+from espnet_llada.sampler_options import SamplerOptions
+from espnet_llada.types import UserError
 
 RNG = np.random.default_rng(1)
 WAVEFORMS = [

@@ -12,8 +12,9 @@ from hypothesis import strategies as st
 from espnet_llada.adapter.numbering import corrections
 from espnet_llada.prefix import Draft
 from espnet_llada.sampler import sample, transcript_canvas
+from espnet_llada.sampler_options import SamplerOptions
 from espnet_llada.slots import Responses, opened, with_slots
-from espnet_llada.types import SamplerOptions, SpecialTokens, UserError
+from espnet_llada.types import SpecialTokens, UserError
 
 SPECIAL = SpecialTokens(mask=11, eos=10)
 EOS = SPECIAL.eos

@@ -10,8 +10,8 @@ import torch
 
 from espnet_llada.model import WhisperLLM
 from espnet_llada.recognizer import Recognizer
+from espnet_llada.sampler_options import SamplerOptions
 from espnet_llada.trace import trace
-from espnet_llada.types import SamplerOptions
 
 WAVEFORM = np.random.default_rng(1).normal(0, 0.1, 16_000).astype(np.float32)
 TEXT = "the quick brown fox jumps"

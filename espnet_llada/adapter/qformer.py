@@ -7,6 +7,8 @@ window of 17 encoder frames (0.34 s).
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -14,7 +16,7 @@ from torch import Tensor, nn
 _EPS = 1e-12  # BERT's LayerNorm
 
 
-class WindowReader(nn.Module):
+class WindowReader(nn.Module, ABC):
     """Cuts frames into windows; ``read`` turns each into vectors.
 
     Args:
@@ -52,6 +54,7 @@ class WindowReader(nn.Module):
         self.queries = nn.Parameter(queries)
         self.jitter = jitter
 
+    @abstractmethod
     def read(self, keys: Tensor, seen: Tensor) -> Tensor:
         """Each window by itself.
 
@@ -62,7 +65,6 @@ class WindowReader(nn.Module):
         Returns:
             (N, queries, hidden).
         """
-        raise NotImplementedError
 
     def forward(self, frames: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
         """Read a batch.

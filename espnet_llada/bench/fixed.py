@@ -18,7 +18,8 @@ from torch import Tensor
 from espnet_llada.bench.graphs import Replayed, compiled, runner
 from espnet_llada.decoder import LMDecoder, last_valid
 from espnet_llada.lm.backbone import Backbone
-from espnet_llada.lm.llama import Llama, StaticKVCache, run_layer
+from espnet_llada.lm.cache import StaticKVCache
+from espnet_llada.lm.llama import Llama, run_layer
 from espnet_llada.prefix import Prefix
 from espnet_llada.recognizer import Recognizer
 from espnet_llada.sampler import SamplerResult

@@ -22,7 +22,8 @@ from espnet_llada.bin.decoding import (
 )
 from espnet_llada.bin.options import OptionParser, run_main
 from espnet_llada.decode_file import STRATEGY, make_options, model_options
-from espnet_llada.types import STRATEGIES, UserError, atomic_write
+from espnet_llada.sampler_options import STRATEGIES
+from espnet_llada.types import UserError, atomic_write
 
 DEFAULT_MODEL = "mini"
 _OWN_PARSER = ("score", "sweep", "bench", "convert", "features", "plan")

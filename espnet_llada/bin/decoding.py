@@ -12,16 +12,9 @@ from typing import Any
 
 import numpy as np
 
+from espnet_llada.sampler_options import PROFILES, STRATEGIES, SamplerOptions
 from espnet_llada.scoring.wer import read_lines, read_text
-from espnet_llada.types import (
-    PROFILES,
-    SAMPLE_RATE,
-    STRATEGIES,
-    Hypothesis,
-    LoadOptions,
-    SamplerOptions,
-    UserError,
-)
+from espnet_llada.types import SAMPLE_RATE, Hypothesis, LoadOptions, UserError
 
 _HELP = {
     "strategy": "how the canvas is filled; deliberation_ may be left out",

@@ -13,8 +13,9 @@ import torch
 from torch import Tensor, nn
 
 from espnet_llada.frozen import Pretrained
+from espnet_llada.lm.cache import KVCache
 from espnet_llada.lm.head import head_nll
-from espnet_llada.lm.llama import KVCache, Llama, run_layer
+from espnet_llada.lm.llama import Llama, run_layer
 from espnet_llada.lm.loading import load_llama
 from espnet_llada.types import UserError
 

@@ -15,7 +15,8 @@ from espnet_llada.sampler.masking import lowest
 from espnet_llada.sampler.profile import PROFILE
 from espnet_llada.sampler.schedule import commits_per_pass
 from espnet_llada.sampler.strategies import LogitsFn, Plan, make_plan
-from espnet_llada.types import SamplerOptions, SpecialTokens
+from espnet_llada.sampler_options import SamplerOptions
+from espnet_llada.types import SpecialTokens
 
 __all__ = ["LogitsFn", "OnPass", "Pass", "SamplerResult", "sample"]
 

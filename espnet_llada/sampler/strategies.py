@@ -24,7 +24,8 @@ from espnet_llada.sampler.masking import (
 )
 from espnet_llada.sampler.profile import PROFILE, Profile
 from espnet_llada.sampler.schedule import passes_per_block
-from espnet_llada.types import SamplerOptions, SpecialTokens
+from espnet_llada.sampler_options import SamplerOptions
+from espnet_llada.types import SpecialTokens
 
 LogitsFn = Callable[[Tensor, Tensor], Tensor]
 """tokens (B, L) int64, wanted (B, L) bool -> logits (N, V) of the N wanted positions,

@@ -17,7 +17,8 @@ from espnet_llada.bench.tables import ratio
 from espnet_llada.bin import bench
 from espnet_llada.loading import find_model, load_model
 from espnet_llada.recognizer import Recognizer
-from espnet_llada.types import SamplerOptions, UserError
+from espnet_llada.sampler_options import SamplerOptions
+from espnet_llada.types import UserError
 
 ROWS = """
 baseline: llama

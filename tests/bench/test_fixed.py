@@ -12,7 +12,8 @@ from espnet_llada.autoregressive import beam_search
 from espnet_llada.bench.fixed import FixedPass, StaticGreedy
 from espnet_llada.model import WhisperLLM
 from espnet_llada.recognizer import Recognizer
-from espnet_llada.types import SamplerOptions, UserError
+from espnet_llada.sampler_options import SamplerOptions
+from espnet_llada.types import UserError
 
 RUNTIMES = [
     ("static", "inductor"),

@@ -15,7 +15,8 @@ from espnet_llada.bench.random_model import empty_model, model_bytes, random_mod
 from espnet_llada.bin import bench, sweep
 from espnet_llada.bin.sweep_rows import read_sweep
 from espnet_llada.recognizer import Recognizer
-from espnet_llada.types import SamplerOptions, UserError
+from espnet_llada.sampler_options import SamplerOptions
+from espnet_llada.types import UserError
 
 ROWS = """
 baseline: llama

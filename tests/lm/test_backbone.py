@@ -10,7 +10,7 @@ from safetensors.torch import load_file, save_file
 from transformers import LlamaForCausalLM
 
 from espnet_llada.lm.backbone import Backbone
-from espnet_llada.lm.llama import KVCache
+from espnet_llada.lm.cache import KVCache
 from espnet_llada.lm.lora import LoraOptions, add_lora, merge_lora
 from espnet_llada.types import UserError
 

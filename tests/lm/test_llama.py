@@ -7,7 +7,8 @@ import torch
 from transformers import LlamaConfig as TheirConfig
 from transformers import LlamaModel
 
-from espnet_llada.lm.llama import KVCache, Llama, LlamaConfig, Rotary
+from espnet_llada.lm.cache import KVCache
+from espnet_llada.lm.llama import Llama, LlamaConfig, Rotary
 from espnet_llada.types import UserError
 
 SIZES = {

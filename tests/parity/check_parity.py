@@ -28,7 +28,8 @@ from espnet_llada.prefix import Prefix
 from espnet_llada.release_import import ReleaseOptions, import_release
 from espnet_llada.sampler import SamplerResult, blank_canvas, sample, transcript_canvas
 from espnet_llada.sampler.confidence import log_probabilities
-from espnet_llada.types import SAMPLE_RATE, SamplerOptions
+from espnet_llada.sampler_options import SamplerOptions
+from espnet_llada.types import SAMPLE_RATE
 
 TOLERANCE = {"embeds": 1e-5, "logits": 3e-4, "confidence": 1e-5, "loss": 1e-5}
 

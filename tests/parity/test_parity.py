@@ -23,7 +23,7 @@ import yaml
 from espnet_llada.loading import load_model
 from espnet_llada.recognizer import Recognizer
 from espnet_llada.release_import import ReleaseOptions, import_release
-from espnet_llada.types import SamplerOptions
+from espnet_llada.sampler_options import SamplerOptions
 
 HERE = Path(__file__).resolve().parent
 REFERENCE = HERE / "reference"

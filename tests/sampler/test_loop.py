@@ -10,7 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from espnet_llada.sampler import blank_canvas, sample, transcript_canvas
-from espnet_llada.types import STRATEGIES, SamplerOptions, SpecialTokens, UserError
+from espnet_llada.sampler_options import STRATEGIES, SamplerOptions
+from espnet_llada.types import SpecialTokens, UserError
 
 VOCAB, SPECIAL = 12, SpecialTokens(mask=11, eos=10)
 

@@ -12,7 +12,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from espnet_llada.sampler import blank_canvas, sample, transcript_canvas
-from espnet_llada.types import SamplerOptions, SpecialTokens
+from espnet_llada.sampler_options import SamplerOptions
+from espnet_llada.types import SpecialTokens
 
 VOCAB, MASK, EOS = 9, 8, 7
 SPECIAL = SpecialTokens(mask=MASK, eos=EOS)

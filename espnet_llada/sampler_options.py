@@ -1,0 +1,229 @@
+"""How a canvas is filled: strategy, budget, and what is masked; checked once, here."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from espnet_llada.types import UserError
+
+STRATEGIES = (
+    "diffusion",
+    "semi_ar",
+    "mask_ctc",
+    "deliberation_random",
+    "deliberation_low_confidence",
+    "deliberation_semi_ar",
+)
+
+
+PROFILES = ("default", "release")
+
+
+@dataclass(frozen=True)
+class SamplerOptions:
+    """How a canvas is filled. Conflicting values are refused here, once.
+
+    Attributes:
+        strategy: one of ``STRATEGIES``.
+        steps: the budget of LLM forward passes for each utterance, the pass that
+            measures a transcript's confidence included. A block never takes more
+            passes than it has masked positions, so a large budget is clamped by what
+            there is to fill.
+        canvas_length: response positions of a decoding canvas (tokens), or the most of
+            them with ``tokens_per_second``.
+        tokens_per_second: above 0, an utterance's canvas has so many positions for each
+            second, and two; a canvas near the transcript's length is cheaper, and what
+            training with a small ``canvas_slack`` has seen.
+        positions_per_vector: above 0, likewise for each vector that the LLM hears and
+            that is likely a word, and two: for ``projection: words``.
+        num_blocks: sub-blocks, filled left to right (``semi_ar``,
+            ``deliberation_semi_ar``). Clamped to ``steps`` and to the positions there
+            are, since each sub-block takes at least one pass and one position.
+        mask_ratio: share of the transcript's positions that deliberation masks
+            (``mask_ctc``: of the draft's), rounded down; where that is none, the
+            transcript is returned unchanged.
+        mask_below: above 0, not a share of the positions is masked but every token that
+            is less probable, in [0, 1]: by the LM (``deliberation_low_confidence``) or
+            by the CTC (``mask_ctc``, as in Mask-CTC).
+        measuring_passes: forward passes in which ``deliberation_low_confidence`` asks
+            for a transcript's tokens: one hides all of them at once, two every other
+            one, and so on; the others are there to read. 0 asks the adapter that reads
+            along the transcript, which takes no pass (``text_qformer``).
+        refine: rounds in which the adapter corrects the draft that it reads along, by
+            itself, before the LM sees it (``text_qformer``; in deliberation that of the
+            ``second_opinion``).
+        readings: how often the audio is read: each time after the first along what has
+            been written so far, of which is masked and filled in again what that finds
+            unlikely (``mask_below``, ``mask_ratio``; ``text_qformer``).
+        slots_below: above 0, a canvas over a text has an empty position before each
+            token that reading along finds less probable; it is masked with that token,
+            may take one, and any masked token may leave its position empty, so that the
+            text grows and shrinks (for a model trained with ``slots``).
+        verify: read along what has become of a text as well, and keep the text of
+            before unless that finds the new one likelier by a nat; it takes no LLM
+            pass.
+        second_opinion: in deliberation, transcribe by ``mask_ctc`` as well, and take
+            from that what reading along finds likelier by a nat than what has become
+            of the first pass; its passes count.
+        temperature: 0 commits the most probable token; above 0 tokens are drawn.
+        remasking: which masked positions a pass commits: those of highest
+            ``confidence``, or ``random`` ones.
+        tail: EOS positions that deliberation appends to a transcript and masks as
+            well, so that the transcript can grow.
+        seed: makes random masks and draws repeatable, for each utterance id.
+        profile: ``default``, or ``release``: the behaviour of the paper's published
+            implementation, defects included (``sampler/README.md`` has the table).
+        threshold: above 0, a pass also commits every position whose token is at least
+            so probable, in [0, 1]: sure positions are not held back for the budget, and
+            an easy utterance takes fewer passes.
+        threshold_decay: the threshold is multiplied by it after each pass of a block,
+            in (0, 1].
+        first_pass_bonus: so many nats the logit of the first pass's own token is raised
+            by where deliberation has masked it (``mask_ctc``: the draft's): only a
+            token that is that much more probable takes its place.
+        beam_size: hypotheses that an autoregressive LM keeps; 1 is greedy. The
+            strategies of masked diffusion search no beam.
+
+    Raises:
+        UserError: a value outside its range.
+    """
+
+    strategy: str = "diffusion"
+    steps: int = 32
+    canvas_length: int = 64
+    tokens_per_second: float = 0.0
+    positions_per_vector: float = 0.0
+    num_blocks: int = 1
+    mask_ratio: float = 0.5
+    mask_below: float = 0.0
+    measuring_passes: int = 1
+    refine: int = 0
+    readings: int = 1
+    slots_below: float = 0.0
+    verify: bool = False
+    second_opinion: bool = False
+    temperature: float = 0.0
+    remasking: str = "confidence"
+    tail: int = 1
+    seed: int = 0
+    profile: str = "default"
+    threshold: float = 0.0
+    threshold_decay: float = 1.0
+    first_pass_bonus: float = 0.0
+    beam_size: int = 1
+
+    def __post_init__(self) -> None:
+        _require(self.strategy in STRATEGIES, "strategy", self.strategy, STRATEGIES)
+        choices = ("confidence", "random")
+        _require(self.remasking in choices, "remasking", self.remasking, choices)
+        _require(self.steps >= 1, "steps", self.steps, ">= 1")
+        _require(self.canvas_length >= 1, "canvas_length", self.canvas_length, ">= 1")
+        rate = self.tokens_per_second
+        _require(rate >= 0.0, "tokens_per_second", rate, ">= 0")
+        rate = self.positions_per_vector
+        _require(rate >= 0.0, "positions_per_vector", rate, ">= 0")
+        _require(self.num_blocks >= 1, "num_blocks", self.num_blocks, ">= 1")
+        _require(0.0 <= self.mask_ratio <= 1.0, "mask_ratio", self.mask_ratio, "[0, 1]")
+        _require(0.0 <= self.mask_below <= 1.0, "mask_below", self.mask_below, "[0, 1]")
+        measures = self.strategy in ("mask_ctc", "deliberation_low_confidence")
+        measures = measures or self.readings > 1
+        allowed = "0: this strategy knows no probability of a token"
+        _require(
+            not self.mask_below or measures, "mask_below", self.mask_below, allowed
+        )
+        rounds, drafts = self.refine, self.second_opinion or not self.deliberates
+        _require(rounds >= 0, "refine", rounds, ">= 0")
+        allowed = "0: deliberation drafts nothing but a second_opinion"
+        _require(not rounds or drafts, "refine", rounds, allowed)
+        opinion, allowed = self.second_opinion, "false: there is no first pass"
+        _require(not opinion or self.deliberates, "second_opinion", opinion, allowed)
+        slots = self.slots_below
+        _require(0.0 <= slots <= 1.0, "slots_below", slots, "[0, 1]")
+        over_text = self.edits or self.readings > 1
+        for name in ("slots_below", "verify"):
+            value, allowed = getattr(self, name), "0: no text is on the canvas"
+            _require(not value or over_text, name, value, allowed)
+        passes = self.measuring_passes
+        _require(passes >= 0, "measuring_passes", passes, ">= 0")
+        _require(self.readings >= 1, "readings", self.readings, ">= 1")
+        _require(self.temperature >= 0.0, "temperature", self.temperature, ">= 0")
+        _require(self.tail >= 0, "tail", self.tail, ">= 0")
+        _require(0.0 <= self.threshold <= 1.0, "threshold", self.threshold, "[0, 1]")
+        decay = self.threshold_decay
+        _require(0.0 < decay <= 1.0, "threshold_decay", decay, "(0, 1]")
+        bonus = self.first_pass_bonus
+        _require(bonus >= 0.0, "first_pass_bonus", bonus, ">= 0")
+        allowed = "0: this strategy has no first pass"
+        _require(not bonus or self.edits, "first_pass_bonus", bonus, allowed)
+        _require(self.profile in PROFILES, "profile", self.profile, PROFILES)
+        _require(self.beam_size >= 1, "beam_size", self.beam_size, ">= 1")
+        if self.profile == "release":
+            self._check_release()
+        elif self.strategy == "deliberation_low_confidence":
+            needed = self.measuring_passes + 1
+            allowed = f">= {needed}: measuring the transcript's confidence takes passes"
+            _require(self.steps >= needed, "steps", self.steps, allowed)
+
+    def _check_release(self) -> None:
+        _require(self.strategy != "mask_ctc", "strategy", self.strategy, "the paper's")
+        for name in ("tokens_per_second", "positions_per_vector"):
+            rate = getattr(self, name)
+            _require(rate == 0, name, rate, "0: the release's canvas is fixed")
+        allowed = "0: the release masks a share"
+        _require(self.mask_below == 0, "mask_below", self.mask_below, allowed)
+        bonus, allowed = self.first_pass_bonus, "0: the release forgets what it masks"
+        _require(bonus == 0, "first_pass_bonus", bonus, allowed)
+        again = self.readings
+        _require(again == 1, "readings", again, "1: the release reads once")
+        slots, allowed = self.slots_below, "0: the release keeps the length"
+        _require(slots == 0, "slots_below", slots, allowed)
+        for name in ("verify", "second_opinion"):
+            allowed = "false: the release reads once"
+            _require(not getattr(self, name), name, True, allowed)
+        rounds = self.refine
+        _require(rounds == 0, "refine", rounds, "0: the release has no draft")
+        passes, sure = self.measuring_passes, self.threshold
+        _require(passes == 1, "measuring_passes", passes, "1: the release's")
+        _require(sure == 0, "threshold", sure, "0: the release has a fixed schedule")
+        if self.strategy == "semi_ar":
+            allowed = f"a divisor of canvas_length {self.canvas_length} and of steps"
+            fits = self.canvas_length % self.num_blocks == 0
+            fits = fits and self.steps % self.num_blocks == 0
+            _require(fits, "num_blocks", self.num_blocks, f"{allowed} {self.steps}")
+        if self.deliberates:
+            allowed = "0: the release keeps the length"
+            _require(self.tail == 0, "tail", self.tail, allowed)
+
+    @property
+    def deliberates(self) -> bool:
+        """Whether the strategy starts from a first-pass transcript."""
+        return self.strategy.startswith("deliberation")
+
+    @property
+    def edits(self) -> bool:
+        """Whether the canvas holds a text on entry: a first pass, or the CTC draft."""
+        return self.deliberates or self.strategy == "mask_ctc"
+
+    @property
+    def reads_along(self) -> str | None:
+        """The option, if any, that needs a model which reads along a transcript."""
+        by_reading = self.strategy == "deliberation_low_confidence"
+        needing = {
+            "measuring_passes": by_reading and not self.measuring_passes,
+            "refine": self.refine > 0,
+            "readings": self.readings > 1,
+            "slots_below": self.slots_below > 0,
+            "verify": self.verify,
+            "second_opinion": self.second_opinion,
+        }
+        return next((name for name, needs in needing.items() if needs), None)
+
+    @property
+    def resizes(self) -> bool:
+        """Whether EOS on the canvas is an empty position, and no end."""
+        return self.edits and self.slots_below > 0
+
+
+def _require(holds: bool, name: str, value: object, allowed: object) -> None:
+    if not holds:
+        raise UserError(f"{name}: {value!r} does not fit; allowed: {allowed}")
