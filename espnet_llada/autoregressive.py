@@ -3,20 +3,30 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 import torch
+from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
 from espnet_llada.decoder import LMDecoder, last_valid
 from espnet_llada.prefix import Prefix
 from espnet_llada.sampler import SamplerResult
 
+Beside = Callable[[Sequence[int], Sequence[Sequence[int]]], Tensor]
+"""Rows of the batch and a text of each, N of them -> (N, V), what to add to the
+log-probabilities of the next token."""
+
 
 @torch.no_grad()
 def beam_search(
-    decoder: LMDecoder, prefix: Prefix, max_tokens: int, beam_size: int = 1
+    decoder: LMDecoder,
+    prefix: Prefix,
+    max_tokens: int,
+    beam_size: int = 1,
+    beside: Beside | None = None,
 ) -> SamplerResult:
     """Continue each row with its most probable tokens until EOS, with a KV cache.
 
@@ -39,6 +49,8 @@ def beam_search(
         prefix: prompt and audio of B rows; each is searched as if it were alone.
         max_tokens: longest response, EOS included.
         beam_size: hypotheses that a row keeps; 1 is greedy decoding.
+        beside: a second judge of what comes next. The search then goes by the sum of
+            both; the result has the LM's own log-probabilities.
 
     Returns:
         The result as the sampler's: (B, <= max_tokens) tokens, EOS behind a row's
@@ -46,7 +58,7 @@ def beam_search(
         many hypotheses that pass carried; in greedy decoding that is one for each
         of its tokens, EOS included.
     """
-    lm, eos = _CachedLM(decoder, prefix), decoder.special.eos
+    lm, eos = _CachedLM(decoder, prefix, beside), decoder.special.eos
     rows = [_Row() for _ in range(len(prefix))]
     while True:
         continuations = enumerate(lm.most_probable(beam_size))
@@ -66,6 +78,14 @@ def beam_search(
     )
 
 
+class _Next(NamedTuple):
+    """A token, what it adds to a hypothesis's total, and the LM's log-probability."""
+
+    token: int
+    value: float
+    log_prob: float
+
+
 @dataclass(frozen=True)
 class _Hypothesis:
     """Tokens with their log-probabilities; ``parent`` is the LM row they continue."""
@@ -75,11 +95,11 @@ class _Hypothesis:
     total: float = 0.0
     parent: int = 0
 
-    def then(self, token: int, log_prob: float, parent: int) -> _Hypothesis:
+    def then(self, following: _Next, parent: int) -> _Hypothesis:
         return _Hypothesis(
-            (*self.tokens, token),
-            (*self.log_probs, log_prob),
-            self.total + log_prob,
+            (*self.tokens, following.token),
+            (*self.log_probs, following.log_prob),
+            self.total + following.value,
             parent,
         )
 
@@ -99,7 +119,7 @@ class _Row:
 
     def advance(
         self,
-        continuations: Iterator[tuple[int, list[tuple[int, float]]]],
+        continuations: Iterator[tuple[int, list[_Next]]],
         beam_size: int,
         max_tokens: int,
         eos: int,
@@ -110,8 +130,8 @@ class _Row:
         self.passes += 1
         grown = []
         for hypothesis in self.live:
-            parent, pairs = next(continuations)
-            grown += [hypothesis.then(*pair, parent) for pair in pairs]
+            parent, following = next(continuations)
+            grown += [hypothesis.then(one, parent) for one in following]
         grown.sort(key=lambda h: h.total, reverse=True)  # stable: ties keep their order
         kept = grown[:beam_size]
         length = len(kept[0].tokens)
@@ -129,15 +149,17 @@ class _Row:
 class _CachedLM:
     """The LM over a batch of hypotheses, whose keys and values it keeps."""
 
-    def __init__(self, decoder: LMDecoder, prefix: Prefix):
+    def __init__(self, decoder: LMDecoder, prefix: Prefix, beside: Beside | None):
         prefix = prefix.remembered(decoder.lm)
         self._lm, self._cache, self._valid = decoder.lm, prefix.cache, prefix.valid
         self._next, self._length = prefix.start, 0
         self._head = decoder.head(prefix, prefix.hidden)
         self._last = last_valid(prefix.hidden, prefix.valid)[:, None]
+        self._beside, self._rows = beside, list(range(len(prefix)))
+        self._texts: list[list[int]] = [[] for _ in self._rows]
 
-    def most_probable(self, count: int) -> list[list[tuple[int, float]]]:
-        """For each row at most ``count`` (next token, log-probability), best first.
+    def most_probable(self, count: int) -> list[list[_Next]]:
+        """For each row at most ``count`` continuations, best first.
 
         Of equally probable tokens, which bfloat16 makes common, the lowest id comes
         first; ``torch.topk`` leaves that open.
@@ -145,19 +167,24 @@ class _CachedLM:
         every = torch.ones_like(self._last[..., 0], dtype=torch.bool)
         logits = self._head.logits(self._last, every, self._length)
         log_probs = logits.float().log_softmax(dim=-1)
+        values = log_probs.clone()
+        if self._beside is not None:
+            values += self._beside(self._rows, self._texts)
         found = []
-        for _ in range(min(count, log_probs.shape[-1])):
-            found.append(log_probs.max(dim=-1))
-            log_probs.scatter_(-1, found[-1].indices[:, None], -math.inf)
-        tokens = torch.stack([f.indices for f in found], dim=1).tolist()
-        values = torch.stack([f.values for f in found], dim=1).tolist()
-        return [
-            list(zip(*pair, strict=True)) for pair in zip(tokens, values, strict=True)
-        ]
+        for _ in range(min(count, values.shape[-1])):
+            found.append(values.max(dim=-1))
+            values.scatter_(-1, found[-1].indices[:, None], -math.inf)
+        tokens = torch.stack([f.indices for f in found], dim=1)
+        best = torch.stack([f.values for f in found], dim=1).tolist()
+        rows = tokens.tolist(), best, log_probs.gather(-1, tokens).tolist()
+        return [list(map(_Next, *row)) for row in zip(*rows, strict=True)]
 
     def extend(self, parents: Sequence[int], tokens: Sequence[int]) -> None:
         """Make the batch row ``parents[i]``, followed by ``tokens[i]``, for each i."""
         device = self._valid.device
+        self._rows = [self._rows[parent] for parent in parents]
+        pairs = zip(parents, tokens, strict=True)
+        self._texts = [[*self._texts[parent], token] for parent, token in pairs]
         if list(parents) != list(range(len(self._valid))):  # greedy seldom copies
             rows = torch.tensor(parents, device=device)
             self._cache.reorder_cache(rows)

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils.rnn import pad_sequence
 
+from espnet_llada.adapter.reader import Beside
 from espnet_llada.audio.io import split_long
 from espnet_llada.autoregressive import beam_search
 from espnet_llada.lm.tokenizer import to_case
@@ -74,6 +75,11 @@ class Recognizer:
             raise UserError(
                 f"beam_size {options.beam_size}: this model's decoder is masked "
                 "diffusion, which searches no beam; set beam_size to 1"
+            )
+        if options.reader_weight and model.decoder.diffuses:
+            raise UserError(
+                f"reader_weight {options.reader_weight}: this model's decoder is "
+                "masked diffusion, which searches nothing; set it to 0"
             )
         draws_on_ctc = options.strategy == "mask_ctc" and model.decoder.diffuses
         if draws_on_ctc and model.decoder.ctc is None:
@@ -158,8 +164,11 @@ class Recognizer:
         below = options.slots_below if drafts else 0.0
         prefix = rereader.prefix(draft=drafts, slots_below=below, refine=options.refine)
         if not decoder.diffuses:
-            length, beam_size = options.canvas_length, options.beam_size
-            return self._hypotheses(self.search(decoder, prefix, length, beam_size))
+            how = {"beam_size": options.beam_size}
+            if options.reader_weight:
+                how["beside"] = Beside(rereader.reader, options.reader_weight)
+            result = self.search(decoder, prefix, options.canvas_length, **how)
+            return self._hypotheses(result)
         if drafts:
             result = rereader.filled(prefix)
         else:

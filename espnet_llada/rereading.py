@@ -21,6 +21,10 @@ MARGIN = 1.0
 before. Chosen on the mini models' synthetic speech."""
 
 
+_OWN = {"strategy": "mask_ctc", "second_opinion": False}
+"""How a canvas over its own text is filled."""
+
+
 class Fill(Protocol):
     """The sampler, for one batch."""
 
@@ -70,7 +74,7 @@ class Rereader:
             texts = _chosen(result.tokens, places)
             below = self.options.slots_below
             prefix = self.prefix(transcripts=texts, slots_below=below)
-            canvas, found = self._verified(prefix, strategy="mask_ctc")
+            canvas, found = self._verified(prefix, **_OWN)
             before = torch.zeros(canvas.tokens.shape, device=canvas.tokens.device)
             own = self._places(canvas.tokens)
             for row, pair in enumerate(zip(own, places, strict=True)):
@@ -81,7 +85,7 @@ class Rereader:
     def with_own(self, result: SamplerResult) -> SamplerResult:
         """With what the audio speaks for in a transcript without the first pass."""
         prefix = self.prefix(draft=True, refine=self.options.refine)
-        _, own = self._filled(prefix, strategy="mask_ctc", second_opinion=False)
+        _, own = self._filled(prefix, **_OWN)
         places = self._places(result.tokens), self._places(own.tokens)
         eos = self.decoder.special.eos
         return self._confirmed(*_side_by_side(result, places[0], own, places[1], eos))

@@ -83,6 +83,9 @@ class SamplerOptions:
             token that is that much more probable takes its place.
         beam_size: hypotheses that an autoregressive LM keeps; 1 is greedy. The
             strategies of masked diffusion search no beam.
+        reader_weight: above 0, an autoregressive LM searches jointly with the adapter:
+            so many times the log-probability that reading along its own text gives to
+            the next token is added to the LM's (``text_qformer``).
 
     Raises:
         UserError: a value outside its range.
@@ -111,6 +114,7 @@ class SamplerOptions:
     threshold_decay: float = 1.0
     first_pass_bonus: float = 0.0
     beam_size: int = 1
+    reader_weight: float = 0.0
 
     def __post_init__(self) -> None:
         _require(self.strategy in STRATEGIES, "strategy", self.strategy, STRATEGIES)
@@ -157,6 +161,8 @@ class SamplerOptions:
         _require(not bonus or self.edits, "first_pass_bonus", bonus, allowed)
         _require(self.profile in PROFILES, "profile", self.profile, PROFILES)
         _require(self.beam_size >= 1, "beam_size", self.beam_size, ">= 1")
+        weight = self.reader_weight
+        _require(weight >= 0.0, "reader_weight", weight, ">= 0")
         if self.profile == "release":
             self._check_release()
         elif self.strategy == "deliberation_low_confidence":
@@ -215,6 +221,7 @@ class SamplerOptions:
             "slots_below": self.slots_below > 0,
             "verify": self.verify,
             "second_opinion": self.second_opinion,
+            "reader_weight": self.reader_weight > 0,
         }
         return next((name for name, needs in needing.items() if needs), None)
 

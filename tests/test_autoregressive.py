@@ -270,3 +270,34 @@ def test_the_recognizer_searches_a_beam_and_diffusion_refuses_one(noise, llama):
     diffuses = SimpleNamespace(decoder=SimpleNamespace(diffuses=True))
     with pytest.raises(UserError, match=r"beam_size 4: .*masked diffusion"):
         Recognizer(diffuses, SamplerOptions(beam_size=4))
+
+
+@pytest.mark.parametrize("beam_size", [1, 3])
+def test_a_second_judge_decides_with_the_lm(beam_size):
+    """One that is sure of a text has it written; how sure the LM is stays its own."""
+    tables = random_table(3), random_table(4)
+    decoder, prefix = table_decoder(*tables), table_prefix(1, 0, 1)
+    liked = [[2, 1, 2, 2], [], [1]]
+
+    def beside(rows, texts):
+        found = torch.full((len(rows), 3), -50.0)
+        for i, (row, text) in enumerate(zip(rows, texts, strict=True)):
+            if text == liked[row][: len(text)]:
+                found[i, [*liked[row], EOS][len(text)]] = 0.0
+        return found
+
+    result = beam_search(decoder, prefix, 9, beam_size, beside)
+    texts = [[t for t in row if t != EOS] for row in result.tokens.tolist()]
+    assert texts == liked
+    for row, owner in enumerate((1, 0, 1)):
+        before = [0, *(t + 1 for t in liked[row])]
+        own = [
+            tables[owner][b][t] for b, t in zip(before, [*liked[row], EOS], strict=True)
+        ]
+        got = result.log_probs[row, : len(own)].exp()
+        torch.testing.assert_close(got, torch.tensor(own))
+    without = beam_search(decoder, prefix, 9, beam_size)
+    none = beam_search(
+        decoder, prefix, 9, beam_size, lambda rows, _: torch.zeros(len(rows), 3)
+    )
+    assert torch.equal(without.tokens, none.tokens)

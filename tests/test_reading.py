@@ -22,6 +22,15 @@ TEXTS = ["the quick brown", "fox jumps", "a dark and stormy night"]
 
 @pytest.fixture
 def model(word_lm, tiny_whisper) -> WhisperLLM:
+    return build(word_lm, tiny_whisper, "llada", {"slots": 0.2})
+
+
+@pytest.fixture
+def llama(word_lm, tiny_whisper) -> WhisperLLM:
+    return build(word_lm, tiny_whisper, "llama", {})
+
+
+def build(word_lm, tiny_whisper, decoder: str, more: dict) -> WhisperLLM:
     torch.manual_seed(0)
     whisper = str(tiny_whisper)
     return WhisperLLM.from_config(
@@ -30,7 +39,7 @@ def model(word_lm, tiny_whisper) -> WhisperLLM:
             "encoder_conf": {"whisper": whisper, "pad_seconds": 0.0},
             "postencoder": "whisper_qformer",
             "postencoder_conf": {"whisper": whisper, "window": 4, "hand_on": True},
-            "decoder": "llada",
+            "decoder": decoder,
             "decoder_conf": {
                 "lm": str(word_lm),
                 "whisper": whisper,
@@ -40,7 +49,7 @@ def model(word_lm, tiny_whisper) -> WhisperLLM:
                 "audio_positions": "beside",
                 "pointer": True,
                 "text_qformer": {"bottleneck": 4, "first_pass": 0.5},
-                "slots": 0.2,
+                **more,
             },
         }
     ).eval()
@@ -297,3 +306,35 @@ def test_without_audio_nothing_reads_along(model):
 def test_a_second_opinion_is_of_deliberation(options, message):
     with pytest.raises(UserError, match=message):
         SamplerOptions(**options)
+
+
+@pytest.mark.parametrize("beam_size", [1, 2])
+def test_a_joint_search_writes_what_is_read_along_its_own_text(
+    llama, speech, beam_size
+):
+    """With all the weight on the reader its most probable tokens, one by one."""
+    options = {"canvas_length": 6, "beam_size": beam_size}
+    alone = recognize(llama, speech, **options)
+    found = recognize(llama, speech, **options, reader_weight=1e4)
+    special, decoder = llama.decoder.special, llama.decoder
+    for i, waveform in enumerate(speech):
+        (own,) = recognize(llama, [waveform], **options, reader_weight=1e4)
+        assert own.token_ids == found[i].token_ids, "whatever the batch"
+        if beam_size > 1:
+            continue
+        given = torch.from_numpy(waveform)[None], torch.tensor([len(waveform)])
+        with torch.no_grad():
+            reader = decoder.reader(llama.encode(*given)[0])
+            text = []
+            while len(text) < 6:
+                (log_probs,) = reader(torch.tensor([0]), [text], [len(text)])
+                if (token := int(log_probs[0].argmax())) == special.eos:
+                    break
+                text.append(token)
+        assert list(found[i].token_ids) == text
+    assert [h.token_ids for h in alone] != [h.token_ids for h in found]
+
+
+def test_masked_diffusion_searches_nothing(model):
+    with pytest.raises(UserError, match=r"reader_weight 0\.5: this model"):
+        Recognizer(model, SamplerOptions(reader_weight=0.5))

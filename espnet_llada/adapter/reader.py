@@ -56,6 +56,30 @@ class Reader:
         return torch.tensor(values, device=self.device)
 
 
+class Beside:
+    """What a reader expects next, for a search by another model.
+
+    Args:
+        reader: of the batch.
+        weight: of its log-probabilities.
+    """
+
+    def __init__(self, reader: Reader, weight: float):
+        self.reader, self.weight = reader, weight
+
+    def __call__(self, rows: Sequence[int], texts: Sequence[Sequence[int]]) -> Tensor:
+        """(N, V): ``weight`` times the log-probability of each token behind texts.
+
+        Args:
+            rows: the utterance of each text.
+            texts: N rows of token ids.
+        """
+        longest = self.reader.text_qformer.longest
+        ends = [min(len(text), longest) for text in texts]
+        here = torch.tensor(rows, device=self.reader.device)
+        return self.weight * torch.cat(self.reader(here, texts, ends))
+
+
 def likelihood(log_probs: Tensor, text: Sequence[int], eos: int) -> float:
     """The log-probability of a text and its end.
 

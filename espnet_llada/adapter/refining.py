@@ -88,27 +88,38 @@ def refined(
     found = whole({row: list(text) for row, text in enumerate(texts)})
     open_rows, known = list(found), set()
     for _ in range(rounds):
-        tries = []
-        for row in open_rows:
-            for edit in _tries(row, found[row], eos):
-                if (around := _around(edit, found[row].text)) not in known:
-                    known.add(around)
-                    tries.append(edit)
+        tries = [t for row in open_rows for t in _tries(row, found[row], eos)]
+        around = [_around(edit, found[edit.row].text) for edit in tries]
+        tries = [t for t, key in zip(tries, around, strict=True) if key not in known]
+        known.update(around)
         chosen = _chosen(_gains(read, tries, found, eos, device))
+        found |= _helped(whole, found, chosen)
         open_rows = sorted(chosen)
-        # Together they may undo one another; then the best of them has to do.
-        while chosen:
-            edits = {row: [edit for _, edit in own] for row, own in chosen.items()}
-            edited = {row: _edited(found[row].text, own) for row, own in edits.items()}
-            again = {}
-            for row, after in whole(edited).items():
-                gain, own = after.value - found[row].value, chosen[row]
-                if gain > 0 and (len(own) == 1 or gain >= own[0][0]):
-                    found[row] = after
-                elif len(own) > 1:
-                    again[row] = own[:1]
-            chosen = again
     return [own.text for own in found.values()], [r.log_probs for r in found.values()]
+
+
+def _helped(
+    whole: Callable[[Mapping[int, Text]], dict[int, _Read]],
+    found: Mapping[int, _Read],
+    chosen: Mapping[int, list[tuple[float, _Try]]],
+) -> dict[int, _Read]:
+    """What becomes of the texts that their edits make likelier.
+
+    Together they may undo one another; then the best of them has to do.
+    """
+    helped = {}
+    while chosen:
+        edits = {row: [edit for _, edit in own] for row, own in chosen.items()}
+        again = {}
+        edited = {row: _edited(found[row].text, own) for row, own in edits.items()}
+        for row, after in whole(edited).items():
+            gain, own = after.value - found[row].value, chosen[row]
+            if gain > 0 and (len(own) == 1 or gain >= own[0][0]):
+                helped[row] = after
+            elif len(own) > 1:
+                again[row] = own[:1]
+        chosen = again
+    return helped
 
 
 def _own(log_probs: Tensor, text: Text, eos: int) -> list[float]:

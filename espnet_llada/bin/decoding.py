@@ -41,6 +41,7 @@ _HELP = {
     "threshold_decay": "by which the threshold is multiplied after each pass",
     "first_pass_bonus": "nats in favour of the first pass's token where it is masked",
     "beam_size": "of an autoregressive LM; 1 is greedy",
+    "reader_weight": "above 0: such an LM searches jointly with what is read along",
 }
 
 
