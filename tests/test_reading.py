@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from espnet_llada.adapter.reader import Reader
+from espnet_llada.bench.meter import Meter
 from espnet_llada.model import WhisperLLM
 from espnet_llada.recognizer import Recognizer
 from espnet_llada.rereading import MARGIN
@@ -338,3 +339,11 @@ def test_a_joint_search_writes_what_is_read_along_its_own_text(
 def test_masked_diffusion_searches_nothing(model):
     with pytest.raises(UserError, match=r"reader_weight 0\.5: this model"):
         Recognizer(model, SamplerOptions(reader_weight=0.5))
+
+
+def test_a_bench_sees_what_reading_takes(model, speech):
+    options = {"strategy": "mask_ctc", "steps": 3, "mask_below": 0.9, "refine": 1}
+    with Meter(model, count_flops=True) as meter:
+        recognize(model, speech, **options)
+    assert meter.seconds["reading"] > 0 and meter.flops["reading"] > 0
+    assert meter.calls["reading"] >= 2

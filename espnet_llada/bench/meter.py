@@ -48,12 +48,15 @@ class Meter:
 
     def __enter__(self) -> Meter:
         decoder = self._model.decoder
-        parts = (self._model.encoder, self._model.postencoder, decoder.text_qformer)
-        for stage, owner in zip(STAGES, (*parts, decoder.lm), strict=False):
-            if owner is not None:
-                self._wrap(stage, owner, "forward")
-        self._wrap("head", decoder.lm, "logits")
-        for stage, owner, name in self._more:
+        own = [
+            ("encoder", self._model.encoder, "forward"),
+            ("adapter", self._model.postencoder, "forward"),
+            ("LLM", decoder.lm, "forward"),
+            ("head", decoder.lm, "logits"),
+        ]
+        if (reader := decoder.text_qformer) is not None:
+            own += [("reading", reader, "projected"), ("reading", reader, "along")]
+        for stage, owner, name in [*own, *self._more]:
             self._wrap(stage, owner, name)
         return self
 
