@@ -173,7 +173,7 @@ def _plot(axes, figure: Figure) -> None:
         axes.plot(xs, values, color=colour, marker=marker, markersize=5, label=name)
     for i, (name, (x, rate)) in enumerate(figure.points.items()):
         error = [[rate.value - rate.low], [rate.high - rate.value]]
-        marker = "*" if name in figure.lines else "X1+"[i % 3]
+        marker = "*" if name in figure.lines else "X1+D2P3"[i % 7]
         label = None if name in figure.lines else name
         axes.errorbar(
             *([x], [rate.value], error),
