@@ -12,7 +12,7 @@ from torch.nn.utils.rnn import pad_sequence
 from espnet_llada.adapter.ctc import best_path
 from espnet_llada.adapter.heard import Heard
 from espnet_llada.adapter.numbering import beside
-from espnet_llada.adapter.reader import Reader, own_log_probs
+from espnet_llada.adapter.reader import Reader, text_log_probs
 from espnet_llada.adapter.refining import refined
 from espnet_llada.adapter.words import WordProjection, mixtures
 from espnet_llada.parts import Parts
@@ -83,18 +83,16 @@ class Listener(Parts):
     ) -> tuple[Heard, Draft]:
         """Both readings, the second along the draft or along transcripts; see there."""
         eos, device = self.special.eos, heard.counts.device
-        if transcripts is not None:
-            texts, read = refined(reader, transcripts, 0, eos, device)
-        else:
-            texts, read = refined(reader, own.ids, refine, eos, device)
-        sure = [
-            own_log_probs(r, t[: len(r) - 1]) for r, t in zip(read, texts, strict=True)
-        ]
-        # What is behind the longest text that is read counts as sure.
-        more = [[0.0] * (len(t) - len(p)) for t, p in zip(texts, sure, strict=True)]
-        along = Draft(texts, [p + q for p, q in zip(sure, more, strict=True)])
-        undoubted = transcripts is not None or refine
-        own = along if undoubted else own.doubted(along)
+        given = own.ids if transcripts is None else transcripts
+        rounds = refine if transcripts is None else 0
+        texts, read = refined(reader, given, rounds, eos, device)
+        along = Draft(texts, [])
+        for log_probs, text in zip(read, texts, strict=True):
+            sure = text_log_probs(log_probs, text, eos)[:-1]
+            # What is behind the longest text that is read counts as sure.
+            along.log_probs.append(sure + [0.0] * (len(text) - len(sure)))
+        windows_count = transcripts is None and not refine
+        own = own.doubted(along) if windows_count else along
         places = None
         if slots_below:
             ends = [r[-1, eos].item() for r in read]

@@ -81,15 +81,19 @@ class Beside:
 
 
 def likelihood(log_probs: Tensor, text: Sequence[int], eos: int) -> float:
-    """The log-probability of a text and its end.
+    """The log-probability of a text and its end; as ``text_log_probs``."""
+    return math.fsum(text_log_probs(log_probs, text, eos))
+
+
+def text_log_probs(log_probs: Tensor, text: Sequence[int], eos: int) -> list[float]:
+    """What a reading along a text gives to each of its tokens, and to its end.
 
     Args:
-        log_probs: (T + 1, V) of a reading along the text; tokens behind the first T
-            count nothing.
+        log_probs: (T + 1, V); tokens behind the first T were not read.
         text: token ids.
         eos: id.
     """
-    return math.fsum(own_log_probs(log_probs, [*text[: len(log_probs) - 1], eos]))
+    return own_log_probs(log_probs, [*text[: len(log_probs) - 1], eos])
 
 
 def own_log_probs(log_probs: Tensor, tokens: Sequence[int]) -> list[float]:

@@ -20,7 +20,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from espnet_llada.adapter.reader import own_log_probs
+from espnet_llada.adapter.reader import own_log_probs, text_log_probs
 
 DOUBT = math.log(0.5)
 """A token is tried to be replaced below that log-probability."""
@@ -83,7 +83,7 @@ def refined(
         rows = torch.tensor(list(texts), dtype=torch.long, device=device)
         found = read(rows, list(texts.values()), [0] * len(rows)) if texts else []
         triples = zip(texts, texts.values(), found, strict=True)
-        return {r: _Read(t, f, _own(f, t, eos)) for r, t, f in triples}
+        return {r: _Read(t, f, text_log_probs(f, t, eos)) for r, t, f in triples}
 
     found = whole({row: list(text) for row, text in enumerate(texts)})
     open_rows, known = list(found), set()
@@ -109,9 +109,11 @@ def _helped(
     """
     helped = {}
     while chosen:
-        edits = {row: [edit for _, edit in own] for row, own in chosen.items()}
         again = {}
-        edited = {row: _edited(found[row].text, own) for row, own in edits.items()}
+        edited = {
+            row: _edited(found[row].text, [edit for _, edit in own])
+            for row, own in chosen.items()
+        }
         for row, after in whole(edited).items():
             gain, own = after.value - found[row].value, chosen[row]
             if gain > 0 and (len(own) == 1 or gain >= own[0][0]):
@@ -120,10 +122,6 @@ def _helped(
                 again[row] = own[:1]
         chosen = again
     return helped
-
-
-def _own(log_probs: Tensor, text: Text, eos: int) -> list[float]:
-    return own_log_probs(log_probs, [*text[: len(log_probs) - 1], eos])
 
 
 def _around(edit: _Try, text: Text) -> tuple[Any, ...]:
