@@ -12,7 +12,7 @@ from torch.nn.utils.rnn import pad_sequence
 from espnet_llada.adapter.ctc import best_path
 from espnet_llada.adapter.heard import Heard
 from espnet_llada.adapter.numbering import beside
-from espnet_llada.adapter.reader import Reader, text_log_probs
+from espnet_llada.adapter.reader import Reader
 from espnet_llada.adapter.refining import refined
 from espnet_llada.adapter.words import WordProjection, mixtures
 from espnet_llada.parts import Parts
@@ -85,21 +85,20 @@ class Listener(Parts):
         eos, device = self.special.eos, heard.counts.device
         given = own.ids if transcripts is None else transcripts
         rounds = refine if transcripts is None else 0
-        texts, read = refined(reader, given, rounds, eos, device)
-        along = Draft(texts, [])
-        for log_probs, text in zip(read, texts, strict=True):
-            sure = text_log_probs(log_probs, text, eos)[:-1]
+        read = refined(reader, given, rounds)
+        along = Draft([r.text for r in read], [])
+        for text, sure in ((r.text, r.own[:-1]) for r in read):
             # What is behind the longest text that is read counts as sure.
             along.log_probs.append(sure + [0.0] * (len(text) - len(sure)))
         windows_count = transcripts is None and not refine
         own = own.doubted(along) if windows_count else along
         places = None
         if slots_below:
-            ends = [r[-1, eos].item() for r in read]
+            ends = [r.own[-1] for r in read]
             own, places = opened(own, ends, slots_below, eos)
-        counts = torch.tensor([len(r) for r in read], device=device)
-        log_probs = pad_sequence(read, batch_first=True)
-        return self._both(heard, texts, log_probs, counts, places), own
+        counts = torch.tensor([len(r.log_probs) for r in read], device=device)
+        log_probs = pad_sequence([r.log_probs for r in read], batch_first=True)
+        return self._both(heard, along.ids, log_probs, counts, places), own
 
     def _prompt(self, batch: int) -> Tensor:
         prompt = torch.tensor([self.prompt_ids], device=self.lm.embedding.weight.device)

@@ -142,7 +142,8 @@ class Rereader:
         one = changed[rows] & (numbers[rows] == tried[:, None])
         tokens = torch.where(one, new[rows], old[rows])
         texts = _chosen(tokens, self._places(tokens))
-        likely = self.reader.likelihood(rows, texts)
+        likely = self.reader.likelihoods(list(zip(rows.tolist(), texts, strict=True)))
+        likely = torch.tensor(likely, device=old.device)
         before = likely.new_zeros(len(old))
         before[rows[tried == 0]] = likely[tried == 0]
         worse = one & (likely < before[rows] + MARGIN)[:, None]

@@ -1,14 +1,42 @@
-"""Reads any number of texts along the audio of a batch, whose frames it keeps."""
+"""Reads any number of texts along the audio of a batch, and no token of them twice."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
 from espnet_llada.adapter.text_qformer import TextQFormer
+
+Text = Sequence[int]
+
+
+@dataclass(frozen=True)
+class Reading:
+    """A text that was read along an utterance.
+
+    Attributes:
+        row: the utterance, of a batch.
+        text: its token ids.
+        log_probs: (T + 1, V), what the audio has next behind each of its tokens, see
+            ``TextQFormer.forward``; behind fewer of them where the text is too long.
+        own: what that gives to each token, as far as it was read, and to the end.
+        past: keys and values of what was read, for texts that begin alike.
+    """
+
+    row: int
+    text: list[int]
+    log_probs: Tensor
+    own: list[float]
+    past: Tensor
+
+    @property
+    def value(self) -> float:
+        """The log-probability of the text and its end."""
+        return math.fsum(self.own)
 
 
 class Reader:
@@ -28,32 +56,88 @@ class Reader:
         self.device = frames.device
         self.memory = text_qformer.projected(frames)
 
-    def __call__(
-        self,
-        rows: Tensor,
-        texts: Sequence[Sequence[int]],
-        since: Sequence[int] | None = None,
-    ) -> list[Tensor]:
-        """What each text has next, behind each of its tokens.
+    def __call__(self, rows: Sequence[int], texts: Sequence[Text]) -> list[Reading]:
+        """Read texts from their beginning.
 
         Args:
-            rows: (N,) int64, the utterance of each text.
+            rows: the utterance of each text.
             texts: N rows of token ids.
-            since: of each text, from which token on that is asked for; by default all.
+        """
+        if not len(texts):
+            return []
+        longest = self.text_qformer.longest
+        found = self._along(rows, [text[:longest] for text in texts])
+        return [
+            self._reading(*read)
+            for read in zip(rows, map(list, texts), *found, strict=True)
+        ]
+
+    def behind(
+        self,
+        readings: Sequence[Reading],
+        kept: Sequence[int],
+        texts: Sequence[Text],
+    ) -> tuple[list[Tensor], list[Tensor]]:
+        """What comes behind each token of texts that go on from others.
+
+        Args:
+            readings: N, of the others.
+            kept: how many of their tokens stand before each text.
+            texts: N rows of token ids.
 
         Returns:
-            N tensors (T + 1 - since, V) of log-probabilities, see
-            ``TextQFormer.forward``.
+            N tensors (T, V) of log-probabilities, fewer where that is too long; and
+            what ``Reading.past`` has of those tokens.
         """
-        since = [0] * len(texts) if since is None else since
-        given = self.words, self.eos, since
-        return self.text_qformer.along(self.memory, rows, texts, *given)
+        longest, begin = self.text_qformer.longest, len(self.text_qformer.start)
+        pairs = list(zip(kept, texts, strict=True))
+        fitting = [list(text[: max(0, longest - size)]) for size, text in pairs]
+        if not any(fitting):
+            return [r.log_probs[:0] for r in readings], [r.past[:0] for r in readings]
+        pasts = [r.past[: begin + n] for r, n in zip(readings, kept, strict=True)]
+        return self._along([r.row for r in readings], fitting, pasts)
 
-    def likelihood(self, rows: Tensor, texts: Sequence[Sequence[int]]) -> Tensor:
-        """(N,) float32, the log-probability of each text and its end."""
-        read = self(rows, texts)
-        values = [likelihood(*pair, self.eos) for pair in zip(read, texts, strict=True)]
-        return torch.tensor(values, device=self.device)
+    def again(
+        self, readings: Sequence[Reading], texts: Sequence[Text]
+    ) -> list[Reading]:
+        """Read texts that begin like others; only what is behind that is computed."""
+        pairs = list(zip(readings, texts, strict=True))
+        kept = [min(_alike(r.text, text), len(r.log_probs) - 1) for r, text in pairs]
+        more = [text[n:] for (_, text), n in zip(pairs, kept, strict=True)]
+        found = self.behind(readings, kept, more)
+        begin, whole = len(self.text_qformer.start), []
+        for (read, text), n, *new in zip(pairs, kept, *found, strict=True):
+            log_probs = torch.cat([read.log_probs[: n + 1], new[0]])
+            past = torch.cat([read.past[: begin + n], new[1]])
+            whole.append(self._reading(read.row, list(text), log_probs, past))
+        return whole
+
+    def likelihoods(self, texts: Sequence[tuple[int, Text]]) -> list[float]:
+        """The log-probability of texts and their ends, each with its utterance."""
+        first: dict[int, Text] = {}
+        for row, text in texts:
+            first.setdefault(row, text)
+        known = dict(zip(first, self(list(first), list(first.values())), strict=True))
+        found = self.again(
+            [known[row] for row, _ in texts], [text for _, text in texts]
+        )
+        return [read.value for read in found]
+
+    def _along(
+        self,
+        rows: Sequence[int],
+        texts: Sequence[Text],
+        pasts: Sequence[Tensor] | None = None,
+    ) -> tuple[list[Tensor], list[Tensor]]:
+        here = torch.tensor(rows, dtype=torch.long, device=self.device)
+        given = texts, self.words, self.eos, pasts
+        return self.text_qformer.along(self.memory, here, *given)
+
+    def _reading(
+        self, row: int, text: list[int], log_probs: Tensor, past: Tensor
+    ) -> Reading:
+        own = log_probs_of(log_probs, [*text[: len(log_probs) - 1], self.eos])
+        return Reading(row, text, log_probs, own, past)
 
 
 class Beside:
@@ -66,37 +150,50 @@ class Beside:
 
     def __init__(self, reader: Reader, weight: float):
         self.reader, self.weight = reader, weight
+        self._known: dict[tuple[int, Text], Reading] = {}
 
-    def __call__(self, rows: Sequence[int], texts: Sequence[Sequence[int]]) -> Tensor:
+    def __call__(self, rows: Sequence[int], texts: Sequence[Text]) -> Tensor:
         """(N, V): ``weight`` times the log-probability of each token behind texts.
 
         Args:
             rows: the utterance of each text.
-            texts: N rows of token ids.
+            texts: N rows of token ids. Each is empty, or one that the call before had
+                and a token more: a search writes them token by token.
         """
-        longest = self.reader.text_qformer.longest
-        ends = [min(len(text), longest) for text in texts]
-        here = torch.tensor(rows, device=self.reader.device)
-        return self.weight * torch.cat(self.reader(here, texts, ends))
+        keys = list(zip(rows, map(tuple, texts), strict=True))
+        if not self._known:
+            found = self.reader(rows, texts)
+        else:
+            found = self._longer(
+                [self._known[row, text[:-1]] for row, text in keys], texts
+            )
+        self._known = dict(zip(keys, found, strict=True))
+        return self.weight * torch.stack([read.log_probs[-1] for read in found])
+
+    def _longer(
+        self, readings: Sequence[Reading], texts: Sequence[Text]
+    ) -> list[Reading]:
+        """By one token; of the log-probabilities the last ones are kept."""
+        kept = [len(text) - 1 for text in texts]
+        new = self.reader.behind(readings, kept, [text[-1:] for text in texts])
+        found = []
+        for read, text, log_probs, past in zip(readings, texts, *new, strict=True):
+            # Behind the longest text that is read there is nothing new.
+            last = log_probs if len(log_probs) else read.log_probs
+            past = torch.cat([read.past, past])
+            found.append(replace(read, text=list(text), log_probs=last, past=past))
+        return found
 
 
-def likelihood(log_probs: Tensor, text: Sequence[int], eos: int) -> float:
-    """The log-probability of a text and its end; as ``text_log_probs``."""
-    return math.fsum(text_log_probs(log_probs, text, eos))
-
-
-def text_log_probs(log_probs: Tensor, text: Sequence[int], eos: int) -> list[float]:
-    """What a reading along a text gives to each of its tokens, and to its end.
-
-    Args:
-        log_probs: (T + 1, V); tokens behind the first T were not read.
-        text: token ids.
-        eos: id.
-    """
-    return own_log_probs(log_probs, [*text[: len(log_probs) - 1], eos])
-
-
-def own_log_probs(log_probs: Tensor, tokens: Sequence[int]) -> list[float]:
+def log_probs_of(log_probs: Tensor, tokens: Text) -> list[float]:
     """What (T, V) gives to the T tokens."""
     ids = torch.tensor(tokens, dtype=torch.long, device=log_probs.device)
     return log_probs.gather(1, ids[:, None])[:, 0].tolist()
+
+
+def _alike(first: Text, second: Text) -> int:
+    """How many tokens two texts begin with that are the same."""
+    pairs = zip(first, second, strict=False)
+    return next(
+        (n for n, (a, b) in enumerate(pairs) if a != b), min(len(first), len(second))
+    )

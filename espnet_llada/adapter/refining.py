@@ -14,13 +14,13 @@ et al. 2021, arXiv 2010.14233), with the reader's own likelihood as the judge.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
-from espnet_llada.adapter.reader import own_log_probs, text_log_probs
+from espnet_llada.adapter.reader import Reader, Reading, log_probs_of
 
 DOUBT = math.log(0.5)
 """A token is tried to be replaced below that log-probability."""
@@ -28,10 +28,6 @@ DOUBT = math.log(0.5)
 AHEAD = 4
 """Tokens behind an edit by which it is judged; those further on hardly change. An edit
 is not tried again where the same ones stand around it."""
-
-Text = list[int]
-Reading = Callable[[Tensor, Sequence[Text], Sequence[int]], list[Tensor]]
-"""Rows (N,) int64 of the audio, a text for each, since when it is asked: ``Reader``."""
 
 
 class _Try(NamedTuple):
@@ -41,90 +37,62 @@ class _Try(NamedTuple):
     place: int
     start: int
     stop: int
-    instead: Text
-
-
-class _Read(NamedTuple):
-    """A text that was read along.
-
-    Attributes:
-        text: its token ids.
-        log_probs: (T + 1, V).
-        own: what that gives to each token, as far as it was read, and to the end.
-    """
-
-    text: Text
-    log_probs: Tensor
-    own: list[float]
-
-    @property
-    def value(self) -> float:
-        """How likely the text is."""
-        return math.fsum(self.own)
+    instead: list[int]
 
 
 def refined(
-    read: Reading, texts: Sequence[Text], rounds: int, eos: int, device: torch.device
-) -> tuple[list[Text], list[Tensor]]:
+    reader: Reader, texts: Sequence[Sequence[int]], rounds: int
+) -> list[Reading]:
     """Texts that reading along finds likelier, after so many rounds of edits.
 
     Args:
-        read: see there.
+        reader: of the batch.
         texts: a row for each row of the audio.
         rounds: in each all of a text's edits are made that help it, of neighbours one.
-        eos: id.
-        device: of the audio.
 
     Returns:
-        The texts, and (T + 1, V) of what was read along each of them.
+        The texts as they were read.
     """
-
-    def whole(texts: Mapping[int, Text]) -> dict[int, _Read]:
-        rows = torch.tensor(list(texts), dtype=torch.long, device=device)
-        found = read(rows, list(texts.values()), [0] * len(rows)) if texts else []
-        triples = zip(texts, texts.values(), found, strict=True)
-        return {r: _Read(t, f, text_log_probs(f, t, eos)) for r, t, f in triples}
-
-    found = whole({row: list(text) for row, text in enumerate(texts)})
+    found = dict(enumerate(reader(range(len(texts)), texts)))
     open_rows, known = list(found), set()
     for _ in range(rounds):
-        tries = [t for row in open_rows for t in _tries(row, found[row], eos)]
+        tries = [t for row in open_rows for t in _tries(found[row], reader.eos)]
         around = [_around(edit, found[edit.row].text) for edit in tries]
         tries = [t for t, key in zip(tries, around, strict=True) if key not in known]
         known.update(around)
-        chosen = _chosen(_gains(read, tries, found, eos, device))
-        found |= _helped(whole, found, chosen)
+        chosen = _chosen(_gains(reader, tries, found))
+        found |= _helped(reader, found, chosen)
         open_rows = sorted(chosen)
-    return [own.text for own in found.values()], [r.log_probs for r in found.values()]
+    return list(found.values())
 
 
 def _helped(
-    whole: Callable[[Mapping[int, Text]], dict[int, _Read]],
-    found: Mapping[int, _Read],
+    reader: Reader,
+    found: Mapping[int, Reading],
     chosen: Mapping[int, list[tuple[float, _Try]]],
-) -> dict[int, _Read]:
+) -> dict[int, Reading]:
     """What becomes of the texts that their edits make likelier.
 
     Together they may undo one another; then the best of them has to do.
     """
     helped = {}
     while chosen:
-        again = {}
-        edited = {
-            row: _edited(found[row].text, [edit for _, edit in own])
-            for row, own in chosen.items()
-        }
-        for row, after in whole(edited).items():
-            gain, own = after.value - found[row].value, chosen[row]
+        again, before = {}, [found[row] for row in chosen]
+        edited = [
+            _edited(read.text, [edit for _, edit in chosen[read.row]])
+            for read in before
+        ]
+        for read, after in zip(before, reader.again(before, edited), strict=True):
+            gain, own = after.value - read.value, chosen[read.row]
             if gain > 0 and (len(own) == 1 or gain >= own[0][0]):
-                helped[row] = after
+                helped[read.row] = after
             elif len(own) > 1:
-                again[row] = own[:1]
+                again[read.row] = own[:1]
         chosen = again
     return helped
 
 
-def _around(edit: _Try, text: Text) -> tuple[Any, ...]:
+def _around(edit: _Try, text: Sequence[int]) -> tuple[Any, ...]:
     before = text[max(0, edit.start - AHEAD) : edit.start]
     behind = text[edit.stop : edit.stop + AHEAD]
     out = text[edit.start : edit.stop]
@@ -132,11 +100,7 @@ def _around(edit: _Try, text: Text) -> tuple[Any, ...]:
 
 
 def _gains(
-    read: Reading,
-    tries: Sequence[_Try],
-    found: Mapping[int, _Read],
-    eos: int,
-    device: torch.device,
+    reader: Reader, tries: Sequence[_Try], found: Mapping[int, Reading]
 ) -> list[tuple[float, _Try]]:
     """How much likelier an edit makes itself and the ``AHEAD`` tokens behind it."""
     if not tries:
@@ -145,20 +109,25 @@ def _gains(
     for edit in tries:
         text = found[edit.row].text
         ahead = [*edit.instead, *text[edit.stop : edit.stop + AHEAD]]
-        more = text[edit.stop + AHEAD : edit.stop + AHEAD + 1] or [eos]
-        texts.append([*text[: edit.start], *ahead])
+        more = text[edit.stop + AHEAD : edit.stop + AHEAD + 1] or [reader.eos]
+        texts.append(ahead)
         targets.append([*ahead, *more])
-    rows = torch.tensor([edit.row for edit in tries], device=device)
     gains = []
-    readings = read(rows, texts, [edit.start for edit in tries])
-    for edit, target, log_probs in zip(tries, targets, readings, strict=True):
-        after = own_log_probs(log_probs, target[: len(log_probs)])
-        before = found[edit.row].own[edit.start : edit.stop + AHEAD + 1]
-        gains.append(math.fsum(after) - math.fsum(before))
+    before = [found[edit.row] for edit in tries]
+    read, _ = reader.behind(before, [edit.start for edit in tries], texts)
+    rows = zip(tries, before, targets, read, strict=True)
+    for edit, whole, target, log_probs in rows:
+        first = whole.log_probs[edit.start : edit.start + 1]
+        after = log_probs_of(
+            torch.cat([first, log_probs]), target[: len(log_probs) + 1]
+        )
+        own = whole.own[edit.start : edit.stop + AHEAD + 1]
+        gains.append(math.fsum(after) - math.fsum(own))
     return list(zip(gains, tries, strict=True))
 
 
-def _tries(row: int, read: _Read, eos: int) -> list[_Try]:
+def _tries(read: Reading, eos: int) -> list[_Try]:
+    row = read.row
     expected = read.log_probs.argmax(dim=-1).tolist()
     text = [*read.text[: len(read.log_probs) - 1], eos]
     found = []
@@ -192,7 +161,7 @@ def _chosen(
     return chosen
 
 
-def _edited(text: Text, edits: Sequence[_Try]) -> Text:
+def _edited(text: Sequence[int], edits: Sequence[_Try]) -> list[int]:
     text = list(text)
     for edit in sorted(edits, key=lambda e: -e.place):  # from behind: places hold
         text[edit.start : edit.stop] = edit.instead

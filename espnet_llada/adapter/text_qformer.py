@@ -129,33 +129,73 @@ class TextQFormer(Pretrained):
         self,
         memory: Sequence[Sequence[Projected]],
         rows: Tensor,
-        transcripts: Sequence[Sequence[int]],
+        texts: Sequence[Sequence[int]],
         words: Tensor,
         eos: int,
-        since: Sequence[int],
-    ) -> list[Tensor]:
-        """As ``forward``, for any number of transcripts of each utterance.
+        pasts: Sequence[Tensor] | None = None,
+    ) -> tuple[list[Tensor], list[Tensor]]:
+        """As ``forward``, for any number of texts of each utterance.
 
         Args:
             memory: of U utterances, by ``projected``.
-            rows: (B,) int64, the utterance of each transcript.
-            transcripts, words, eos: see ``forward``.
-            since: of each transcript, from which token on it is asked for.
+            rows: (N,) int64, the utterance of each text.
+            texts: N rows of token ids, all of which are read.
+            words, eos: see ``forward``.
+            pasts: of each text, keys and values (P, layers, 2, H, D) of what stands
+                before it: what earlier calls gave, one after the other. By default the
+                texts begin.
 
         Returns:
-            B tensors, (T + 1 - since, V) each.
+            N tensors of log-probabilities, (T + 1, V), or (T, V) behind a past; and N
+            of keys and values, (S + T, layers, 2, H, D) with the S that a text begins
+            with, or (T, layers, 2, H, D).
         """
-        x, counts = self._begin(transcripts, words)
-        layers = zip(self.blocks, self.bottlenecks, memory, strict=True)
-        for block, small, projected in layers:
-            x = small(block.along(x, projected, rows))
-        spans = list(zip(since, counts.tolist(), strict=True))
-        begin = len(self.start) - 1
-        asked = [
-            row[begin + a : begin + b] for row, (a, b) in zip(x, spans, strict=True)
-        ]
+        begin = self.start
+        if pasts is None:
+            heads = self.blocks[0].attn.heads
+            shape = 0, len(self.blocks), 2, heads, begin.shape[1] // heads
+            pasts = [begin.new_zeros(shape)] * len(texts)
+        else:
+            begin = begin[:0]
+        x, past, seen = self._behind(begin, texts, words, pasts)
+        layers, kept = zip(self.blocks, self.bottlenecks, memory, strict=True), []
+        for layer, (block, small, projected) in enumerate(layers):
+            before = past[:, :, layer].permute(2, 0, 3, 1, 4)
+            x, own = block.along(x, projected, rows, (before[0], before[1]), seen)
+            x = small(x)
+            kept.append(torch.stack(own).permute(1, 3, 0, 2, 4))
+        sizes = [len(begin) + len(text) for text in texts]
+        first = max(0, len(begin) - 1)
+        asked = [row[first:size] for row, size in zip(x, sizes, strict=True)]
         found = self._next(torch.cat(asked), words, eos)
-        return list(found.split([b - a for a, b in spans]))
+        keys = torch.stack(kept, dim=2)
+        return list(found.split([len(row) for row in asked])), [
+            row[:size] for row, size in zip(keys, sizes, strict=True)
+        ]
+
+    def _behind(
+        self,
+        begin: Tensor,
+        texts: Sequence[Sequence[int]],
+        words: Tensor,
+        pasts: Sequence[Tensor],
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Embeddings (N, L, d), the pasts side by side, what each position sees."""
+        device = words.device
+        ids = [torch.tensor(text, dtype=torch.long) for text in texts]
+        text = F.embedding(pad_sequence(ids, batch_first=True).to(device), words)
+        start = begin.expand(len(ids), -1, -1)
+        x = torch.cat([start, text.to(start.dtype)], dim=1)
+        past = pad_sequence(list(pasts), batch_first=True)
+        sizes = torch.tensor([len(p) for p in pasts], device=device)[:, None]
+        own = torch.arange(x.shape[1], device=device)
+        # Rows that have ended have places beyond the last one.
+        places = (sizes + own).clamp(max=len(self.places) - 1)
+        before = torch.arange(past.shape[1], device=device) < sizes
+        causal = (own <= own[:, None]).expand(len(ids), -1, -1)
+        before = before[:, None].expand(-1, len(own), -1)
+        seen = torch.cat([before, causal], dim=2)[:, None]
+        return x + self.places[places], past, seen
 
     def _begin(
         self, transcripts: Sequence[Sequence[int]], words: Tensor

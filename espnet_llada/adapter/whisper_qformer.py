@@ -20,12 +20,9 @@ from torch import Tensor, nn
 
 from espnet_llada import weights
 from espnet_llada.adapter.qformer import WindowReader
-from espnet_llada.audio.block import Attention, Block
+from espnet_llada.audio.block import Attention, Block, Projected
 from espnet_llada.audio.whisper_file import WhisperConfig, open_whisper
 from espnet_llada.types import UserError
-
-Projected = tuple[Tensor, Tensor]
-"""Keys and values (1, H, K, D) of an utterance's frames."""
 
 _TIMESTAMPS = 1501  # end the vocabulary of every Whisper; <|notimestamps|> before them
 _ENGLISH_ONLY = 51864  # tokens of such a Whisper; the others have one more at least
@@ -162,11 +159,9 @@ class _CrossAttention(Attention):
 
     def projected(self, frames: Tensor) -> Projected:
         """Keys and values of an utterance's frames (K, d)."""
-        key, value = (
-            part(frames).unflatten(-1, (self.heads, -1)).transpose(0, 1)[None]
-            for part in (self.key, self.value)
+        return self._heads(self.key(frames[None])), self._heads(
+            self.value(frames[None])
         )
-        return key, value
 
     def along(self, x: Tensor, memory: Sequence[Projected], rows: Tensor) -> Tensor:
         """The same for texts of utterances whose frames are projected already.
@@ -205,8 +200,21 @@ class DecoderBlock(Block):
         x = x + self.cross_attn(self.cross_attn_ln(x), memory, seen)
         return x + self.mlp(self.mlp_ln(x))
 
-    def along(self, x: Tensor, memory: Sequence[Projected], rows: Tensor) -> Tensor:
-        """Likewise, causal, with several texts of an utterance: ``_CrossAttention``."""
-        x = x + self.attn(self.attn_ln(x), causal=True)
+    def along(
+        self,
+        x: Tensor,
+        memory: Sequence[Projected],
+        rows: Tensor,
+        past: Projected,
+        seen: Tensor,
+    ) -> tuple[Tensor, Projected]:
+        """Likewise, with several texts of an utterance, behind what was read of them.
+
+        Args:
+            x, memory, rows: see ``_CrossAttention.along``.
+            past, seen: see ``Attention.behind``.
+        """
+        attended, own = self.attn.behind(self.attn_ln(x), past, seen)
+        x = x + attended
         x = x + self.cross_attn.along(self.cross_attn_ln(x), memory, rows)
-        return x + self.mlp(self.mlp_ln(x))
+        return x + self.mlp(self.mlp_ln(x)), own

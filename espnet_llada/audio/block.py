@@ -6,10 +6,15 @@ parameter names are kept.
 
 from __future__ import annotations
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from espnet_llada.audio.whisper_file import WhisperConfig
+
+
+Projected = tuple[Tensor, Tensor]
+"""Keys and values, (B, H, K, D) each."""
 
 
 class Attention(nn.Module):
@@ -27,12 +32,32 @@ class Attention(nn.Module):
     def forward(self, x: Tensor, causal: bool = False) -> Tensor:
         if x.shape[1] == 1:  # the weight of one position is 1, whatever query and key
             return self.out(self.value(x))
-        q, k, v = (
-            project(x).unflatten(-1, (self.heads, -1)).transpose(1, 2)
-            for project in (self.query, self.key, self.value)
-        )
+        q, k, v = (self._heads(p(x)) for p in (self.query, self.key, self.value))
         mixed = F.scaled_dot_product_attention(q, k, v, is_causal=causal)
         return self.out(mixed.transpose(1, 2).flatten(2))
+
+    def behind(
+        self, x: Tensor, past: Projected, seen: Tensor
+    ) -> tuple[Tensor, Projected]:
+        """Positions that stand behind others, whose keys and values are known.
+
+        Args:
+            x: (B, L, d_model).
+            past: of P positions.
+            seen: (B, 1, L, P + L) bool, what each position attends to.
+
+        Returns:
+            (B, L, d_model), and the keys and values of ``x``.
+        """
+        own = self._heads(self.key(x)), self._heads(self.value(x))
+        k, v = (torch.cat(pair, dim=2) for pair in zip(past, own, strict=True))
+        query = self._heads(self.query(x))
+        mixed = F.scaled_dot_product_attention(query, k, v, attn_mask=seen)
+        return self.out(mixed.transpose(1, 2).flatten(2)), own
+
+    def _heads(self, x: Tensor) -> Tensor:
+        """(B, L, d_model) -> (B, H, L, D)."""
+        return x.unflatten(-1, (self.heads, -1)).transpose(1, 2)
 
 
 class Block(nn.Module):

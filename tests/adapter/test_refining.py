@@ -10,31 +10,39 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from espnet_llada.adapter.numbering import spoken
-from espnet_llada.adapter.reader import likelihood
+from espnet_llada.adapter.reader import Reader
 from espnet_llada.adapter.refining import refined
 
 VOCAB, EOS = 12, 10
-CPU = torch.device("cpu")
 words_st = st.lists(st.integers(0, 9), max_size=7)
 
 
-class Reader:
+class Said(Reader):
     """Expects what is said next, behind each token; all else is equally unlikely."""
 
     def __init__(self, *said: list[int]):
-        self.said, self.rows = said, 0
+        self.said, self.eos, self.rows = said, EOS, 0
 
-    def __call__(self, rows, texts, since=None):
+    def __call__(self, rows, texts):
         self.rows += len(texts)
-        found = []
-        for row, text in zip(rows.tolist(), texts, strict=True):
-            log_probs = torch.full((len(text) + 1, VOCAB), math.log(0.1 / (VOCAB - 1)))
-            target = [*self.said[row], EOS]
-            for place, n in enumerate(spoken(text, target[:-1])):
-                log_probs[place, target[n]] = math.log(0.9)
-            found.append(log_probs)
-        begins = since or [0] * len(texts)
-        return [log_probs[n:] for log_probs, n in zip(found, begins, strict=True)]
+        return [self.read(*pair) for pair in zip(rows, texts, strict=True)]
+
+    def read(self, row, text):
+        log_probs = torch.full((len(text) + 1, VOCAB), math.log(0.1 / (VOCAB - 1)))
+        target = [*self.said[row], EOS]
+        for place, n in enumerate(spoken(text, target[:-1])):
+            log_probs[place, target[n]] = math.log(0.9)
+        return self._reading(row, list(text), log_probs, torch.zeros(0))
+
+    def behind(self, readings, kept, texts):
+        whole = [
+            self.read(r.row, [*r.text[:n], *text]).log_probs[n + 1 :]
+            for r, n, text in zip(readings, kept, texts, strict=True)
+        ]
+        return whole, [torch.zeros(0)] * len(whole)
+
+    def again(self, readings, texts):
+        return self([r.row for r in readings], texts)
 
 
 @pytest.mark.parametrize(
@@ -52,48 +60,34 @@ class Reader:
 )
 def test_an_error_of_each_kind_is_mended_in_one_round(draft):
     said = [1, 2, 3, 4, 5]
-    reader = Reader(said)
-    texts, read = refined(reader, [draft], 1, EOS, CPU)
-    assert texts == [said]
-    torch.testing.assert_close(read, reader(torch.tensor([0]), [said]))
+    (read,) = refined(Said(said), [draft], 1)
+    assert read.text == said
+    torch.testing.assert_close(read.log_probs, Said(said).read(0, said).log_probs)
 
 
 def test_what_nobody_doubts_is_read_once():
-    reader = Reader([1, 2, 3], [])
-    texts, _ = refined(reader, [[1, 2, 3], []], 5, EOS, CPU)
-    assert texts == [[1, 2, 3], []]
+    reader = Said([1, 2, 3], [])
+    read = refined(reader, [[1, 2, 3], []], 5)
+    assert [r.text for r in read] == [[1, 2, 3], []]
     assert reader.rows == 2
 
 
 @settings(max_examples=100, deadline=None)
 @given(words_st, words_st, st.integers(0, 4))
 def test_it_never_ends_with_a_less_likely_text(said, draft, rounds):
-    reader = Reader(said)
-
-    def value(text):
-        return likelihood(*reader(torch.tensor([0]), [text]), text, EOS)
-
-    (text,), read = refined(reader, [draft], rounds, EOS, CPU)
-    torch.testing.assert_close(read, reader(torch.tensor([0]), [text]))
-    assert rounds or text == draft
-    assert value(text) >= value(draft) - 1e-6
+    reader = Said(said)
+    (read,) = refined(reader, [draft], rounds)
+    own = reader.read(0, read.text)
+    torch.testing.assert_close(read.log_probs, own.log_probs)
+    assert rounds or read.text == draft
+    assert read.value == own.value >= reader.read(0, draft).value - 1e-6
 
 
 @settings(max_examples=50, deadline=None)
 @given(st.lists(st.tuples(words_st, words_st), min_size=1, max_size=4))
 def test_a_row_does_not_depend_on_its_batch(pairs):
     said, drafts = zip(*pairs, strict=True)
-    together, _ = refined(Reader(*said), drafts, 3, EOS, CPU)
+    together = refined(Said(*said), drafts, 3)
     for row, draft in enumerate(drafts):
-        (alone,), _ = refined(Reader(said[row]), [draft], 3, EOS, CPU)
-        assert alone == together[row]
-
-
-def test_the_likelihood_is_that_of_each_token_and_the_end():
-    log_probs = torch.randn(4, VOCAB).log_softmax(dim=-1)
-    own = log_probs[0, 3] + log_probs[1, 1] + log_probs[2, EOS]
-    found = likelihood(log_probs[:3], [3, 1], EOS)
-    assert found == pytest.approx(float(own), abs=1e-5)
-    cut = log_probs[range(4), [5, 6, 7, EOS]].sum()
-    found = likelihood(log_probs, [5, 6, 7, 8, 9], EOS)
-    assert found == pytest.approx(float(cut), abs=1e-5)
+        (alone,) = refined(Said(said[row]), [draft], 3)
+        assert alone.text == together[row].text

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import pytest
 import torch
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
+from espnet_llada.adapter.reader import Beside, Reader, Reading
 from espnet_llada.adapter.text_qformer import TextQFormer
 from espnet_llada.adapter.whisper_qformer import special_tokens
 from espnet_llada.checkpoint import trained_state
@@ -14,6 +17,7 @@ from espnet_llada.types import UserError
 WIDTH = 16  # of tiny_whisper
 WORDS = slice(2, 62)  # of its tokens
 END = 3  # id of the LM's end, among them
+texts_st = st.lists(st.integers(4, 9), max_size=5)
 
 
 @pytest.fixture
@@ -36,16 +40,95 @@ def frames(*lengths: int) -> torch.Tensor:
     return batch * there[..., None]
 
 
+@pytest.fixture
+def reads(reader, table) -> Reader:
+    """Three utterances."""
+    return Reader(reader, frames(9, 4, 6), table[WORDS], END)
+
+
+def alone(reads: Reader, row: int, text: list[int]) -> Reading:
+    """Read by the way that trainings take."""
+    sizes = (9, 4, 6)
+    audio = frames(*sizes)[row : row + 1, : sizes[row]]
+    log_probs, _ = reads.text_qformer(audio, [text], reads.words, reads.eos)
+    return reads._reading(row, text, log_probs[0], torch.zeros(0))
+
+
 @torch.no_grad()
-def test_texts_of_one_utterance_share_its_frames(reader, table):
-    audio, rows = frames(9, 4, 6), torch.tensor([2, 0, 2, 1, 0])
-    texts = [[5, 40], [7], [], [33, 5, 8], [12, 13, 14]]
-    alone, counts = reader(audio[rows], texts, table[WORDS], END)
-    memory, since = reader.projected(audio), [1, 1, 0, 2, 0]
-    shared = reader.along(memory, rows, texts, table[WORDS], END, since)
-    assert len(shared) == 5
-    for row, (begin, end) in enumerate(zip(since, counts.tolist(), strict=True)):
-        torch.testing.assert_close(shared[row], alone[row, begin:end])
+def test_texts_of_one_utterance_share_its_frames(reads):
+    rows, texts = [2, 0, 2, 1, 0], [[5, 40], [7], [], [33, 5, 8], [12, 13, 14]]
+    for found, row, text in zip(reads(rows, texts), rows, texts, strict=True):
+        expected = alone(reads, row, text)
+        assert (found.row, found.text) == (row, text)
+        torch.testing.assert_close(found.log_probs, expected.log_probs)
+        assert found.own == pytest.approx(expected.own, abs=1e-5)
+
+
+@settings(max_examples=30, deadline=None, suppress_health_check=list(HealthCheck))
+@given(
+    st.lists(st.tuples(st.integers(0, 2), texts_st, texts_st), min_size=1, max_size=4)
+)
+@torch.no_grad()
+def test_what_texts_begin_with_is_not_read_again(reads, triples):
+    rows, texts, others = zip(*triples, strict=True)
+    before = reads(rows, texts)
+    for found, row, text in zip(reads.again(before, others), rows, others, strict=True):
+        expected = alone(reads, row, text)
+        assert (found.row, found.text) == (row, text)
+        torch.testing.assert_close(found.log_probs, expected.log_probs)
+        assert found.value == pytest.approx(expected.value, abs=1e-4)
+        whole = reads([row], [text])[0]
+        torch.testing.assert_close(found.past, whole.past)
+    kept = [len(text) // 2 for text in texts]
+    behind, _ = reads.behind(before, kept, others)
+    for log_probs, row, n, text, other in zip(
+        behind, rows, kept, texts, others, strict=True
+    ):
+        expected = alone(reads, row, [*text[:n], *other]).log_probs[n + 1 :]
+        torch.testing.assert_close(log_probs, expected)
+
+
+@torch.no_grad()
+def test_the_likelihood_is_that_of_each_token_and_the_end(reads):
+    texts = [(1, [5, 40]), (0, [7]), (1, [5, 41, 9]), (1, [])]
+    for found, (row, text) in zip(reads.likelihoods(texts), texts, strict=True):
+        log_probs = alone(reads, row, text).log_probs
+        own = log_probs[range(len(text) + 1), [*text, END]].sum()
+        assert found == pytest.approx(float(own), abs=1e-4)
+    assert reads.likelihoods([]) == []
+
+
+@torch.no_grad()
+def test_a_search_is_told_token_by_token(reads):
+    beside = Beside(reads, 0.5)
+    texts = [[], []]
+    for tokens in ([], [5, 6], [7, 8], [9, 9]):
+        texts = [[*text, *tokens[i : i + 1]] for i, text in enumerate(texts)]
+        expected = [alone(reads, row, text) for row, text in enumerate(texts)]
+        values = torch.stack([0.5 * read.log_probs[-1] for read in expected])
+        torch.testing.assert_close(beside([0, 1], texts), values)
+    # One of the hypotheses goes on twice, the other one is given up.
+    values = beside([1, 1], [[*texts[1], 3], [*texts[1], 4]])
+    expected = [alone(reads, 1, [*texts[1], token]) for token in (3, 4)]
+    expected = torch.stack([0.5 * read.log_probs[-1] for read in expected])
+    torch.testing.assert_close(values, expected)
+
+
+@torch.no_grad()
+def test_texts_beyond_whispers_reach_are_read_as_far_as_that(reads):
+    longest = reads.text_qformer.longest
+    long = [5] * (longest + 3)
+    (whole,) = reads([0], [long])
+    assert whole.text == long and len(whole.log_probs) == longest + 1
+    (short,) = reads([0], [long[: longest - 1]])
+    (found,) = reads.again([short], [long])
+    torch.testing.assert_close(found.log_probs, whole.log_probs)
+    (found,) = reads.again([whole], [[*long, 7]])
+    torch.testing.assert_close(found.log_probs, whole.log_probs)
+    beside = Beside(reads, 1.0)
+    for size in range(len(long)):
+        values = beside([0], [long[:size]])
+    torch.testing.assert_close(values[0], whole.log_probs[-1])
 
 
 @torch.no_grad()
