@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from espnet_llada.listening import Listener
+from espnet_llada.misreading import misread
 from espnet_llada.objective import Loss, causal_loss, diffusion_loss, noisy_canvas
 from espnet_llada.pointer import Head
 from espnet_llada.prefix import Draft, Prefix
@@ -206,6 +207,27 @@ class LMDecoder(Listener):
             return plain
         others = other_seeds([int(seed) + 2 for seed in seeds])
         return with_slots(plain, draft.ids, self.slots, self.special.eos, others)
+
+    def reading_loss(
+        self, frames: Tensor, text: Tensor, lengths: Tensor, seeds: Sequence[int]
+    ) -> Tensor:
+        """(B,), nats for each token, of a ``text_qformer`` that is trained alone.
+
+        Args:
+            frames: (B, F, d_model) of the encoder.
+            text: (B, T) int64 transcripts.
+            lengths: (B,) int64.
+            seeds: one for each row.
+        """
+        rows = zip(text.tolist(), lengths.tolist(), strict=True)
+        texts, eos = [row[:size] for row, size in rows], self.special.eos
+        words = self.projection.words
+        if self.training:
+            with torch.no_grad():
+                own, _ = self.text_qformer(frames, texts, words, eos)
+            texts = misread(texts, own, eos, other_seeds(seeds))
+        log_probs, _ = self.text_qformer(frames, texts, words, eos)
+        return self.text_qformer.loss(log_probs, texts, text, lengths, eos)
 
     def rough_prefix(
         self, text: Tensor, lengths: Tensor, seeds: Sequence[int]

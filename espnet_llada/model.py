@@ -9,13 +9,17 @@ import torch
 from torch import Tensor, nn
 
 from espnet_llada import weights
-from espnet_llada.adapter.qformer import WindowQFormer, WindowReader
+from espnet_llada.adapter.qformer import Frames, WindowQFormer, WindowReader
 from espnet_llada.adapter.whisper_qformer import WhisperQFormer
 from espnet_llada.audio.encoder import WhisperEncoder
 from espnet_llada.decoder import LMDecoder
 
 ENCODER, POSTENCODER = "whisper_frozen", "window_qformer"
-POSTENCODERS = {POSTENCODER: WindowQFormer, "whisper_qformer": WhisperQFormer}
+POSTENCODERS = {
+    POSTENCODER: WindowQFormer,
+    "whisper_qformer": WhisperQFormer,
+    "frames": Frames,
+}
 ATTENTION = {"llada": "bidirectional", "llama": "causal"}
 """Our names in ESPnet2's ``encoder``, ``postencoder`` and ``decoder`` choices."""
 
@@ -50,7 +54,10 @@ class WhisperLLM(nn.Module):
     """
 
     def __init__(
-        self, encoder: WhisperEncoder, postencoder: WindowReader, decoder: LMDecoder
+        self,
+        encoder: WhisperEncoder,
+        postencoder: WindowReader | Frames,
+        decoder: LMDecoder,
     ):
         super().__init__()
         self.encoder, self.postencoder, self.decoder = encoder, postencoder, decoder

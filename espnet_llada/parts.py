@@ -165,7 +165,13 @@ class Parts(nn.Module):
                 f"slots: {slots} needs 'decoder: llada' and first_pass above 0 in "
                 "text_qformer"
             )
-        if along and encoder_output_size == self._width:
+        only = along and self.text_qformer.only
+        if along and (encoder_output_size == self._width) != only:
+            if only:
+                raise UserError(
+                    "text_qformer: {only: true} reads the encoder's frames; "
+                    "set postencoder: frames"
+                )
             raise UserError(
                 "text_qformer reads the encoder's frames; put hand_on: true into "
                 "postencoder_conf"

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils.rnn import pad_sequence
 
+from espnet_llada import sampler
 from espnet_llada.adapter.reader import Beside
 from espnet_llada.audio.io import split_long
 from espnet_llada.autoregressive import beam_search
@@ -75,11 +76,6 @@ class Recognizer:
             raise UserError(
                 f"beam_size {options.beam_size}: this model's decoder is masked "
                 "diffusion, which searches no beam; set beam_size to 1"
-            )
-        if options.reader_weight and model.decoder.diffuses:
-            raise UserError(
-                f"reader_weight {options.reader_weight}: this model's decoder is "
-                "masked diffusion, which searches nothing; set it to 0"
             )
         draws_on_ctc = options.strategy == "mask_ctc" and model.decoder.diffuses
         if draws_on_ctc and model.decoder.ctc is None:
@@ -217,7 +213,12 @@ class Recognizer:
         decoder = self.model.decoder
         seeds = [seed_of(utt_id, self.options.seed) for utt_id in utt_ids]
 
-        def fill(prefix: Prefix, canvas: Canvas, **instead: Any) -> SamplerResult:
+        def fill(
+            prefix: Prefix,
+            canvas: Canvas,
+            beside: sampler.Beside | None = None,
+            **instead: Any,
+        ) -> SamplerResult:
             return sample(
                 decoder.logits_fn(prefix, canvas.lengths),
                 canvas,
@@ -225,6 +226,7 @@ class Recognizer:
                 decoder.special,
                 seeds,
                 self.on_pass,
+                beside,
             )
 
         return fill

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any, Protocol
 
 import torch
@@ -9,10 +10,11 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
+from espnet_llada.adapter.joint import Leading
 from espnet_llada.adapter.numbering import corrections
 from espnet_llada.decoder import LMDecoder
 from espnet_llada.prefix import Prefix
-from espnet_llada.sampler import Canvas, SamplerResult, transcript_canvas
+from espnet_llada.sampler import Beside, Canvas, SamplerResult, transcript_canvas
 from espnet_llada.sampler_options import SamplerOptions
 from espnet_llada.types import SpecialTokens
 
@@ -28,7 +30,13 @@ _OWN = {"strategy": "mask_ctc", "second_opinion": False}
 class Fill(Protocol):
     """The sampler, for one batch."""
 
-    def __call__(self, prefix: Prefix, canvas: Canvas, **instead: Any) -> SamplerResult:
+    def __call__(
+        self,
+        prefix: Prefix,
+        canvas: Canvas,
+        beside: Beside | None = None,
+        **instead: Any,
+    ) -> SamplerResult:
         """Fill a canvas; ``instead``: other options than the batch's."""
 
 
@@ -43,7 +51,8 @@ class Rereader:
 
     Args:
         decoder: one with a ``text_qformer``, where anything is read again.
-        options: ``readings``, ``refine``, ``slots_below``, ``verify``, ``tail``.
+        options: ``readings``, ``refine``, ``slots_below``, ``verify``, ``tail``,
+            ``reader_weight``.
         audio: (B, A, width) of the adapter and (B,) int64, vectors of each row.
         fill: see there.
     """
@@ -55,13 +64,22 @@ class Rereader:
         audio: tuple[Tensor, Tensor],
         fill: Fill,
     ):
-        self.decoder, self.options, self.fill = decoder, options, fill
+        self.decoder, self.options, self._fill = decoder, options, fill
         self.audio, self.sizes = audio
         self.reader = None if decoder.text_qformer is None else decoder.reader(audio[0])
 
     def prefix(self, **along: Any) -> Prefix:
         """Prompt and audio; ``along``: see ``LMDecoder.prefix``."""
         return self.decoder.prefix(self.audio, self.sizes, reader=self.reader, **along)
+
+    def fill(self, prefix: Prefix, canvas: Canvas, **instead: Any) -> SamplerResult:
+        """Fill a canvas, jointly with the reader where ``reader_weight`` says so."""
+        beside, weight = None, self.options.reader_weight
+        if weight:
+            resizes = replace(self.options, **instead).resizes
+            special = self.decoder.special
+            beside = Leading(self.reader, weight, special, canvas.tokens, resizes)
+        return self._fill(prefix, canvas, beside, **instead)
 
     def filled(self, prefix: Prefix) -> SamplerResult:
         """What becomes of the prefix's own draft."""

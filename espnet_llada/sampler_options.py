@@ -83,9 +83,11 @@ class SamplerOptions:
             token that is that much more probable takes its place.
         beam_size: hypotheses that an autoregressive LM keeps; 1 is greedy. The
             strategies of masked diffusion search no beam.
-        reader_weight: above 0, an autoregressive LM searches jointly with the adapter:
-            so many times the log-probability that reading along its own text gives to
-            the next token is added to the LM's (``text_qformer``).
+        reader_weight: above 0, LM and adapter decide together (``text_qformer``): so
+            many times the log-probability that reading along gives is added to the
+            LM's. An autoregressive LM asks for the next token of its own text; masked
+            diffusion for a row's first masked position, with what stands behind it,
+            and commits that in every pass (``adapter.joint``).
 
     Raises:
         UserError: a value outside its range.
@@ -188,6 +190,8 @@ class SamplerOptions:
             _require(not getattr(self, name), name, True, allowed)
         rounds = self.refine
         _require(rounds == 0, "refine", rounds, "0: the release has no draft")
+        weight, allowed = self.reader_weight, "0: the release's LM decides alone"
+        _require(weight == 0, "reader_weight", weight, allowed)
         passes, sure = self.measuring_passes, self.threshold
         _require(passes == 1, "measuring_passes", passes, "1: the release's")
         _require(sure == 0, "threshold", sure, "0: the release has a fixed schedule")

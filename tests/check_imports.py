@@ -19,7 +19,7 @@ RANKS = [
     ("adapter",),
     ("lm",),
     ("sampler",),
-    ("objective", "pointer", "prefix", "rough"),
+    ("misreading", "objective", "pointer", "prefix", "rough"),
     ("slots",),
     ("parts",),
     ("listening",),

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from espnet_llada.adapter.reader import Reader
+from espnet_llada.adapter.reader import Reader, spelled
 from espnet_llada.bench.meter import Meter
 from espnet_llada.model import WhisperLLM
 from espnet_llada.recognizer import Recognizer
@@ -333,9 +333,21 @@ def test_a_joint_search_writes_what_is_read_along_its_own_text(
     assert [h.token_ids for h in alone] != [h.token_ids for h in found]
 
 
-def test_masked_diffusion_searches_nothing(model):
-    with pytest.raises(UserError, match=r"reader_weight 0\.5: this model"):
-        Recognizer(model, SamplerOptions(reader_weight=0.5))
+@pytest.mark.parametrize("strategy", ["diffusion", "mask_ctc", "semi_ar"])
+def test_masked_diffusion_writes_jointly_what_the_reader_hears(model, speech, strategy):
+    """With all the weight on the reader; rows do not depend on one another."""
+    options = {"strategy": strategy, "steps": 4, "canvas_length": 6, "mask_ratio": 1.0}
+    together = recognize(model, speech, **options, reader_weight=1e4)
+    alone = recognize(model, speech, **options)
+    assert [h.token_ids for h in alone] != [h.token_ids for h in together]
+    for i, waveform in enumerate(speech):
+        (own,) = recognize(model, [waveform], **options, reader_weight=1e4)
+        assert own.token_ids == together[i].token_ids
+        assert own.passes == together[i].passes
+        given = torch.from_numpy(waveform)[None], torch.tensor([len(waveform)])
+        with torch.no_grad():
+            (spelt,) = spelled(model.decoder.reader(model.encode(*given)[0]), 1, 1)
+        assert list(own.token_ids[:1]) == spelt
 
 
 def test_a_bench_sees_what_reading_takes(model, speech):

@@ -16,6 +16,18 @@ from torch import Tensor, nn
 _EPS = 1e-12  # BERT's LayerNorm
 
 
+class Frames(nn.Module):
+    """No Q-Former: the encoder's frames, for training a ``text_qformer`` alone."""
+
+    def __init__(self, input_size: int):
+        super().__init__()
+        self.hidden = input_size
+
+    def forward(self, frames: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
+        """What it is given, see ``WindowReader``."""
+        return frames, lengths
+
+
 class WindowReader(nn.Module, ABC):
     """Cuts frames into windows; ``read`` turns each into vectors.
 

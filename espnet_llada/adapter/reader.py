@@ -112,6 +112,29 @@ class Reader:
             whole.append(self._reading(read.row, list(text), log_probs, past))
         return whole
 
+    def values(
+        self,
+        readings: Sequence[Reading],
+        kept: Sequence[int],
+        following: Sequence[Text],
+    ) -> list[float]:
+        """The log-probability of tokens that go on from texts.
+
+        Args:
+            readings: N, of the texts.
+            kept: how many of their tokens stand before what follows.
+            following: N rows of token ids, at least one each; the last may be the end.
+        """
+        found, _ = self.behind(readings, kept, [row[:-1] for row in following])
+        values = []
+        for read, n, row, log_probs in zip(
+            readings, kept, following, found, strict=True
+        ):
+            first = read.log_probs[n, row[0]].item()
+            rest = log_probs_of(log_probs, row[1 : len(log_probs) + 1])
+            values.append(first + math.fsum(rest))
+        return values
+
     def likelihoods(self, texts: Sequence[tuple[int, Text]]) -> list[float]:
         """The log-probability of texts and their ends, each with its utterance."""
         first: dict[int, Text] = {}
@@ -183,6 +206,26 @@ class Beside:
             past = torch.cat([read.past, past])
             found.append(replace(read, text=list(text), log_probs=last, past=past))
         return found
+
+
+def spelled(reader: Reader, rows: int, longest: int) -> list[list[int]]:
+    """The texts that a reader itself goes on with, token by token.
+
+    Args:
+        reader: of a batch.
+        rows: utterances of it.
+        longest: tokens of a text.
+    """
+    beside, live = Beside(reader, 1.0), list(range(rows))
+    texts: list[list[int]] = [[] for _ in live]
+    while live:
+        best = beside(live, [texts[row] for row in live]).argmax(dim=1).tolist()
+        for row, token in zip(live, best, strict=True):
+            texts[row].append(token)
+        live = [
+            r for r in live if texts[r][-1] != reader.eos and len(texts[r]) < longest
+        ]
+    return [[token for token in text if token != reader.eos] for text in texts]
 
 
 def log_probs_of(log_probs: Tensor, tokens: Text) -> list[float]:

@@ -17,10 +17,7 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
-import torch
-from torch import Tensor
-
-from espnet_llada.adapter.reader import Reader, Reading, log_probs_of
+from espnet_llada.adapter.reader import Reader, Reading
 
 DOUBT = math.log(0.5)
 """A token is tried to be replaced below that log-probability."""
@@ -105,24 +102,16 @@ def _gains(
     """How much likelier an edit makes itself and the ``AHEAD`` tokens behind it."""
     if not tries:
         return []
-    texts, targets = [], []
+    targets = []
     for edit in tries:
-        text = found[edit.row].text
-        ahead = [*edit.instead, *text[edit.stop : edit.stop + AHEAD]]
-        more = text[edit.stop + AHEAD : edit.stop + AHEAD + 1] or [reader.eos]
-        texts.append(ahead)
-        targets.append([*ahead, *more])
-    gains = []
+        text = [*found[edit.row].text, reader.eos]
+        targets.append([*edit.instead, *text[edit.stop : edit.stop + AHEAD + 1]])
     before = [found[edit.row] for edit in tries]
-    read, _ = reader.behind(before, [edit.start for edit in tries], texts)
-    rows = zip(tries, before, targets, read, strict=True)
-    for edit, whole, target, log_probs in rows:
-        first = whole.log_probs[edit.start : edit.start + 1]
-        after = log_probs_of(
-            torch.cat([first, log_probs]), target[: len(log_probs) + 1]
-        )
-        own = whole.own[edit.start : edit.stop + AHEAD + 1]
-        gains.append(math.fsum(after) - math.fsum(own))
+    after = reader.values(before, [edit.start for edit in tries], targets)
+    gains = [
+        value - math.fsum(read.own[edit.start : edit.stop + AHEAD + 1])
+        for edit, read, value in zip(tries, before, after, strict=True)
+    ]
     return list(zip(gains, tries, strict=True))
 
 

@@ -45,6 +45,8 @@ class TextQFormer(Pretrained):
         weight: of its loss (nats for each token) beside the LM's.
         first_pass: share of a training's utterances whose transcript is not the draft
             of the adapter's CTC but what the response already has: deliberation.
+        only: train by this loss alone, along what is said with errors of its own
+            (``misreading``); neither the windows nor the LM are run.
     """
 
     def __init__(
@@ -54,9 +56,10 @@ class TextQFormer(Pretrained):
         bottleneck: int = 64,
         weight: float = 1.0,
         first_pass: float = 0.0,
+        only: bool = False,
     ):
         super().__init__()
-        self.weight, self.first_pass = weight, first_pass
+        self.weight, self.first_pass, self.only = weight, first_pass, only
         tensors = dict(tensors)
         table = tensors.pop("token_embedding.weight")
         places = tensors.pop("positional_embedding")

@@ -12,7 +12,6 @@ from torch import Tensor, nn
 
 from espnet_llada.audio.whisper_file import WhisperConfig
 
-
 Projected = tuple[Tensor, Tensor]
 """Keys and values, (B, H, K, D) each."""
 

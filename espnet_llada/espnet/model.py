@@ -122,9 +122,11 @@ class ESPnetLLMModel(ESPnetASRModel):
         if audio is not None and ctc is not None and ctc.weight:
             extra = self.decoder.ctc_loss(audio, lengths, text, text_lengths)
             if ctc.only:
-                none = extra.new_zeros(())
-                return Loss(extra, torch.ones_like(extra), none, none)
+                return _alone(extra)
         rows = self.decoder.row_seeds(len(text)) if seeds is None else seeds.tolist()
+        reader = self.decoder.text_qformer
+        if audio is not None and reader is not None and reader.only:
+            return _alone(self.decoder.reading_loss(audio, text, text_lengths, rows))
         given = along = None
         if audio is not None:
             spoken = text, text_lengths, rows
@@ -176,3 +178,9 @@ class ESPnetLLMModel(ESPnetASRModel):
         """Load trained tensors; always strict about them, see ``load_trained``."""
         load_trained(self, state_dict, "checkpoint")
         return nn.modules.module._IncompatibleKeys([], [])
+
+
+def _alone(loss: Tensor) -> Loss:
+    """Of a training in which no LM is run."""
+    none = loss.new_zeros(())
+    return Loss(loss, torch.ones_like(loss), none, none)

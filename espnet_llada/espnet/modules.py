@@ -9,7 +9,7 @@ from espnet2.asr.encoder.abs_encoder import AbsEncoder
 from espnet2.asr.postencoder.abs_postencoder import AbsPostEncoder
 from torch import Tensor
 
-from espnet_llada.adapter.qformer import WindowQFormer
+from espnet_llada.adapter.qformer import Frames, WindowQFormer
 from espnet_llada.adapter.whisper_qformer import WhisperQFormer
 from espnet_llada.audio.feature_cache import check_scp, identity
 from espnet_llada.decoder import LMDecoder
@@ -63,6 +63,13 @@ class WindowQFormerPostEncoder(WindowQFormer, AbsPostEncoder):
 
 class WhisperQFormerPostEncoder(WhisperQFormer, AbsPostEncoder):
     """``postencoder: whisper_qformer``; ``postencoder_conf`` as ``WhisperQFormer``."""
+
+    def output_size(self) -> int:
+        return self.hidden
+
+
+class FramesPostEncoder(Frames, AbsPostEncoder):
+    """``postencoder: frames``."""
 
     def output_size(self) -> int:
         return self.hidden

@@ -18,6 +18,7 @@ def register() -> None:
     from espnet_llada.espnet.hooks import hook
     from espnet_llada.espnet.model import ESPnetLLMModel
     from espnet_llada.espnet.modules import (
+        FramesPostEncoder,
         FrozenWhisperEncoder,
         LLaDADecoder,
         LLaMADecoder,
@@ -31,6 +32,7 @@ def register() -> None:
     adapters = asr.postencoder_choices.classes
     adapters[POSTENCODER] = WindowQFormerPostEncoder
     adapters["whisper_qformer"] = WhisperQFormerPostEncoder
+    adapters["frames"] = FramesPostEncoder
     asr.decoder_choices.classes["llada"] = LLaDADecoder
     asr.decoder_choices.classes["llama"] = LLaMADecoder
     asr.model_choices.classes["llada"] = ESPnetLLMModel

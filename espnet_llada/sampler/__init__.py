@@ -4,9 +4,17 @@ The sampler knows torch and ``types``: no tokenizer, no audio, no model size.
 """
 
 from espnet_llada.sampler.canvas import Canvas, blank_canvas, transcript_canvas
-from espnet_llada.sampler.loop import LogitsFn, OnPass, Pass, SamplerResult, sample
+from espnet_llada.sampler.loop import (
+    Beside,
+    LogitsFn,
+    OnPass,
+    Pass,
+    SamplerResult,
+    sample,
+)
 
 __all__ = [
+    "Beside",
     "Canvas",
     "LogitsFn",
     "OnPass",

@@ -18,7 +18,7 @@ from espnet_llada.sampler.strategies import LogitsFn, Plan, make_plan
 from espnet_llada.sampler_options import SamplerOptions
 from espnet_llada.types import SpecialTokens
 
-__all__ = ["LogitsFn", "OnPass", "Pass", "SamplerResult", "sample"]
+__all__ = ["Beside", "LogitsFn", "OnPass", "Pass", "SamplerResult", "sample"]
 
 
 @dataclass(frozen=True)
@@ -73,6 +73,11 @@ class Pass:
 
 OnPass = Callable[[Pass], None]
 
+Beside = Callable[[Tensor, Tensor, Tensor], tuple[Tensor, Tensor]]
+"""A second judge: canvas (B, L), where a pass may commit (B, L), log-probabilities
+(N, V) of the N positions there -> these, some of them others, and (B, L) bool,
+positions that are committed in any case."""
+
 
 @torch.no_grad()
 def sample(
@@ -82,6 +87,7 @@ def sample(
     special: SpecialTokens,
     seeds: Sequence[int] | None = None,
     on_pass: OnPass | None = None,
+    beside: Beside | None = None,
 ) -> SamplerResult:
     """Fill a batch of canvases.
 
@@ -92,6 +98,7 @@ def sample(
         special: mask and EOS ids.
         seeds: one per row, for random masks and draws; ``options.seed`` by default.
         on_pass: called after each forward pass; it changes nothing.
+        beside: has its say in every pass.
 
     Returns:
         The result; row r depends on row r of the canvas and on ``seeds[r]`` alone,
@@ -100,7 +107,8 @@ def sample(
     batch, device = len(canvas.tokens), canvas.tokens.device
     random = RowRandom([options.seed] * batch if seeds is None else seeds, device)
     plan = make_plan(logits_fn, canvas, options, special, random)
-    return _Denoiser(logits_fn, canvas, options, special, random, on_pass).run(plan)
+    given = logits_fn, canvas, options, special, random, on_pass, beside
+    return _Denoiser(*given).run(plan)
 
 
 class _Denoiser:
@@ -114,9 +122,10 @@ class _Denoiser:
         special: SpecialTokens,
         random: RowRandom,
         on_pass: OnPass | None,
+        beside: Beside | None,
     ):
         self.logits_fn, self.canvas, self.options = logits_fn, canvas, options
-        self.on_pass = on_pass
+        self.on_pass, self.beside = on_pass, beside
         self.special, self.random = special, random
         self.tokens = canvas.tokens.clone()
         self.log_probs = torch.zeros(self.tokens.shape, device=self.tokens.device)
@@ -187,12 +196,12 @@ class _Denoiser:
         """
         # A row that waits for the others draws nothing, as if it were alone.
         draws = self.canvas.lengths * masked.any(dim=1)
-        proposal, log_prob = self._propose(masked, draws)
+        proposal, log_prob, settled = self._propose(masked, draws)
         if self.options.remasking == "random":
             order = self.random.uniform(draws, self.tokens.shape[1])
         else:
             order = -log_prob
-        chosen = lowest(order, masked, commits)
+        chosen = lowest(order.masked_fill(settled, -torch.inf), masked, commits)
         if self.options.threshold:
             decayed = number * math.log(self.options.threshold_decay)
             sure = math.log(self.options.threshold) + decayed
@@ -203,8 +212,8 @@ class _Denoiser:
             self._close_tail(chosen & (proposal == self.special.eos))
         return chosen
 
-    def _propose(self, masked: Tensor, draws: Tensor) -> tuple[Tensor, Tensor]:
-        """Tokens for the masked positions and their log-probabilities, each (B, L)."""
+    def _propose(self, masked: Tensor, draws: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Tokens, their log-probabilities, and which come first; (B, L) each."""
         no_eos = None
         if self.protects:
             no_eos = self._left_of_given_text()[masked]
@@ -221,13 +230,17 @@ class _Denoiser:
             no_eos=no_eos,
             mask_token=self.profile.commits_mask_token,
         )
+        settled = torch.zeros_like(masked)
+        if self.beside is not None:
+            log_probs, settled = self.beside(self.tokens, masked, log_probs)
         temperature, noise = self.options.temperature, None
         if temperature:
             size = masked.shape[1], log_probs.shape[-1]
             noise = self.random.gumbel(draws, *size)[masked]
         tokens, values = propose(log_probs, temperature, noise)
         proposal = self.tokens.masked_scatter(masked, tokens)
-        return proposal, torch.zeros_like(self.log_probs).masked_scatter(masked, values)
+        log_prob = torch.zeros_like(self.log_probs).masked_scatter(masked, values)
+        return proposal, log_prob, settled
 
     def _left_of_given_text(self) -> Tensor:
         """(B, L) bool: positions with a given word somewhere to their right."""

@@ -55,18 +55,50 @@ def test_the_adapter_is_warmed_up_and_handed_on(
     assert tensors(tmp_path / "joint/out/1epoch.pth", "decoder.lm.body.layers")
 
 
+def words_conf(tiny_config, word_lm, whisper: str) -> dict:
+    """Of a decoder that reads along."""
+    return {
+        **{k: v for k, v in tiny_config["decoder_conf"].items() if k != "lora"},
+        "lm": str(word_lm),
+        "whisper": whisper,
+        "projection": "words",
+        "audio_positions": "beside",
+        "ctc": {"weight": 0.0},
+    }
+
+
+@pytest.mark.slow
+def test_a_reader_is_trained_by_itself(
+    trainings, tiny_config, word_lm, tiny_whisper, tmp_path
+):
+    data, whisper = make_data(tmp_path / "data", 12), str(tiny_whisper)
+    conf = words_conf(tiny_config, word_lm, whisper)
+    config = {
+        **tiny_config,
+        "postencoder": "frames",
+        "postencoder_conf": {},
+        "decoder_conf": {**conf, "text_qformer": {"bottleneck": 4, "only": True}},
+        "batch_size": 4,
+        "use_amp": True,
+    }
+    cmd = train_command(tmp_path / "alone", data, config, max_epoch=2)
+    log = tmp_path / "alone/train.log"
+    assert trainings.run(job(tmp_path / "alone", cmd)) == [0], log.read_text()
+    first, then = (tmp_path / f"alone/out/{n}epoch.pth" for n in (1, 2))
+    learnt, changed = tensors(first, "decoder"), tensors(then, "decoder")
+    for name, tensor in learnt.items():
+        reads = "text_qformer" in name
+        assert torch.equal(tensor, changed[name]) != reads, name
+
+
 @pytest.mark.slow
 def test_a_frozen_reader_along_is_kept_in_the_checkpoint(
     trainings, tiny_config, word_lm, tiny_whisper, tmp_path
 ):
     data, whisper = make_data(tmp_path / "data", 12), str(tiny_whisper)
     conf = {
-        **{k: v for k, v in tiny_config["decoder_conf"].items() if k != "lora"},
-        "lm": str(word_lm),
-        "whisper": whisper,
+        **words_conf(tiny_config, word_lm, whisper),
         "train_lm": True,
-        "projection": "words",
-        "audio_positions": "beside",
         "pointer": True,
         "misheard": 0.1,
         "ctc": {"weight": 1.0},

@@ -21,6 +21,7 @@ adapter_of() {
 }
 mini_runs() {
     local ctc=ctc:postencoder:postencoder,ctc:decoder.ctc:decoder.ctc
+    local reader=reader:decoder.text_qformer:decoder.text_qformer
     awk -v runs=" ${runs} " 'runs ~ /^ *$/ || index(runs, " " $1 " ")' << EOF
 ctc         speech  conf/train_asr_mini_ctc.yaml                 -
 text_llama  text    conf/train_asr_whisper_llama_mini_text.yaml  -
@@ -29,8 +30,9 @@ known_llama speech  conf/train_asr_whisper_llama_mini.yaml       ${ctc},$(lm_of 
 known_llada speech  conf/train_asr_whisper_llada_mini.yaml       ${ctc},$(lm_of text_llada)
 fresh_llama fresh   conf/train_asr_whisper_llama_mini_fresh.yaml ${ctc},$(lm_of known_llama)
 fresh_llada fresh   conf/train_asr_whisper_llada_mini_fresh.yaml ${ctc},$(lm_of known_llada) --seed 1
-llama       last    conf/train_asr_whisper_llama_mini_last.yaml  $(all_of fresh_llama)
-last_llada  last    conf/train_asr_whisper_llada_mini_last.yaml  $(all_of fresh_llada) --seed 1
+reader      last    conf/train_asr_mini_reader.yaml              -
+llama       last    conf/train_asr_whisper_llama_mini_last.yaml  $(all_of fresh_llama),${reader}
+last_llada  last    conf/train_asr_whisper_llada_mini_last.yaml  $(all_of fresh_llada),${reader} --seed 1
 llada       last    conf/train_asr_whisper_llada_mini_soup.yaml  last_llada::,$(adapter_of llama+last_llada) --seed 2
 EOF
 }
