@@ -164,7 +164,7 @@ class Recognizer:
             if options.reader_weight:
                 how["beside"] = Beside(rereader.reader, options.reader_weight)
             result = self.search(decoder, prefix, options.canvas_length, **how)
-            return self._hypotheses(result)
+            return self._hypotheses(rereader.with_opinion(result))
         if drafts:
             result = rereader.filled(prefix)
         else:
@@ -173,7 +173,7 @@ class Recognizer:
             lengths = [self._canvas_length(*size) for size in spoken]
             canvas = blank_canvas(lengths, decoder.special, self.device)
             result = rereader.fill(prefix, canvas)
-        return self._hypotheses(rereader.again(result))
+        return self._hypotheses(rereader.finished(result))
 
     def _canvas_length(self, samples: int, words: int) -> int:
         options = self.options
@@ -204,10 +204,7 @@ class Recognizer:
         if prefix.draft is None:
             canvas = transcript_canvas(ids, decoder.special, options.tail, self.device)
             return self._hypotheses(fill(prefix, canvas))
-        result = rereader.again(rereader.filled(prefix))
-        if options.second_opinion:
-            result = rereader.with_own(result)
-        return self._hypotheses(result)
+        return self._hypotheses(rereader.finished(rereader.filled(prefix)))
 
     def _sampler(self, utt_ids: Sequence[str]) -> Fill:
         decoder = self.model.decoder

@@ -12,18 +12,19 @@ from torch.nn.utils.rnn import pad_sequence
 
 from espnet_llada.adapter.joint import Leading
 from espnet_llada.adapter.numbering import corrections
+from espnet_llada.adapter.reader import spelled
 from espnet_llada.decoder import LMDecoder
 from espnet_llada.prefix import Prefix
 from espnet_llada.sampler import Beside, Canvas, SamplerResult, transcript_canvas
 from espnet_llada.sampler_options import SamplerOptions
 from espnet_llada.types import SpecialTokens
 
-MARGIN = 1.0
+MARGIN, OWN_MARGIN = 1.0, 2.0
 """Nats by which a change has to make a text likelier: most of what gains less was right
-before. Chosen on the mini models' synthetic speech."""
+before; twice as many where the judge speaks for its own text. Chosen on the mini
+models' synthetic speech."""
 
-
-_OWN = {"strategy": "mask_ctc", "second_opinion": False}
+_OWN = {"strategy": "mask_ctc"}
 """How a canvas over its own text is filled."""
 
 
@@ -85,7 +86,11 @@ class Rereader:
         """What becomes of the prefix's own draft."""
         return self._verified(prefix)[1]
 
-    def again(self, result: SamplerResult) -> SamplerResult:
+    def finished(self, result: SamplerResult) -> SamplerResult:
+        """What becomes of a first result: further readings, a second opinion."""
+        return self.with_opinion(self._again(result))
+
+    def _again(self, result: SamplerResult) -> SamplerResult:
         """The further readings, each along what the one before has made."""
         for _ in range(self.options.readings - 1):
             places = self._places(result.tokens)
@@ -100,13 +105,23 @@ class Rereader:
             result = found.after(before, result.passes)
         return result
 
-    def with_own(self, result: SamplerResult) -> SamplerResult:
-        """With what the audio speaks for in a transcript without the first pass."""
-        prefix = self.prefix(draft=True, refine=self.options.refine)
-        _, own = self._filled(prefix, **_OWN)
+    def with_opinion(self, result: SamplerResult) -> SamplerResult:
+        """With ``second_opinion``, what of the reader's own text it is surer of."""
+        if not self.options.second_opinion:
+            return result
+        longest, eos = self.options.canvas_length, self.decoder.special.eos
+        texts, sure = spelled(self.reader, len(self.sizes), longest)
+        canvas = transcript_canvas(
+            texts, self.decoder.special, 0, self.audio.device, sure
+        )
+        own = SamplerResult(
+            canvas.tokens, canvas.confidence, torch.zeros_like(result.passes)
+        )
         places = self._places(result.tokens), self._places(own.tokens)
-        eos = self.decoder.special.eos
-        return self._confirmed(*_side_by_side(result, places[0], own, places[1], eos))
+        old, new = _side_by_side(result, places[0], own, places[1], eos)
+        agreed = old.tokens == new.tokens  # and as sure as before
+        new = replace(new, log_probs=new.log_probs.masked_fill(agreed, 0.0))
+        return self._confirmed(old, new, OWN_MARGIN)
 
     def _verified(self, prefix: Prefix, **instead: Any) -> tuple[Canvas, SamplerResult]:
         """Canvas and result; with ``verify`` no change but those that are likelier."""
@@ -128,15 +143,18 @@ class Rereader:
         )
         return canvas, self.fill(prefix, canvas, **instead)
 
-    def _confirmed(self, old: SamplerResult, new: SamplerResult) -> SamplerResult:
+    def _confirmed(
+        self, old: SamplerResult, new: SamplerResult, margin: float = MARGIN
+    ) -> SamplerResult:
         """The old text with those changes that make it likelier, each by itself.
 
         Args:
             old: (B, L) tokens, EOS where the new text has more.
             new: (B, L), likewise; it has taken passes of its own.
+            margin: nats, see ``MARGIN``.
         """
         changed = old.tokens != new.tokens
-        undone = self._unlikely(old.tokens, new.tokens, changed)
+        undone = self._unlikely(old.tokens, new.tokens, changed, margin)
         # What neither has decided anew is as sure as it was.
         kept = undone | ~changed & (new.log_probs == 0.0)
         return SamplerResult(
@@ -145,7 +163,9 @@ class Rereader:
             old.passes + new.passes,
         )
 
-    def _unlikely(self, old: Tensor, new: Tensor, changed: Tensor) -> Tensor:
+    def _unlikely(
+        self, old: Tensor, new: Tensor, changed: Tensor, margin: float
+    ) -> Tensor:
         """(B, L) bool: changes that do not make their text likelier."""
         begins = changed & ~F.pad(changed, (1, 0))[:, :-1]
         # Positions side by side are one change; 0 is none.
@@ -164,7 +184,7 @@ class Rereader:
         likely = torch.tensor(likely, device=old.device)
         before = likely.new_zeros(len(old))
         before[rows[tried == 0]] = likely[tried == 0]
-        worse = one & (likely < before[rows] + MARGIN)[:, None]
+        worse = one & (likely < before[rows] + margin)[:, None]
         return torch.zeros_like(changed).long().index_add(0, rows, worse.long()) > 0
 
     def _places(self, tokens: Tensor) -> list[list[int]]:

@@ -50,8 +50,7 @@ class SamplerOptions:
             one, and so on; the others are there to read. 0 asks the adapter that reads
             along the transcript, which takes no pass (``text_qformer``).
         refine: rounds in which the adapter corrects the draft that it reads along, by
-            itself, before the LM sees it (``text_qformer``; in deliberation that of the
-            ``second_opinion``).
+            itself, before the LM sees it (``text_qformer``; not in deliberation).
         readings: how often the audio is read: each time after the first along what has
             been written so far, of which is masked and filled in again what that finds
             unlikely (``mask_below``, ``mask_ratio``; ``text_qformer``).
@@ -62,9 +61,9 @@ class SamplerOptions:
         verify: read along what has become of a text as well, and keep the text of
             before unless that finds the new one likelier by a nat; it takes no LLM
             pass.
-        second_opinion: in deliberation, transcribe by ``mask_ctc`` as well, and take
-            from that what reading along finds likelier by a nat than what has become
-            of the first pass; its passes count.
+        second_opinion: let the adapter spell the utterance by itself as well, and take
+            over from that what reading along finds likelier by two nats
+            (``text_qformer``); it takes no LLM pass.
         temperature: 0 commits the most probable token; above 0 tokens are drawn.
         remasking: which masked positions a pass commits: those of highest
             ``confidence``, or ``random`` ones.
@@ -137,12 +136,9 @@ class SamplerOptions:
         _require(
             not self.mask_below or measures, "mask_below", self.mask_below, allowed
         )
-        rounds, drafts = self.refine, self.second_opinion or not self.deliberates
+        rounds, allowed = self.refine, "0: deliberation has no draft of its own"
         _require(rounds >= 0, "refine", rounds, ">= 0")
-        allowed = "0: deliberation drafts nothing but a second_opinion"
-        _require(not rounds or drafts, "refine", rounds, allowed)
-        opinion, allowed = self.second_opinion, "false: there is no first pass"
-        _require(not opinion or self.deliberates, "second_opinion", opinion, allowed)
+        _require(not (rounds and self.deliberates), "refine", rounds, allowed)
         slots = self.slots_below
         _require(0.0 <= slots <= 1.0, "slots_below", slots, "[0, 1]")
         over_text = self.edits or self.readings > 1

@@ -3,9 +3,9 @@
 A reading goes from left to right: it says what comes behind a text that is complete. So
 of the masked positions of a row there is one that it can speak to, the first. There the
 likeliest tokens by either of the two, the one that stood there and none at all are each
-read with what stands behind the position; the sum of both log-probabilities decides. The LM knows
-both sides of a position, the reader hears all of the audio; the other positions are the
-LM's alone.
+read with what stands behind the position; the sum of both log-probabilities decides.
+The LM knows both sides of a position, the reader hears all of the audio; the other
+positions are the LM's alone.
 
 Source: joint decoding of attention and CTC (Watanabe et al. 2017), where two models
 that look at the audio differently add their scores, carried over to a canvas.

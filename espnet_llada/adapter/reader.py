@@ -208,24 +208,36 @@ class Beside:
         return found
 
 
-def spelled(reader: Reader, rows: int, longest: int) -> list[list[int]]:
+def spelled(
+    reader: Reader, rows: int, longest: int
+) -> tuple[list[list[int]], list[list[float]]]:
     """The texts that a reader itself goes on with, token by token.
 
     Args:
         reader: of a batch.
         rows: utterances of it.
         longest: tokens of a text.
+
+    Returns:
+        Token ids without the end, and the log-probability of each.
     """
     beside, live = Beside(reader, 1.0), list(range(rows))
     texts: list[list[int]] = [[] for _ in live]
+    sure: list[list[float]] = [[] for _ in live]
     while live:
-        best = beside(live, [texts[row] for row in live]).argmax(dim=1).tolist()
-        for row, token in zip(live, best, strict=True):
+        values, tokens = beside(live, [texts[row] for row in live]).max(dim=1)
+        going = []
+        for row, token, value in zip(
+            live, tokens.tolist(), values.tolist(), strict=True
+        ):
+            if token == reader.eos:
+                continue
             texts[row].append(token)
-        live = [
-            r for r in live if texts[r][-1] != reader.eos and len(texts[r]) < longest
-        ]
-    return [[token for token in text if token != reader.eos] for text in texts]
+            sure[row].append(value)
+            if len(texts[row]) < longest:
+                going.append(row)
+        live = going
+    return texts, sure
 
 
 def log_probs_of(log_probs: Tensor, tokens: Text) -> list[float]:

@@ -26,7 +26,7 @@ _HELP = {
     "readings": "how often audio is read, along the text so far, to fill in again",
     "slots_below": "above 0: text grows and shrinks where reading along finds less",
     "verify": "keep a text of before unless reading along finds the new one likelier",
-    "second_opinion": "deliberating, take over from an own transcript what is likelier",
+    "second_opinion": "take over from the adapter's own text what is likelier",
     "tokens_per_second": "above 0: canvas by duration, up to canvas_length",
     "positions_per_vector": "above 0: canvas by what was heard, up to canvas_length",
     "num_blocks": "sub-blocks, for the semi-autoregressive strategies",

@@ -130,5 +130,6 @@ def test_a_row_does_not_depend_on_its_batch(cases, options):
     st.integers(1, 9),
 )
 def test_a_reader_spells_what_is_said(said, longest):
-    found = spelled(Said(*said), len(said), longest)
+    found, sure = spelled(Said(*said), len(said), longest)
+    assert [len(row) for row in sure] == [len(row) for row in found]
     assert found == [row[:longest] for row in said]
