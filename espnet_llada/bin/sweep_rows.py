@@ -290,10 +290,8 @@ def _check(row: SweepRow, above: Sequence[SweepRow], where: str) -> None:
         raise UserError(f"{where}: strategy {options.strategy} needs system: llada")
     plain = {"beam_size": 1, "reader_weight": 0.0}
     searches = [name for name, value in plain.items() if getattr(options, name) > value]
-    for name in searches:
-        if row.system != "llama":
-            value = getattr(options, name)
-            raise UserError(f"{where}: {name} {value} needs system: llama")
+    if "beam_size" in searches and row.system != "llama":
+        raise UserError(f"{where}: beam_size {options.beam_size} needs system: llama")
     if not row.use_audio and not options.deliberates:
         raise UserError(f"{where}: without audio there is nothing to transcribe")
     if row.only_for_bench and (row.system == "whisper" or searches):
