@@ -46,7 +46,6 @@ class Leading:
     ):
         self.reader, self.weight, self.special = reader, weight, special
         self.before, self.resizes = before, resizes
-        self._known: dict[int, Reading] = {}
 
     def __call__(
         self, tokens: Tensor, masked: Tensor, log_probs: Tensor
@@ -62,7 +61,7 @@ class Leading:
             self._words(canvas[row][:end])
             for row, end in zip(rows, places, strict=True)
         ]
-        readings = self._read(rows, texts)
+        readings = self.reader(rows, texts)
         heard = torch.stack([read.log_probs[-1] for read in readings])
         tried = self._candidates(own, heard, self.before[first])
         behind = [
@@ -76,18 +75,6 @@ class Leading:
         joint = torch.full_like(own, -torch.inf)
         joint.scatter_reduce_(1, tried, together, "amax")
         return log_probs.index_copy(0, numbers, joint), first
-
-    def _read(self, rows: list[int], texts: list[list[int]]) -> list[Reading]:
-        """Each row's text, going on from what was read of it in the pass before."""
-        new = [
-            pair for pair in zip(rows, texts, strict=True) if pair[0] not in self._known
-        ]
-        if new:
-            found = self.reader(*zip(*new, strict=True))
-            self._known |= {read.row: read for read in found}
-        found = self.reader.again([self._known[row] for row in rows], texts)
-        self._known |= {read.row: read for read in found}
-        return found
 
     def _candidates(self, own: Tensor, heard: Tensor, before: Tensor) -> Tensor:
         """(R, K) int64, each row's; some may be there twice."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import torch
@@ -55,21 +55,32 @@ class Reader:
         self.text_qformer, self.words, self.eos = text_qformer, words, eos
         self.device = frames.device
         self.memory = text_qformer.projected(frames)
+        self._last: dict[int, Reading] = {}
 
     def __call__(self, rows: Sequence[int], texts: Sequence[Text]) -> list[Reading]:
-        """Read texts from their beginning.
+        """Read texts, each going on from what was last read of its utterance.
 
         Args:
             rows: the utterance of each text.
             texts: N rows of token ids.
         """
-        if not len(texts):
-            return []
+        new: dict[int, Text] = {}
+        for row, text in zip(rows, texts, strict=True):
+            if row not in self._last:
+                new.setdefault(row, text)
+        if new:
+            self._last |= {read.row: read for read in self._whole(new)}
+        found = self.again([self._last[row] for row in rows], texts)
+        self._last |= {read.row: read for read in found}
+        return found
+
+    def _whole(self, texts: Mapping[int, Text]) -> list[Reading]:
         longest = self.text_qformer.longest
-        found = self._along(rows, [text[:longest] for text in texts])
+        rows = list(texts)
+        found = self._along(rows, [text[:longest] for text in texts.values()])
         return [
             self._reading(*read)
-            for read in zip(rows, map(list, texts), *found, strict=True)
+            for read in zip(rows, map(list, texts.values()), *found, strict=True)
         ]
 
     def behind(
@@ -107,6 +118,9 @@ class Reader:
         found = self.behind(readings, kept, more)
         begin, whole = len(self.text_qformer.start), []
         for (read, text), n, *new in zip(pairs, kept, *found, strict=True):
+            if list(text) == read.text:
+                whole.append(read)
+                continue
             log_probs = torch.cat([read.log_probs[: n + 1], new[0]])
             past = torch.cat([read.past[: begin + n], new[1]])
             whole.append(self._reading(read.row, list(text), log_probs, past))
@@ -137,13 +151,7 @@ class Reader:
 
     def likelihoods(self, texts: Sequence[tuple[int, Text]]) -> list[float]:
         """The log-probability of texts and their ends, each with its utterance."""
-        first: dict[int, Text] = {}
-        for row, text in texts:
-            first.setdefault(row, text)
-        known = dict(zip(first, self(list(first), list(first.values())), strict=True))
-        found = self.again(
-            [known[row] for row, _ in texts], [text for _, text in texts]
-        )
+        found = self([row for row, _ in texts], [text for _, text in texts])
         return [read.value for read in found]
 
     def _along(
