@@ -20,7 +20,7 @@ from espnet_llada.adapter.reader import Reader, Reading
 from espnet_llada.adapter.refining import AHEAD
 from espnet_llada.types import SpecialTokens
 
-CANDIDATES = 5
+CANDIDATES = 3
 """So many tokens each of the two proposes."""
 
 
