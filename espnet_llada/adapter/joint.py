@@ -99,15 +99,19 @@ class Leading:
             else:
                 following += [[t] if t == eos else [t, *ahead] for t in row]
         count = tried.shape[1]
-        before = [read for read in readings for _ in range(count)]
         # Where nothing is known to follow an empty position, something likely does.
-        unknown = [[row] for row in heard.argmax(dim=1).tolist() for _ in range(count)]
-        following = [
-            row or other for row, other in zip(following, unknown, strict=True)
+        best = heard.argmax(dim=1).tolist()
+        pairs = [
+            (number // count, tuple(row or [best[number // count]]))
+            for number, row in enumerate(following)
         ]
+        once = list(dict.fromkeys(pairs))  # both often propose the same
+        before = [readings[number] for number, _ in once]
         kept = [len(read.log_probs) - 1 for read in before]
-        values = self.reader.values(before, kept, following)
-        return torch.tensor(values, device=tried.device).reshape(tried.shape)
+        values = self.reader.values(before, kept, [row for _, row in once])
+        known = dict(zip(once, values, strict=True))
+        likely = [known[pair] for pair in pairs]
+        return torch.tensor(likely, device=tried.device).reshape(tried.shape)
 
     def _words(self, canvas: list[int]) -> list[int]:
         nothing = self.special.mask, self.special.eos
