@@ -111,6 +111,10 @@ class Rereader:
             return result
         longest, eos = self.options.canvas_length, self.decoder.special.eos
         texts, sure = spelled(self.reader, len(self.sizes), longest)
+        given = _chosen(result.tokens, self._places(result.tokens))
+        for row, text in enumerate(texts):
+            if len(text) == longest:  # broken off, so no opinion
+                texts[row], sure[row] = given[row], [0.0] * len(given[row])
         canvas = transcript_canvas(
             texts, self.decoder.special, 0, self.audio.device, sure
         )

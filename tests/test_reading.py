@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 
+from espnet_llada import rereading
 from espnet_llada.adapter.reader import Reader, spelled
 from espnet_llada.bench.meter import Meter
 from espnet_llada.model import WhisperLLM
@@ -212,7 +213,11 @@ def test_a_second_opinion_counts_where_the_audio_speaks_for_it(
         given = torch.from_numpy(waveform)[None], torch.tensor([len(waveform)])
         with torch.no_grad():
             reader = model.decoder.reader(model.encode(*given)[0])
-            own += spelled(reader, 1, SamplerOptions().canvas_length)[0]
+            own += spelled(reader, 1, 5)[0]
+    # So small a reader never ends by itself.
+    monkeypatch.setattr(
+        rereading, "spelled", lambda reader, rows, _: spelled(reader, rows, 5)
+    )
     kept = [list(h.token_ids) for h in before]
     liked = {"reader": own, "first pass": kept}.get(trusted)
     judge(
@@ -227,6 +232,15 @@ def test_a_second_opinion_counts_where_the_audio_speaks_for_it(
         assert len(with_it.confidence) == len(with_it.token_ids)
         if with_it.token_ids == without.token_ids:
             assert with_it.confidence == without.confidence
+
+
+def test_a_text_that_the_reader_does_not_end_is_no_opinion(model, speech, monkeypatch):
+    options = {**MEASURED, "steps": 3, "mask_below": 0.9, "canvas_length": 1}
+    before = recognize(model, speech, TEXTS, **options)
+    judge(monkeypatch, lambda row, text: -9.0 * len(text))  # the shorter the better
+    found = recognize(model, speech, TEXTS, **options, second_opinion=True)
+    assert [h.token_ids for h in found] == [h.token_ids for h in before]
+    assert [h.confidence for h in found] == [h.confidence for h in before]
 
 
 def test_a_second_opinion_is_shown_at_the_end(model, speech):
