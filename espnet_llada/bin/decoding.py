@@ -24,7 +24,7 @@ _HELP = {
     "0: the adapter does",
     "refine": "rounds in which the adapter corrects its own draft first",
     "readings": "how often audio is read, along the text so far, to fill in again",
-    "slots_below": "above 0: text grows and shrinks where reading along finds less",
+    "slots_below": "above 0: text grows and shrinks where reading along doubts it",
     "verify": "keep a text of before unless reading along finds the new one likelier",
     "second_opinion": "take over from the adapter's own text what is likelier",
     "tokens_per_second": "above 0: canvas by duration, up to canvas_length",
@@ -41,7 +41,7 @@ _HELP = {
     "threshold_decay": "by which the threshold is multiplied after each pass",
     "first_pass_bonus": "nats in favour of the first pass's token where it is masked",
     "beam_size": "of an autoregressive LM; 1 is greedy",
-    "reader_weight": "above 0: such an LM searches jointly with what is read along",
+    "reader_weight": "above 0: LM and reading along decide a token together",
 }
 
 
