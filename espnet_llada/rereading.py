@@ -111,7 +111,8 @@ class Rereader:
             return result
         longest, eos = self.options.canvas_length, self.decoder.special.eos
         texts, sure = spelled(self.reader, len(self.sizes), longest)
-        given = _chosen(result.tokens, self._places(result.tokens))
+        there = self._places(result.tokens)
+        given = _chosen(result.tokens, there)
         for row, text in enumerate(texts):
             if len(text) == longest:  # broken off, so no opinion
                 texts[row], sure[row] = given[row], [0.0] * len(given[row])
@@ -121,8 +122,7 @@ class Rereader:
         own = SamplerResult(
             canvas.tokens, canvas.confidence, torch.zeros_like(result.passes)
         )
-        places = self._places(result.tokens), self._places(own.tokens)
-        old, new = _side_by_side(result, places[0], own, places[1], eos)
+        old, new = _side_by_side(result, there, own, self._places(own.tokens), eos)
         agreed = old.tokens == new.tokens  # and as sure as before
         new = replace(new, log_probs=new.log_probs.masked_fill(agreed, 0.0))
         return self._confirmed(old, new, OWN_MARGIN)

@@ -40,7 +40,7 @@ def trace(
     finally:
         recognizer.on_pass = None
     frames: list[Frame] = []
-    # A second reading, or opinion, has a canvas of its own.
+    # A second reading has a canvas of its own.
     own = (p for p in passes if p.rows[0])
     for _, part in itertools.groupby(own, lambda p: (p.strategy, p.seen.shape[1])):
         film = _Film(recognizer.model.decoder, list(part))

@@ -151,7 +151,7 @@ class Frame:
         passes: forward passes so far.
         cells: the positions, left to right.
         strategy: by which it is filled: of an utterance that is read again
-            (``readings``, ``second_opinion``) there are several canvases.
+            (``readings``) there are several canvases.
     """
 
     kind: str

@@ -308,6 +308,12 @@ def test_a_model_that_reads_once_is_told(model):
             Recognizer(model, SamplerOptions(**options))
 
 
+def test_a_reader_that_was_trained_alone_transcribes_nothing(model):
+    model.decoder.text_qformer.only = True
+    with pytest.raises(UserError, match="was trained alone"):
+        Recognizer(model, SamplerOptions())
+
+
 def test_without_audio_nothing_reads_along(model):
     with pytest.raises(
         UserError, match="measuring_passes 0: without audio a model does not read along"

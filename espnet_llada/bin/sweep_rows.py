@@ -288,12 +288,11 @@ def _check(row: SweepRow, above: Sequence[SweepRow], where: str) -> None:
         raise UserError(f"{where}: Whisper's own decoder takes no config or options")
     if options.deliberates and row.system != "llada":
         raise UserError(f"{where}: strategy {options.strategy} needs system: llada")
-    plain = {"beam_size": 1, "reader_weight": 0.0}
-    searches = [name for name, value in plain.items() if getattr(options, name) > value]
-    if "beam_size" in searches and row.system != "llama":
+    if options.beam_size > 1 and row.system != "llama":
         raise UserError(f"{where}: beam_size {options.beam_size} needs system: llama")
     if not row.use_audio and not options.deliberates:
         raise UserError(f"{where}: without audio there is nothing to transcribe")
+    searches = options.beam_size > 1 or options.reader_weight
     if row.only_for_bench and (row.system == "whisper" or searches):
         raise UserError(f"{where}: {', '.join(_BENCH)} are for our greedy decoding")
     if row.runtime != "plain" and options.profile == "release":
