@@ -86,8 +86,8 @@ class Recognizer:
         reader = getattr(model.decoder, "text_qformer", None)
         if reader is not None and reader.only:
             raise UserError(
-                "this model's reader was trained alone (text_qformer: {only: true}) and "
-                "transcribes nothing; begin a training of adapter and LM with it"
+                "this model's reader was trained alone (text_qformer: {only: true}); "
+                "it transcribes nothing, begin a training of adapter and LM with it"
             )
         if (name := options.reads_along) and (reader is None or not use_audio):
             why = "this model does not read along a transcript; train with "
