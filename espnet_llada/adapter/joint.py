@@ -1,11 +1,11 @@
 """Masked diffusion and the adapter decide together what a canvas gets.
 
 A reading goes from left to right: it says what comes behind a text that is complete. So
-of the masked positions of a row there is one that it can speak to, the first. There the
-likeliest tokens by either of the two, the one that stood there and none at all are each
-read with what stands behind the position; the sum of both log-probabilities decides.
-The LM knows both sides of a position, the reader hears all of the audio; the other
-positions are the LM's alone.
+of the masked positions of a row there is one that it can speak to, the first. Where both
+name the same token there, that is it. Else the likeliest by either of the two, the one
+that stood there and none at all are each read with what stands behind the position;
+the sum of both log-probabilities decides. The LM knows both sides of a position, the
+reader hears all of the audio; the other positions are the LM's alone.
 
 Source: joint decoding of attention and CTC (Watanabe et al. 2017), where two models
 that look at the audio differently add their scores, carried over to a canvas.
@@ -19,9 +19,6 @@ from torch import Tensor
 from espnet_llada.adapter.reader import Reader, Reading
 from espnet_llada.adapter.refining import AHEAD
 from espnet_llada.types import SpecialTokens
-
-CANDIDATES = 3
-"""So many tokens each of the two proposes."""
 
 
 class Leading:
@@ -64,25 +61,26 @@ class Leading:
         readings = self.reader(rows, texts)
         heard = torch.stack([read.log_probs[-1] for read in readings])
         tried = self._candidates(own, heard, self.before[first])
-        behind = [
-            self._behind(canvas[row][place + 1 :])
-            for row, place in zip(rows, places, strict=True)
-        ]
-        likely = self._likely(readings, heard, tried, behind)
+        at_odds = (tried[:, 0] != tried[:, 1]).nonzero()[:, 0]
+        if not len(at_odds):
+            return log_probs, first
+        asked = at_odds.tolist()
+        behind = [self._behind(canvas[rows[n]][places[n] + 1 :]) for n in asked]
+        own, heard, tried = own[at_odds], heard[at_odds], tried[at_odds]
+        likely = self._likely([readings[n] for n in asked], heard, tried, behind)
         together = own.gather(1, tried) + self.weight * likely
         twice = (tried[:, :, None] == tried[:, None]).tril(diagonal=-1).any(dim=2)
         together = together.masked_fill(twice, -torch.inf).log_softmax(dim=1)
         joint = torch.full_like(own, -torch.inf)
         joint.scatter_reduce_(1, tried, together, "amax")
-        return log_probs.index_copy(0, numbers, joint), first
+        return log_probs.index_copy(0, numbers[at_odds], joint), first
 
     def _candidates(self, own: Tensor, heard: Tensor, before: Tensor) -> Tensor:
-        """(R, K) int64, each row's; some may be there twice."""
-        count = min(CANDIDATES, own.shape[1])
-        best = [values.topk(count, dim=1).indices for values in (own, heard)]
-        before = torch.where(before == self.special.mask, best[0][:, 0], before)
+        """(R, 4) int64, each row's, the LM's and the reader's first; some come twice."""
+        lms, readers = own.argmax(dim=1), heard.argmax(dim=1)
+        before = torch.where(before == self.special.mask, lms, before)
         nothing = torch.full_like(before, self.special.eos)
-        return torch.cat([*best, before[:, None], nothing[:, None]], dim=1)
+        return torch.stack([lms, readers, before, nothing], dim=1)
 
     def _likely(
         self,

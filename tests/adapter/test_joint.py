@@ -82,6 +82,25 @@ def test_the_token_that_stood_there_is_among_those_that_are_tried():
     assert found.exp().sum() == pytest.approx(1.0, abs=1e-5)
 
 
+def test_where_both_name_the_same_token_nothing_is_read_on(monkeypatch):
+    canvas = torch.tensor([[8, 8, 3, EOS], [1, 8, 3, EOS]])
+    masked = torch.tensor([[True, True, False, False], [False, True, False, False]])
+    tokens = canvas.masked_fill(masked, MASK)
+    given = torch.zeros(3, VOCAB)
+    given[0, 1] = given[1, 7] = given[2, 9] = 2.0  # of the first row, of the second
+    leading = Leading(Said([1, 2, 3], [1, 2, 3]), 20.0, SPECIAL, canvas, False)
+    read = []
+    values = leading.reader.values
+    monkeypatch.setattr(
+        leading.reader, "values", lambda r, k, f: read.extend(f) or values(r, k, f)
+    )
+    found, first = leading(tokens, masked, given.log_softmax(dim=-1))
+    assert first.nonzero().tolist() == [[0, 0], [1, 1]]
+    assert found.argmax(dim=1).tolist() == [1, 7, 2]
+    assert torch.equal(found[:2], given[:2].log_softmax(dim=-1))
+    assert {row[0] for row in read} == {9, 2, 8, EOS}, "the second row's, as it differs"
+
+
 def test_the_other_positions_are_the_lms():
     canvas = torch.tensor([[8, 8, 3, EOS], [1, 8, 8, 8]])
     masked = torch.tensor([[True, True, False, True], [False, True, False, True]])

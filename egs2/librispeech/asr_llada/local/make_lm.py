@@ -5,10 +5,11 @@
 
 stories15M (A. Karpathy's llama2.c, MIT) is a Llama of 6 layers, trained on TinyStories,
 with Llama 2's vocabulary of 32,000 pieces. Transcripts are written in lower case, and
-what the adapter hears are Whisper's tokens, so the LM gets those of them that the text
-uses most, and those they are merged from. A token that is a piece of Llama 2's
-keeps its embedding (9 in 10 of a running text); another gets the mean of its pieces'.
-Two pieces in three are in no tiny story and have one and the same embedding; in place
+what the adapter hears are Whisper's tokens, so the LM gets each word that is one of
+them, a name by the token that Whisper writes it with ("elizabeth" is " Elizabeth"), and
+of the parts of words those that the text uses most. A token that is a piece of Llama
+2's keeps its embedding (9 in 10 of a running text); another gets the mean of its
+pieces'. Two pieces in three are in no tiny story and have one and the same embedding; in place
 of it their tokens get the mean of those whose words Whisper has embedded alike.
 ``DIR`` gets config.json, model.safetensors (float16), tokenizer.json, and
 whisper_tokens.json: the id that Whisper has for each token, -1 for special ones.
@@ -42,8 +43,10 @@ from espnet_llada.types import UserError, atomic_write
 
 MODEL_BYTES = 60_816_028  # of llama2.data; the tokenizer stands behind them
 BYTE_PIECES = range(3, 259)
-LOWER_CASE = re.compile(r"▁?[a-z]+|'(s|t|re|ve|m|ll|d)|▁?'|▁")
-"""What GPT-2's way of cutting text leaves of it."""
+WORD = re.compile(r"▁[A-Za-z]+")
+PART = re.compile(r"[a-z]+|'(s|t|re|ve|m|ll|d)|▁?'|▁")
+CUT = r"▁?[a-z]+|'(?:s|t|re|ve|m|ll|d)(?![a-z])|▁?'"
+"""GPT-2's way of cutting text; a token lies in one of these."""
 EMBEDDING = "model.embed_tokens.weight"
 SPECIAL = ["<unk>", "<s>", "</s>"]
 WHISPER, WHISPER_WIDTH = "whisper-tiny.en", 384
@@ -125,16 +128,31 @@ def merges_of(pieces: list[str]) -> list[tuple[str, str]]:
     return [(pieces[a], pieces[b]) for _, a, b in merges]
 
 
-def tokenizer_of(pieces: list[str]):
-    """A fast tokenizer that cuts text as sentencepiece does with these pieces."""
-    from tokenizers import Tokenizer, decoders, models, normalizers, processors
+def tokenizer_of(pieces: list[str], cut: str | None = None):
+    """A fast tokenizer with these pieces.
+
+    Args:
+        pieces: of text with ``▁`` for a space.
+        cut: a pattern of what no piece goes beyond, and where a piece that is all of a
+            match is taken as it is; without one text is cut as sentencepiece does it.
+    """
+    from tokenizers import Regex, Tokenizer, decoders, models, normalizers
+    from tokenizers import pre_tokenizers, processors
 
     vocabulary = {piece: i for i, piece in enumerate(pieces)}
     merges = merges_of(pieces)
-    model = models.BPE(vocabulary, merges, unk_token=SPECIAL[0], fuse_unk=True)
+    model = models.BPE(
+        vocabulary,
+        merges,
+        unk_token=SPECIAL[0],
+        fuse_unk=True,
+        ignore_merges=cut is not None,
+    )
     tokenizer = Tokenizer(model)
     steps = [normalizers.Prepend("▁"), normalizers.Replace(" ", "▁")]
     tokenizer.normalizer = normalizers.Sequence(steps)
+    if cut is not None:
+        tokenizer.pre_tokenizer = pre_tokenizers.Split(Regex(cut), "isolated")
     back = [decoders.Replace("▁", " "), decoders.Fuse(), decoders.Strip(" ", 1, 0)]
     tokenizer.decoder = decoders.Sequence(back)
     tokenizer.add_special_tokens(SPECIAL)
@@ -146,7 +164,7 @@ def tokenizer_of(pieces: list[str]):
 
 
 def whisper_tokens() -> dict[str, int]:
-    """Lower-case tokens of Whisper's English models (GPT-2's) and their ids."""
+    """The tokens of Whisper's English models (GPT-2's) and their ids."""
     spec = find_spec("whisper")
     if spec is None or not spec.submodule_search_locations:
         raise UserError("openai-whisper is missing: pip install openai-whisper")
@@ -155,39 +173,55 @@ def whisper_tokens() -> dict[str, int]:
     for line in path.read_text(encoding="ascii").splitlines():
         encoded, _, number = line.partition(" ")
         token = base64.b64decode(encoded).decode("utf-8", "replace").replace(" ", "▁")
-        if LOWER_CASE.fullmatch(token):
-            tokens[token] = int(number)
+        tokens[token] = int(number)
     return tokens
 
 
-def kept_tokens(candidates: list[str], lines: list[str], wanted: int) -> list[str]:
-    """``wanted`` of the candidates that ``lines`` use most, in their order.
+def spellings(tokens: Mapping[str, int]) -> dict[str, str]:
+    """How Whisper writes what is one token of it: lower case -> its token.
 
-    The letters are kept whatever happens, and with a token those that BPE merges it
-    from on its way to it.
+    A word that it has in lower case is that token; a name is the first of those it has.
+    In the order of their ids, which is that of GPT-2's merges.
     """
-    tokenizer = tokenizer_of(SPECIAL + candidates)
+    ordered = sorted(tokens, key=tokens.__getitem__)
+    words = [token for token in ordered if WORD.fullmatch(token)]
+    found = {t: t for t in ordered if PART.fullmatch(t)}
+    found |= {word: word for word in words if word.islower()}
+    for word in words:
+        found.setdefault(word.lower(), word)
+    return dict(sorted(found.items(), key=lambda item: tokens[item[1]]))
+
+
+def kept_tokens(candidates: list[str], lines: list[str], wanted: int) -> list[str]:
+    """``wanted`` of the candidates: all words, and the parts that ``lines`` use most.
+
+    The letters are kept whatever happens, and with a part those that BPE merges it
+    from on its way to it. In the order of the candidates.
+    """
+    tokenizer = tokenizer_of(SPECIAL + candidates, CUT)
     counts = Counter(
         token
         for encoding in tokenizer.encode_batch(lines, add_special_tokens=False)
         for token in encoding.tokens
     )
     ranks = {pair: i for i, pair in enumerate(merges_of(SPECIAL + candidates))}
-    used = {c for c in candidates if len(c.lstrip("▁")) <= 1}
+    used = {c for c in candidates if len(c.lstrip("▁")) <= 1 or WORD.fullmatch(c)}
     for token, _ in counts.most_common():
         if len(used) >= wanted:
             break
-        used |= merged_parts(token, ranks)
+        used |= merged_parts(token, ranks) & set(candidates)
     return [c for c in candidates if c in used]
 
 
 def merged_parts(token: str, ranks: Mapping[tuple[str, str], int]) -> set[str]:
     """The token, and what BPE makes on the way from its letters to it."""
     parts = list(token)
-    made = set(parts)
+    made = {token, *parts}
     while len(parts) > 1:
         pairs = enumerate(itertools.pairwise(parts))
         at, pair = min(pairs, key=lambda item: ranks.get(item[1], math.inf))
+        if pair not in ranks:
+            break
         parts[at : at + 2] = ["".join(pair)]
         made.add(parts[at])
     return made
@@ -199,7 +233,7 @@ def embeddings(
     """A row of the LM's width for each token.
 
     Args:
-        tokens: the special ones first.
+        tokens: as they are written, the special ones first.
         pieces: of the LM as it comes.
         table: (pieces, d), their embeddings.
 
@@ -252,19 +286,22 @@ def main(cmd: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--output", type=Path, required=True, help="directory to write")
     parser.add_argument("--text", type=Path, required=True, help="Kaldi text to cut")
-    parser.add_argument("--tokens", type=int, default=20000, help="of the vocabulary")
+    parser.add_argument("--tokens", type=int, default=28000, help="of the vocabulary")
     args = parser.parse_args(cmd)
     output, texts = args.output, read_table(args.text)
     data = (package("llama2c") / "package/dist/llama2.data").read_bytes()
     header, tensors = read_model(data[:MODEL_BYTES])
     pieces = read_pieces(data[MODEL_BYTES:], header["vocab"])
     known, lines = whisper_tokens(), [text.lower() for text in texts.values()]
-    tokens = [*SPECIAL, *kept_tokens(list(known), lines, args.tokens)]
-    ids = [known.get(token, -1) for token in tokens]
+    written = spellings(known)
+    kept = kept_tokens(list(written), lines, args.tokens)
+    tokens = [*SPECIAL, *kept]
+    written_tokens = [*SPECIAL, *(written[token] for token in kept)]
+    ids = [known.get(token, -1) for token in written_tokens]
     table = tensors[EMBEDDING]
-    rows = embeddings(tokens, pieces, table)
+    rows = embeddings(written_tokens, pieces, table)
     output.mkdir(parents=True, exist_ok=True)
-    tokenizer_of(tokens).save(str(output / "tokenizer.json"), pretty=False)
+    tokenizer_of(tokens, CUT).save(str(output / "tokenizer.json"), pretty=False)
     configs = {
         TOKENS_FILE: ids,
         "tokenizer_config.json": {
