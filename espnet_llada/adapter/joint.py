@@ -1,9 +1,9 @@
 """Masked diffusion and the adapter decide together what a canvas gets.
 
 A reading goes from left to right: it says what comes behind a text that is complete. So
-of the masked positions of a row there is one that it can speak to, the first. Where both
-name the same token there, that is it. Else the likeliest by either of the two, the one
-that stood there and none at all are each read with what stands behind the position;
+of the masked positions of a row there is one that it can speak to, the first. Where
+both name the same token there, that is it. Else the likeliest by either of the two, the
+one that stood there and none at all are each read with what stands behind the position;
 the sum of both log-probabilities decides. The LM knows both sides of a position, the
 reader hears all of the audio; the other positions are the LM's alone.
 
@@ -76,7 +76,7 @@ class Leading:
         return log_probs.index_copy(0, numbers[at_odds], joint), first
 
     def _candidates(self, own: Tensor, heard: Tensor, before: Tensor) -> Tensor:
-        """(R, 4) int64, each row's, the LM's and the reader's first; some come twice."""
+        """(R, 4) int64, the LM's and the reader's first; some come twice."""
         lms, readers = own.argmax(dim=1), heard.argmax(dim=1)
         before = torch.where(before == self.special.mask, lms, before)
         nothing = torch.full_like(before, self.special.eos)

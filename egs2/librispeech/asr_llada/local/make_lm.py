@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""The mini models' LM: stories15M with the lower-case words of Whisper's vocabulary.
+"""The mini models' LM: stories15M with the words of Whisper's vocabulary.
 
     local/make_lm.py --text dump/text/train_text/text --output DIR
 
@@ -9,8 +9,8 @@ what the adapter hears are Whisper's tokens, so the LM gets each word that is on
 them, a name by the token that Whisper writes it with ("elizabeth" is " Elizabeth"), and
 of the parts of words those that the text uses most. A token that is a piece of Llama
 2's keeps its embedding (9 in 10 of a running text); another gets the mean of its
-pieces'. Two pieces in three are in no tiny story and have one and the same embedding; in place
-of it their tokens get the mean of those whose words Whisper has embedded alike.
+pieces'. Two pieces in three are in no tiny story and have one and the same embedding;
+in place of it their tokens get the mean of those whose words Whisper has embedded alike.
 ``DIR`` gets config.json, model.safetensors (float16), tokenizer.json, and
 whisper_tokens.json: the id that Whisper has for each token, -1 for special ones.
 """
@@ -136,8 +136,15 @@ def tokenizer_of(pieces: list[str], cut: str | None = None):
         cut: a pattern of what no piece goes beyond, and where a piece that is all of a
             match is taken as it is; without one text is cut as sentencepiece does it.
     """
-    from tokenizers import Regex, Tokenizer, decoders, models, normalizers
-    from tokenizers import pre_tokenizers, processors
+    from tokenizers import (
+        Regex,
+        Tokenizer,
+        decoders,
+        models,
+        normalizers,
+        pre_tokenizers,
+        processors,
+    )
 
     vocabulary = {piece: i for i, piece in enumerate(pieces)}
     merges = merges_of(pieces)
