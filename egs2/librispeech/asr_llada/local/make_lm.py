@@ -10,7 +10,7 @@ them, a name by the token that Whisper writes it with ("elizabeth" is " Elizabet
 of the parts of words those that the text uses most. A token that is a piece of Llama
 2's keeps its embedding (9 in 10 of a running text); another gets the mean of its
 pieces'. Two pieces in three are in no tiny story and have one and the same embedding;
-in place of it their tokens get the mean of those whose words Whisper has embedded alike.
+in place of it their tokens get the mean of those whose words Whisper embeds alike.
 ``DIR`` gets config.json, model.safetensors (float16), tokenizer.json, and
 whisper_tokens.json: the id that Whisper has for each token, -1 for special ones.
 """
