@@ -17,8 +17,10 @@ import torch
 from torch import Tensor
 
 from espnet_llada.adapter.reader import Reader, Reading
-from espnet_llada.adapter.refining import AHEAD
 from espnet_llada.types import SpecialTokens
+
+AHEAD = 2
+"""Known tokens behind a position by which it is judged; more change nothing."""
 
 
 class Leading:
