@@ -18,16 +18,10 @@ whisper_tokens.json: the id that Whisper has for each token, -1 for special ones
 from __future__ import annotations
 
 import argparse
-import base64
-import itertools
 import json
-import math
-import re
 import struct
 import sys
-from collections import Counter
-from collections.abc import Mapping, Sequence
-from importlib.util import find_spec
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -35,29 +29,30 @@ from safetensors.numpy import save_file
 
 sys.path.insert(0, str(Path(__file__).parent))
 from synthesis.packages import package
+from vocabulary import (
+    BETWEEN_STORIES,
+    CUT,
+    SPECIAL,
+    kept_tokens,
+    spellings,
+    tokenizer_of,
+    whisper_tokens,
+)
 
 from espnet_llada.adapter.words import TOKENS_FILE, WordProjection
 from espnet_llada.bin.options import run_main
 from espnet_llada.recipe.datadir import read_table
-from espnet_llada.types import UserError, atomic_write
+from espnet_llada.types import atomic_write
 
 MODEL_BYTES = 60_816_028  # of llama2.data; the tokenizer stands behind them
 BYTE_PIECES = range(3, 259)
-WORD = re.compile(r"▁[A-Za-z]+")
-PART = re.compile(r"[a-z]+|'(s|t|re|ve|m|ll|d)|▁?'|▁")
-CUT = r"▁?[a-z]+|'(?:s|t|re|ve|m|ll|d)(?![a-z])|▁?'"
-"""GPT-2's way of cutting text; a token lies in one of these."""
 EMBEDDING = "model.embed_tokens.weight"
-SPECIAL = ["<unk>", "<s>", "</s>"]
 WHISPER, WHISPER_WIDTH = "whisper-tiny.en", 384
 UNSEEN, SEEN = 0.99, 0.6
 """Cosine of a token with a byte's piece, in no story either: above, below."""
 
 NEIGHBOURS, TEMPERATURE = 10, 0.05
 """Whose mean an unseen token gets, and how fast the weights fall with the cosine."""
-
-BETWEEN_STORIES = "<s>"
-"""Stands before and behind each story that the LM was trained on; </s> it never saw."""
 
 
 def read_model(data: bytes) -> tuple[dict[str, int], dict[str, np.ndarray]]:
@@ -115,123 +110,6 @@ def read_pieces(data: bytes, count: int) -> list[str]:
         offset += 8 + length
     pieces[:3] = SPECIAL
     return pieces
-
-
-def merges_of(pieces: list[str]) -> list[tuple[str, str]]:
-    """BPE merges: each way to put a piece together, in the order of the pieces."""
-    ids = {piece: i for i, piece in enumerate(pieces)}
-    merges = []
-    for i, piece in enumerate(pieces):
-        cuts = [(piece[:k], piece[k:]) for k in range(1, len(piece))]
-        pairs = [(ids[a], ids[b]) for a, b in cuts if a in ids and b in ids]
-        merges += [(i, a, b) for a, b in sorted(pairs)]
-    return [(pieces[a], pieces[b]) for _, a, b in merges]
-
-
-def tokenizer_of(pieces: list[str], cut: str | None = None):
-    """A fast tokenizer with these pieces.
-
-    Args:
-        pieces: of text with ``▁`` for a space.
-        cut: a pattern of what no piece goes beyond, and where a piece that is all of a
-            match is taken as it is; without one text is cut as sentencepiece does it.
-    """
-    from tokenizers import (
-        Regex,
-        Tokenizer,
-        decoders,
-        models,
-        normalizers,
-        pre_tokenizers,
-        processors,
-    )
-
-    vocabulary = {piece: i for i, piece in enumerate(pieces)}
-    merges = merges_of(pieces)
-    model = models.BPE(
-        vocabulary,
-        merges,
-        unk_token=SPECIAL[0],
-        fuse_unk=True,
-        ignore_merges=cut is not None,
-    )
-    tokenizer = Tokenizer(model)
-    steps = [normalizers.Prepend("▁"), normalizers.Replace(" ", "▁")]
-    tokenizer.normalizer = normalizers.Sequence(steps)
-    if cut is not None:
-        tokenizer.pre_tokenizer = pre_tokenizers.Split(Regex(cut), "isolated")
-    back = [decoders.Replace("▁", " "), decoders.Fuse(), decoders.Strip(" ", 1, 0)]
-    tokenizer.decoder = decoders.Sequence(back)
-    tokenizer.add_special_tokens(SPECIAL)
-    first = (BETWEEN_STORIES, SPECIAL.index(BETWEEN_STORIES))
-    tokenizer.post_processor = processors.TemplateProcessing(
-        single=f"{BETWEEN_STORIES} $A", special_tokens=[first]
-    )
-    return tokenizer
-
-
-def whisper_tokens() -> dict[str, int]:
-    """The tokens of Whisper's English models (GPT-2's) and their ids."""
-    spec = find_spec("whisper")
-    if spec is None or not spec.submodule_search_locations:
-        raise UserError("openai-whisper is missing: pip install openai-whisper")
-    path = Path(spec.submodule_search_locations[0]) / "assets" / "gpt2.tiktoken"
-    tokens = {}
-    for line in path.read_text(encoding="ascii").splitlines():
-        encoded, _, number = line.partition(" ")
-        token = base64.b64decode(encoded).decode("utf-8", "replace").replace(" ", "▁")
-        tokens[token] = int(number)
-    return tokens
-
-
-def spellings(tokens: Mapping[str, int]) -> dict[str, str]:
-    """How Whisper writes what is one token of it: lower case -> its token.
-
-    A word that it has in lower case is that token; a name is the first of those it has.
-    In the order of their ids, which is that of GPT-2's merges.
-    """
-    ordered = sorted(tokens, key=tokens.__getitem__)
-    words = [token for token in ordered if WORD.fullmatch(token)]
-    found = {t: t for t in ordered if PART.fullmatch(t)}
-    found |= {word: word for word in words if word.islower()}
-    for word in words:
-        found.setdefault(word.lower(), word)
-    return dict(sorted(found.items(), key=lambda item: tokens[item[1]]))
-
-
-def kept_tokens(candidates: list[str], lines: list[str], wanted: int) -> list[str]:
-    """``wanted`` of the candidates: all words, and the parts that ``lines`` use most.
-
-    The letters are kept whatever happens, and with a part those that BPE merges it
-    from on its way to it. In the order of the candidates.
-    """
-    tokenizer = tokenizer_of(SPECIAL + candidates, CUT)
-    counts = Counter(
-        token
-        for encoding in tokenizer.encode_batch(lines, add_special_tokens=False)
-        for token in encoding.tokens
-    )
-    ranks = {pair: i for i, pair in enumerate(merges_of(SPECIAL + candidates))}
-    used = {c for c in candidates if len(c.lstrip("▁")) <= 1 or WORD.fullmatch(c)}
-    for token, _ in counts.most_common():
-        if len(used) >= wanted:
-            break
-        used |= merged_parts(token, ranks) & set(candidates)
-    return [c for c in candidates if c in used]
-
-
-def merged_parts(token: str, ranks: Mapping[tuple[str, str], int]) -> set[str]:
-    """The token, and what BPE makes on the way from its letters to it."""
-    parts = list(token)
-    made = {token, *parts}
-    while len(parts) > 1:
-        pairs = enumerate(itertools.pairwise(parts))
-        at, pair = min(pairs, key=lambda item: ranks.get(item[1], math.inf))
-        if pair not in ranks:
-            break
-        parts[at : at + 2] = ["".join(pair)]
-        made.add(parts[at])
-    return made
 
 
 def embeddings(
