@@ -9,19 +9,14 @@
 #   fresh   ${dumpdir}/extracted/train_fresh: the same of speech that no earlier training
 #           has heard, where the adapter errs as it does elsewhere
 #   last    ${dumpdir}/extracted/train_last: likewise
-# and what else it is told: LLaDA takes other batches than LLaMA then, for a second opinion.
+# and what else it is told: LLaDA and its reader take other batches than LLaMA then, for a second opinion.
 # --runs chooses some of them. All are validated on dev_synth. The runs called llama and llada are the two systems.
 lm_of() { echo "$1:decoder.lm:decoder.lm,$1:decoder.pointer:decoder.pointer"; }
-all_of() { echo "$1:postencoder:postencoder,$1:decoder.ctc:decoder.ctc,$(lm_of "$1")"; }
-adapter_parts="postencoder decoder.ctc decoder.text_qformer"
-adapter_of() {
-    local part all=
-    for part in ${adapter_parts}; do all+=",$1:${part}:${part}"; done
-    echo "${all#,}"
-}
+windows_of() { echo "$1:postencoder:postencoder,$1:decoder.ctc:decoder.ctc"; }
+all_of() { echo "$(windows_of "$1"),$(lm_of "$1")"; }
 mini_runs() {
-    local ctc=ctc:postencoder:postencoder,ctc:decoder.ctc:decoder.ctc
-    local reader=reader:decoder.text_qformer:decoder.text_qformer
+    local ctc read=decoder.text_qformer:decoder.text_qformer
+    ctc=$(windows_of ctc)
     awk -v runs=" ${runs} " 'runs ~ /^ *$/ || index(runs, " " $1 " ")' << EOF
 ctc         speech  conf/train_asr_mini_ctc.yaml                 -
 text_llama  text    conf/train_asr_whisper_llama_mini_text.yaml  -
@@ -31,9 +26,10 @@ known_llada speech  conf/train_asr_whisper_llada_mini.yaml       ${ctc},$(lm_of 
 fresh_llama fresh   conf/train_asr_whisper_llama_mini_fresh.yaml ${ctc},$(lm_of known_llama)
 fresh_llada fresh   conf/train_asr_whisper_llada_mini_fresh.yaml ${ctc},$(lm_of known_llada) --seed 1
 reader      last    conf/train_asr_mini_reader.yaml              -
-llama       last    conf/train_asr_whisper_llama_mini_last.yaml  $(all_of fresh_llama),${reader}
-last_llada  last    conf/train_asr_whisper_llada_mini_last.yaml  $(all_of fresh_llada),${reader} --seed 1
-llada       last    conf/train_asr_whisper_llada_mini_soup.yaml  last_llada::,$(adapter_of llama+last_llada) --seed 2
+reader_2    last    conf/train_asr_mini_reader.yaml              - --seed 1
+llama       last    conf/train_asr_whisper_llama_mini_last.yaml  $(all_of fresh_llama),reader:${read}
+last_llada  last    conf/train_asr_whisper_llada_mini_last.yaml  $(all_of fresh_llada),reader_2:${read} --seed 1
+llada       last    conf/train_asr_whisper_llada_mini_soup.yaml  last_llada::,$(windows_of llama+last_llada) --seed 2
 EOF
 }
 
@@ -53,7 +49,7 @@ mini_features() {
 }
 
 # mini_checkpoint <run>[+<run>]: what a finished training leaves, by accuracy, by loss, or at
-# its end; of two trainings the mean of their adapters.
+# its end; of two trainings the mean of their windows, what they read with and hear.
 mini_checkpoint() {
     local run name files=()
     for run in ${1//+/ }; do
@@ -66,8 +62,7 @@ mini_checkpoint() {
         echo "${files[0]}"
         return
     fi
-    # shellcheck disable=SC2086
-    python3 local/soup.py --output "${models}/$1.pth" --parts ${adapter_parts} -- "${files[@]}"
+    python3 local/soup.py --output "${models}/$1.pth" --parts postencoder decoder.ctc -- "${files[@]}"
     echo "${models}/$1.pth"
 }
 
