@@ -19,7 +19,7 @@ venv:  ## the Python environment in $(VENV); at once when it is up to date
 
 demo: venv  ## the shipped mini models on real speech: baseline, diffusion, deliberation
 	$(IN_VENV) cd $(RECIPE) && ./run.sh --preset mini --stage 12 \
-		--rows "llama decoding diffusion_steps16 deliberation" --sets "test_read test_prompts"
+		--rows "llama decoding diffusion_joint90 deliberation" --sets "test_read test_prompts"
 
 bench: venv  ## systems side by side: time of each stage, passes, RTF, memory
 	$(IN_VENV) cd $(RECIPE) && local/data.sh --preset mini --train false && \
