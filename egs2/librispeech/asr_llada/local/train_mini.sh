@@ -49,7 +49,7 @@ mini_features() {
 }
 
 # mini_checkpoint <run>[+<run>]: what a finished training leaves, by accuracy, by loss, or at
-# its end; of two trainings the mean of their windows, what they read with and hear.
+# its end; of two trainings the mean of their windows and CTCs.
 mini_checkpoint() {
     local run name files=()
     for run in ${1//+/ }; do
