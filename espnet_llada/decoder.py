@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 
 import torch
 from torch import Tensor
 
-from espnet_llada.listening import Listener
+from espnet_llada.listening import Listener, Listening
+from espnet_llada.lm.cache import KVCache
 from espnet_llada.misreading import misread
 from espnet_llada.objective import Loss, causal_loss, diffusion_loss, noisy_canvas
 from espnet_llada.pointer import Head
@@ -26,7 +28,11 @@ class LMDecoder(Listener):
         return self.lm.attention == "bidirectional"
 
     def sequence_hidden(
-        self, prefix: Prefix, tokens: Tensor, lengths: Tensor
+        self,
+        prefix: Prefix,
+        tokens: Tensor,
+        lengths: Tensor,
+        cache: KVCache | None = None,
     ) -> tuple[Tensor, Tensor]:
         """Hidden states of prefix and response, one LLM pass.
 
@@ -34,6 +40,7 @@ class LMDecoder(Listener):
             prefix: of B rows, P positions.
             tokens: (B, L) int64.
             lengths: (B,) int64, response positions of each row.
+            cache: an empty one, to be filled.
 
         Returns:
             (B, P, d) and (B, L, d).
@@ -43,7 +50,7 @@ class LMDecoder(Listener):
         positions = torch.cat([prefix.positions, behind], dim=1)
         length = prefix.valid.shape[1]
         blind = length if self.prefix_blind else 0
-        hidden = self.lm(embeds, valid, positions=positions, blind=blind)
+        hidden = self.lm(embeds, valid, cache, positions, blind)
         return hidden[:, :length], hidden[:, length:]
 
     def head(self, prefix: Prefix, hidden: Tensor) -> Head:
@@ -59,15 +66,19 @@ class LMDecoder(Listener):
         audio = hidden[:, prefix.begins :][:, : heard.vectors.shape[1]]
         return Head(self.lm, self.pointer, heard, audio)
 
-    def _canvas_hidden(
+    def _pass(
         self, prefix: Prefix, tokens: Tensor, lengths: Tensor
-    ) -> tuple[Tensor, Tensor]:
-        """As ``sequence_hidden``, with the prefix's cache where it has one."""
-        if prefix.cache is None:
-            return self.sequence_hidden(prefix, tokens, lengths)
-        valid, behind = _behind(prefix, tokens, lengths)
-        embeds, cache = self.lm.embed(tokens), prefix.cache.fixed()
-        return prefix.hidden, self.lm(embeds, valid, cache, behind)
+    ) -> tuple[Prefix, Tensor]:
+        """As ``sequence_hidden``; the prefix keeps what the next pass can use."""
+        if prefix.cache is not None:
+            valid, behind = _behind(prefix, tokens, lengths)
+            embeds, cache = self.lm.embed(tokens), prefix.cache.fixed()
+            return prefix, self.lm(embeds, valid, cache, behind)
+        cache = KVCache() if self.prefix_blind else None
+        first, hidden = self.sequence_hidden(prefix, tokens, lengths, cache)
+        if cache is not None:
+            cache = cache.beginning(prefix.valid.shape[1])
+        return replace(prefix, cache=cache, hidden=first), hidden
 
     def canvas_logits(self, prefix: Prefix, tokens: Tensor, lengths: Tensor) -> Tensor:
         """Logits (B, L, V) of all positions of a canvas; see ``sequence_hidden``."""
@@ -79,29 +90,35 @@ class LMDecoder(Listener):
         return head.logits(hidden, everywhere).unflatten(0, hidden.shape[:2])
 
     def logits_fn(
-        self, prefix: Prefix, lengths: Tensor
+        self, heard: Listening, lengths: Tensor
     ) -> Callable[[Tensor, Tensor], Tensor]:
         """What the sampler calls, one LLM pass at a time; see ``sampler.LogitsFn``.
 
         Rows of which nothing is wanted are left out, the head runs on the wanted
-        positions only, and a prefix that is blind to the response runs once: the same
-        logits as ``canvas_logits``, for less.
+        positions only, and a prefix that is blind to the response runs once, with the
+        first pass: the same logits as ``canvas_logits``, for less.
         """
+        prefix: Prefix | None = None
+        held: list[int] = []
 
         def logits(tokens: Tensor, wanted: Tensor) -> Tensor:
-            nonlocal prefix
-            rows = wanted.any(dim=1).nonzero()[:, 0]
-            if not len(rows):
-                return self.lm.logits(prefix.embeds.new_zeros(0, self.lm.width))
-            if self.prefix_blind and prefix.cache is None:
-                prefix = prefix.remembered(self.lm)
-            here, sizes = prefix, lengths
+            nonlocal prefix, held
+            asked = wanted.any(dim=1).tolist()
+            rows = [row for row, any_of_it in enumerate(asked) if any_of_it]
+            if not rows:
+                return self.lm.logits(self.lm.embedding.weight[:0])
+            if prefix is None or not set(rows) <= set(held):
+                prefix = heard.rows(rows)
+            elif len(rows) < len(held):
+                chosen = torch.tensor([held.index(row) for row in rows])
+                prefix = prefix.rows(chosen.to(lengths.device))
+            held, sizes = rows, lengths
             if len(rows) < len(tokens):
-                here, sizes = prefix.rows(rows), lengths[rows]
+                sizes = lengths[rows]
                 width = int(sizes.max())
                 tokens, wanted = tokens[rows, :width], wanted[rows, :width]
-            first, hidden = self._canvas_hidden(here, tokens, sizes)
-            return self.head(here, first).logits(hidden, wanted)
+            prefix, hidden = self._pass(prefix, tokens, sizes)
+            return self.head(prefix, prefix.hidden).logits(hidden, wanted)
 
         return logits
 
@@ -167,7 +184,8 @@ class LMDecoder(Listener):
             ``slots`` in training; and (B,), the weighted loss of the ``text_qformer``,
             if there is one.
         """
-        heard, own = self._windows(audio, lengths, draft=False)
+        windows, own = self._windows(audio, lengths, draft=False)
+        heard = windows(None)
         given = text = text.clamp(min=0)  # ESPnet pads with -1
         if self.training:
             given = misheard(given, heard, self.misheard, other_seeds(seeds))
@@ -181,7 +199,7 @@ class LMDecoder(Listener):
         if weight := self.text_qformer.weight:
             said = text, text_lengths, self.special.eos
             extra = weight * self.text_qformer.loss(log_probs, texts, *said)
-        return self._join(heard, own), responses, extra
+        return self._join(heard), responses, extra
 
     def _responses(
         self,

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
+from functools import cached_property, partial
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -14,16 +16,52 @@ from espnet_llada.adapter.heard import Heard
 from espnet_llada.adapter.numbering import beside
 from espnet_llada.adapter.reader import Reader
 from espnet_llada.adapter.refining import refined
-from espnet_llada.adapter.words import WordProjection, mixtures
+from espnet_llada.adapter.words import SILENT, WordProjection, mixtures
 from espnet_llada.parts import Parts
 from espnet_llada.prefix import Draft, Prefix, join
 from espnet_llada.slots import opened
+
+Show = Callable[[Tensor | None], Prefix]
+"""Rows of a batch, (N,) int64, or all of them -> what the LM is shown."""
+
+
+class Listening:
+    """What was heard of a batch, before the LM is shown it.
+
+    A draft that is sure of all its words needs no LM, and so no embeddings for one.
+
+    Args:
+        show: makes the prefix.
+        rows: B.
+        draft: what the CTC hears, where it was asked for, or what was read along.
+    """
+
+    def __init__(self, show: Show, rows: int, draft: Draft | None = None):
+        self._show, self._count, self.draft = show, rows, draft
+
+    @cached_property
+    def prefix(self) -> Prefix:
+        """What the LM is shown of all rows."""
+        return self._show(None)
+
+    def rows(self, chosen: Sequence[int]) -> Prefix:
+        """What the LM is shown of some of the rows, or of all."""
+        if len(chosen) == self._count:
+            return self.prefix
+        return self._show(torch.tensor(chosen, dtype=torch.long))
+
+    def __len__(self) -> int:
+        return self._count
 
 
 class Listener(Parts):
     """What is heard, once or along a transcript; arguments: ``Parts``."""
 
-    def prefix(
+    def prefix(self, *heard: Any, **along: Any) -> Prefix:
+        """Prompt and audio as embeddings; see ``listen``."""
+        return self.listen(*heard, **along).prefix
+
+    def listen(
         self,
         audio: Tensor | None,
         lengths: Tensor | None,
@@ -33,8 +71,8 @@ class Listener(Parts):
         slots_below: float = 0.0,
         refine: int = 0,
         reader: Reader | None = None,
-    ) -> Prefix:
-        """Prompt and audio as embeddings.
+    ) -> Listening:
+        """Prompt and audio, for the LM.
 
         Args:
             audio: (B, A, encoder_output_size), or None: the LM then sees the prompt
@@ -45,7 +83,7 @@ class Listener(Parts):
                 (deliberation): with ``audio_positions: beside`` the audio then stands
                 beside its tokens, see ``adapter.numbering``, and a ``text_qformer``
                 reads it along with them.
-            draft: give the prefix what the CTC hears, as ``Prefix.draft``. With a
+            draft: say what the CTC hears, as ``Listening.draft``. With a
                 ``text_qformer`` it has one anyway: what was read along, as sure as it
                 is of it.
             slots_below: above 0, the draft has a slot before each token that is less
@@ -55,17 +93,25 @@ class Listener(Parts):
             reader: of the audio, where there is one already.
         """
         if audio is None:
-            prompt = self._prompt(batch)
-            return Prefix(prompt, torch.ones_like(prompt[..., 0], dtype=torch.bool))
+            return Listening(partial(self._plain, batch), batch)
         heard, own = self._windows(audio, lengths, draft)
         if self.text_qformer is not None:
             reader = reader or self.reader(audio)
-            heard, own = self._along(
-                reader, heard, own, transcripts, refine, slots_below
+            return self._along(reader, heard, own, transcripts, refine, slots_below)
+        aligned = transcripts is not None and self.audio_positions == "beside"
+
+        def show(rows: Tensor | None) -> Prefix:
+            shown = heard(rows)
+            return self._join(
+                beside(shown, _of(transcripts, rows)) if aligned else shown
             )
-        elif transcripts is not None and self.audio_positions == "beside":
-            heard = beside(heard, transcripts)
-        return self._join(heard, own)
+
+        return Listening(show, len(audio), own)
+
+    def _plain(self, batch: int, rows: Tensor | None) -> Prefix:
+        """The prompt alone."""
+        prompt = self._prompt(batch if rows is None else len(rows))
+        return Prefix(prompt, torch.ones_like(prompt[..., 0], dtype=torch.bool))
 
     def reader(self, audio: Tensor) -> Reader:
         """Reads texts along (B, A, encoder_output_size); with a ``text_qformer``."""
@@ -75,14 +121,14 @@ class Listener(Parts):
     def _along(
         self,
         reader: Reader,
-        heard: Heard,
+        heard: Callable[[Tensor | None], Heard],
         own: Draft,
         transcripts: Sequence[Sequence[int]] | None,
         refine: int,
         slots_below: float,
-    ) -> tuple[Heard, Draft]:
+    ) -> Listening:
         """Both readings, the second along the draft or along transcripts; see there."""
-        eos, device = self.special.eos, heard.counts.device
+        eos = self.special.eos
         given = own.ids if transcripts is None else transcripts
         rounds = refine if transcripts is None else 0
         read = refined(reader, given, rounds)
@@ -96,34 +142,47 @@ class Listener(Parts):
         if slots_below:
             ends = [r.own[-1] for r in read]
             own, places = opened(own, ends, slots_below, eos)
-        counts = torch.tensor([len(r.log_probs) for r in read], device=device)
-        log_probs = pad_sequence([r.log_probs for r in read], batch_first=True)
-        return self._both(heard, along.ids, log_probs, counts, places), own
+
+        def show(rows: Tensor | None) -> Prefix:
+            found = [r.log_probs for r in _of(read, rows)]
+            counts = torch.tensor([len(f) for f in found], device=found[0].device)
+            log_probs = pad_sequence(found, batch_first=True)
+            texts, on_canvas = _of(along.ids, rows), _of(places, rows)
+            both = self._both(heard(rows), texts, log_probs, counts, on_canvas)
+            return self._join(both)
+
+        return Listening(show, len(read), own)
 
     def _prompt(self, batch: int) -> Tensor:
         prompt = torch.tensor([self.prompt_ids], device=self.lm.embedding.weight.device)
         return self.lm.embed(prompt.expand(batch, -1))
 
-    def _join(self, heard: Heard, draft: Draft | None = None) -> Prefix:
+    def _join(self, heard: Heard) -> Prefix:
         prompt = self._prompt(len(heard.counts))
-        return join(self.lm, prompt, heard, self.audio_positions, draft)
+        return join(self.lm, prompt, heard, self.audio_positions)
 
     def _windows(
         self, audio: Tensor, lengths: Tensor, draft: bool
-    ) -> tuple[Heard, Draft | None]:
-        """The adapter's vectors as the LM sees them; the draft if asked or needed."""
-        layer = self._ctc_layer(audio)
+    ) -> tuple[Callable[[Tensor | None], Heard], Draft | None]:
+        """What makes the adapter's vectors as the LM sees them; a draft if needed."""
+        projected, table = self._ctc_layer(audio)
         words = isinstance(self.projection, WordProjection)
         draft = draft or self.text_qformer is not None
-        log_probs = own = None
+        windows = own = None
         if words or draft:
-            log_probs = self.ctc.log_probs(self._vectors(audio), *layer)
+            given = self._vectors(audio), projected, table, lengths
+            windows = self.ctc.heard(*given, SILENT if words else 0.0)
         if draft:
-            own = Draft(*best_path(log_probs, lengths))
-        if not words:
-            return Heard(layer[0], lengths), own
-        table = self.lm.embedding.weight
-        return self.projection.view(log_probs, lengths, table), own
+            own = Draft(*best_path(windows))
+
+        def heard(rows: Tensor | None) -> Heard:
+            if not words:
+                whole = Heard(projected, lengths)
+                return whole if rows is None else whole.rows(rows)
+            chosen = windows if rows is None else windows.rows(rows)
+            return self.projection.view(chosen, self.lm.embedding.weight)
+
+        return heard, own
 
     def _read(
         self, audio: Tensor, texts: Sequence[Sequence[int]]
@@ -179,3 +238,10 @@ class Listener(Parts):
         """
         spoken = lengths, text, text_lengths
         return self.ctc(self._vectors(audio), *self._ctc_layer(audio), *spoken)
+
+
+def _of(given: Sequence[Any] | None, rows: Tensor | None) -> Sequence[Any] | None:
+    """What stands for some of the rows."""
+    if given is None or rows is None:
+        return given
+    return [given[row] for row in rows.tolist()]

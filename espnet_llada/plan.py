@@ -17,8 +17,8 @@ import torch
 from espnet_llada.architectures import Gpu
 from espnet_llada.audio.features import N_FFT
 from espnet_llada.blueprint import Load, Network
-from espnet_llada.lm.head import ELEMENTS
 from espnet_llada.types import UserError
+from espnet_llada.vocabulary import ELEMENTS
 
 FP32 = 4
 _OPTIMIZER_STATES = {"sgd": 0, "adadelta": 2, "adagrad": 1, "rmsprop": 1}  # Adam's: 2

@@ -48,7 +48,6 @@ class Prefix:
         begins: the position of the first audio vector.
         cache: what the LM has made of it, where that does not depend on the response.
         hidden: (B, P, d), hidden states, with the cache.
-        draft: what the CTC hears, where it was asked for, or what was read along.
     """
 
     embeds: Tensor
@@ -59,7 +58,6 @@ class Prefix:
     begins: int = 0
     cache: KVCache | None = None
     hidden: Tensor | None = None
-    draft: Draft | None = None
 
     def __post_init__(self) -> None:
         if self.positions is None:
@@ -96,7 +94,6 @@ def join(
     prompt: Tensor,
     heard: Heard,
     where: str,
-    draft: Draft | None = None,
 ) -> Prefix:
     """Prompt and audio, joined.
 
@@ -112,13 +109,12 @@ def join(
         prompt: (B, P, d).
         heard: the audio.
         where: one of ``AUDIO_POSITIONS``.
-        draft: see ``Prefix``.
     """
     audio, there, asked = heard.vectors, heard.valid, prompt.shape[1]
     if where == "before":
         valid = F.pad(there, (asked, 0), value=True)
         joined = lm.join(prompt, audio)
-        return Prefix(joined, valid, heard=heard, begins=asked, draft=draft)
+        return Prefix(joined, valid, heard=heard, begins=asked)
     valid = F.pad(there, (0, asked), value=True)
     first = torch.arange(asked, device=audio.device).expand(len(audio), -1)
     return Prefix(
@@ -127,5 +123,4 @@ def join(
         torch.cat([asked + heard.places, first], dim=1),
         torch.full_like(heard.counts, asked),
         heard,
-        draft=draft,
     )

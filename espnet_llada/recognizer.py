@@ -17,8 +17,8 @@ from espnet_llada import sampler
 from espnet_llada.adapter.reader import Beside
 from espnet_llada.audio.io import split_long
 from espnet_llada.autoregressive import beam_search
+from espnet_llada.listening import Listening
 from espnet_llada.lm.tokenizer import to_case
-from espnet_llada.prefix import Prefix
 from espnet_llada.rereading import Fill, Rereader, word_places
 from espnet_llada.sampler import (
     Canvas,
@@ -163,21 +163,22 @@ class Recognizer:
         rereader = Rereader(decoder, options, audio, self._sampler(utt_ids))
         drafts = decoder.diffuses and options.strategy == "mask_ctc"
         below = options.slots_below if drafts else 0.0
-        prefix = rereader.prefix(draft=drafts, slots_below=below, refine=options.refine)
+        heard = rereader.listen(draft=drafts, slots_below=below, refine=options.refine)
         if not decoder.diffuses:
             how = {"beam_size": options.beam_size}
             if options.reader_weight:
                 how["beside"] = Beside(rereader.reader, options.reader_weight)
-            result = self.search(decoder, prefix, options.canvas_length, **how)
+            longest = options.canvas_length
+            result = self.search(decoder, heard.prefix, longest, **how)
             return self._hypotheses(rereader.with_opinion(result))
         if drafts:
-            result = rereader.filled(prefix)
+            result = rereader.filled(heard)
         else:
-            words = prefix.heard.words.tolist()
+            words = heard.prefix.heard.words.tolist()
             spoken = zip([len(w) for w in waveforms], words, strict=True)
             lengths = [self._canvas_length(*size) for size in spoken]
             canvas = blank_canvas(lengths, decoder.special, self.device)
-            result = rereader.fill(prefix, canvas)
+            result = rereader.fill(heard, canvas)
         return self._hypotheses(rereader.finished(result))
 
     def _canvas_length(self, samples: int, words: int) -> int:
@@ -200,29 +201,29 @@ class Recognizer:
         decoder, options = self.model.decoder, self.options
         ids, fill = decoder.encode_texts(transcripts), self._sampler(utt_ids)
         if not self.use_audio:
-            prefix = decoder.prefix(None, None, batch=len(ids))
+            heard = decoder.listen(None, None, batch=len(ids))
             canvas = transcript_canvas(ids, decoder.special, options.tail, self.device)
-            return self._hypotheses(fill(prefix, canvas))
+            return self._hypotheses(fill(heard, canvas))
         audio = self._audio(pieces)
         rereader = Rereader(decoder, options, audio, fill)
-        prefix = rereader.prefix(transcripts=ids, slots_below=options.slots_below)
-        if prefix.draft is None:
+        heard = rereader.listen(transcripts=ids, slots_below=options.slots_below)
+        if heard.draft is None:
             canvas = transcript_canvas(ids, decoder.special, options.tail, self.device)
-            return self._hypotheses(fill(prefix, canvas))
-        return self._hypotheses(rereader.finished(rereader.filled(prefix)))
+            return self._hypotheses(fill(heard, canvas))
+        return self._hypotheses(rereader.finished(rereader.filled(heard)))
 
     def _sampler(self, utt_ids: Sequence[str]) -> Fill:
         decoder = self.model.decoder
         seeds = [seed_of(utt_id, self.options.seed) for utt_id in utt_ids]
 
         def fill(
-            prefix: Prefix,
+            heard: Listening,
             canvas: Canvas,
             beside: sampler.Beside | None = None,
             **instead: Any,
         ) -> SamplerResult:
             return sample(
-                decoder.logits_fn(prefix, canvas.lengths),
+                decoder.logits_fn(heard, canvas.lengths),
                 canvas,
                 replace(self.options, **instead),
                 decoder.special,

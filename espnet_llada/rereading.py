@@ -14,7 +14,7 @@ from espnet_llada.adapter.joint import Leading
 from espnet_llada.adapter.numbering import corrections
 from espnet_llada.adapter.reader import spelled
 from espnet_llada.decoder import LMDecoder
-from espnet_llada.prefix import Prefix
+from espnet_llada.listening import Listening
 from espnet_llada.sampler import Beside, Canvas, SamplerResult, transcript_canvas
 from espnet_llada.sampler_options import SamplerOptions
 from espnet_llada.types import SpecialTokens
@@ -33,7 +33,7 @@ class Fill(Protocol):
 
     def __call__(
         self,
-        prefix: Prefix,
+        heard: Listening,
         canvas: Canvas,
         beside: Beside | None = None,
         **instead: Any,
@@ -69,22 +69,22 @@ class Rereader:
         self.audio, self.sizes = audio
         self.reader = None if decoder.text_qformer is None else decoder.reader(audio[0])
 
-    def prefix(self, **along: Any) -> Prefix:
-        """Prompt and audio; ``along``: see ``LMDecoder.prefix``."""
-        return self.decoder.prefix(self.audio, self.sizes, reader=self.reader, **along)
+    def listen(self, **along: Any) -> Listening:
+        """Prompt and audio; ``along``: see ``LMDecoder.listen``."""
+        return self.decoder.listen(self.audio, self.sizes, reader=self.reader, **along)
 
-    def fill(self, prefix: Prefix, canvas: Canvas, **instead: Any) -> SamplerResult:
+    def fill(self, heard: Listening, canvas: Canvas, **instead: Any) -> SamplerResult:
         """Fill a canvas, jointly with the reader where ``reader_weight`` says so."""
         beside, weight = None, self.options.reader_weight
         if weight:
             resizes = replace(self.options, **instead).resizes
             special = self.decoder.special
             beside = Leading(self.reader, weight, special, canvas.tokens, resizes)
-        return self._fill(prefix, canvas, beside, **instead)
+        return self._fill(heard, canvas, beside, **instead)
 
-    def filled(self, prefix: Prefix) -> SamplerResult:
-        """What becomes of the prefix's own draft."""
-        return self._verified(prefix)[1]
+    def filled(self, heard: Listening) -> SamplerResult:
+        """What becomes of the draft that was heard."""
+        return self._verified(heard)[1]
 
     def finished(self, result: SamplerResult) -> SamplerResult:
         """What becomes of a first result: further readings, a second opinion."""
@@ -96,8 +96,8 @@ class Rereader:
             places = self._places(result.tokens)
             texts = _chosen(result.tokens, places)
             below = self.options.slots_below
-            prefix = self.prefix(transcripts=texts, slots_below=below)
-            canvas, found = self._verified(prefix, **_OWN)
+            heard = self.listen(transcripts=texts, slots_below=below)
+            canvas, found = self._verified(heard, **_OWN)
             before = torch.zeros(canvas.tokens.shape, device=canvas.tokens.device)
             own = self._places(canvas.tokens)
             for row, pair in enumerate(zip(own, places, strict=True)):
@@ -127,9 +127,11 @@ class Rereader:
         new = replace(new, log_probs=new.log_probs.masked_fill(agreed, 0.0))
         return self._confirmed(old, new, OWN_MARGIN)
 
-    def _verified(self, prefix: Prefix, **instead: Any) -> tuple[Canvas, SamplerResult]:
+    def _verified(
+        self, heard: Listening, **instead: Any
+    ) -> tuple[Canvas, SamplerResult]:
         """Canvas and result; with ``verify`` no change but those that are likelier."""
-        canvas, result = self._filled(prefix, **instead)
+        canvas, result = self._filled(heard, **instead)
         if self.options.verify:
             given = torch.zeros_like(result.log_probs)
             none = torch.zeros_like(result.passes)
@@ -137,15 +139,15 @@ class Rereader:
             result = self._confirmed(first, result)
         return canvas, result
 
-    def _filled(self, prefix: Prefix, **instead: Any) -> tuple[Canvas, SamplerResult]:
+    def _filled(self, heard: Listening, **instead: Any) -> tuple[Canvas, SamplerResult]:
         canvas = transcript_canvas(
-            prefix.draft.ids,
+            heard.draft.ids,
             self.decoder.special,
             self.options.tail,
             self.audio.device,
-            prefix.draft.log_probs,
+            heard.draft.log_probs,
         )
-        return canvas, self.fill(prefix, canvas, **instead)
+        return canvas, self.fill(heard, canvas, **instead)
 
     def _confirmed(
         self, old: SamplerResult, new: SamplerResult, margin: float = MARGIN

@@ -12,7 +12,15 @@ from pathlib import Path
 
 PACKAGE = Path(__file__).resolve().parents[1] / "espnet_llada"
 RANKS = [
-    ("types", "torchaudio_guard", "frozen", "quantize", "unusable", "yaml_file"),
+    (
+        "types",
+        "torchaudio_guard",
+        "frozen",
+        "quantize",
+        "unusable",
+        "vocabulary",
+        "yaml_file",
+    ),
     ("sampler_options",),
     ("weights", "scoring"),
     ("audio",),

@@ -78,10 +78,10 @@ def test_another_place_is_refused(tiny_lm):
 def test_logits_are_the_same_where_they_are_wanted(tiny_lm, where, blind):
     """What nobody asks for is not computed, and what stays the same only once."""
     decoder = build(tiny_lm, "bidirectional", where, prefix_blind=blind)
-    prefix = decoder.prefix(torch.randn(3, 5, WIDTH), torch.tensor([5, 2, 3]))
-    lengths = torch.tensor([6, 4, 3])
-    logits_fn = decoder.logits_fn(prefix, lengths)
-    for rows in ([0, 1, 2], [1, 2], [2], []):
+    vectors, sizes = torch.randn(3, 5, WIDTH), torch.tensor([5, 2, 3])
+    prefix, lengths = decoder.prefix(vectors, sizes), torch.tensor([6, 4, 3])
+    logits_fn = decoder.logits_fn(decoder.listen(vectors, sizes), lengths)
+    for rows in ([1, 2], [2], [], [0, 1, 2], [0, 1], [0]):
         tokens = torch.randint(3, 40, (3, 6))
         expected = decoder.canvas_logits(prefix, tokens, lengths)
         wanted = (torch.rand(3, 6) < 0.5) & (torch.arange(6) < lengths[:, None])

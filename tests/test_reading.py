@@ -122,8 +122,8 @@ def test_what_reading_along_finds_unlikely_is_masked_without_a_pass(model, speec
         audio, sizes = model.encode(
             torch.from_numpy(speech[0])[None], torch.tensor([len(speech[0])])
         )
-        prefix = model.decoder.prefix(audio, sizes, transcripts=[ids])
-    sure = prefix.draft.log_probs[0]
+        heard = model.decoder.listen(audio, sizes, transcripts=[ids])
+    sure = heard.draft.log_probs[0]
     least = sorted(range(len(ids)), key=sure.__getitem__)[: len(masked)]
     assert len(masked) == int(0.34 * len(ids)) > 0 and masked == sorted(least)
     kept = recognize(model, speech, TEXTS, **MEASURED, mask_below=1e-9)
@@ -153,12 +153,13 @@ def test_a_slot_moves_what_stands_beside_the_text(model, speech):
         torch.from_numpy(speech[0])[None], torch.tensor([len(speech[0])])
     )
     plain = model.decoder.prefix(audio, sizes, transcripts=ids)
-    slotted = model.decoder.prefix(audio, sizes, transcripts=ids, slots_below=1.0)
+    slotted = model.decoder.listen(audio, sizes, transcripts=ids, slots_below=1.0)
+    draft, slotted = slotted.draft.ids[0], slotted.prefix
     eos = model.decoder.special.eos
-    there = [i for i, t in enumerate(slotted.draft.ids[0]) if t != eos]
-    assert [slotted.draft.ids[0][i] for i in there] == ids[0]
+    there = [i for i, t in enumerate(draft) if t != eos]
+    assert [draft[i] for i in there] == ids[0]
     assert there == [2 * i + 1 for i in range(len(ids[0]))], "one before each token"
-    places = torch.tensor([*there, len(slotted.draft.ids[0])])
+    places = torch.tensor([*there, len(draft)])
     expected = places[plain.heard.places[0]]
     assert slotted.heard.places[0].tolist() == expected.tolist()
     torch.testing.assert_close(slotted.heard.vectors, plain.heard.vectors)
@@ -257,7 +258,7 @@ def test_the_likelihood_of_a_text_is_that_of_each_token_and_the_end(model, speec
     audio, sizes = model.encode(
         torch.from_numpy(speech[0])[None], torch.tensor([len(speech[0])])
     )
-    own = model.decoder.prefix(audio, sizes, transcripts=ids).draft.log_probs[0]
+    own = model.decoder.listen(audio, sizes, transcripts=ids).draft.log_probs[0]
     reader = model.decoder.reader(audio)
     (whole,) = reader([0], ids)
     end = whole.log_probs[-1, model.decoder.special.eos]

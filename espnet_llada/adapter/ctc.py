@@ -10,6 +10,7 @@ Whisper's (``adapter.words``). Its best path is also a draft for the strategy
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -18,8 +19,41 @@ from torch import Tensor, nn
 
 from espnet_llada.adapter.heard import first_places
 from espnet_llada.types import UserError
+from espnet_llada.vocabulary import at_once, scores
 
 _NEVER = -1e4  # a logit; torch's CTC makes NaN of infinite ones
+
+
+@dataclass(frozen=True)
+class Windows:
+    """What the CTC hears in each of the adapter's vectors.
+
+    Attributes:
+        best: (B, A) int64, the most probable: a token's id + 1, 0 for the blank.
+        values: (B, A) float32, its log-probability.
+        speaking: (B, A) bool, vectors whose blank is less probable than ``silent``.
+        log_probs: (S, 1 + V) float32, of those alone, blank first: of a whole utterance
+            they would take a hundred times the memory of its audio.
+        lengths: (B,) int64, vectors of each row.
+    """
+
+    best: Tensor
+    values: Tensor
+    speaking: Tensor
+    log_probs: Tensor
+    lengths: Tensor
+
+    def rows(self, chosen: Tensor) -> Windows:
+        """Some of the rows, (N,) int64."""
+        speaking = self.speaking[chosen]
+        numbers = (self.speaking.flatten().cumsum(dim=0) - 1).view_as(self.speaking)
+        return Windows(
+            self.best[chosen],
+            self.values[chosen],
+            speaking,
+            self.log_probs[numbers[chosen][speaking]],
+            self.lengths[chosen],
+        )
 
 
 class AlignmentCTC(nn.Module):
@@ -57,10 +91,43 @@ class AlignmentCTC(nn.Module):
         nn.init.constant_(self.blank.bias, math.log(tokens) - 1)  # most are blank
 
     def log_probs(self, audio: Tensor, projected: Tensor, embedding: Tensor) -> Tensor:
-        """(B, A, width), (B, A, d), (V, d) -> (B, A, 1 + V), float32; blank first."""
+        """(..., width), (..., d), (V, d) -> (..., 1 + V), float32; blank first."""
         blank = self.blank(audio.to(self.blank.weight.dtype))
-        tokens = (projected * self.scale) @ embedding.to(projected.dtype).T
+        tokens = scores(projected * self.scale, embedding.to(projected.dtype))
         return torch.cat([blank, tokens.to(blank.dtype)], -1).float().log_softmax(-1)
+
+    def heard(
+        self,
+        audio: Tensor,
+        projected: Tensor,
+        embedding: Tensor,
+        lengths: Tensor,
+        silent: float = 0.0,
+    ) -> Windows:
+        """What each vector says, a few of them at a time.
+
+        Args:
+            audio: (B, A, width).
+            projected: (B, A, d).
+            embedding: (V, d).
+            lengths: (B,) int64, vectors of each row.
+            silent: see ``Windows``.
+        """
+        places = torch.arange(audio.shape[1], device=lengths.device)
+        there = places < lengths[:, None]
+        step, found = at_once(audio.device, len(embedding)), []
+        parts = [of_all[there].split(step) for of_all in (audio, projected)]
+        for part in zip(*parts, strict=True):
+            log_probs = self.log_probs(*part, embedding)
+            top = log_probs.detach().max(dim=-1)
+            speaking = log_probs[:, 0].exp() < silent
+            found.append((top.indices, top.values, speaking, log_probs[speaking]))
+        best, values, speaking, kept = map(torch.cat, zip(*found, strict=True))
+
+        def placed(each: Tensor) -> Tensor:
+            return each.new_zeros(there.shape).masked_scatter(there, each)
+
+        return Windows(placed(best), placed(values), placed(speaking), kept, lengths)
 
     def forward(
         self,
@@ -135,24 +202,17 @@ class _RestLogSumExp(torch.autograd.Function):
         return (gradient * total_gradient[..., None]).to(gradient.dtype), None, None
 
 
-def best_path(
-    log_probs: Tensor, lengths: Tensor
-) -> tuple[list[list[int]], list[list[float]]]:
+def best_path(windows: Windows) -> tuple[list[list[int]], list[list[float]]]:
     """The most probable path of each row, without blanks and repeats.
-
-    Args:
-        log_probs: (B, A, 1 + V), blank first.
-        lengths: (B,) int64.
 
     Returns:
         Token ids of each row; and of each token the highest log-probability that a
         vector of its own gives it.
     """
-    values, best = log_probs.max(dim=-1)
     ids: list[list[int]] = []
     confidence: list[list[float]] = []
-    sizes = lengths.tolist()
-    for path, value, n in zip(best.tolist(), values.tolist(), sizes, strict=True):
+    paths = windows.best.tolist(), windows.values.tolist(), windows.lengths.tolist()
+    for path, value, n in zip(*paths, strict=True):
         ids.append([])
         confidence.append([])
         for place in range(n):

@@ -33,6 +33,7 @@ from espnet_llada.adapter.whisper_qformer import (
 )
 from espnet_llada.audio.whisper_file import WhisperConfig
 from espnet_llada.frozen import Pretrained
+from espnet_llada.vocabulary import scores
 
 
 class TextQFormer(Pretrained):
@@ -213,7 +214,7 @@ class TextQFormer(Pretrained):
 
     def _next(self, x: Tensor, words: Tensor, eos: int) -> Tensor:
         hidden = self.ln(x)
-        logits = (hidden @ words.to(hidden.dtype).T).float()
+        logits = scores(hidden, words.to(hidden.dtype)).float()
         logits[:, eos] = (hidden @ self.end.to(hidden.dtype)).float()
         return logits.log_softmax(dim=-1)
 

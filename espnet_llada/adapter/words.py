@@ -19,6 +19,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from espnet_llada import weights
+from espnet_llada.adapter.ctc import Windows
 from espnet_llada.adapter.heard import Heard
 from espnet_llada.audio.whisper_file import open_whisper
 from espnet_llada.frozen import Pretrained
@@ -81,7 +82,7 @@ class WordProjection(Pretrained):
         """The vectors and the table whose products are the CTC's logits."""
         return audio.to(self.words.dtype), self.words
 
-    def view(self, log_probs: Tensor, lengths: Tensor, embedding: Tensor) -> Heard:
+    def view(self, windows: Windows, embedding: Tensor) -> Heard:
         """The LM's view of what was heard: one vector for each word.
 
         Windows that are almost surely without a word are left out, and neighbours that
@@ -89,21 +90,19 @@ class WordProjection(Pretrained):
         arXiv 2102.01578). What is left is about as long as the transcript.
 
         Args:
-            log_probs: (B, A, 1 + V), of the CTC over ``words``; blank first.
-            lengths: (B,) int64, vectors of each row.
+            windows: of the CTC over ``words``, silent from ``SILENT`` on.
             embedding: (V, lm_width), the LM's; a blank counts as zero.
 
         Returns:
             Vectors (B, W, lm_width), in the dtype of ``embedding``, and their tokens.
         """
-        posteriors = log_probs.exp()
-        kept, segments, counts = _segments(posteriors, lengths)
-        shape = len(posteriors), int(counts.max())
-        windows = segments.new_zeros(shape).flatten()
-        windows = windows.index_add(0, segments, torch.ones_like(segments))
-        sums = posteriors.new_zeros(len(windows), posteriors.shape[-1])
-        sums = sums.index_add(0, segments, posteriors[kept])
-        words = (sums / windows.clamp(min=1)[:, None])[:, 1:]
+        segments, counts = _segments(windows)
+        shape = len(counts), int(counts.max())
+        sizes = segments.new_zeros(shape).flatten()
+        sizes = sizes.index_add(0, segments, torch.ones_like(segments))
+        sums = windows.log_probs.new_zeros(len(sizes), windows.log_probs.shape[-1])
+        sums = sums.index_add(0, segments, windows.log_probs.exp())
+        words = (sums / sizes.clamp(min=1)[:, None])[:, 1:]
         return mixtures(words.unflatten(0, shape), counts, embedding)
 
 
@@ -123,25 +122,18 @@ def mixtures(
     return Heard(vectors, counts, tokens, shares, places=places)
 
 
-def _segments(posteriors: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+def _segments(windows: Windows) -> tuple[Tensor, Tensor]:
     """Which vector a window becomes a part of.
 
-    Args:
-        posteriors: (B, A, 1 + V), blank first.
-        lengths: (B,) int64.
-
     Returns:
-        (B, A) bool, the N windows that are not left out; (N,) int64, the vector of
-        each, counted through all rows with the padding of the shorter ones; and (B,)
-        int64, the vectors of each row.
+        (S,) int64, the vector of each window that speaks, counted through all rows with
+        the padding of the shorter ones; and (B,) int64, the vectors of each row.
     """
-    places = torch.arange(posteriors.shape[1], device=lengths.device)
-    kept = (posteriors[..., 0] < SILENT) & (places < lengths[:, None])
-    best = posteriors.argmax(dim=-1)
+    kept, best = windows.speaking, windows.best
     again = kept[:, 1:] & kept[:, :-1] & (best[:, 1:] == best[:, :-1])
     again = again & (best[:, 1:] > 0)
     begins = kept & ~F.pad(again, (1, 0))
     counts = begins.sum(dim=1)
     rows = torch.arange(len(counts), device=counts.device)[:, None]
     segments = begins.cumsum(dim=1) - 1 + rows * counts.max()
-    return kept, segments[kept], counts
+    return segments[kept], counts

@@ -17,6 +17,7 @@ from torch import Tensor
 
 from espnet_llada.bench.graphs import Replayed, compiled, runner
 from espnet_llada.decoder import LMDecoder, last_valid
+from espnet_llada.listening import Listening
 from espnet_llada.lm.backbone import Backbone
 from espnet_llada.lm.cache import StaticKVCache
 from espnet_llada.lm.llama import Llama, run_layer
@@ -125,9 +126,10 @@ class FixedPass(Fixed):
     """Passes of masked diffusion over all rows, with logits of the whole canvas."""
 
     def logits_fn(
-        self, prefix: Prefix, lengths: Tensor
+        self, heard: Listening, lengths: Tensor
     ) -> Callable[[Tensor, Tensor], Tensor]:
         """See ``LMDecoder.logits_fn``."""
+        prefix = heard.prefix
 
         def logits(tokens: Tensor, wanted: Tensor) -> Tensor:
             memory = self.memory(_Pass, *prefix.valid.shape, tokens.shape[1])

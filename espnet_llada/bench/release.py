@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from espnet_llada.audio.encoder import WhisperEncoder
-from espnet_llada.prefix import Prefix
+from espnet_llada.listening import Listening
 
 PAD_SECONDS = 30.0
 
@@ -34,8 +34,10 @@ def as_released(model: nn.Module) -> Iterator[None]:
     model.encoder = padding(encoder)
 
     def logits_fn(
-        prefix: Prefix, lengths: Tensor
+        heard: Listening, lengths: Tensor
     ) -> Callable[[Tensor, Tensor], Tensor]:
+        prefix = heard.prefix
+
         def logits(tokens: Tensor, wanted: Tensor) -> Tensor:
             first, rest = decoder.sequence_hidden(prefix, tokens, lengths)
             head, everywhere = decoder.head(prefix, first), torch.ones_like(wanted)

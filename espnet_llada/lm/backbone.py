@@ -18,6 +18,7 @@ from espnet_llada.lm.head import head_nll
 from espnet_llada.lm.llama import Llama, run_layer
 from espnet_llada.lm.loading import load_llama
 from espnet_llada.types import UserError
+from espnet_llada.vocabulary import scores
 
 ATTENTION = ("causal", "bidirectional")
 
@@ -144,7 +145,7 @@ class Backbone(Pretrained):
     def logits(self, hidden: Tensor) -> Tensor:
         """(…, d) -> (…, V)."""
         with self.own_precision():
-            return hidden @ self.head.to(hidden.dtype).T
+            return scores(hidden, self.head.to(hidden.dtype))
 
     def nll(self, hidden: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
         """``head_nll`` of hidden states (N, d); see there."""

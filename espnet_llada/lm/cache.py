@@ -41,6 +41,12 @@ class KVCache:
         ]
         return part
 
+    def beginning(self, length: int) -> KVCache:
+        """A cache of the first ``length`` positions."""
+        part = KVCache()
+        part._layers = [(k[:, :, :length], v[:, :, :length]) for k, v in self._layers]
+        return part
+
     def fixed(self) -> KVCache:
         """One to which new positions are shown, but which they do not stay in."""
         part = KVCache()

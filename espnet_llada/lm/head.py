@@ -13,8 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-ELEMENTS = {"cpu": 2**21, "cuda": 2**26}
-"""Logits held at a time: what fits a core's cache, or keeps a GPU busy."""
+from espnet_llada.vocabulary import at_once
 
 
 def head_nll(hidden: Tensor, head: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
@@ -39,7 +38,7 @@ class _HeadNLL(torch.autograd.Function):
         nll = torch.empty(len(hidden), dtype=torch.float32, device=hidden.device)
         behind = torch.empty_like(nll)
         gradient = torch.empty_like(hidden) if wanted else None
-        step = max(1, ELEMENTS.get(hidden.device.type, 2**24) // len(head))
+        step = at_once(hidden.device, len(head))
         with torch.autocast(hidden.device.type, enabled=False):
             for start in range(0, len(hidden), step):
                 rows = slice(start, start + step)

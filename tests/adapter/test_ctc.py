@@ -6,7 +6,8 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from espnet_llada.adapter.ctc import AlignmentCTC, best_path
+from espnet_llada import vocabulary
+from espnet_llada.adapter.ctc import AlignmentCTC, Windows, best_path
 from espnet_llada.types import UserError
 
 WIDTH, TOKENS = 16, 7
@@ -60,14 +61,40 @@ def test_more_tokens_than_vectors_is_zero_and_no_nan(ctc):
     assert torch.equal(gradient, torch.zeros_like(projected))
 
 
+def windows_of(log_probs: torch.Tensor, *lengths: int) -> Windows:
+    top = log_probs.max(dim=-1)
+    speaking = torch.zeros_like(top.indices, dtype=torch.bool)
+    none = log_probs[speaking]
+    return Windows(top.indices, top.values, speaking, none, torch.tensor(lengths))
+
+
+@torch.no_grad()
+def test_few_windows_at_a_time_say_what_all_of_them_say(ctc, monkeypatch):
+    monkeypatch.setitem(vocabulary.ELEMENTS, "cpu", 4 * TOKENS)
+    embedding, lengths = torch.randn(TOKENS, 8), torch.tensor([9, 0, 5, 7])
+    audio, projected = torch.randn(4, 9, WIDTH), torch.randn(4, 9, 8)
+    log_probs = ctc.log_probs(audio, projected, embedding)
+    windows = ctc.heard(audio, projected, embedding, lengths, silent=0.5)
+    assert best_path(windows) == best_path(windows_of(log_probs, 9, 0, 5, 7))
+    there = torch.arange(9) < lengths[:, None]
+    speaking = there & (log_probs[..., 0].exp() < 0.5)
+    assert torch.equal(windows.speaking, speaking) and 4 < speaking.sum() < there.sum()
+    torch.testing.assert_close(windows.log_probs, log_probs[speaking])
+    chosen = torch.tensor([3, 0])
+    some = windows.rows(chosen)
+    assert best_path(some)[0] == [best_path(windows)[0][row] for row in (3, 0)]
+    expected = log_probs[chosen][speaking[chosen]]
+    torch.testing.assert_close(some.log_probs, expected)
+
+
 def test_the_best_path_says_how_sure_it_is():
     log_probs = certain([-1, 4, 4, -1, 4, 2])
     log_probs[0, 1, 5] = -0.5  # the surer of the two vectors counts
-    ids, confidence = best_path(log_probs, torch.tensor([5]))
+    ids, confidence = best_path(windows_of(log_probs, 5))
     assert ids == [[4, 4]]
     assert confidence[0] == pytest.approx([0.0, 0.0], abs=1e-3)
     log_probs[0, 2] -= 0.25
-    assert best_path(log_probs, torch.tensor([5]))[1][0][0] == pytest.approx(-0.25)
+    assert best_path(windows_of(log_probs, 5))[1][0][0] == pytest.approx(-0.25)
 
 
 def test_a_vector_like_an_embedding_stands_for_its_token(ctc):

@@ -58,8 +58,8 @@ def test_a_word_that_is_heard_arrives_as_the_lms_embedding_of_it(sure):
     # A word in two windows is one word; with silence between, it was said twice.
     audio = torch.stack([silence, sounds[5], sounds[5], silence, sounds[5], sounds[58]])
     heard = [first + 5, first + 5, first + 58]
-    prefix = decoder.prefix(audio[None], torch.tensor([6]), draft=True)
-    assert prefix.draft.ids == [heard]
+    listened = decoder.listen(audio[None], torch.tensor([6]), draft=True)
+    assert listened.draft.ids == [heard]
     seen, counts = view(decoder, audio[None], 6)
     assert counts == [3]
     torch.testing.assert_close(seen[0], decoder.lm.embedding.weight[heard])
@@ -114,9 +114,9 @@ def test_a_canvas_is_the_same_with_the_pointer_however_little_is_asked(
     lm, tiny_whisper, where, blind
 ):
     decoder = pointing(lm, tiny_whisper, "bidirectional", where, prefix_blind=blind)
-    prefix = decoder.prefix(torch.randn(3, 9, WIDTH), torch.tensor([9, 3, 5]))
-    lengths = torch.tensor([6, 4, 3])
-    logits_fn = decoder.logits_fn(prefix, lengths)
+    heard = decoder.listen(torch.randn(3, 9, WIDTH), torch.tensor([9, 3, 5]))
+    prefix, lengths = heard.prefix, torch.tensor([6, 4, 3])
+    logits_fn = decoder.logits_fn(heard, lengths)
     for rows in ([0, 1, 2], [1, 2], [2]):
         tokens = torch.randint(3, 40, (3, 6))
         expected = decoder.canvas_logits(prefix, tokens, lengths)
@@ -153,8 +153,8 @@ def test_audio_stands_beside_the_transcript_that_is_given(
     for name, value in sure[0].ctc.state_dict().items():
         decoder.ctc.state_dict()[name].copy_(value)
     audio, lengths = sounds[[9, 3, 4, 5]][None], torch.tensor([4])
-    counted = decoder.prefix(audio, lengths, draft=True)
-    (ids,) = counted.draft.ids
+    listened = decoder.listen(audio, lengths, draft=True)
+    counted, (ids,) = listened.prefix, listened.draft.ids
     aligned = decoder.prefix(audio, lengths, transcripts=[ids[1:]])
     assert torch.equal(counted.embeds, aligned.embeds)
     assert counted.heard.places.tolist() == [[0, 1, 2, 3]]

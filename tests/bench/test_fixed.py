@@ -45,11 +45,11 @@ def llada(tiny_config):
 
 
 @torch.no_grad()
-def prefix_of(decoder, *sizes, seed=8):
+def heard_by(decoder, *sizes, seed=8):
     generator = torch.Generator().manual_seed(seed)
     width = decoder.projection.in_features
     audio = torch.randn(len(sizes), max(sizes), width, generator=generator) * 4
-    return decoder.prefix(audio, torch.tensor(sizes))
+    return decoder.listen(audio, torch.tensor(sizes))
 
 
 def speech(*seconds):
@@ -63,7 +63,7 @@ def test_greedy_over_a_static_cache_finds_the_same_tokens(llama, runtime, backen
     greedy = StaticGreedy(llama.decoder, runtime, backend)
     ends = set()
     for seed, length in ((8, 7), (9, 7), (8, 24), (10, 24), (8, 1)):
-        prefix = prefix_of(llama.decoder, 9, 4, 7, seed=seed)
+        prefix = heard_by(llama.decoder, 9, 4, 7, seed=seed).prefix
         expected = beam_search(llama.decoder, prefix, length)
         got = greedy(llama.decoder, prefix, length)
         assert torch.equal(got.tokens, expected.tokens)
@@ -80,7 +80,7 @@ def test_running_a_step_for_its_capture_leaves_nothing_behind(llama, monkeypatch
         return step
 
     monkeypatch.setattr("espnet_llada.bench.fixed.runner", captured)
-    prefix = prefix_of(llama.decoder, 9, 4, 7)
+    prefix = heard_by(llama.decoder, 9, 4, 7).prefix
     expected = beam_search(llama.decoder, prefix, 24)
     got = StaticGreedy(llama.decoder, "graph")(llama.decoder, prefix, 24)
     assert torch.equal(got.tokens, expected.tokens)
@@ -110,7 +110,7 @@ def test_on_a_gpu(tiny_config, runtime):
 def test_it_stops_once_all_rows_have_ended(llama, monkeypatch):
     greedy = StaticGreedy(llama.decoder, "static")
     monkeypatch.setattr(greedy, "check_every", 2)
-    prefix = prefix_of(llama.decoder, 9, 4, 7).rows(torch.tensor([1, 2]))
+    prefix = heard_by(llama.decoder, 9, 4, 7).prefix.rows(torch.tensor([1, 2]))
     expected = beam_search(llama.decoder, prefix, 200)
     assert expected.passes.max() < 60, "both rows end"
     steps = []
@@ -155,11 +155,11 @@ def test_a_step_needs_nothing_from_the_host(llama, llada):
     from torch._subclasses import FakeTensorMode, fake_tensor
 
     greedy = StaticGreedy(llama.decoder, "static")
-    greedy(llama.decoder, prefix_of(llama.decoder, 9, 4), 3)
-    fixed, prefix = FixedPass(llada.decoder, "static"), prefix_of(llada.decoder, 9, 4)
+    greedy(llama.decoder, heard_by(llama.decoder, 9, 4).prefix, 3)
+    fixed, heard = FixedPass(llada.decoder, "static"), heard_by(llada.decoder, 9, 4)
     tokens = torch.full((2, 5), llada.decoder.special.mask)
     lengths = torch.tensor([5, 3])
-    fixed.logits_fn(prefix, lengths)(tokens, tokens > 0)
+    fixed.logits_fn(heard, lengths)(tokens, tokens > 0)
     for way in (greedy, fixed):
         (memory,) = way._memories.values()
         with FakeTensorMode(allow_non_fake_inputs=True):
@@ -184,7 +184,7 @@ def test_a_recognizer_searches_as_before_afterwards(llama):
 def test_what_needs_other_shapes_is_refused(llama, llada, monkeypatch):
     greedy = StaticGreedy(llama.decoder, "static")
     with pytest.raises(UserError, match="beam_size 2"):
-        greedy(llama.decoder, prefix_of(llama.decoder, 3), 4, 2)
+        greedy(llama.decoder, heard_by(llama.decoder, 3).prefix, 4, 2)
     monkeypatch.setattr(llada.decoder, "prefix_blind", True)
     with pytest.raises(UserError, match="prefix_blind"):
         FixedPass(llada.decoder, "graph")

@@ -6,7 +6,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from espnet_llada.lm import head as module
+from espnet_llada import vocabulary
 from espnet_llada.lm.head import head_nll
 
 ROWS, WIDTH, VOCABULARY = 37, 8, 50
@@ -14,7 +14,7 @@ ROWS, WIDTH, VOCABULARY = 37, 8, 50
 
 @pytest.fixture
 def case(monkeypatch):
-    monkeypatch.setitem(module.ELEMENTS, "cpu", 10 * VOCABULARY)  # several steps
+    monkeypatch.setitem(vocabulary.ELEMENTS, "cpu", 10 * VOCABULARY)  # several steps
     generator = torch.Generator().manual_seed(0)
     hidden = torch.randn(ROWS, WIDTH, generator=generator, dtype=torch.float64)
     head = torch.randn(VOCABULARY, WIDTH, generator=generator, dtype=torch.float64)

@@ -22,6 +22,7 @@ import numpy as np
 import torch
 
 from espnet_llada.decoder import LMDecoder
+from espnet_llada.listening import Listening
 from espnet_llada.loading import load_model
 from espnet_llada.objective import NoisyCanvas, diffusion_loss
 from espnet_llada.prefix import Prefix
@@ -93,18 +94,20 @@ def check(directory: Path) -> Report:
     if problem := _unequal(decoder.prompt_ids, arrays["prompt_ids"].tolist()):
         report.problems.append(f"prompt: {problem}")
     names = [k.removeprefix("pcm_") for k in arrays.files if k.startswith("pcm_")]
-    prefixes = {}
+    heard = {}
     for name in names:
         pcm = torch.from_numpy(arrays[f"pcm_{name}"].astype(np.float32) / 32768)
         pcm = pcm[: 30 * SAMPLE_RATE]  # the release cuts longer audio off
         audio, lengths = model.encode(pcm[None], torch.tensor([len(pcm)]))
-        prefixes[name] = decoder.prefix(audio, lengths)
-        _check_arrays(report, decoder, prefixes[name], audio, arrays, name)
+        heard[name] = decoder.listen(audio, lengths)
+        _check_arrays(report, decoder, heard[name].prefix, audio, arrays, name)
     for number, case in enumerate(outputs["cases"]):
         title = f"case {number} ({case['mode']}, audio {case['audio']})"
-        report.case(title, _check_case(decoder, prefixes[case["audio"]], case))
+        report.case(title, _check_case(decoder, heard[case["audio"]], case))
     for case in outputs["loss_cases"]:
-        _check_loss(report, decoder, [prefixes[name] for name in case["audio"]], case)
+        _check_loss(
+            report, decoder, [heard[name].prefix for name in case["audio"]], case
+        )
     return report
 
 
@@ -147,27 +150,27 @@ def _options(case: dict, profile: str = "release") -> SamplerOptions:
 
 
 def _run(
-    decoder: LMDecoder, prefix: Prefix, case: dict, options: SamplerOptions
+    decoder: LMDecoder, heard: Listening, case: dict, options: SamplerOptions
 ) -> SamplerResult:
     if options.deliberates:
         ids = decoder.encode_texts([case["hyp"]])
         canvas = transcript_canvas(ids, decoder.special)
     else:
         canvas = blank_canvas([options.canvas_length], decoder.special)
-    logits_fn = decoder.logits_fn(prefix, canvas.lengths)
+    logits_fn = decoder.logits_fn(heard, canvas.lengths)
     return sample(logits_fn, canvas, options, decoder.special)
 
 
-def _check_case(decoder: LMDecoder, prefix: Prefix, case: dict) -> str | None:
+def _check_case(decoder: LMDecoder, heard: Listening, case: dict) -> str | None:
     """What differs, or None."""
     if "error" in case:  # the release crashed: the transcript comes back unchanged
         given = decoder.encode_texts([case["hyp"]])[0]
         for profile in ("release", "default"):
-            result = _run(decoder, prefix, case, _options(case, profile))
+            result = _run(decoder, heard, case, _options(case, profile))
             if problem := _unequal(result.tokens[0].tolist(), given):
                 return f"{profile}: {problem}"
         return None
-    result = _run(decoder, prefix, case, _options(case))
+    result = _run(decoder, heard, case, _options(case))
     if problem := _unequal(result.tokens[0].tolist(), case["ids"]):
         return problem
     passes = int(result.passes)
