@@ -46,7 +46,6 @@ class RowRandom:
 def log_probabilities(
     logits: Tensor,
     special: SpecialTokens,
-    no_eos: Tensor | None = None,
     mask_token: bool = False,
 ) -> Tensor:
     """(N, V) float32 log-probabilities over what may be committed.
@@ -54,16 +53,36 @@ def log_probabilities(
     Args:
         logits: (N, V).
         special: mask and EOS ids.
-        no_eos: (N,) bool, positions where EOS is no answer: it would cut off text
-            that stands to the right.
         mask_token: whether the mask token is an answer.
     """
     logits = logits.to(torch.float32, copy=True)  # the caller keeps its own
     if not mask_token and special.mask < logits.shape[-1]:
         logits[..., special.mask] = -torch.inf
-    if no_eos is not None:
-        logits[..., special.eos].masked_fill_(no_eos, -torch.inf)
     return logits.log_softmax(dim=-1)
+
+
+def ends(
+    log_probs: Tensor, masked: Tensor, tokens: Tensor, special: SpecialTokens
+) -> Tensor:
+    """Log-probabilities in which an EOS answers for all that stands behind it.
+
+    It decides every masked position up to the end of its row, so it is as sure as the
+    EOS of the least sure of them. Left of a word there is none: what is written stays.
+
+    Args:
+        log_probs: (N, V), of the masked positions.
+        masked: (B, L) bool, where a pass may commit; of other masks nothing is known.
+        tokens: (B, L) int64, the canvas.
+        special: mask and EOS ids.
+    """
+    own = torch.zeros(tokens.shape, device=tokens.device)
+    own = own.masked_scatter(masked, log_probs[:, special.eos])
+    words = (tokens != special.eos) & (tokens != special.mask)
+    own = own.masked_fill(words, -torch.inf)
+    least = own.flip(1).cummin(dim=1).values.flip(1)
+    log_probs = log_probs.clone()
+    log_probs[:, special.eos] = least[masked]
+    return log_probs
 
 
 def propose(

@@ -10,7 +10,12 @@ import torch
 from torch import Tensor
 
 from espnet_llada.sampler.canvas import Canvas
-from espnet_llada.sampler.confidence import RowRandom, log_probabilities, propose
+from espnet_llada.sampler.confidence import (
+    RowRandom,
+    ends,
+    log_probabilities,
+    propose,
+)
 from espnet_llada.sampler.masking import lowest
 from espnet_llada.sampler.profile import PROFILE
 from espnet_llada.sampler.schedule import commits_per_pass
@@ -133,7 +138,7 @@ class _Denoiser:
         # may neither change them nor cut them off.
         self.given = canvas.valid & (self.tokens != special.mask)
         self.profile = PROFILE[options.profile]
-        self.protects = self.profile.protects_given_text and not options.resizes
+        self.protects = self.profile.protects_text and not options.resizes
         self.ends_at_eos = not options.edits or self.protects
         # Rows of which a block is still to come, and rows that committed an EOS.
         self.open = torch.ones_like(canvas.lengths, dtype=torch.bool)
@@ -214,9 +219,6 @@ class _Denoiser:
 
     def _propose(self, masked: Tensor, draws: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Tokens, their log-probabilities, and which come first; (B, L) each."""
-        no_eos = None
-        if self.protects:
-            no_eos = self._left_of_given_text()[masked]
         logits = self.logits_fn(self.tokens, masked)
         if self.options.first_pass_bonus:
             before = self.canvas.tokens[masked][:, None]
@@ -227,9 +229,10 @@ class _Denoiser:
         log_probs = log_probabilities(
             logits,
             self.special,
-            no_eos=no_eos,
             mask_token=self.profile.commits_mask_token,
         )
+        if self.protects:
+            log_probs = ends(log_probs, masked, self.tokens, self.special)
         settled = torch.zeros_like(masked)
         if self.beside is not None:
             log_probs, settled = self.beside(self.tokens, masked, log_probs)
@@ -242,17 +245,11 @@ class _Denoiser:
         log_prob = torch.zeros_like(self.log_probs).masked_scatter(masked, values)
         return proposal, log_prob, settled
 
-    def _left_of_given_text(self) -> Tensor:
-        """(B, L) bool: positions with a given word somewhere to their right."""
-        words = self.given & (self.tokens != self.special.eos)
-        at_or_right = words.flip(1).cumsum(dim=1).flip(1)
-        return (at_or_right - words.long()) > 0
-
     def _close_tail(self, new_eos: Tensor) -> None:
         """Everything behind a committed EOS is EOS, row by row.
 
-        No given word stands there (see ``_left_of_given_text``); words that earlier
-        passes committed behind it are dropped, as in the paper's release.
+        Words of the same pass behind it are dropped; in the paper's release, those of
+        earlier passes and of the first pass as well (see ``ends``).
         """
         eos = new_eos.long()
         self.ended = self.ended | new_eos.any(dim=1)

@@ -15,8 +15,8 @@ class Profile:
     Attributes:
         commits_mask_token: the mask token may be an answer (the position then stays
             masked and is taken up again).
-        protects_given_text: no EOS is committed left of a given word, and in
-            deliberation too an EOS ends its row.
+        protects_text: no EOS is committed left of a word, each is as sure as all that
+            it decides (``confidence.ends``), and in deliberation too it ends its row.
         measures_on_eos: low-confidence deliberation measures a transcript on a canvas
             of EOS tokens (the release's pad token) instead of mask tokens.
         measuring_is_free: that pass is not taken from the budget.
@@ -27,7 +27,7 @@ class Profile:
     """
 
     commits_mask_token: bool
-    protects_given_text: bool
+    protects_text: bool
     measures_on_eos: bool
     measuring_is_free: bool
     drops_remainders: bool
@@ -37,7 +37,7 @@ class Profile:
 PROFILE = {
     "default": Profile(
         commits_mask_token=False,
-        protects_given_text=True,
+        protects_text=True,
         measures_on_eos=False,
         measuring_is_free=False,
         drops_remainders=False,
@@ -45,7 +45,7 @@ PROFILE = {
     ),
     "release": Profile(
         commits_mask_token=True,
-        protects_given_text=False,
+        protects_text=False,
         measures_on_eos=True,
         measuring_is_free=True,
         drops_remainders=True,

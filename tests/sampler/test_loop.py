@@ -271,7 +271,7 @@ def test_eos_ends_its_own_row_only():
     def model(tokens, wanted):
         logits = torch.zeros(2, 4, VOCAB)
         logits[..., 7] = 1.0
-        logits[0, 1, SPECIAL.eos] = 9.0
+        logits[0, 1:, SPECIAL.eos] = 9.0
         return logits[wanted]
 
     options = SamplerOptions(steps=4)
@@ -279,6 +279,21 @@ def test_eos_ends_its_own_row_only():
     assert text(result.tokens[0].tolist()) == [7]
     assert result.tokens[1].tolist() == [7, 7, 7, 7]
     assert result.passes.tolist() == [2, 4]
+
+
+def test_a_sure_eos_cuts_off_nothing_that_the_model_still_expects():
+    def model(tokens, wanted):
+        logits = torch.zeros(1, 5, VOCAB)
+        logits[0, [0, 1, 2, 3, 4], [1, 2, 3, SPECIAL.eos, SPECIAL.eos]] = 6.0
+        logits[0, 0, SPECIAL.eos] = 12.0  # EOS 0.998, the 1 beside it 0.002
+        return logits[wanted]
+
+    canvas, bold = blank_canvas([5], SPECIAL), {"threshold": 0.9}
+    for options in ({}, bold, {"profile": "release"}):
+        options = SamplerOptions(steps=5, **options)
+        tokens = sample(model, canvas, options, SPECIAL).tokens[0].tolist()
+        expected = [] if options.profile == "release" else [1, 2, 3]
+        assert text(tokens) == expected
 
 
 def test_semi_ar_deliberation_remasks_sub_block_after_sub_block():

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from espnet_llada.sampler.canvas import transcript_canvas
-from espnet_llada.sampler.confidence import RowRandom, log_probabilities
+from espnet_llada.sampler.confidence import RowRandom, ends, log_probabilities
 from espnet_llada.sampler.masking import (
     count_to_mask,
     lowest,
@@ -84,12 +84,23 @@ def test_random_masks_depend_on_the_seed_of_the_row_alone():
 def test_log_probabilities_are_those_of_float64_and_spare_the_input():
     logits = torch.randn(2, 3, 12)
     before = logits.clone()
-    no_eos = torch.zeros(2, 3, dtype=torch.bool)
-    no_eos[0, 0] = True
-    got = log_probabilities(logits, SPECIAL, no_eos)
+    got = log_probabilities(logits, SPECIAL)
     assert torch.equal(logits, before)
     plain = logits.double()
     plain[..., SPECIAL.mask] = -torch.inf
-    plain[0, 0, SPECIAL.eos] = -torch.inf
     expected = plain.exp() / plain.exp().sum(-1, keepdim=True)
     assert torch.allclose(got.exp().double(), expected, atol=1e-6)
+
+
+def test_an_eos_is_as_sure_as_the_least_sure_of_what_it_decides():
+    mask, eos = SPECIAL.mask, SPECIAL.eos
+    tokens = torch.tensor([[mask] * 6, [mask, 4, mask, eos, mask, eos]])
+    masked = tokens == mask
+    masked[0, 5] = False  # of a later sub-block: nothing is known of it
+    chances = torch.full((8, 12), 0.001)
+    chances[:, eos] = torch.tensor([0.9, 0.2, 0.7, 0.8, 0.6, 0.9, 0.9, 0.5])
+    got = ends(chances.log(), masked, tokens, SPECIAL).exp()
+    expected = torch.tensor([0.2, 0.2, 0.6, 0.6, 0.6, 0.0, 0.5, 0.5])
+    torch.testing.assert_close(got[:, eos], expected)
+    chances[:, eos] = got[:, eos]
+    torch.testing.assert_close(got, chances)  # nothing else is changed

