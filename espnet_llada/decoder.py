@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import replace
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
 
-from espnet_llada.listening import Listener, Listening
-from espnet_llada.lm.cache import KVCache
 from espnet_llada.misreading import misread
 from espnet_llada.objective import Loss, causal_loss, diffusion_loss, noisy_canvas
+from espnet_llada.passes import Runner
 from espnet_llada.pointer import Head
 from espnet_llada.prefix import Draft, Prefix
 from espnet_llada.rough import misheard, rough_audio, sprinkled
@@ -19,108 +17,13 @@ from espnet_llada.sampler.confidence import RowRandom
 from espnet_llada.slots import Responses, with_slots
 
 
-class LMDecoder(Listener):
+class LMDecoder(Runner):
     """The same class for Whisper-LLaDA and Whisper-LLaMA; arguments: ``Parts``."""
 
     @property
     def diffuses(self) -> bool:
         """True for LLaDA, False for LLaMA."""
         return self.lm.attention == "bidirectional"
-
-    def sequence_hidden(
-        self,
-        prefix: Prefix,
-        tokens: Tensor,
-        lengths: Tensor,
-        cache: KVCache | None = None,
-    ) -> tuple[Tensor, Tensor]:
-        """Hidden states of prefix and response, one LLM pass.
-
-        Args:
-            prefix: of B rows, P positions.
-            tokens: (B, L) int64.
-            lengths: (B,) int64, response positions of each row.
-            cache: an empty one, to be filled.
-
-        Returns:
-            (B, P, d) and (B, L, d).
-        """
-        embeds = self.lm.join(prefix.embeds, self.lm.embed(tokens))
-        valid, behind = _behind(prefix, tokens, lengths)
-        positions = torch.cat([prefix.positions, behind], dim=1)
-        length = prefix.valid.shape[1]
-        blind = length if self.prefix_blind else 0
-        hidden = self.lm(embeds, valid, cache, positions, blind)
-        return hidden[:, :length], hidden[:, length:]
-
-    def head(self, prefix: Prefix, hidden: Tensor) -> Head:
-        """What makes tokens of hidden states.
-
-        Args:
-            prefix: of B rows, P positions.
-            hidden: (B, P, d), its own hidden states.
-        """
-        heard = prefix.heard
-        if self.pointer is None or heard is None:
-            return Head(self.lm)
-        audio = hidden[:, prefix.begins :][:, : heard.vectors.shape[1]]
-        return Head(self.lm, self.pointer, heard, audio)
-
-    def _pass(
-        self, prefix: Prefix, tokens: Tensor, lengths: Tensor
-    ) -> tuple[Prefix, Tensor]:
-        """As ``sequence_hidden``; the prefix keeps what the next pass can use."""
-        if prefix.cache is not None:
-            valid, behind = _behind(prefix, tokens, lengths)
-            embeds, cache = self.lm.embed(tokens), prefix.cache.fixed()
-            return prefix, self.lm(embeds, valid, cache, behind)
-        cache = KVCache() if self.prefix_blind else None
-        first, hidden = self.sequence_hidden(prefix, tokens, lengths, cache)
-        if cache is not None:
-            cache = cache.beginning(prefix.valid.shape[1])
-        return replace(prefix, cache=cache, hidden=first), hidden
-
-    def canvas_logits(self, prefix: Prefix, tokens: Tensor, lengths: Tensor) -> Tensor:
-        """Logits (B, L, V) of all positions of a canvas; see ``sequence_hidden``."""
-        first, hidden = self.sequence_hidden(prefix, tokens, lengths)
-        return self._all_logits(self.head(prefix, first), hidden)
-
-    def _all_logits(self, head: Head, hidden: Tensor) -> Tensor:
-        everywhere = torch.ones_like(hidden[..., 0], dtype=torch.bool)
-        return head.logits(hidden, everywhere).unflatten(0, hidden.shape[:2])
-
-    def logits_fn(
-        self, heard: Listening, lengths: Tensor
-    ) -> Callable[[Tensor, Tensor], Tensor]:
-        """What the sampler calls, one LLM pass at a time; see ``sampler.LogitsFn``.
-
-        Rows of which nothing is wanted are left out, the head runs on the wanted
-        positions only, and a prefix that is blind to the response runs once, with the
-        first pass: the same logits as ``canvas_logits``, for less.
-        """
-        prefix: Prefix | None = None
-        held: list[int] = []
-
-        def logits(tokens: Tensor, wanted: Tensor) -> Tensor:
-            nonlocal prefix, held
-            asked = wanted.any(dim=1).tolist()
-            rows = [row for row, any_of_it in enumerate(asked) if any_of_it]
-            if not rows:
-                return self.lm.logits(self.lm.embedding.weight[:0])
-            if prefix is None or not set(rows) <= set(held):
-                prefix = heard.rows(rows)
-            elif len(rows) < len(held):
-                chosen = torch.tensor([held.index(row) for row in rows])
-                prefix = prefix.rows(chosen.to(lengths.device))
-            held, sizes = rows, lengths
-            if len(rows) < len(tokens):
-                sizes = lengths[rows]
-                width = int(sizes.max())
-                tokens, wanted = tokens[rows, :width], wanted[rows, :width]
-            prefix, hidden = self._pass(prefix, tokens, sizes)
-            return self.head(prefix, prefix.hidden).logits(hidden, wanted)
-
-        return logits
 
     def loss(
         self,
@@ -272,7 +175,7 @@ class LMDecoder(Listener):
         self, prefix: Prefix, text: Tensor, lengths: Tensor
     ) -> Tensor:
         """(B, T + 1, V): position i predicts token i, the last one the end."""
-        return self._all_logits(*self._next_token_hidden(prefix, text, lengths))
+        return self.all_logits(*self._next_token_hidden(prefix, text, lengths))
 
     def _next_token_hidden(
         self, prefix: Prefix, text: Tensor, lengths: Tensor
@@ -287,13 +190,6 @@ class LMDecoder(Listener):
 def other_seeds(seeds: Sequence[int]) -> list[int]:
     """For other draws than those of the masks and of the audio."""
     return [~int(seed) & (2**62 - 1) for seed in seeds]
-
-
-def _behind(prefix: Prefix, tokens: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
-    """Which positions of prefix and response are there, and the response's numbers."""
-    places = torch.arange(tokens.shape[1], device=tokens.device)
-    valid = torch.cat([prefix.valid, places < lengths[:, None]], dim=1)
-    return valid, prefix.start[:, None] + places
 
 
 def last_valid(hidden: Tensor, valid: Tensor) -> Tensor:

@@ -223,7 +223,7 @@ class Recognizer:
             **instead: Any,
         ) -> SamplerResult:
             return sample(
-                decoder.logits_fn(heard, canvas.lengths),
+                decoder.logits_fn(heard, canvas.lengths, self.options.block_cache),
                 canvas,
                 replace(self.options, **instead),
                 decoder.special,

@@ -87,6 +87,9 @@ class SamplerOptions:
             LM's. An autoregressive LM asks for the next token of its own text; masked
             diffusion for a row's first masked position, with what stands behind it,
             and commits that in every pass (``adapter.joint``).
+        block_cache: after the first pass of a sub-block compute its masked positions
+            alone; all others, prompt and audio included, keep the keys and values of
+            that pass. Faster, and an approximation (``passes.Passes``).
 
     Raises:
         UserError: a value outside its range.
@@ -116,6 +119,7 @@ class SamplerOptions:
     first_pass_bonus: float = 0.0
     beam_size: int = 1
     reader_weight: float = 0.0
+    block_cache: bool = False
 
     def __post_init__(self) -> None:
         _require(self.strategy in STRATEGIES, "strategy", self.strategy, STRATEGIES)
@@ -184,6 +188,8 @@ class SamplerOptions:
         for name in ("verify", "second_opinion"):
             allowed = "false: the release reads once"
             _require(not getattr(self, name), name, True, allowed)
+        kept, allowed = self.block_cache, "false: the release computes all anew"
+        _require(not kept, "block_cache", kept, allowed)
         rounds = self.refine
         _require(rounds == 0, "refine", rounds, "0: the release has no draft")
         weight, allowed = self.reader_weight, "0: the release's LM decides alone"

@@ -31,6 +31,7 @@ RANKS = [
     ("slots",),
     ("parts",),
     ("listening",),
+    ("passes",),
     ("decoder", "checkpoint", "packed"),
     ("autoregressive", "model"),
     ("architectures", "rereading"),

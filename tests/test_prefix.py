@@ -73,25 +73,6 @@ def test_another_place_is_refused(tiny_lm):
 
 
 @torch.no_grad()
-@pytest.mark.parametrize("blind", [False, True])
-@pytest.mark.parametrize("where", ["before", "beside"])
-def test_logits_are_the_same_where_they_are_wanted(tiny_lm, where, blind):
-    """What nobody asks for is not computed, and what stays the same only once."""
-    decoder = build(tiny_lm, "bidirectional", where, prefix_blind=blind)
-    vectors, sizes = torch.randn(3, 5, WIDTH), torch.tensor([5, 2, 3])
-    prefix, lengths = decoder.prefix(vectors, sizes), torch.tensor([6, 4, 3])
-    logits_fn = decoder.logits_fn(decoder.listen(vectors, sizes), lengths)
-    for rows in ([1, 2], [2], [], [0, 1, 2], [0, 1], [0]):
-        tokens = torch.randint(3, 40, (3, 6))
-        expected = decoder.canvas_logits(prefix, tokens, lengths)
-        wanted = (torch.rand(3, 6) < 0.5) & (torch.arange(6) < lengths[:, None])
-        wanted[:, 0] = True
-        wanted &= torch.isin(torch.arange(3), torch.tensor(rows))[:, None]
-        logits = logits_fn(tokens, wanted)
-        torch.testing.assert_close(logits, expected[wanted], atol=1e-5, rtol=1e-4)
-
-
-@torch.no_grad()
 def test_a_blind_prefix_sees_nothing_of_the_response(tiny_lm):
     tokens, lengths = torch.tensor([[5, 6, 7], [8, 9, 3]]), torch.tensor([3, 3])
     seen = {}

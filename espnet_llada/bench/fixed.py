@@ -126,9 +126,15 @@ class FixedPass(Fixed):
     """Passes of masked diffusion over all rows, with logits of the whole canvas."""
 
     def logits_fn(
-        self, heard: Listening, lengths: Tensor
+        self, heard: Listening, lengths: Tensor, block_cache: bool = False
     ) -> Callable[[Tensor, Tensor], Tensor]:
-        """See ``LMDecoder.logits_fn``."""
+        """See ``LMDecoder.logits_fn``.
+
+        Raises:
+            UserError: a block cache, whose passes have shapes of their own.
+        """
+        if block_cache:
+            raise UserError(f"runtime {self.runtime}: block_cache; leave it out")
         prefix = heard.prefix
 
         def logits(tokens: Tensor, wanted: Tensor) -> Tensor:

@@ -34,7 +34,7 @@ def as_released(model: nn.Module) -> Iterator[None]:
     model.encoder = padding(encoder)
 
     def logits_fn(
-        heard: Listening, lengths: Tensor
+        heard: Listening, lengths: Tensor, block_cache: bool = False
     ) -> Callable[[Tensor, Tensor], Tensor]:
         prefix = heard.prefix
 

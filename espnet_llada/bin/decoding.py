@@ -42,6 +42,7 @@ _HELP = {
     "first_pass_bonus": "nats in favour of the first pass's token where it is masked",
     "beam_size": "of an autoregressive LM; 1 is greedy",
     "reader_weight": "above 0: LM and reading along decide a token together",
+    "block_cache": "compute in a sub-block's later passes its positions alone",
 }
 
 
