@@ -165,9 +165,6 @@ def machine(device: str, dtype: str = "float32") -> dict[str, Any]:
     from espnet_llada import __version__
     from espnet_llada.bin.sweep import processor
 
-    n = 1536 if device == "cpu" else 8192
-    a = torch.randn(n, n, device=device, dtype=getattr(torch, dtype))
-    products = _best(lambda: a @ a)
     big = torch.zeros(2**26, device=device)  # 256 MiB
     target = torch.ones_like(big)  # its pages are there, a clone's are not yet
     copy = _best(lambda: target.copy_(big))
@@ -176,7 +173,7 @@ def machine(device: str, dtype: str = "float32") -> dict[str, Any]:
         "cores": len(os.sched_getaffinity(0)),
         "threads": torch.get_num_threads(),
         "dtype": dtype,
-        "gflops": 2 * n**3 / products / 1e9,
+        "gflops": _gflops(device, getattr(torch, dtype)),
         "gigabytes_per_second": 2 * big.numel() * 4 / copy / 1e9,
         "versions": {
             "espnet_llada": __version__,
@@ -185,6 +182,17 @@ def machine(device: str, dtype: str = "float32") -> dict[str, Any]:
             "python": platform.python_version(),
         },
     }
+
+
+def _gflops(device: str, dtype: torch.dtype) -> float:
+    """Of a product as large as is quickly done: in bf16 some CPUs are very slow."""
+    n, largest = 256, 2048 if device == "cpu" else 8192
+    while True:
+        a = torch.randn(n, n, device=device, dtype=dtype)
+        seconds = _best(lambda a=a: a @ a)
+        if n == largest or seconds > 0.02:
+            return 2 * n**3 / seconds / 1e9
+        n *= 2
 
 
 def _best(function: Callable[[], Any], runs: int = 5) -> float:
