@@ -50,9 +50,6 @@ class Listening:
             return self.prefix
         return self._show(torch.tensor(chosen, dtype=torch.long))
 
-    def __len__(self) -> int:
-        return self._count
-
 
 class Listener(Parts):
     """What is heard, once or along a transcript; arguments: ``Parts``."""

@@ -32,8 +32,8 @@ class Windows:
         best: (B, A) int64, the most probable: a token's id + 1, 0 for the blank.
         values: (B, A) float32, its log-probability.
         speaking: (B, A) bool, vectors whose blank is less probable than ``silent``.
-        log_probs: (S, 1 + V) float32, of those alone, blank first: of a whole utterance
-            they would take a hundred times the memory of its audio.
+        log_probs: (S, 1 + V) float32, of those alone, blank first: of all vectors they
+            would be a megabyte for each second at 28,000 tokens.
         lengths: (B,) int64, vectors of each row.
     """
 
