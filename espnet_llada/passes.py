@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from espnet_llada.listening import Listener, Listening
+from espnet_llada.lm.backbone import Backbone
 from espnet_llada.lm.cache import KVCache
 from espnet_llada.pointer import Head
 from espnet_llada.prefix import Prefix
@@ -195,7 +196,7 @@ class _Block:
         """Whether (R, L) positions are all computed anew."""
         return not bool((wanted & ~self.window).any())
 
-    def hidden(self, lm, tokens: Tensor) -> Tensor:
+    def hidden(self, lm: Backbone, tokens: Tensor) -> Tensor:
         """(R, L, d) of a canvas (R, L), zero where nothing is computed."""
         width = int(self.window.sum(dim=1).max())
         order = (~self.window).byte().argsort(dim=1, stable=True)[:, :width]
