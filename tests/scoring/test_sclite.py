@@ -99,8 +99,10 @@ def test_no_transcript_can_pose_as_the_total(tmp_path):
 
 
 @needs_sclite
-def test_sclite_writes_the_same_rows(tmp_path):
-    result = write_score_dir(*_data(tmp_path, *TINY))
+@pytest.mark.parametrize("folder", [".", "long/" + "name" * 50])
+def test_sclite_writes_the_same_rows(tmp_path, folder):
+    paths = _data(tmp_path, *TINY)
+    result = write_score_dir(*paths[:2], tmp_path / folder / "score")
     assert "DUMP OF SYSTEM ALIGNMENT STRUCTURE" in result.read_text()
     assert _rows(result) == ROWS
 
