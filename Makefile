@@ -7,9 +7,12 @@ RECIPE := egs2/librispeech/asr_llada
 PYTHON ?=
 VENV ?= .venv
 IN_VENV := export PATH="$$(cd "$(VENV)" && pwd)/bin:$$PATH";
+# A process for each core, as far as four; a file's tests share what they make.
+PYTEST := OMP_NUM_THREADS=1 python -m pytest --dist loadfile \
+	-n "$$(python -c 'import os; print(min(4, os.cpu_count()))')"
 
 .DEFAULT_GOAL := help
-.PHONY: help venv demo bench test test-all test-espnet lint parity
+.PHONY: help venv demo bench test test-slow test-all test-espnet lint parity
 
 help:  ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## */\t/' | expand -t 12
@@ -26,11 +29,15 @@ bench: venv  ## systems side by side: time of each stage, passes, RTF, memory
 		espnet-llada bench conf/bench_mini.yaml --data data/dev_synth --output exp/bench
 
 test: venv  ## the default tests: CPU, no network, a process for each core
-	$(IN_VENV) OMP_NUM_THREADS=1 python -m pytest --dist loadfile \
-		-n "$$(python -c 'import os; print(min(4, os.cpu_count()))')"
+	$(IN_VENV) $(PYTEST)
 
-test-all: venv  ## all tests, slow ones and those that need the registry too
-	$(IN_VENV) python -m pytest -m "not gpu"
+# MARK="slow and not network" leaves out those that need the registry.
+MARK ?= slow or network
+test-slow: venv  ## the other tests: slow ones and those that need the registry
+	$(IN_VENV) $(PYTEST) -m "($(MARK)) and not gpu"
+
+test-all: venv  ## all tests
+	$(IN_VENV) $(PYTEST) -m "not gpu"
 
 test-espnet: venv  ## the recipe by asr.sh in a checkout of ESPnet 202611, and its tests
 	$(IN_VENV) tests/recipe/asr_sh.sh

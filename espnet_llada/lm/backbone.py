@@ -7,6 +7,7 @@ is the attention mask that we hand it, and the tensor names of the checkpoint
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from pathlib import Path
 
 import torch
@@ -17,6 +18,7 @@ from espnet_llada.lm.cache import KVCache
 from espnet_llada.lm.head import head_nll
 from espnet_llada.lm.llama import Llama, run_layer
 from espnet_llada.lm.loading import load_llama
+from espnet_llada.lm.lora import casts_by_autocast
 from espnet_llada.types import UserError
 from espnet_llada.vocabulary import scores
 
@@ -138,7 +140,9 @@ class Backbone(Pretrained):
         queries = embeds.shape[1]
         if positions is None:
             positions = counted(valid)[:, -queries:]
-        with self.own_precision():
+        mixed = self.training and torch.is_autocast_enabled(embeds.device.type)
+        casts = casts_by_autocast(self.body) if mixed else nullcontext()
+        with self.own_precision(), casts:
             mask = self._additive_mask(valid, queries, embeds.dtype, blind)
             return self.body(embeds, mask, positions, cache)
 

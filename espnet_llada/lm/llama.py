@@ -145,13 +145,17 @@ class RMSNorm(nn.Module):
         self.eps = config.rms_norm_eps
 
     def forward(self, x: Tensor) -> Tensor:
-        wide = x.float()
-        scale = wide.square().mean(dim=-1, keepdim=True).add(self.eps).rsqrt()
-        return self.weight * (wide * scale).to(x.dtype)
+        # One kernel on a GPU. The weight stays outside: Llama rounds before it, and
+        # autocast would hand fp32 to the residual stream.
+        normed = F.rms_norm(x, self.weight.shape, eps=self.eps)
+        return self.weight * normed.to(x.dtype)
 
 
 class Rotary(nn.Module):
-    """cos and sin of each position, (B, 1, Q, head_dim); frequencies in fp32."""
+    """cos and sin of each position, (B, 1, Q, head_dim); frequencies in fp32.
+
+    The first half of sin has the sign of the quarter turn, see ``_turned``.
+    """
 
     def __init__(self, config: LlamaConfig):
         super().__init__()
@@ -160,8 +164,8 @@ class Rotary(nn.Module):
 
     def forward(self, positions: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
         angles = positions[:, None, :, None].float() * self.inv_freq
-        angles = torch.cat([angles, angles], dim=-1)
-        return angles.cos().to(dtype), angles.sin().to(dtype)
+        cos, sin = angles.cos().to(dtype), angles.sin().to(dtype)
+        return torch.cat([cos, cos], dim=-1), torch.cat([-sin, sin], dim=-1)
 
 
 def _frequencies(config: LlamaConfig) -> Tensor:
@@ -225,7 +229,7 @@ class _Attention(nn.Module):
 
 def _turned(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
     first, second = x.chunk(2, dim=-1)
-    return x * cos + torch.cat([-second, first], dim=-1) * sin
+    return x * cos + torch.cat([second, first], dim=-1) * sin
 
 
 def _eager(q: Tensor, k: Tensor, v: Tensor, mask: Tensor) -> Tensor:

@@ -108,6 +108,22 @@ def test_lora_starts_as_nothing_and_merges_exactly(tiny_lm, tokens):
     assert not any("lora_" in name for name, _ in lm.named_parameters())
 
 
+@pytest.mark.parametrize("mixed", [False, True])
+def test_an_update_takes_bf16_under_autocast_and_fp32_without(tiny_lm, tokens, mixed):
+    lm = Backbone.from_pretrained(tiny_lm, "causal", dtype=torch.bfloat16).train()
+    add_lora(lm.body, LoraOptions(r=4))
+    seen = []
+    for name, module in lm.named_modules():
+        if name.endswith("lora_dropout.default"):
+            module.register_forward_pre_hook(lambda _, x: seen.append(x[0].dtype))
+    valid = torch.ones_like(tokens, dtype=torch.bool)
+    with torch.autocast("cpu", torch.bfloat16, mixed):
+        hidden = lm(lm.embed(tokens), valid)
+    assert set(seen) == {torch.bfloat16 if mixed else torch.float32}
+    hidden.sum().backward()
+    assert run(lm.eval(), tokens).isfinite().all()  # without autocast again
+
+
 def test_the_first_layers_alone(tiny_lm, tokens):
     lm = Backbone.from_pretrained(tiny_lm, "causal", num_layers=1)
     reference = LlamaForCausalLM.from_pretrained(tiny_lm, num_hidden_layers=1).eval()
