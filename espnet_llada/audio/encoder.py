@@ -6,6 +6,7 @@ are kept.
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import torch
@@ -19,6 +20,8 @@ from espnet_llada.frozen import Pretrained
 from espnet_llada.types import SAMPLE_RATE, UserError
 
 SAMPLES_PER_FRAME = 2 * HOP_LENGTH  # the second convolution has stride 2
+AT_ONCE = 16 * SAMPLE_RATE
+"""Samples that a CPU encodes together: more of them leave its caches."""
 
 
 class WhisperEncoder(Pretrained):
@@ -155,8 +158,7 @@ class WhisperEncoder(Pretrained):
             dtype=self.dtype,
             device=speech.device,
         )
-        for size in sorted(set(padded)):
-            rows = [row for row, n in enumerate(padded) if n == size]
+        for size, rows in _groups(padded, speech.device):
             group = speech.new_zeros((len(rows), size), dtype=torch.float32)
             for i, row in enumerate(rows):
                 group[i, : samples[row]] = speech[row, : samples[row]]
@@ -200,3 +202,14 @@ class WhisperEncoder(Pretrained):
                 f"{at_least / SAMPLE_RATE:g} to {self._longest / SAMPLE_RATE:g}"
             )
         return samples
+
+
+def _groups(
+    padded: Sequence[int], device: torch.device
+) -> Iterator[tuple[int, list[int]]]:
+    """A length and rows that have it, to be encoded together."""
+    for size in sorted(set(padded)):
+        rows = [row for row, n in enumerate(padded) if n == size]
+        step = max(1, AT_ONCE // size) if device.type == "cpu" else len(rows)
+        for start in range(0, len(rows), step):
+            yield size, rows[start : start + step]

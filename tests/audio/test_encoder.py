@@ -67,6 +67,20 @@ def test_row_does_not_depend_on_its_batch(directory, pad_seconds, keep_padding):
         torch.testing.assert_close(frames[row, :count], alone[0], rtol=0, atol=1e-6)
 
 
+def test_a_cpu_encodes_what_fits_its_caches_at_once(directory, monkeypatch):
+    model = WhisperEncoder.from_pretrained(directory, pad_seconds=0.0)
+    speech, lengths = batch([15_000, 16_000, 32_000, 14_000, 40_000])
+    whole, _ = model(speech, lengths)
+    together, encode = [], model._encode
+    monkeypatch.setattr(
+        model, "_encode", lambda mel: together.append(len(mel)) or encode(mel)
+    )
+    monkeypatch.setattr("espnet_llada.audio.encoder.AT_ONCE", 32_000)
+    frames, _ = model(speech, lengths)
+    assert together == [2, 1, 1, 1]  # 1, 1 | 1 s, 2 s, 3 s
+    torch.testing.assert_close(frames, whole, rtol=0, atol=1e-6)
+
+
 @pytest.mark.parametrize(
     ("multiple", "computed"), [(1.0, [50, 50, 50, 150]), (0.5, [50, 50, 25, 150])]
 )
