@@ -115,7 +115,8 @@ def activation_bytes(
     Args:
         network: see ``build``.
         load: of one GPU.
-        mask_bytes: of a dropout mask; 1 on a GPU, 4 on a CPU.
+        mask_bytes: of a dropout mask; 1 on a GPU, 4 on a CPU (2 in a LoRA under AMP,
+            since it is as wide there as what it is multiplied with).
     """
     lm, config = network.lm, network.lm.body.config
     size = lm.head.element_size()
@@ -126,7 +127,8 @@ def activation_bytes(
     if network.lora is not None:
         targets, dropout = len(network.lora.target_modules), network.lora.dropout > 0
         kept = 2 if network.amp else FP32
-        layer += targets * (kept * (d + network.lora.r) + mask_bytes * d * dropout)
+        mask = min(mask_bytes, kept) * dropout
+        layer += targets * (kept * (d + network.lora.r) + mask * d)
     norm = FP32 * d
     trained = sum(part["trained"] for part in parameters(network).values())
     body = load.rows * network.positions(load) * (len(lm.body.layers) * layer + norm)

@@ -119,7 +119,6 @@ def test_the_formulas_give_what_torch_counts(config, dtype, amp):
     planned = plan.flops(network, load)
     planned["head"] *= scored(config) / (ROWS * network.scored(load))
     assert sum(planned.values()) == pytest.approx(flops, rel=1e-3)
-    # On a CPU the mask of a dropout is as wide as what it is multiplied with.
     kept = plan.activation_bytes(network, load, mask_bytes=4)
     assert sum(kept.values()) == pytest.approx(size, rel=0.02)
 
