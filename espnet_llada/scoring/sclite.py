@@ -8,7 +8,6 @@ ignores the case of ASCII letters and aligns by costs of its own (``scoring.alig
 from __future__ import annotations
 
 import logging
-import os
 import re
 import shutil
 import string
@@ -124,10 +123,9 @@ def _by_sclite(out: Path, refs: dict[str, str], hyps: dict[str, str]) -> str | N
                     utt,
                 )
                 return None
-    command = [os.path.abspath(program), "-r", "ref.trn", "trn", "-h", "hyp.trn", "trn"]
-    command += ["-i", "rm", "-o", "all", "stdout"]
-    # Run there, since the table is as wide as the path of hyp.trn.
-    done = subprocess.run(command, cwd=out, capture_output=True, check=False)
+    command = [program, "-r", str(out / "ref.trn"), "trn"]
+    command += ["-h", str(out / "hyp.trn"), "trn", "-i", "rm", "-o", "all", "stdout"]
+    done = subprocess.run(command, capture_output=True, check=False)
     # It works on bytes: its report need not be valid UTF-8.
     report = done.stdout.decode("utf-8", errors="replace")
     if done.returncode != 0 or "Sum/Avg" not in report:

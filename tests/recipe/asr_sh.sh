@@ -190,6 +190,7 @@ done
 say "the tests that touch ESPnet, with ESPnet ${version}"
 cd "${repo}"
 PYTHONPATH=${sources}${PYTHONPATH:+:${PYTHONPATH}} \
-    python3 -m pytest tests/espnet tests/test_conf.py tests/test_packed.py
+    OMP_NUM_THREADS=1 python3 -m pytest -n 2 --dist loadfile \
+    tests/espnet tests/test_conf.py tests/test_packed.py
 
 say "OK"

@@ -43,9 +43,12 @@ ROWS = {  # Snt, Wrd, Corr, Sub, Del, Ins, Err, S.Err
 
 
 def _rows(result: Path) -> dict[str, str]:
-    """The table of percentages, by its first column."""
+    """The table of percentages, by its first column.
+
+    sclite widens each column where the path of hyp.trn, its title, is a long one.
+    """
     table = result.read_text(encoding="utf-8").partition("`---")[0]
-    rows = re.findall(r"\| (\S+) *\|([\d ]+)\|([\d. ]+)\|", table)
+    rows = re.findall(r"\| *(\S+) *\|([\d ]+)\|([\d. ]+)\|", table)
     return {name: " ".join((sizes + rates).split()) for name, sizes, rates in rows}
 
 
