@@ -4,9 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import numpy as np
 import pytest
-import soundfile
 import torch
 import yaml
 
@@ -15,40 +13,21 @@ from espnet_llada.types import UserError
 
 pytest.importorskip("espnet2")
 
-TEXTS = {"utt0": "THE DOG", "utt1": "A LOVELY VOICE", "utt2": "IT WAS A DARK NIGHT"}
+from train_helpers import SETTINGS, three_utterances
 
 
 @pytest.fixture(scope="module")
 def data(tmp_path_factory) -> Path:
-    path = tmp_path_factory.mktemp("data")
-    rng = np.random.default_rng(0)
-    lengths = {u: 9_000 + 5_000 * i for i, u in enumerate(TEXTS)}
-    for utt_id, n in lengths.items():
-        soundfile.write(path / f"{utt_id}.flac", rng.normal(0, 0.1, n), 16_000)
-    write = {
-        "wav.scp": {u: f"{path}/{u}.flac" for u in TEXTS},
-        "text": TEXTS,
-        "shape": lengths,
-    }
-    for name, table in write.items():
-        (path / name).write_text("".join(f"{k} {v}\n" for k, v in table.items()))
-    return path
+    return three_utterances(tmp_path_factory.mktemp("data"))
 
 
 @pytest.fixture(scope="module")
 def config(tiny_config, tmp_path_factory) -> Path:
     settings = {
+        **SETTINGS,
         **tiny_config,
-        "optim": "adamw",
-        "optim_conf": {"lr": 1e-3},
-        "batch_type": "sorted",
         "batch_size": 1,
-        "max_epoch": 1,
         "best_model_criterion": [["valid", "acc", "max"]],
-        "num_workers": 0,
-        "num_att_plot": 0,
-        "use_tensorboard": False,
-        "use_matplotlib": False,
         "seed": 1,
     }
     path = tmp_path_factory.mktemp("config") / "train.yaml"

@@ -19,7 +19,7 @@ from espnet_llada.types import Hypothesis
 
 pytest.importorskip("espnet2")
 
-TEXTS = {"utt0": "THE DOG", "utt1": "A LOVELY VOICE", "utt2": "IT WAS A DARK NIGHT"}
+from train_helpers import TEXTS, three_utterances, train_command
 
 
 def python(repo: Path, *args: object) -> subprocess.CompletedProcess:
@@ -33,52 +33,14 @@ def python(repo: Path, *args: object) -> subprocess.CompletedProcess:
 
 @pytest.fixture(scope="module")
 def data(tmp_path_factory) -> Path:
-    import soundfile
-
-    path = tmp_path_factory.mktemp("data")
-    rng = np.random.default_rng(0)
-    for name in ("wav.scp", "text", "shape"):
-        (path / name).write_text("")
-    for i, (utt_id, text) in enumerate(TEXTS.items()):
-        samples = rng.normal(0, 0.1, 9_000 + 5_000 * i).astype(np.float32)
-        soundfile.write(path / f"{utt_id}.flac", samples, 16_000)
-        for name, value in (
-            ("wav.scp", path / f"{utt_id}.flac"),
-            ("text", text),
-            ("shape", len(samples)),
-        ):
-            with open(path / name, "a") as f:
-                f.write(f"{utt_id} {value}\n")
-    return path
+    return three_utterances(tmp_path_factory.mktemp("data"))
 
 
 def train(repo: Path, data: Path, config: dict, exp: Path):
-    settings = {
-        **config,
-        "optim": "adamw",
-        "optim_conf": {"lr": 1e-3},
-        "batch_type": "sorted",
-        "batch_size": 2,
-        "max_epoch": 1,
-        "best_model_criterion": [["valid", "acc", "max"]],
-        "num_workers": 0,
-        "num_att_plot": 0,
-        "use_tensorboard": False,
-        "use_matplotlib": False,
-    }
-    exp.mkdir(parents=True, exist_ok=True)
-    (exp / "train.yaml").write_text(yaml.safe_dump(settings))
-    (exp / "tokens.txt").write_text("<blank>\n<unk>\n<sos/eos>\n")
-    args: list[object] = ["--config", exp / "train.yaml", "--output_dir", exp / "out"]
-    args += ["--token_list", exp / "tokens.txt", "--token_type", "hugging_face"]
-    args += ["--bpemodel", "unused", "--ngpu", 0]
-    for split in ("train", "valid"):
-        args += [f"--{split}_data_path_and_name_and_type"]
-        args += [f"{data}/wav.scp,speech,sound"]
-        args += [f"--{split}_data_path_and_name_and_type", f"{data}/text,text,text"]
-        args += [f"--{split}_shape_file", f"{data}/shape"]
+    best = [["valid", "acc", "max"]]
+    config = {**config, "batch_size": 2, "best_model_criterion": best}
     launcher = ("espnet_llada.run", "-m", "espnet2.bin.asr_train")
-    return python(repo, *launcher, *args)
+    return python(repo, *launcher, *train_command(exp, data, config))
 
 
 @pytest.fixture(scope="module")

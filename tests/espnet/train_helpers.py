@@ -21,6 +21,18 @@ import torch
 import yaml
 
 WORDS = "the quick brown fox jumps over a lazy dog in a dark stormy night".split()
+TEXTS = {"utt0": "THE DOG", "utt1": "A LOVELY VOICE", "utt2": "IT WAS A DARK NIGHT"}
+SETTINGS = {
+    "optim": "adamw",
+    "optim_conf": {"lr": 1e-3},
+    "batch_type": "sorted",
+    "max_epoch": 1,
+    "num_workers": 0,
+    "num_att_plot": 0,
+    "use_tensorboard": False,
+    "use_matplotlib": False,
+}
+"""Of a train YAML, beside what builds the model."""
 
 SERVER = """
 import json, os, signal, sys
@@ -173,23 +185,25 @@ def make_data(path: Path, count: int, seconds: float = 0.5) -> Path:
     return path
 
 
+def three_utterances(path: Path) -> Path:
+    """``TEXTS``, each longer than the one before."""
+    rng = np.random.default_rng(0)
+    lengths = {u: 9_000 + 5_000 * i for i, u in enumerate(TEXTS)}
+    for utt_id, n in lengths.items():
+        soundfile.write(path / f"{utt_id}.flac", rng.normal(0, 0.1, n), 16_000)
+    tables = {"wav.scp": {u: path / f"{u}.flac" for u in TEXTS}}
+    tables |= {"text": TEXTS, "shape": lengths}
+    for name, table in tables.items():
+        (path / name).write_text("".join(f"{k} {v}\n" for k, v in table.items()))
+    return path
+
+
 def train_command(
     exp: Path, data: Path, config: Mapping, valid: Path | None = None, **options: object
 ) -> list[str]:
     """Arguments of ``asr_train`` whose YAML lies in ``exp``."""
-    settings = {
-        "optim": "adamw",
-        "optim_conf": {"lr": 1e-3},
-        "batch_type": "sorted",
-        "max_epoch": 1,
-        "num_workers": 0,
-        "num_att_plot": 0,
-        "use_tensorboard": False,
-        "use_matplotlib": False,
-        **config,
-    }
     exp.mkdir(parents=True, exist_ok=True)
-    (exp / "train.yaml").write_text(yaml.safe_dump(settings))
+    (exp / "train.yaml").write_text(yaml.safe_dump({**SETTINGS, **config}))
     (exp / "tokens.txt").write_text("<blank>\n<unk>\n<sos/eos>\n")
     cmd: list[object] = ["--config", exp / "train.yaml", "--output_dir", exp / "out"]
     cmd += ["--token_list", exp / "tokens.txt", "--token_type", "hugging_face"]
