@@ -67,7 +67,8 @@ class InferenceAPI:
         Options that are not given are those of the model's decode.yaml, if any.
         """
         config, file = find_model(model_tag, system)
-        return cls(config, file, **{**model_options(config, cls.task), **options})
+        defaults = model_options(config, cls.task, options)
+        return cls(config, file, **{**defaults, **options})
 
     def _run(self, speech: Speech, utt_id: str, transcript: str | None) -> Result:
         given = None if transcript is None else [transcript]

@@ -1,10 +1,12 @@
 """How a model is best decoded: ``decode.yaml`` beside its ``config.yaml``.
 
-    decode: {strategy: diffusion, steps: 12}
+    decode: {strategy: mask_ctc, steps: 12}
     deliberate: {mask_ratio: 0.3, steps: 6}
+    semi_ar: {num_blocks: 4, steps: 16}
 
 Each section holds fields of ``SamplerOptions``. They are that model's defaults for
-``espnet-llada transcribe`` (``Speech2Text``) and ``deliberate`` (``Deliberator``).
+``espnet-llada transcribe`` (``Speech2Text``) and ``deliberate`` (``Deliberator``), or,
+under the name of a strategy, for whoever asks for one that is not the task's.
 """
 
 from __future__ import annotations
@@ -14,7 +16,7 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
-from espnet_llada.sampler_options import SamplerOptions
+from espnet_llada.sampler_options import STRATEGIES, SamplerOptions
 from espnet_llada.types import UserError, nearest
 from espnet_llada.yaml_file import read_yaml
 
@@ -27,7 +29,7 @@ _SWITCH = {"true": True, "false": False}
 
 
 def make_options(values: Mapping[str, Any]) -> SamplerOptions:
-    """``SamplerOptions`` from keywords.
+    """``SamplerOptions`` from keywords; the release's transcripts keep their length.
 
     Raises:
         UserError: an unknown name or a value that does not fit.
@@ -36,38 +38,61 @@ def make_options(values: Mapping[str, Any]) -> SamplerOptions:
         if name not in _FIELDS:
             hint = nearest(name, _FIELDS)
             raise UserError(f"unknown option '{name}'{hint}; known: {sorted(_FIELDS)}")
-    return SamplerOptions(**values)
+    tail = {"tail": 0} if values.get("profile") == "release" else {}
+    return SamplerOptions(**{**tail, **values})
 
 
-def model_options(config: str | Path, task: str) -> dict[str, Any]:
+def model_options(
+    config: str | Path, task: str, given: Mapping[str, Any] | None = None
+) -> dict[str, Any]:
     """The decode options that are a model's defaults.
 
     Args:
         config: its config.yaml; the model need not have a decode.yaml.
         task: ``decode`` or ``deliberate``.
+        given: what the user has said. Another strategy than the task's has defaults
+            of its own, and the release's profile none of the model's.
 
     Raises:
         UserError: decode.yaml has an unknown key, or a value that does not fit.
     """
-    path = Path(config).parent / DECODE_FILE
+    path, given = Path(config).parent / DECODE_FILE, given or {}
     content = read_yaml(path) if path.exists() else {}
+    known = *STRATEGY, *STRATEGIES
     for key in content:
-        if key not in STRATEGY:
-            known = " and ".join(STRATEGY)
+        if key not in known:
             raise UserError(
-                f"{path}: unknown key '{key}'{nearest(str(key), STRATEGY)}; the "
-                f"sections are {known}"
+                f"{path}: unknown key '{key}'{nearest(str(key), known)}; the "
+                f"sections are {', '.join(known)}"
             )
-    section = content.get(task) or {}
+    first = task if task in content else STRATEGY[task]
+    values = _section(path, content, first, STRATEGY[task])
+    if make_options(values).deliberates != (task == "deliberate"):
+        raise UserError(
+            f"{path}: {task}: strategy {values['strategy']} is not for this"
+        )
+    if given.get("profile") == "release":
+        return {"strategy": STRATEGY[task]}
+    named = given.get("strategy", values["strategy"])
+    if named in STRATEGIES and named != values["strategy"]:
+        return _section(path, content, named, named)
+    return values
+
+
+def _section(
+    path: Path, content: Mapping[str, Any], name: str, strategy: str
+) -> dict[str, Any]:
+    """What a file says below a name; ``strategy`` is the one where it names none."""
+    section = content.get(name) or {}
     if not isinstance(section, dict):
-        raise UserError(f"{path}: {task}: expected 'option: value' lines below it")
+        raise UserError(f"{path}: {name}: expected 'option: value' lines below it")
+    if name in STRATEGIES and "strategy" in section:
+        raise UserError(f"{path}: {name}: is a strategy; take its 'strategy' out")
     try:
-        values = {"strategy": STRATEGY[task], **_typed(section)}
-        options = make_options(values)
+        values = {"strategy": strategy, **_typed(section)}
+        make_options(values)
     except UserError as e:
-        raise UserError(f"{path}: {task}: {e}") from e
-    if options.deliberates != (task == "deliberate"):
-        raise UserError(f"{path}: {task}: strategy {options.strategy} is not for this")
+        raise UserError(f"{path}: {name}: {e}") from e
     return values
 
 

@@ -14,6 +14,7 @@ from espnet_llada.loading import find_model, publish
 DECODE = """\
 decode: {strategy: semi_ar, num_blocks: 2, steps: 2, canvas_length: 6}
 deliberate: {mask_ratio: 1, steps: 3}
+diffusion: {threshold: 0.5, steps: 5}
 """
 
 
@@ -70,6 +71,28 @@ def test_they_are_the_defaults_of_a_loaded_model(model, speech):
     assert deliberator.recognizer.options.steps == 3
 
 
+def test_another_strategy_has_its_own_defaults(model):
+    config = model / "llada/config.yaml"
+    diffusion = Speech2Text.from_pretrained(model, strategy="diffusion", steps=7)
+    options = diffusion.recognizer.options
+    assert (options.threshold, options.steps) == (0.5, 7)
+    assert (options.num_blocks, options.canvas_length) == (1, 64)
+    named = model_options(config, "deliberate", {"strategy": "deliberation_random"})
+    assert named == {"strategy": "deliberation_random"}
+    named = model_options(config, "decode", {"strategy": "semi_ar", "steps": 9})
+    assert named == model_options(config, "decode")
+
+
+def test_the_release_has_none_of_the_models_defaults(model):
+    for kind, strategy in (
+        (Speech2Text, "diffusion"),
+        (Deliberator, "deliberation_low_confidence"),
+    ):
+        options = kind.from_pretrained(model, profile="release").recognizer.options
+        assert options == make_options({"strategy": strategy, "profile": "release"})
+        assert options.tail == 0
+
+
 @pytest.mark.parametrize(
     ("content", "message"),
     [
@@ -83,6 +106,8 @@ def test_they_are_the_defaults_of_a_loaded_model(model, speech):
         ("decode: {verify: 2}", "'verify: 2' is not a valid value"),
         ("decode: {strategy: deliberation_random}", "is not for this"),
         ("decode: 5", "option: value"),
+        ("diffusion: {stepz: 2}", "diffusion: unknown option 'stepz'"),
+        ("diffusion: {strategy: semi_ar}", "take its 'strategy' out"),
         ("decode: {", "not valid YAML"),
         ("- decode", "at the top level"),
     ],
@@ -92,6 +117,7 @@ def test_a_file_that_does_not_fit_is_named(model, content, message):
     file.write_text(content)
     with pytest.raises(UserError, match=message) as e:
         model_options(model / "llada/config.yaml", "decode")
+        model_options(model / "llada/config.yaml", "decode", {"strategy": "diffusion"})
     assert str(e.value).startswith(f"{file}: ") and "\n" not in str(e.value)
 
 

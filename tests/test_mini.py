@@ -8,6 +8,10 @@ import jiwer
 import pytest
 
 from espnet_llada import Speech2Text
+from espnet_llada.decode_file import make_options, model_options
+from espnet_llada.loading import find_model, load_model
+from espnet_llada.recognizer import Recognizer
+from espnet_llada.sampler_options import PROFILES, STRATEGIES
 from espnet_llada.weights import MARKER, cache_dir
 from espnet_llada.weights.assets import MINI
 
@@ -52,3 +56,15 @@ def test_mini_transcribes_what_it_hears():
     assert jiwer.wer(texts, heard) < 0.3, heard
     # With the audio of another utterance there is nothing to know a text by.
     assert jiwer.wer(texts, [*heard[1:], heard[0]]) > 0.8
+
+
+def test_mini_takes_every_strategy_by_its_name_alone():
+    config, file = find_model("mini")
+    model = load_model(config, file)
+    for strategy in STRATEGIES:
+        task = "deliberate" if strategy.startswith("deliberation") else "decode"
+        for profile in PROFILES:
+            if (strategy, profile) != ("mask_ctc", "release"):
+                given = {"strategy": strategy, "profile": profile}
+                options = make_options({**model_options(config, task, given), **given})
+                assert Recognizer(model, options).options.strategy == strategy
