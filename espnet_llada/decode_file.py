@@ -51,7 +51,8 @@ def model_options(
         config: its config.yaml; the model need not have a decode.yaml.
         task: ``decode`` or ``deliberate``.
         given: what the user has said. Another strategy than the task's has defaults
-            of its own, and the release's profile none of the model's.
+            of its own; the release's profile, and whoever does without the audio, has
+            none of the model's; a share to be masked takes the place of a probability.
 
     Raises:
         UserError: decode.yaml has an unknown key, or a value that does not fit.
@@ -71,11 +72,13 @@ def model_options(
         raise UserError(
             f"{path}: {task}: strategy {values['strategy']} is not for this"
         )
-    if given.get("profile") == "release":
+    if given.get("profile") == "release" or not given.get("use_audio", True):
         return {"strategy": STRATEGY[task]}
     named = given.get("strategy", values["strategy"])
     if named in STRATEGIES and named != values["strategy"]:
-        return _section(path, content, named, named)
+        values = _section(path, content, named, named)
+    if "mask_ratio" in given:
+        values.pop("mask_below", None)
     return values
 
 

@@ -67,10 +67,11 @@ class Recognizer:
         use_audio: bool = True,
         output_case: str = "upper",
     ):
-        if options.deliberates and not model.decoder.diffuses:
+        # (The default stands for no strategy.)
+        if options.strategy != SamplerOptions.strategy and not model.decoder.diffuses:
             raise UserError(
                 f"strategy {options.strategy}: this model's decoder is autoregressive; "
-                "deliberate with a model trained with 'decoder: llada'"
+                "take a model trained with 'decoder: llada'"
             )
         if options.beam_size > 1 and model.decoder.diffuses:
             raise UserError(

@@ -83,6 +83,20 @@ def test_another_strategy_has_its_own_defaults(model):
     assert named == model_options(config, "decode")
 
 
+def test_without_audio_none_of_the_models_defaults_hold(model):
+    given = {"use_audio": False}
+    options = Deliberator.from_pretrained(model, **given).recognizer.options
+    assert options == make_options({"strategy": "deliberation_low_confidence"})
+
+
+def test_a_share_to_be_masked_takes_the_place_of_a_probability(model):
+    config = model / "llada/config.yaml"
+    (model / "llada/decode.yaml").write_text("deliberate: {mask_below: 0.7, steps: 3}")
+    named = model_options(config, "deliberate", {"mask_ratio": 0.1})
+    assert named == {"strategy": "deliberation_low_confidence", "steps": 3}
+    assert model_options(config, "deliberate", {"steps": 2})["mask_below"] == 0.7
+
+
 def test_the_release_has_none_of_the_models_defaults(model):
     for kind, strategy in (
         (Speech2Text, "diffusion"),

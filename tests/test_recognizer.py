@@ -131,8 +131,9 @@ def test_a_transcript_can_grow_into_its_tail(llada):
 
 def test_impossible_requests_are_refused(llada, llama):
     deliberation = SamplerOptions(strategy="deliberation_random")
-    with pytest.raises(UserError, match="autoregressive"):
-        Recognizer(llama, deliberation)
+    for options in (deliberation, SamplerOptions(strategy="semi_ar")):
+        with pytest.raises(UserError, match="autoregressive"):
+            Recognizer(llama, options)
     with pytest.raises(UserError, match="without audio"):
         Recognizer(llada, SamplerOptions(), use_audio=False)
     with pytest.raises(UserError, match="needs first-pass"):

@@ -177,7 +177,8 @@ def _run(
 
     config, file = find_model(args.model, args.system)
     given = given_options(args)
-    options = make_options({**model_options(config, task, given), **given})
+    defaults = model_options(config, task, {**given, "use_audio": use_audio})
+    options = make_options({**defaults, **given})
     loading = load_options(args, args.device)
     model = load_model(config, file, loading, build_with_espnet)
     recognizer = Recognizer(model, options, use_audio, args.output_case)
