@@ -78,8 +78,7 @@ class Recognizer:
                 f"beam_size {options.beam_size}: this model's decoder is masked "
                 "diffusion, which searches no beam; set beam_size to 1"
             )
-        draws_on_ctc = options.strategy == "mask_ctc" and model.decoder.diffuses
-        if draws_on_ctc and model.decoder.ctc is None:
+        if options.strategy == "mask_ctc" and model.decoder.ctc is None:
             raise UserError(
                 "strategy mask_ctc: this model has no CTC to make a draft; train with "
                 "'ctc' in decoder_conf, or choose diffusion"
@@ -162,7 +161,7 @@ class Recognizer:
         decoder, options = self.model.decoder, self.options
         audio = self._audio([[w] for w in waveforms])
         rereader = Rereader(decoder, options, audio, self._sampler(utt_ids))
-        drafts = decoder.diffuses and options.strategy == "mask_ctc"
+        drafts = options.strategy == "mask_ctc"
         below = options.slots_below if drafts else 0.0
         heard = rereader.listen(draft=drafts, slots_below=below, refine=options.refine)
         if not decoder.diffuses:
