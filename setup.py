@@ -22,6 +22,7 @@ INSTALL_REQUIRES = [
     "torch>=2.4",  # every model; 2.4 is what transformers 5 asks for
     "numpy>=1.24",  # waveforms, significance tests
     "transformers>=4.48",  # LLaMA-style and Whisper networks, tokenizers
+    "tokenizers",  # its own; plain ones are read without importing it
     "peft>=0.13",  # LoRA
     "safetensors>=0.4",  # checkpoints of trainable tensors
     "huggingface_hub>=0.24",  # weights named owner/model

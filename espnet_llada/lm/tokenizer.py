@@ -2,12 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import json
+from collections.abc import Mapping, Sequence
+from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 from espnet_llada.types import UserError
 
 CASES = ("lower", "upper", "keep")
+_SPECIAL = ("unk_token", "bos_token", "eos_token", "pad_token", "mask_token")
+_CHANGES_NOTHING = {
+    *("tokenizer_class", "model_max_length", "chat_template"),
+    "clean_up_tokenization_spaces",  # where it is false
+}
 
 
 def to_case(text: str, case: str) -> str:
@@ -31,42 +39,47 @@ class LMTokenizer:
     """
 
     def __init__(self, path: Path, text_case: str = "lower"):
+        to_case("", text_case)
+        if not (path / "tokenizer.json").is_file():
+            raise UserError(f"{path}: no tokenizer.json in it; name a complete LM")
+        self.path, self.text_case = path, text_case
+        self._used = _Plain.read(path) or self._hf
+        if self._used.eos_token_id is None:
+            raise UserError(
+                f"{path}: its tokenizer names no eos_token; name another LM"
+            )
+
+    @cached_property
+    def _hf(self) -> Any:
         from espnet_llada.torchaudio_guard import import_torchaudio
 
         import_torchaudio()  # transformers imports it
         from transformers import PreTrainedTokenizerFast
 
-        to_case("", text_case)
-        if not (path / "tokenizer.json").is_file():
-            raise UserError(f"{path}: no tokenizer.json in it; name a complete LM")
-        self._hf = PreTrainedTokenizerFast.from_pretrained(path, local_files_only=True)
-        self.text_case = text_case
-        if self._hf.eos_token_id is None:
-            raise UserError(
-                f"{path}: its tokenizer names no eos_token; name another LM"
-            )
+        return PreTrainedTokenizerFast.from_pretrained(self.path, local_files_only=True)
 
     @property
     def eos_id(self) -> int:
-        return self._hf.eos_token_id
+        return self._used.eos_token_id
 
     @property
     def mask_id(self) -> int | None:
         """Id of the tokenizer's own mask token; None where it has none."""
-        return self._hf.mask_token_id
+        return self._used.mask_token_id
 
     def encode(self, text: str) -> list[int]:
         """Ids of a transcript, without any special token."""
         cased = to_case(" ".join(text.split()), self.text_case)
-        return self._hf.encode(cased, add_special_tokens=False)
+        return self._used.encode(cased, add_special_tokens=False)
 
     def decode(self, ids: Sequence[int]) -> str:
         """Text of a response: special tokens dropped, white space single."""
-        return " ".join(self._hf.decode(list(ids), skip_special_tokens=True).split())
+        text = self._used.decode(list(ids), skip_special_tokens=True)
+        return " ".join(text.split())
 
     def tokens(self, ids: Sequence[int]) -> list[str]:
         """The token strings of ids, without white space inside."""
-        return [t or "<unk>" for t in self._hf.convert_ids_to_tokens(list(ids))]
+        return [t or "<unk>" for t in self._used.convert_ids_to_tokens(list(ids))]
 
     def prompt(self, text: str, chat_template: bool) -> list[int]:
         """Ids that stand before the audio.
@@ -77,7 +90,7 @@ class LMTokenizer:
                 paper does for LLaDA-8B-Instruct; plain otherwise.
         """
         if not chat_template:
-            return self._hf.encode(text, add_special_tokens=True)
+            return self._used.encode(text, add_special_tokens=True)
         if not self._hf.chat_template:
             raise UserError(
                 "chat_template: true, but this LM's tokenizer has no chat template; "
@@ -88,3 +101,54 @@ class LMTokenizer:
             turn, add_generation_prompt=True, tokenize=False
         )
         return self._hf.encode(wrapped, add_special_tokens=False)
+
+
+class _Plain:
+    """A tokenizer.json to which its other files add nothing, read without transformers.
+
+    That takes a second to import; the rest of a short utterance takes no longer.
+    Attributes and methods are ``PreTrainedTokenizerFast``'s.
+    """
+
+    def __init__(self, tokenizer: Any, ids: Mapping[str, int]):
+        self._tokenizer = tokenizer
+        self.eos_token_id, self.mask_token_id = map(
+            ids.get, ("eos_token", "mask_token")
+        )
+
+    @classmethod
+    def read(cls, path: Path) -> _Plain | None:
+        """None where transformers has to decide what its files mean together."""
+        from tokenizers import Tokenizer
+
+        try:
+            text = (path / "tokenizer_config.json").read_text(encoding="utf-8")
+            settings = json.loads(text)
+            tokenizer = Tokenizer.from_file(str(path / "tokenizer.json"))
+        except (
+            Exception
+        ):  # tokenizers raises nothing narrower; transformers will say it
+            return None
+        others = ("special_tokens_map.json", "added_tokens.json")
+        strange = set(settings) - {*_SPECIAL, *_CHANGES_NOTHING}
+        strange |= {name for name in others if (path / name).exists()}
+        if strange or settings.get("clean_up_tokenization_spaces") is not False:
+            return None
+        added = tokenizer.get_added_tokens_decoder()
+        special = {token.content: i for i, token in added.items() if token.special}
+        named = {name: settings[name] for name in _SPECIAL if settings.get(name)}
+        if any(token not in special for token in map(str, named.values())):
+            return None
+        tokenizer.no_truncation()
+        tokenizer.no_padding()
+        return cls(tokenizer, {name: special[token] for name, token in named.items()})
+
+    def encode(self, text: str, add_special_tokens: bool) -> list[int]:
+        encoded = self._tokenizer.encode(text, add_special_tokens=add_special_tokens)
+        return encoded.ids
+
+    def decode(self, ids: list[int], skip_special_tokens: bool) -> str:
+        return self._tokenizer.decode(ids, skip_special_tokens=skip_special_tokens)
+
+    def convert_ids_to_tokens(self, ids: list[int]) -> list[str | None]:
+        return [*map(self._tokenizer.id_to_token, ids)]
