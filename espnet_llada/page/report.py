@@ -74,12 +74,16 @@ def write_report(report: Report, page: Path) -> None:
         (figure.title, draw(figure, page.parent / "figures"))
         for figure in figures_of(main, report.entries, report.lines)
     ]
-    parts = [
-        _head(report, main),
-        f"<h2 id=figures>Curves</h2>{_figures(figures)}" if figures else "",
-        f"<h2 id=table>All rows</h2>{_tables(report, main, sets)}",
-        _examples(report.examples, report.entries),
-    ]
+    sections = {
+        "Curves": _figures(figures) if figures else "",
+        "All rows": _tables(report, main, sets),
+        "Pass by pass": _examples(report.examples, report.entries),
+    }
+    there = {title: html for title, html in sections.items() if html}
+    links = (f'<a href="#{_anchor(title)}">{title}</a>' for title in there)
+    parts = [_head(report, main, "".join(links))]
+    for title, section in there.items():
+        parts.append(f'<h2 id="{_anchor(title)}">{title}</h2>{section}')
     html = (
         '<!doctype html><html lang="en"><head><meta charset="utf-8">'
         '<meta name="viewport" content="width=device-width, initial-scale=1">'
@@ -90,16 +94,18 @@ def write_report(report: Report, page: Path) -> None:
         temporary.write_text(html, encoding="utf-8")
 
 
-def _head(report: Report, main: Sequence[Row]) -> str:
+def _anchor(title: str) -> str:
+    return title.lower().replace(" ", "-")
+
+
+def _head(report: Report, main: Sequence[Row], links: str) -> str:
     by_label = {row.system: row for row in main}
     groups = {entry.label: entry.group for entry in report.entries}
     found = [(by_label[label], groups[label]) for label in report.headline]
     cards = "".join(_card(row, group) for row, group in found)
     return (
         f"<h1>{escape(report.title)}</h1><p class=quiet>{escape(report.subtitle)}</p>"
-        "<nav><a href=#figures>Curves</a><a href=#table>All rows</a>"
-        "<a href=#examples>Pass by pass</a></nav>"
-        f"<div class=cards>{cards}</div>"
+        f"<nav>{links}</nav><div class=cards>{cards}</div>"
     )
 
 
@@ -198,10 +204,9 @@ def _examples(examples: Sequence[Example], entries: Sequence[Entry]) -> str:
     if not examples:
         return ""
     html = (
-        "<h2 id=examples>Pass by pass</h2><p class=note>Chosen by rule in each set: "
-        "the two that deliberation improved most and the one it spoilt most; of a "
-        "decoding the longest one without an error, and the one with the highest "
-        f"error rate.</p>{_KEY}"
+        "<p class=note>Chosen by rule in each set: the two that deliberation improved "
+        "most and the one it spoilt most; of a decoding the longest one without an "
+        f"error, and the one with the highest error rate.</p>{_KEY}"
     )
     label = None
     groups = {entry.label: entry.group for entry in entries}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -83,13 +84,19 @@ class _Page(HTMLParser):
     def __init__(self):
         super().__init__()
         self.open, self.fetched = [], []
+        self.links, self.places = set(), set()
 
     def handle_starttag(self, tag, attrs):
         if tag not in ("meta", "input", "br"):
             self.open.append(tag)
         for name, value in attrs:
-            if name in ("src", "href", "xlink:href") and not value.startswith("#"):
-                self.fetched.append(value)
+            if name == "id":
+                self.places.add(value)
+            if name in ("src", "href", "xlink:href"):
+                if value.startswith("#"):
+                    self.links.add(value[1:])
+                else:
+                    self.fetched.append(value)
 
     def handle_startendtag(self, tag, attrs):
         pass
@@ -99,8 +106,8 @@ class _Page(HTMLParser):
 
 
 @pytest.fixture(scope="module")
-def page(tmp_path_factory) -> Path:
-    top = tmp_path_factory.mktemp("page")
+def report(tmp_path_factory) -> Report:
+    top = tmp_path_factory.mktemp("sweep")
     ref = "".join(f"u{i} A B C D\n" for i in range(9))
     for name in ("raw", "base", "steps1", "steps4"):
         for data in ("x", "y"):
@@ -122,14 +129,19 @@ def page(tmp_path_factory) -> Path:
     ]
     chosen = Chosen("u1", "better", 1, 0)
     example = Example("steps4", "x", chosen, "A B", "A B", "A C", FRAMES)
-    report = Report("T < 1", "sub", rows, entries, ["base"], labels, [example])
-    write_report(report, top / "report.html")
     main = [row for row in rows if row.set == "all sets"]
     assert {f.name for f in figures_of(main, entries, ["base"])} == {
         "wer_steps",
         "wer_passes",
     }
-    return top / "report.html"
+    return Report("T < 1", "sub", rows, entries, ["base"], labels, [example])
+
+
+@pytest.fixture(scope="module")
+def page(report, tmp_path_factory) -> Path:
+    path = tmp_path_factory.mktemp("page") / "report.html"
+    write_report(report, path)
+    return path
 
 
 def test_the_page_is_whole_and_fetches_nothing(page):
@@ -140,6 +152,16 @@ def test_the_page_is_whole_and_fetches_nothing(page):
     assert "@import" not in html and "url(" not in re.sub(r"url\(#\w+\)", "", html)
     assert html.count("<svg") == 2 and "var(--c0)" in html
     assert "T &lt; 1" in html and "Curve &amp; Co" in html
+    sections = {"curves", "all-rows", "pass-by-pass"}
+    assert sections <= parser.links <= parser.places
+
+
+def test_a_section_that_is_not_there_has_no_link(report, tmp_path):
+    plain = [Entry(entry.key, entry.label) for entry in report.entries]
+    write_report(replace(report, entries=plain, examples=[]), tmp_path / "report.html")
+    parser = _Page()
+    parser.feed((tmp_path / "report.html").read_text())
+    assert parser.links == {"all-rows"}
 
 
 def test_figures_are_png_files_too(page):
