@@ -39,8 +39,8 @@ def _stages(sheet, records: Sequence[Record]) -> None:
         chosen = [r for r in records if r.cell.seconds == seconds and r.cell.batch == 1]
         for place, record in enumerate(reversed(chosen)):
             left = 0.0
-            total = 1e3 * float(np.median(record.total))
-            parts = {s: 1e3 * float(np.median(v)) for s, v in record.stages.items()}
+            total = 1e3 * float(np.mean(record.total))
+            parts = {s: 1e3 * float(np.mean(v)) for s, v in record.stages.items()}
             parts["rest"] = total - sum(parts.values())
             for stage, width in parts.items():
                 axes.barh(place, width, left=left, color=colours[stage], height=0.7)

@@ -14,12 +14,22 @@ NOISE = "noise"
 """Instead of a directory of speech, where the weights are random anyway."""
 
 
-def material_of(data: Path, seconds: float, count: int) -> list[np.ndarray]:
-    """``speech_of`` a set's wav.scp, or noise; see there."""
+def material_of(
+    data: Path, seconds: float, batch: int, count: int
+) -> list[list[np.ndarray]]:
+    """Batches of utterances of one duration: what each repetition decodes.
+
+    Args:
+        data: a set of the recipe's, for ``speech_of`` its wav.scp, or ``NOISE``.
+        seconds: of each utterance.
+        batch: utterances in a batch.
+        count: batches; of noise there is one, since none differs from another.
+    """
     if str(data) != NOISE:
-        return speech_of(data / "wav.scp", seconds, count)
+        found = speech_of(data / "wav.scp", seconds, batch * count)
+        return [found[i * batch : (i + 1) * batch] for i in range(count)]
     random, size = np.random.default_rng(0), round(seconds * SAMPLE_RATE)
-    return [*(0.1 * random.standard_normal((count, size), dtype=np.float32))]
+    return [[*(0.1 * random.standard_normal((batch, size), dtype=np.float32))]]
 
 
 def speech_of(wav_scp: Path, seconds: float, count: int) -> list[np.ndarray]:

@@ -7,7 +7,7 @@ import logging
 import math
 import random
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -49,7 +49,9 @@ class Record:
         total: seconds of the whole batch, waveform to text.
         stages: {stage: seconds}, empty for a system that is not ours.
         passes, tokens: means over the batch's utterances.
-        flops, weights: {stage: FLOPs}, {stage: bytes of weights read} of the batch.
+        flops, weights: {stage: FLOPs}, {stage: bytes of weights read} of a batch, means
+            over what is decoded in the repetitions.
+        warm: batches that have been decoded to be warm and to count that.
         memory: MiB above what was in use, the most that a repetition has taken; with
             a CUDA graph the making of the graph counts, since later runs allocate
             nothing.
@@ -60,10 +62,11 @@ class Record:
     cell: Cell
     total: list[float] = field(default_factory=list)
     stages: dict[str, list[float]] = field(default_factory=dict)
-    passes: float = 0.0
-    tokens: float = 0.0
-    flops: dict[str, int] = field(default_factory=dict)
-    weights: dict[str, int] = field(default_factory=dict)
+    passes: list[float] = field(default_factory=list)
+    tokens: list[float] = field(default_factory=list)
+    flops: dict[str, float] = field(default_factory=dict)
+    weights: dict[str, float] = field(default_factory=dict)
+    warm: int = 0
     memory: float = 0.0
     model: float = 0.0
     failed: str = ""
@@ -73,6 +76,14 @@ class Record:
         """For messages."""
         cell = self.cell
         return f"{cell.row.label}, {cell.seconds:g} s, batch {cell.batch}"
+
+    def counted(self, flops: Mapping[str, int], weights: Mapping[str, int]) -> None:
+        """Take the work of another batch into the means."""
+        self.warm += 1
+        for mean, found in ((self.flops, flops), (self.weights, weights)):
+            for stage, value in found.items():
+                before = mean.get(stage, 0.0)
+                mean[stage] = before + (value - before) / self.warm
 
     def as_dict(self) -> dict[str, Any]:
         """For JSON."""
@@ -85,6 +96,10 @@ class Record:
             "batch": self.cell.batch,
             **content,
         }
+
+
+Run = Callable[[Record, list[np.ndarray], bool], None]
+"""Decodes a batch of speech, to be warm or to be measured, and writes that down."""
 
 
 def cells_of(
@@ -121,11 +136,12 @@ def measure(
 ) -> Iterator[Record]:
     """Measure; yields after each run, the record that has grown.
 
-    Cells of the same speech are measured together, one speech after the other: each
-    repetition decodes all of them once, in an order of its own, so that whatever else
-    the machine does falls on all systems alike. Before that each runs once to be warm
-    and to count its work. A cell that the machine cannot run, for want of memory or of
-    a compiler, says so in its record and is left out from then on.
+    Cells of one duration and batch are measured together. Each repetition has speech of
+    its own, which all of them decode once, in an order of its own, so that whatever
+    else the machine does falls on all systems alike, and no one utterance speaks for
+    all. Before that each decodes the same to be warm and to count its work. A cell that
+    the machine cannot run, for want of memory or of a compiler, says so in its record
+    and is left out from then on.
 
     Args:
         systems: must not remember encoded audio.
@@ -138,30 +154,30 @@ def measure(
     for cell in cells:
         groups.setdefault((cell.seconds, cell.batch), []).append(cell)
     for size, group in groups.items():
-        speech = material_of(data, *size)
-        pairs = [(Record(cell), _runner(systems, cell, speech)) for cell in group]
+        batches = material_of(data, *size, repeats)
+        pairs = [(Record(cell), _runner(systems, cell)) for cell in group]
         for record, run in pairs:
-            _attempt(record, run, True)
-            yield record
+            for speech in batches:
+                if not record.failed:
+                    _attempt(record, run, speech, True)
+                yield record
         pairs = [pair for pair in pairs if not pair[0].failed]
-        for _ in range(repeats):
+        for number in range(repeats):
             order.shuffle(pairs)
             for record, run in pairs:
                 if not record.failed:
-                    _attempt(record, run, False)
+                    _attempt(record, run, batches[number % len(batches)], False)
                 yield record
 
 
-def _attempt(
-    record: Record, run: Callable[[Record, bool], None], warm_up: bool
-) -> None:
+def _attempt(record: Record, run: Run, speech: list[np.ndarray], warm_up: bool) -> None:
     runtime = record.cell.row.runtime
     # torch.compile fails in many ways, a graph's capture in some.
     failures = (
         torch.cuda.OutOfMemoryError if runtime in ("plain", "static") else RuntimeError
     )
     try:
-        run(record, warm_up)
+        run(record, speech, warm_up)
     except failures as e:
         lines = str(e).strip().splitlines() or [""]
         record.failed = f"{type(e).__name__}: {lines[0]}"
@@ -171,11 +187,9 @@ def _attempt(
             torch.cuda.empty_cache()
 
 
-def _runner(
-    systems: Systems, cell: Cell, speech: list[np.ndarray]
-) -> Callable[[Record, bool], None]:
+def _runner(systems: Systems, cell: Cell) -> Run:
     recognizer = systems.recognizer(cell.row)
-    ids = [f"bench-{i}" for i in range(len(speech))]
+    ids = [f"bench-{i}" for i in range(cell.batch)]
     model = getattr(recognizer, "model", None)  # Whisper's own decoder has none
     if model:
         model.requires_grad_(False)  # torch's FLOP counter stumbles over parameters
@@ -186,7 +200,7 @@ def _runner(
     more = [] if plain else [("LLM", fixed, "run")]
     counts = plain and not cell.row.weights  # neither a graph's work nor int8's
 
-    def run(record: Record, warm_up: bool) -> None:
+    def run(record: Record, speech: list[np.ndarray], warm_up: bool) -> None:
         with ExitStack() as stack:
             if cell.row.options.profile == "release":
                 stack.enter_context(as_released(model))
@@ -202,8 +216,6 @@ def _runner(
             hypotheses = recognizer(speech, ids)
             synchronize()
             seconds = time.perf_counter() - start
-        record.passes = sum(h.passes for h in hypotheses) / len(hypotheses)
-        record.tokens = sum(len(h.token_ids) for h in hypotheses) / len(hypotheses)
         if warm_up:
             if not plain:
                 record.memory = memory.mebibytes
@@ -211,10 +223,13 @@ def _runner(
                 record.model = model_bytes(model) / 2**20
             if meter:
                 sizes = weight_bytes(model)
-                record.flops = meter.flops
-                record.weights = {s: sizes[s] * meter.calls[s] for s in STAGES}
+                read = {s: sizes[s] * meter.calls[s] for s in STAGES}
+                record.counted(meter.flops, read)
             return
         record.total.append(seconds)
+        record.passes.append(sum(h.passes for h in hypotheses) / len(hypotheses))
+        words = sum(len(h.token_ids) for h in hypotheses)
+        record.tokens.append(words / len(hypotheses))
         record.memory = max(record.memory, memory.mebibytes)
         for stage, value in (meter.seconds if meter else {}).items():
             record.stages.setdefault(stage, []).append(value)

@@ -1,4 +1,4 @@
-"""What the records say: medians, ratios with intervals, the roofline; Markdown."""
+"""What the records say: means, ratios with intervals, the roofline; Markdown."""
 
 from __future__ import annotations
 
@@ -15,17 +15,19 @@ REPLICATES = 10_000
 
 
 def ratio(slower: Sequence[float], faster: Sequence[float]) -> Interval:
-    """How many times faster, with a 95 % interval over the repetitions.
+    """How many times faster over all, with a 95 % interval over the repetitions.
 
     Args:
         slower: seconds of each repetition.
         faster: of the other system in the same repetitions.
     """
     count = min(len(slower), len(faster))  # in the middle of a repetition
-    pairs = np.array(slower[:count]) / np.array(faster[:count])
-    draws = np.random.default_rng(0).integers(0, len(pairs), (REPLICATES, len(pairs)))
-    low, high = np.percentile(np.median(pairs[draws], axis=1), (2.5, 97.5))
-    return Interval(float(np.median(pairs)), float(low), float(high))
+    pairs = np.array([slower[:count], faster[:count]])
+    draws = np.random.default_rng(0).integers(0, count, (REPLICATES, count))
+    sums = pairs[:, draws].sum(axis=2)
+    low, high = np.percentile(sums[0] / sums[1], (2.5, 97.5))
+    value, other = pairs.sum(axis=1)
+    return Interval(float(value / other), float(low), float(high))
 
 
 def markdown(
@@ -46,9 +48,9 @@ def markdown(
         f"{machine['gigabytes_per_second']:.0f} GB/s (measured); "
         + ", ".join(f"{name} {v}" for name, v in machine["versions"].items()),
         "",
-        f"Medians of {max((len(r.total) for r in records), default=0)} repetitions, in "
-        "each of which all systems decode the same speech in turn. RTF: time over "
-        "duration, RTFx its inverse. MiB: above what was in use before.",
+        f"Means of {max((len(r.total) for r in records), default=0)} repetitions, each "
+        "with speech of its own (noise: the same), which all systems decode in turn. "
+        "RTF: time over duration, RTFx its inverse. MiB: above what was in use before.",
         "",
     ]
     for part in (
@@ -86,22 +88,23 @@ def _latency(records: Sequence[Record], baseline: str | None) -> Iterator[str]:
 
 def _latency_line(record: Record, base: Record | None) -> str:
     total = 1e3 * np.array(record.total)
-    low, middle, high = np.percentile(total, (25, 50, 75))
-    stages = [1e3 * float(np.median(record.stages.get(s, [0.0]))) for s in STAGES]
+    low, high = np.percentile(total, (25, 75))
+    mean, passes = float(total.mean()), float(np.mean(record.passes))
+    stages = [1e3 * float(np.mean(record.stages.get(s, [0.0]))) for s in STAGES]
     shown = [f"{ms:.1f}" if record.stages else "" for ms in stages]
-    rest = f"{middle - sum(stages):.1f}" if record.stages else ""
+    rest = f"{mean - sum(stages):.1f}" if record.stages else ""
     faster = ""
     if base is not None and base is not record:
         r = ratio(base.total, record.total)
         faster = f"{r.value:.2f} [{r.low:.2f}, {r.high:.2f}]"
     cells = [
         record.cell.row.label,
-        f"{middle:.1f} ({low:.1f}-{high:.1f})",
+        f"{mean:.1f} ({low:.1f}-{high:.1f})",
         *shown,
         rest,
-        f"{record.passes:.1f}",
-        f"{record.tokens / record.passes:.1f}" if record.passes else "",
-        f"{middle / 1e3 / record.cell.seconds:.3f}",
+        f"{passes:.1f}",
+        f"{np.mean(record.tokens) / passes:.1f}" if passes else "",
+        f"{mean / 1e3 / record.cell.seconds:.3f}",
         f"{record.memory:.0f}",
         f"{record.model:.0f}" if record.model else "",
         faster,
@@ -112,7 +115,7 @@ def _latency_line(record: Record, base: Record | None) -> str:
 def rtfx(record: Record) -> float:
     """Seconds of speech for each second of work."""
     cell = record.cell
-    return cell.batch * cell.seconds / float(np.median(record.total))
+    return cell.batch * cell.seconds / float(np.mean(record.total))
 
 
 def _batches(records: Sequence[Record]) -> Iterator[str]:
@@ -160,7 +163,7 @@ def _roofline(records: Sequence[Record], machine: Mapping[str, Any]) -> Iterator
                 flops / machine["gflops"] / 1e9,
                 size / machine["gigabytes_per_second"] / 1e9,
             )
-            took = 1e3 * float(np.median(record.stages[stage]))
+            took = 1e3 * float(np.mean(record.stages[stage]))
             yield (
                 f"| {cell.row.label} | {cell.seconds:g} | {cell.batch} | {stage} "
                 f"| {flops / 1e9:.2f} | {size / 1e6:.0f} | {bound:.1f} | {took:.1f} "

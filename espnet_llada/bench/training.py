@@ -141,7 +141,7 @@ def _measure(
 def batch_of(model: WhisperLLM, seconds: float) -> Batch:
     """Noise of a duration, with random transcripts."""
     device = model.decoder.lm.head.device
-    speech = torch.from_numpy(np.stack(material_of(Path(NOISE), seconds, ROWS)))
+    speech = torch.from_numpy(np.stack(material_of(Path(NOISE), seconds, ROWS, 1)[0]))
     lengths = torch.full((ROWS,), speech.shape[1])
     count = max(1, round(seconds * TOKENS_PER_SECOND))
     generator = torch.Generator().manual_seed(0)

@@ -10,7 +10,7 @@ import pytest
 import soundfile
 import torch
 
-from espnet_llada.bench.material import speech_of
+from espnet_llada.bench.material import material_of, speech_of
 from espnet_llada.bench.meter import STAGES, Meter, PeakMemory
 from espnet_llada.bench.release import as_released
 from espnet_llada.bench.tables import ratio
@@ -64,7 +64,7 @@ def test_what_it_writes(model_dir, data, tmp_path, capsys):
         sums = np.sum([record["stages"][s] for s in STAGES], axis=0)
         assert (sums > 0).all() and (sums < record["total"]).all()
         assert record["flops"]["LLM"] > 0
-    assert found["steps4", 1.0, 1]["passes"] == 4
+    assert found["steps4", 1.0, 1]["passes"] == [4.0] * 3
     assert found["release", 1.0, 1]["flops"]["encoder"] > (
         3 * found["steps4", 1.0, 1]["flops"]["encoder"]
     ), "padding"
@@ -72,6 +72,15 @@ def test_what_it_writes(model_dir, data, tmp_path, capsys):
     assert text in capsys.readouterr().out and "| AR |" in text
     for name in ("stages", "batches"):
         assert (out / f"bench_{name}.png").stat().st_size > 1000
+
+
+def test_each_repetition_decodes_speech_of_its_own(data):
+    joined = np.concatenate(speech_of(data / "wav.scp", 0.25, 4))
+    batches = material_of(data, 0.25, 2, 2)
+    assert [len(batch) for batch in batches] == [2, 2]
+    assert np.array_equal(np.concatenate([w for b in batches for w in b]), joined)
+    (noise,) = material_of(Path("noise"), 0.25, 2, 2)
+    assert [len(w) for w in noise] == [4000, 4000]
 
 
 def test_the_meter_leaves_the_model_as_it_was(llada):
