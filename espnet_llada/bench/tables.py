@@ -157,13 +157,13 @@ def _roofline(records: Sequence[Record], machine: Mapping[str, Any]) -> Iterator
             continue
         for stage in STAGES:
             flops, size = record.flops[stage], record.weights[stage]
-            if not flops:
+            took = 1e3 * float(np.mean(record.stages[stage]))
+            if not flops or not took:  # of speech so far, none may have needed the LLM
                 continue
             bound = 1e3 * max(
                 flops / machine["gflops"] / 1e9,
                 size / machine["gigabytes_per_second"] / 1e9,
             )
-            took = 1e3 * float(np.mean(record.stages[stage]))
             yield (
                 f"| {cell.row.label} | {cell.seconds:g} | {cell.batch} | {stage} "
                 f"| {flops / 1e9:.2f} | {size / 1e6:.0f} | {bound:.1f} | {took:.1f} "

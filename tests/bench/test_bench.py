@@ -11,10 +11,12 @@ import soundfile
 import torch
 
 from espnet_llada.bench.material import material_of, speech_of
+from espnet_llada.bench.measure import Cell, Record
 from espnet_llada.bench.meter import STAGES, Meter, PeakMemory
 from espnet_llada.bench.release import as_released
-from espnet_llada.bench.tables import ratio
+from espnet_llada.bench.tables import markdown, ratio
 from espnet_llada.bin import bench
+from espnet_llada.bin.sweep_rows import SweepRow
 from espnet_llada.loading import find_model, load_model
 from espnet_llada.recognizer import Recognizer
 from espnet_llada.sampler_options import SamplerOptions
@@ -118,6 +120,18 @@ def test_speech_of_an_exact_duration(data):
 def test_a_ratio_is_of_pairs():
     found = ratio([2.0, 4.0, 8.0], [1.0, 2.0, 4.0])
     assert (found.value, found.low, found.high) == (2.0, 2.0, 2.0)
+
+
+def test_work_that_no_repetition_has_had_yet_is_left_out():
+    row = SweepRow("draft", "own draft", "", "llada", SamplerOptions())
+    times = {stage: [0.1] for stage in STAGES} | {"LLM": [0.0]}
+    record = Record(Cell(row, 2.0, 1), [1.0], times, [0.0], [5.0])
+    record.counted(dict.fromkeys(STAGES, 10**9), dict.fromkeys(STAGES, 10**6))
+    machine = {"gflops": 100.0, "gigabytes_per_second": 10.0, "dtype": "float32"}
+    machine |= {"processor": "a CPU", "threads": 2, "versions": {}}
+    text = markdown([record], machine, None)
+    assert "| encoder | 1.00 | 1 | 10.0 | 100.0 | 10 % |" in text
+    assert "| LLM | 1.00" not in text
 
 
 def test_peak_memory_sees_what_was_there_for_a_moment():
