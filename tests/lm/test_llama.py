@@ -6,9 +6,10 @@ import pytest
 import torch
 from transformers import LlamaConfig as TheirConfig
 from transformers import LlamaModel
+from transformers.models.llama.modeling_llama import LlamaRMSNorm
 
 from espnet_llada.lm.cache import KVCache
-from espnet_llada.lm.llama import Llama, LlamaConfig, Rotary
+from espnet_llada.lm.llama import Llama, LlamaConfig, RMSNorm, Rotary
 from espnet_llada.types import UserError
 
 SIZES = {
@@ -78,3 +79,13 @@ def test_frequencies_are_real_on_the_meta_device():
     with torch.device("meta"):
         assert Llama(config).embed_tokens.weight.is_meta
     assert Rotary(config).inv_freq.device.type == "cpu"
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_the_norm_rounds_where_transformers_does(dtype):
+    config = LlamaConfig.from_settings({**SIZES, "hidden_size": 768}, "config.json")
+    ours, theirs = RMSNorm(config), LlamaRMSNorm(768, config.rms_norm_eps)
+    weight, x = 0.5 + torch.rand(768), 3 * torch.randn(50, 768)
+    for norm in (ours, theirs):
+        norm.weight.data = weight.to(dtype)
+    assert torch.equal(ours(x.to(dtype)), theirs(x.to(dtype)))
