@@ -57,7 +57,8 @@ def _stages(sheet, records: Sequence[Record]) -> None:
         panels[0].barh(0, 0, color=colour, label=stage)
         for stage, colour in colours.items()
     ]
-    sheet.legend(handles=handles, loc="outside upper center", ncols=5, frameon=False)
+    look = {"ncols": len(colours), "frameon": False, "fontsize": 9}
+    sheet.legend(handles=handles, loc="outside upper center", **look)
 
 
 def _batches(sheet, records: Sequence[Record]) -> None:
