@@ -14,8 +14,13 @@ NOISE = "noise"
 """Instead of a directory of speech, where the weights are random anyway."""
 
 
+def batches_of(data: Path, repeats: int) -> int:
+    """How many batches there are for so many repetitions: of noise one does for all."""
+    return 1 if str(data) == NOISE else repeats
+
+
 def material_of(
-    data: Path, seconds: float, batch: int, count: int
+    data: Path, seconds: float, batch: int, repeats: int
 ) -> list[list[np.ndarray]]:
     """Batches of utterances of one duration: what each repetition decodes.
 
@@ -23,8 +28,9 @@ def material_of(
         data: a set of the recipe's, for ``speech_of`` its wav.scp, or ``NOISE``.
         seconds: of each utterance.
         batch: utterances in a batch.
-        count: batches; of noise there is one, since none differs from another.
+        repeats: repetitions; see ``batches_of``.
     """
+    count = batches_of(data, repeats)
     if str(data) != NOISE:
         found = speech_of(data / "wav.scp", seconds, batch * count)
         return [found[i * batch : (i + 1) * batch] for i in range(count)]

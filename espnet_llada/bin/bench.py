@@ -99,7 +99,7 @@ def _decoding(
     from tqdm import tqdm
 
     from espnet_llada.bench import figures, measure, meter, tables
-    from espnet_llada.bench.material import NOISE
+    from espnet_llada.bench.material import batches_of
     from espnet_llada.bench.systems import RandomSystems, measurable
     from espnet_llada.bin.sweep_jobs import Systems
 
@@ -112,8 +112,7 @@ def _decoding(
     machine = meter.machine(args.device, dtype)
     cells = measure.cells_of(rows, durations, batches)
     runs = measure.measure(systems, cells, args.data, args.repeats)
-    warm = 1 if str(args.data) == NOISE else args.repeats
-    total = len(cells) * (args.repeats + warm)
+    total = len(cells) * (args.repeats + batches_of(args.data, args.repeats))
     found: dict[int, measure.Record] = {}
 
     def write() -> tuple[list[measure.Record], str]:

@@ -112,9 +112,8 @@ class _Plain:
 
     def __init__(self, tokenizer: Any, ids: Mapping[str, int]):
         self._tokenizer = tokenizer
-        self.eos_token_id, self.mask_token_id = map(
-            ids.get, ("eos_token", "mask_token")
-        )
+        self.eos_token_id = ids.get("eos_token")
+        self.mask_token_id = ids.get("mask_token")
 
     @classmethod
     def read(cls, path: Path) -> _Plain | None:
@@ -125,9 +124,7 @@ class _Plain:
             text = (path / "tokenizer_config.json").read_text(encoding="utf-8")
             settings = json.loads(text)
             tokenizer = Tokenizer.from_file(str(path / "tokenizer.json"))
-        except (
-            Exception
-        ):  # tokenizers raises nothing narrower; transformers will say it
+        except Exception:  # tokenizers has no narrower one; transformers will say it
             return None
         others = ("special_tokens_map.json", "added_tokens.json")
         strange = set(settings) - {*_SPECIAL, *_CHANGES_NOTHING}
