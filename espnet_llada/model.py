@@ -46,6 +46,25 @@ def build_encoder(
     return encoder
 
 
+def compile_layers(
+    encoder: nn.Module,
+    postencoder: nn.Module | None,
+    decoder: LMDecoder,
+    backend: str = "inductor",
+) -> None:
+    """Have training run the layers by torch.compile, of those parts that are ours.
+
+    The first steps take minutes for it.
+
+    Args:
+        encoder, postencoder, decoder: ESPnet's, or ours.
+        backend: torch.compile's.
+    """
+    for part in (encoder, postencoder, decoder.lm):
+        if compile_part := getattr(part, "compile_layers", None):
+            compile_part(backend)
+
+
 class WhisperLLM(nn.Module):
     """Whisper-LLaDA or Whisper-LLaMA without ESPnet.
 
@@ -61,6 +80,8 @@ class WhisperLLM(nn.Module):
     ):
         super().__init__()
         self.encoder, self.postencoder, self.decoder = encoder, postencoder, decoder
+        if decoder.compiles:
+            compile_layers(encoder, postencoder, decoder)
 
     @classmethod
     def from_config(cls, config: Mapping[str, Any]) -> WhisperLLM:

@@ -33,7 +33,8 @@ class Parts(nn.Module):
         lm: name or directory of the LM (see ``espnet_llada.weights``).
         num_layers: of the LM, counted from its input; all by default.
         lora: fields of ``LoraOptions``; None trains no LoRA.
-        compile_layers: training runs the LM's layers by torch.compile; for a GPU.
+        compile_layers: training runs the layers of encoder, Q-Former and LM by
+            torch.compile (``model.compile_layers``); for a GPU.
         train_lm: train the LM's layers themselves, for a small LM; its embedding and
             head stay frozen.
         prompt: the instruction before the audio.
@@ -111,6 +112,7 @@ class Parts(nn.Module):
         self.prefix_blind, self.text_random = prefix_blind, text_random
         self.text_as_audio, self.audio_positions = text_as_audio, audio_positions
         self.misheard, self.slots = misheard, slots
+        self.compiles = compile_layers
         self.weights = weights.resolve(lm, "lm")
         self.tokenizer = LMTokenizer(self.weights.path, text_case)
         self.lm = Backbone.from_pretrained(
@@ -128,8 +130,6 @@ class Parts(nn.Module):
             add_lora(self.lm.body, LoraOptions(**lora))
         elif train_lm:
             self.lm.train_layers()
-        if compile_layers:
-            self.lm.compile_layers()
         self.special = SpecialTokens(self.lm.mask_id, self.tokenizer.eos_id)
         self.prompt_ids = self.tokenizer.prompt(prompt, chat_template)
         self.text_qformer = None

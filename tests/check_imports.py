@@ -14,6 +14,7 @@ PACKAGE = Path(__file__).resolve().parents[1] / "espnet_llada"
 RANKS = [
     (
         "types",
+        "compiling",
         "torchaudio_guard",
         "frozen",
         "quantize",

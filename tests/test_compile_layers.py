@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import numpy as np
 import pytest
 import torch
 
-from espnet_llada.lm.backbone import Backbone
+from espnet_llada.adapter.qformer import read_layer
+from espnet_llada.audio.encoder import run_block
 from espnet_llada.lm.llama import run_layer
-from espnet_llada.model import WhisperLLM
+from espnet_llada.model import WhisperLLM, compile_layers
 from espnet_llada.recognizer import Recognizer
 from espnet_llada.sampler_options import SamplerOptions
 
@@ -41,11 +44,13 @@ def gradients(model: WhisperLLM, rows: int) -> dict[str, torch.Tensor]:
 
 @pytest.mark.parametrize("kind", ["llada", "llama"])
 def test_it_learns_the_same(tiny_config, kind, monkeypatch):
-    real = Backbone.compile_layers
-    monkeypatch.setattr(Backbone, "compile_layers", lambda lm: real(lm, "aot_eager"))
+    real = partial(compile_layers, backend="aot_eager")
+    monkeypatch.setattr("espnet_llada.model.compile_layers", real)
     plain, model = (build(tiny_config, kind, c).train() for c in (False, True))
     assert plain.decoder.lm.body.run is run_layer
     assert model.decoder.lm.body.run is not run_layer
+    assert model.encoder.run is not plain.encoder.run is run_block
+    assert model.postencoder.run is not plain.postencoder.run is read_layer
     assert model.state_dict().keys() == plain.state_dict().keys()
     for rows in (2, 3):  # another shape
         expected = gradients(plain, rows)
@@ -59,7 +64,7 @@ def test_decoding_compiles_nothing(tiny_config):
     def run(*_):
         raise AssertionError("compiled")
 
-    model.decoder.lm.body.run = run
+    model.encoder.run = model.postencoder.run = model.decoder.lm.body.run = run
     speech = np.random.default_rng(0).normal(0, 0.1, 8_000).astype(np.float32)
     Recognizer(model, SamplerOptions(steps=2, canvas_length=4))([speech], ["a"])
     with pytest.raises(AssertionError, match="compiled"):

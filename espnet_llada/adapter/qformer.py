@@ -13,6 +13,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from espnet_llada.compiling import for_any_shape
+
 _EPS = 1e-12  # BERT's LayerNorm
 
 
@@ -47,6 +49,7 @@ class WindowReader(nn.Module, ABC):
 
     Attributes:
         hidden: the width of what comes out.
+        run: how a layer is run in training: ``read_layer``, or that by torch.compile.
     """
 
     def __init__(
@@ -64,7 +67,18 @@ class WindowReader(nn.Module, ABC):
         self.hidden = queries.shape[1] * (1 + window if hand_on else 1)
         self.time_mask, self.drop_last_window = time_mask, drop_last_window
         self.queries = nn.Parameter(queries)
-        self.jitter = jitter
+        self.jitter, self.run = jitter, read_layer
+
+    def compile_layers(self, backend: str = "inductor") -> None:
+        """Have training run the layers by torch.compile, for batches of any shape."""
+        self.run = for_any_shape(read_layer, backend)
+
+    def through(self, layers: nn.ModuleList, x: Tensor, *memory: Tensor) -> Tensor:
+        """``x`` through layers that all see the same keys; see ``read``."""
+        run = self.run if self.training else read_layer
+        for layer in layers:
+            x = run(layer, x, *memory)
+        return x
 
     @abstractmethod
     def read(self, keys: Tensor, seen: Tensor) -> Tensor:
@@ -171,9 +185,12 @@ class WindowQFormer(WindowReader):
     def read(self, keys: Tensor, seen: Tensor) -> Tensor:
         """See ``WindowReader``."""
         x = self.dropout(self.norm(self.queries)).expand(len(keys), -1, -1)
-        for layer in self.layers:
-            x = layer(x, keys, seen)
-        return x
+        return self.through(self.layers, x, keys, seen)
+
+
+def read_layer(layer: nn.Module, x: Tensor, keys: Tensor, seen: Tensor) -> Tensor:
+    """The layer; compiled as a function, code for one fits them all."""
+    return layer(x, keys, seen)
 
 
 def _time_masked(frames: Tensor, lengths: Tensor, longest: int) -> Tensor:

@@ -93,9 +93,7 @@ class WhisperQFormer(WindowReader):
         x = self.queries.expand(len(keys), -1, -1)
         if self.place is not None:
             keys = keys + self.place
-        for block in self.blocks:
-            x = block(x, keys, seen)
-        return self.ln(x)
+        return self.ln(self.through(self.blocks, x, keys, seen))
 
 
 def read_decoder(path: Path) -> tuple[WhisperConfig, dict[str, Tensor]]:

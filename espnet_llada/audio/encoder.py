@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from espnet_llada.audio.block import Block
 from espnet_llada.audio.features import HOP_LENGTH, log_mel
 from espnet_llada.audio.whisper_file import WhisperConfig, open_whisper
+from espnet_llada.compiling import for_any_shape
 from espnet_llada.frozen import Pretrained
 from espnet_llada.types import SAMPLE_RATE, UserError
 
@@ -36,6 +37,9 @@ class WhisperEncoder(Pretrained):
             1500 frames whatever the duration) instead of a row's own frames.
         pad_multiple_seconds: rows longer than ``pad_seconds`` are padded to a
             multiple of this, so that rows of similar length run together.
+
+    Attributes:
+        run: how a layer is run in training: ``run_block``, or that by torch.compile.
 
     Raises:
         UserError: a duration that is no multiple of 0.02 s or does not fit the
@@ -68,6 +72,7 @@ class WhisperEncoder(Pretrained):
         self.positional_embedding = nn.Parameter(torch.zeros(config.max_frames, width))
         self.blocks = nn.ModuleList(Block(config) for _ in range(config.layers))
         self.ln_post = nn.LayerNorm(width)
+        self.run, self._trains = run_block, False
         self.requires_grad_(False)
         self.eval()
 
@@ -123,7 +128,15 @@ class WhisperEncoder(Pretrained):
 
     def train(self, mode: bool = True) -> WhisperEncoder:
         """Stay in eval mode, whatever the model around this one does."""
+        self._trains = mode
         return super().train(False)
+
+    def compile_layers(self, backend: str = "inductor") -> None:
+        """Have training run the layers by torch.compile, for batches of any shape.
+
+        In bf16 the frames then differ by rounding: fewer of its steps are stored.
+        """
+        self.run = for_any_shape(run_block, backend)
 
     @torch.no_grad()
     def forward(self, speech: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
@@ -175,8 +188,9 @@ class WhisperEncoder(Pretrained):
         x = F.gelu(self.conv1(mel.to(self.conv1.weight.dtype)))
         x = F.gelu(self.conv2(x)).transpose(1, 2)
         x = x + self.positional_embedding[: x.shape[1]]
+        run = self.run if self._trains else run_block
         for block in self.blocks:
-            x = block(x)
+            x = run(block, x)
         return self.ln_post(x)
 
     def padded_samples(self, samples: int) -> int:
@@ -202,6 +216,11 @@ class WhisperEncoder(Pretrained):
                 f"{at_least / SAMPLE_RATE:g} to {self._longest / SAMPLE_RATE:g}"
             )
         return samples
+
+
+def run_block(block: nn.Module, x: Tensor) -> Tensor:
+    """The layer; compiled as a function, code for one fits them all."""
+    return block(x)
 
 
 def _groups(

@@ -42,6 +42,7 @@ class RandomDecoder(LMDecoder):
         self.loss_name, self.canvas_slack = network.loss, network.slack
         self.prefix_blind = self.text_as_audio = False
         self.misheard = self.slots = self.text_random = 0.0
+        self.compiles = False
         self.audio_positions = "before"
         self.ctc = self.pointer = self.text_qformer = self.read_again = None
         self._width = network.postencoder.hidden

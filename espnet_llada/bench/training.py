@@ -22,7 +22,7 @@ from espnet_llada.bench.material import NOISE, material_of
 from espnet_llada.bench.meter import PeakMemory, seconds_of
 from espnet_llada.bench.random_model import model_bytes, random_model
 from espnet_llada.bench.release import padding
-from espnet_llada.model import WhisperLLM
+from espnet_llada.model import WhisperLLM, compile_layers
 from espnet_llada.objective import diffusion_loss, noisy_canvas
 
 ROWS = 4
@@ -95,21 +95,38 @@ def compare(
         for number in range(repeats + 1):
             for step in group:
                 if not step.failed:
-                    model.encoder, model.decoder.lm.body.run = ways[step.way]
+                    _install(model, ways[step.way])
                     _measure(step, model, batch, amp, warm_up=not number)
         steps += group
-    model.encoder, model.decoder.lm.body.run = ways["ours"]
+    _install(model, ways["ours"])
     return steps
 
 
-def _ways(model: WhisperLLM) -> Iterator[tuple[WhisperEncoder, Callable[..., Any]]]:
-    """Encoder, and how a layer is run, of each."""
+@dataclass(frozen=True)
+class Way:
+    """An encoder, and how layers are run: its own, the adapter's, the LM's."""
+
+    encoder: WhisperEncoder
+    run: tuple[Callable[..., Tensor], ...]
+
+
+def _ways(model: WhisperLLM) -> Iterator[Way]:
     own, lm = model.encoder, model.decoder.lm
-    plain = lm.body.run
-    yield padding(own), plain
-    yield own, plain
-    lm.compile_layers(BACKEND)
-    yield own, lm.body.run
+
+    def way(encoder: WhisperEncoder) -> Way:
+        return Way(encoder, (encoder.run, model.postencoder.run, lm.body.run))
+
+    yield way(padding(own))
+    yield way(own)
+    compile_layers(own, model.postencoder, model.decoder, BACKEND)
+    yield way(own)
+
+
+def _install(model: WhisperLLM, way: Way) -> None:
+    model.encoder = way.encoder.train()
+    runs = way.encoder, model.postencoder, model.decoder.lm.body
+    for part, run in zip(runs, way.run, strict=True):
+        part.run = run
 
 
 def _measure(

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from espnet_llada.checkpoint import load_trained, trained_state
 from espnet_llada.decoder import LMDecoder
 from espnet_llada.espnet import lockstep
+from espnet_llada.model import compile_layers
 from espnet_llada.objective import Loss
 from espnet_llada.types import ESPNET_TOKENS, UserError
 
@@ -55,6 +56,8 @@ class ESPnetLLMModel(ESPnetASRModel):
         self.token_list = list(ESPNET_TOKENS)
         self.decoder, self.cpu_amp = decoder, cpu_amp
         self.ctc = None
+        if decoder.compiles:
+            compile_layers(self.encoder, self.postencoder, decoder)
 
     def forward(
         self,

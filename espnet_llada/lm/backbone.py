@@ -8,21 +8,24 @@ is the attention mask that we hand it, and the tensor names of the checkpoint
 from __future__ import annotations
 
 from contextlib import nullcontext
+from functools import cached_property
 from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 
+from espnet_llada.compiling import for_any_shape
 from espnet_llada.frozen import Pretrained
 from espnet_llada.lm.cache import KVCache
 from espnet_llada.lm.head import head_nll
 from espnet_llada.lm.llama import Llama, run_layer
 from espnet_llada.lm.loading import load_llama
-from espnet_llada.lm.lora import casts_by_autocast
+from espnet_llada.lm.lora import casts_by_autocast, updated_layers
 from espnet_llada.types import UserError
 from espnet_llada.vocabulary import scores
 
 ATTENTION = ("causal", "bidirectional")
+_ALIGNED = 16
 
 
 class Backbone(Pretrained):
@@ -86,9 +89,7 @@ class Backbone(Pretrained):
 
     def compile_layers(self, backend: str = "inductor") -> None:
         """Have training run the layers by torch.compile, for batches of any shape."""
-        import torch._dynamo
-
-        self.body.run = torch.compile(run_layer, dynamic=True, backend=backend)
+        self.body.run = for_any_shape(run_layer, backend)
 
     @property
     def embedding(self) -> nn.Embedding:
@@ -141,10 +142,15 @@ class Backbone(Pretrained):
         if positions is None:
             positions = counted(valid)[:, -queries:]
         mixed = self.training and torch.is_autocast_enabled(embeds.device.type)
-        casts = casts_by_autocast(self.body) if mixed else nullcontext()
+        casts = casts_by_autocast(self._updated) if mixed else nullcontext()
         with self.own_precision(), casts:
             mask = self._additive_mask(valid, queries, embeds.dtype, blind)
             return self.body(embeds, mask, positions, cache)
+
+    @cached_property
+    def _updated(self) -> list[nn.Module]:
+        """Found once: walking through 1,000 modules takes as long as 100 kernels."""
+        return updated_layers(self.body)
 
     def logits(self, hidden: Tensor) -> Tensor:
         """(…, d) -> (…, V)."""
@@ -174,8 +180,19 @@ class Backbone(Pretrained):
             allowed = allowed & (keys <= asking)
         elif blind:
             allowed = allowed & ((keys < blind) | (asking >= blind))
-        mask = torch.zeros(allowed.shape, dtype=dtype, device=valid.device)
-        return mask.masked_fill(~allowed, torch.finfo(dtype).min)
+        return additive_mask(allowed, dtype)
+
+
+def additive_mask(allowed: Tensor, dtype: torch.dtype) -> Tensor:
+    """(…, K) bool -> (…, K): 0 where it is allowed, the lowest number elsewhere.
+
+    Rows begin at multiples of ``_ALIGNED`` numbers: a mask whose rows do not is copied
+    into one by torch's attention on a GPU, in each layer anew.
+    """
+    *shape, keys = allowed.shape
+    width = -(-keys // _ALIGNED) * _ALIGNED
+    mask = torch.zeros(*shape, width, dtype=dtype, device=allowed.device)[..., :keys]
+    return mask.masked_fill_(~allowed, torch.finfo(dtype).min)
 
 
 def counted(valid: Tensor) -> Tensor:

@@ -45,14 +45,18 @@ def add_lora(body: nn.Module, options: LoraOptions) -> None:
             parameter.data = parameter.data.float()
 
 
+def updated_layers(body: nn.Module) -> list[nn.Module]:
+    """The layers that have an update."""
+    return [m for m in body.modules() if hasattr(m, "cast_input_dtype_enabled")]
+
+
 @contextmanager
-def casts_by_autocast(body: nn.Module) -> Iterator[None]:
-    """Have updates take their input as it is, for autocast to cast.
+def casts_by_autocast(layers: Sequence[nn.Module]) -> Iterator[None]:
+    """Have layers with an update take their input as it is, for autocast to cast.
 
     peft casts it to the update's fp32, and autocast straight back to bf16: four
     copies in each projection, forward and backward pass, for nothing.
     """
-    layers = [m for m in body.modules() if hasattr(m, "cast_input_dtype_enabled")]
     for layer in layers:
         layer.cast_input_dtype_enabled = False
     try:

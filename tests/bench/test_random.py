@@ -14,6 +14,7 @@ from espnet_llada.bench import fixed, measure, meter, systems, training
 from espnet_llada.bench.random_model import empty_model, model_bytes, random_model
 from espnet_llada.bin import bench, sweep
 from espnet_llada.bin.sweep_rows import read_sweep
+from espnet_llada.model import compile_layers
 from espnet_llada.recognizer import Recognizer
 from espnet_llada.sampler_options import SamplerOptions
 from espnet_llada.types import UserError
@@ -196,7 +197,7 @@ def test_all_ways_are_one_loss_where_nothing_is_padded(configs):
     for number, loss in enumerate(ways):
         model.zero_grad()
         if number == 1:
-            model.decoder.lm.compile_layers("aot_eager")
+            compile_layers(model.encoder, model.postencoder, model.decoder, "aot_eager")
         value, positions = loss(model, batch)
         value.backward()
         trained = {n: p.grad for n, p in model.named_parameters() if p.requires_grad}
