@@ -81,6 +81,10 @@ class StaticKVCache:
             for _ in range(config.num_hidden_layers)
         ]
 
+    def at(self, places: Tensor) -> list[_StaticLayer]:
+        """The memory of each layer, for positions (Q,) int64 that are always these."""
+        return [_StaticLayer(own.keys, own.values, places) for own in self.layers]
+
     def update(self, keys: Tensor, values: Tensor, layer: int) -> tuple[Tensor, Tensor]:
         """Write new positions; returns all K of the layer's."""
         return self.layers[layer].update(keys, values, layer)

@@ -88,10 +88,12 @@ def test_running_a_step_for_its_capture_leaves_nothing_behind(llama, monkeypatch
 
 @pytest.mark.gpu
 @pytest.mark.parametrize("runtime", ["graph", "compile"])
-def test_on_a_gpu(tiny_config, runtime):
+@pytest.mark.parametrize("blind", [False, True])
+def test_on_a_gpu(tiny_config, runtime, blind):
     llama, llada = (model_of(tiny_config, name).cuda() for name in ("llama", "llada"))
     greedy = StaticGreedy(llama.decoder, runtime)
     fixed = FixedPass(llada.decoder, runtime)
+    llada.decoder.prefix_blind = blind
     ways = ((llama, greedy, SamplerOptions(canvas_length=24)),)
     ways += ((llada, fixed, SamplerOptions(steps=5, canvas_length=12)),)
     for model, way, options in ways:
@@ -131,9 +133,11 @@ def test_it_stops_once_all_rows_have_ended(llama, monkeypatch):
 
 @pytest.mark.parametrize(("runtime", "backend"), RUNTIMES)
 @pytest.mark.parametrize("threshold", [0.0, 0.5])
+@pytest.mark.parametrize("blind", [False, True])
 def test_passes_of_a_fixed_shape_fill_the_same_canvas(
-    llada, runtime, backend, threshold
+    llada, runtime, backend, threshold, blind, monkeypatch
 ):
+    monkeypatch.setattr(llada.decoder, "prefix_blind", blind)
     options = SamplerOptions(
         steps=5, canvas_length=9, tokens_per_second=6, threshold=threshold
     )
@@ -150,7 +154,9 @@ def test_passes_of_a_fixed_shape_fill_the_same_canvas(
 
 
 @torch.no_grad()
-def test_a_step_needs_nothing_from_the_host(llama, llada):
+@pytest.mark.parametrize("blind", [False, True])
+def test_a_step_needs_nothing_from_the_host(llama, llada, blind, monkeypatch):
+    monkeypatch.setattr(llada.decoder, "prefix_blind", blind)
     # In a CUDA graph it could not: fake tensors refuse whatever depends on a value.
     from torch._subclasses import FakeTensorMode, fake_tensor
 
@@ -163,7 +169,8 @@ def test_a_step_needs_nothing_from_the_host(llama, llada):
     for way in (greedy, fixed):
         (memory,) = way._memories.values()
         with FakeTensorMode(allow_non_fake_inputs=True):
-            memory.step()
+            for part in memory.parts:
+                part.step()
             asks = fake_tensor.DataDependentOutputException
             with pytest.raises(asks):  # the mode does notice
                 bool(memory.mask.any())
@@ -181,10 +188,29 @@ def test_a_recognizer_searches_as_before_afterwards(llama):
     assert got[0].token_ids == plain[0].token_ids and got[0].passes == plain[0].passes
 
 
+def test_a_blind_prefix_is_seen_once(llada, monkeypatch):
+    monkeypatch.setattr(llada.decoder, "prefix_blind", True)
+    fixed, widths = FixedPass(llada.decoder, "static"), []
+    layer = fixed.layer
+
+    def watched(own, embeds, *rest):
+        widths.append(embeds.shape[1])
+        return layer(own, embeds, *rest)
+
+    fixed.layer = watched
+    recognizer = Recognizer(llada, SamplerOptions(steps=3, canvas_length=9))
+    for _ in range(2):  # another utterance is heard anew
+        widths.clear()
+        with fixed.installed(recognizer):
+            recognizer(speech(1.0), ["a"])
+        first, *later = widths[:: len(llada.decoder.lm.body.layers)]
+        assert first > 9 and later and set(later) == {9}
+
+
 def test_what_needs_other_shapes_is_refused(llama, llada, monkeypatch):
     greedy = StaticGreedy(llama.decoder, "static")
     with pytest.raises(UserError, match="beam_size 2"):
         greedy(llama.decoder, heard_by(llama.decoder, 3).prefix, 4, 2)
-    monkeypatch.setattr(llada.decoder, "prefix_blind", True)
-    with pytest.raises(UserError, match="prefix_blind"):
+    monkeypatch.setattr(llada.decoder, "pointer", torch.nn.Identity())
+    with pytest.raises(UserError, match="pointer"):
         FixedPass(llada.decoder, "graph")

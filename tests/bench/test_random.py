@@ -40,6 +40,12 @@ rows:
     options: &same {canvas_length: 64, tokens_per_second: 6, steps: 3}
     runtime: compile
   blind: {label: blind, system: llada, options: *same, prefix_blind: true}
+  blind_fixed:
+    label: blind, compiled
+    system: llada
+    options: *same
+    prefix_blind: true
+    runtime: compile
 """
 INT8 = "  int8: {label: int8, system: llada, options: {steps: 2}, weights: int8}\n"
 GRAPH = "  graph: {label: graph, system: llama, runtime: graph}\n"
@@ -83,11 +89,11 @@ def test_the_whole_way(rows, tmp_path, capsys):
     content = json.loads((out / "bench.json").read_text())
     assert content["machine"]["dtype"] == "bfloat16"
     found = {(r["system"], r["seconds"], r["batch"]): r for r in content["records"]}
-    assert len(found) == 1 + 2 * 7
+    assert len(found) == 1 + 2 * 8
     for (system, seconds, _), record in found.items():
         assert len(record["total"]) == 2 and not record["failed"]
         assert record["model"] > 0
-        ran = system in ("static", "compile", "fixed")
+        ran = system in ("static", "compile", "fixed", "blind_fixed")
         assert bool(record["flops"]["LLM"]) != ran, "counted in the plain rows only"
         assert all(s > 0 for s in record["stages"]["LLM"])
         if system in ("llama", "static", "compile"):
@@ -277,7 +283,7 @@ def test_rows_that_cannot_be_measured_here(rows, tmp_path, monkeypatch, caplog):
     with caplog.at_level(logging.WARNING):
         bench.main(cmd)
     assert message in caplog.text and "row graph" in caplog.text
-    assert "int8" not in [row.key for row in called] and len(called) == 8
+    assert "int8" not in [row.key for row in called] and len(called) == 9
 
 
 def test_int8_weights_take_half_the_memory(configs):
@@ -313,10 +319,9 @@ def test_what_does_not_fit_is_refused(rows, configs, tmp_path):
     rows.write_text(ROWS.replace("prefix_blind: true", "prefix_blind: 2"))
     with pytest.raises(UserError, match="prefix_blind: 2; allowed: False, True"):
         bench.main(cmd)
-    rows.write_text(
-        ROWS.replace("prefix_blind: true", "prefix_blind: true, runtime: static")
-    )
-    with pytest.raises(UserError, match="prefix_blind needs system: llada, runtime: p"):
+    causal = "system: llama, options: *sized, runtime: static"
+    rows.write_text(ROWS.replace(causal, f"{causal}, prefix_blind: true"))
+    with pytest.raises(UserError, match="row static: prefix_blind needs system: llada"):
         bench.main(cmd)
     rows.write_text(ROWS)
     with pytest.raises(UserError, match="row static: runtime, weights and"):
