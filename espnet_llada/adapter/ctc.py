@@ -92,9 +92,12 @@ class AlignmentCTC(nn.Module):
 
     def log_probs(self, audio: Tensor, projected: Tensor, embedding: Tensor) -> Tensor:
         """(..., width), (..., d), (V, d) -> (..., 1 + V), float32; blank first."""
-        blank = self.blank(audio.to(self.blank.weight.dtype))
-        tokens = scores(projected * self.scale, embedding.to(projected.dtype))
-        return torch.cat([blank, tokens.to(blank.dtype)], -1).float().log_softmax(-1)
+        shape = *audio.shape[:-1], 1 + len(embedding)
+        logits = torch.empty(shape, dtype=torch.float32, device=audio.device)
+        logits[..., :1] = self.blank(audio.to(self.blank.weight.dtype))
+        table = embedding.to(projected.dtype)
+        scores(projected * self.scale, table, out=logits[..., 1:])
+        return logits.log_softmax(dim=-1)
 
     def heard(
         self,

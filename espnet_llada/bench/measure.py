@@ -52,9 +52,9 @@ class Record:
         flops, weights: {stage: FLOPs}, {stage: bytes of weights read} of a batch, means
             over what is decoded in the repetitions.
         warm: batches that have been decoded to be warm and to count that.
-        memory: MiB above what was in use, the most that a repetition has taken; with
-            a CUDA graph the making of the graph counts, since later runs allocate
-            nothing.
+        memory: MiB above what was in use, the most that a warm-up has taken: what is
+            measured for time keeps the memory that it has. The making of a CUDA graph
+            counts.
         model: MiB of the model's weights; 0 where they cannot be counted.
         failed: why the cell could not be measured; "" where it could.
     """
@@ -210,15 +210,16 @@ def _runner(systems: Systems, cell: Cell) -> Run:
             if model:
                 meter = Meter(model, warm_up and counts, more)
                 stack.enter_context(meter)
-            memory = stack.enter_context(PeakMemory())
+            memory = PeakMemory() if warm_up else None
+            if memory:
+                stack.enter_context(memory)
             synchronize()
             start = time.perf_counter()
             hypotheses = recognizer(speech, ids)
             synchronize()
             seconds = time.perf_counter() - start
         if warm_up:
-            if not plain:
-                record.memory = memory.mebibytes
+            record.memory = max(record.memory, memory.mebibytes)
             if model and not cell.row.quantize_asr_model:
                 record.model = model_bytes(model) / 2**20
             if meter:
@@ -230,7 +231,6 @@ def _runner(systems: Systems, cell: Cell) -> Run:
         record.passes.append(sum(h.passes for h in hypotheses) / len(hypotheses))
         words = sum(len(h.token_ids) for h in hypotheses)
         record.tokens.append(words / len(hypotheses))
-        record.memory = max(record.memory, memory.mebibytes)
         for stage, value in (meter.seconds if meter else {}).items():
             record.stages.setdefault(stage, []).append(value)
 

@@ -9,6 +9,7 @@ import sys
 from collections.abc import Callable
 from typing import Any
 
+from espnet_llada.bin.malloc import keep_freed_memory
 from espnet_llada.types import UserError, nearest
 from espnet_llada.yaml_file import read_yaml
 
@@ -82,6 +83,7 @@ class OptionParser(argparse.ArgumentParser):
 
 def run_main(main: Callable[..., Any], cmd: list[str] | None = None) -> None:
     """Run ``main(cmd)``; a UserError ends as ``error: …`` on stderr and exit code 2."""
+    keep_freed_memory()
     try:
         status = main(cmd)
         sys.stdout.flush()
