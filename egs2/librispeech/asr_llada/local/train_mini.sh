@@ -102,10 +102,6 @@ mini_train() {
 
 mini_trainings() {
     local all run name what config tensors more counted=
-    # glibc hands every large tensor back to the system, which then clears its pages anew: a
-    # quarter of a batch's time on a CPU.
-    export MALLOC_TRIM_THRESHOLD_=17179869184 MALLOC_MMAP_THRESHOLD_=17179869184
-    export MALLOC_TOP_PAD_=268435456
     mapfile -t all < <(mini_runs) # not a pipe, since a training may read its stdin
     for run in "${all[@]}"; do
         read -r name what config tensors more <<< "${run}"

@@ -1,0 +1,37 @@
+"""Freed memory stays with the process that runs a command."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import pytest
+
+PROGRAM = """
+import resource, sys
+import torch
+from espnet_llada.bin.options import run_main
+
+def faults():
+    return resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+
+def work(cmd=None):
+    torch.ones(2**24)  # 64 MiB; what is freed behind it may not fit the next one yet
+    before = faults()
+    for _ in range(8):
+        torch.ones(2**24)
+    print(faults() - before)
+
+run_main(work) if sys.argv[1] == "kept" else work()
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="glibc's malloc")
+def test_a_freed_tensor_s_pages_are_used_again():
+    def faults(how: str) -> int:
+        cmd = [sys.executable, "-c", PROGRAM, how]
+        return int(subprocess.run(cmd, capture_output=True, check=True).stdout)
+
+    if (anew := faults("plain")) < 1000:
+        pytest.skip("this malloc keeps freed memory by itself")
+    assert faults("kept") < anew / 4
