@@ -106,11 +106,12 @@ def activation_bytes(
 
     For each position and layer of the LM, with width d, inner width f and s bytes a
     number: two norms keep their input in fp32 (8 d); the attention its queries, keys,
-    values and outputs (4 s d) and a sum for each head; SiLU and the product behind it
-    3 s f; each LoRA target its input (4 d, under AMP 2 d) and the mask of its dropout.
-    The frozen matrices keep nothing. The Q-Former is counted likewise (see the code),
-    the head as a gradient for each position it scores. AMP is meant for an LM in
-    bf16; one in fp32 would be cast layer by layer, and the casts kept.
+    values and outputs (4 s d), keys before they are repeated for the heads that share
+    them, and a sum for each head; SiLU and the product behind it 3 s f; each LoRA
+    target its input (4 d, under AMP 2 d) and the mask of its dropout. The frozen
+    matrices keep nothing. The Q-Former is counted likewise (see the code), the head as
+    a gradient for each position it scores. AMP is meant for an LM in bf16; one in fp32
+    would be cast layer by layer, and the casts kept.
 
     Args:
         network: see ``build``.
@@ -121,8 +122,11 @@ def activation_bytes(
     lm, config = network.lm, network.lm.body.config
     size = lm.head.element_size()
     d, inner = config.hidden_size, config.intermediate_size
-    heads = config.num_attention_heads * lm.body.layers[0].self_attn.head_dim
+    attention = lm.body.layers[0].self_attn
+    heads = config.num_attention_heads * attention.head_dim
     layer = 2 * FP32 * d + 4 * size * heads + 3 * size * inner
+    if attention.groups > 1:
+        layer += size * heads // attention.groups
     layer += FP32 * config.num_attention_heads
     if network.lora is not None:
         targets, dropout = len(network.lora.target_modules), network.lora.dropout > 0
