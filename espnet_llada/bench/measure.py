@@ -52,9 +52,9 @@ class Record:
         flops, weights: {stage: FLOPs}, {stage: bytes of weights read} of a batch, means
             over what is decoded in the repetitions.
         warm: batches that have been decoded to be warm and to count that.
-        memory: MiB above what was in use, the most that a warm-up has taken: what is
-            measured for time keeps the memory that it has. The making of a CUDA graph
-            counts.
+        memory: MiB above what was in use, taken by the last warm-up: what is measured
+            for time keeps the memory that it has. Of a CUDA graph, the most that any
+            has taken: later runs allocate nothing.
         model: MiB of the model's weights; 0 where they cannot be counted.
         failed: why the cell could not be measured; "" where it could.
     """
@@ -219,7 +219,8 @@ def _runner(systems: Systems, cell: Cell) -> Run:
             synchronize()
             seconds = time.perf_counter() - start
         if warm_up:
-            record.memory = max(record.memory, memory.mebibytes)
+            before = 0.0 if plain else record.memory
+            record.memory = max(before, memory.mebibytes)
             if model and not cell.row.quantize_asr_model:
                 record.model = model_bytes(model) / 2**20
             if meter:
