@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from espnet_llada.bin.decoding import read_scp, str2bool
+from espnet_llada.bin.malloc import keep_freed_memory
 from espnet_llada.bin.options import OptionParser, run_main
 from espnet_llada.types import SAMPLE_RATE, UserError
 
@@ -222,6 +223,7 @@ def _start(conf: dict, devices: Any, threads: int = 0) -> None:
     from espnet_llada.model import build_encoder
 
     if threads:
+        keep_freed_memory()
         signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to handle
         torch.set_num_threads(threads)
     _encoder = build_encoder(**conf).to(devices.get())

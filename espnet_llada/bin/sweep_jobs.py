@@ -30,6 +30,7 @@ from espnet_llada.bin.decoding import (
     read_first_pass,
     read_scp,
 )
+from espnet_llada.bin.malloc import keep_freed_memory
 from espnet_llada.bin.sweep_rows import OPTIONS, SweepRow
 from espnet_llada.types import LoadOptions, UserError, atomic_write
 
@@ -272,6 +273,7 @@ def _begin(place: Place, done, nj: int) -> None:
     import torch
 
     global _SYSTEMS, _DONE
+    keep_freed_memory()
     _SYSTEMS, _DONE = Systems(place), done
     signal.signal(signal.SIGINT, signal.SIG_DFL)  # the parent says "interrupted"
     torch.set_num_threads(max(1, len(os.sched_getaffinity(0)) // nj))

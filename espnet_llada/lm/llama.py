@@ -152,7 +152,7 @@ class RMSNorm(nn.Module):
 
 
 class Rotary(nn.Module):
-    """cos and sin of each position, (B, 1, Q, head_dim); frequencies in fp32.
+    """cos and sin of each position, (B, Q, 1, head_dim); frequencies in fp32.
 
     The first half of sin has the sign of the quarter turn, see ``_turned``.
     """
@@ -163,7 +163,7 @@ class Rotary(nn.Module):
         self.register_buffer("inv_freq", frequencies, persistent=False)
 
     def forward(self, positions: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
-        angles = positions[:, None, :, None].float() * self.inv_freq
+        angles = positions[:, :, None, None].float() * self.inv_freq
         cos, sin = angles.cos().to(dtype), angles.sin().to(dtype)
         return torch.cat([cos, cos], dim=-1), torch.cat([-sin, sin], dim=-1)
 
@@ -209,13 +209,13 @@ class _Attention(nn.Module):
 
     def forward(self, x, mask, turn, cache, kernel) -> Tensor:
         q, k, v = (
-            project(x).unflatten(-1, (-1, self.head_dim)).transpose(1, 2)
+            project(x).unflatten(-1, (-1, self.head_dim))
             for project in (self.q_proj, self.k_proj, self.v_proj)
         )
         # Turned together: half the kernels, where launching them is what takes time.
-        q, k = _turned(torch.cat([q, k], dim=1), *turn).split(
-            (q.shape[1], k.shape[1]), dim=1
-        )
+        heads = q.shape[2], k.shape[2]
+        q, k = _turned(torch.cat([q, k], dim=2), *turn).split(heads, dim=2)
+        q, k, v = (y.transpose(1, 2) for y in (q, k, v))
         if cache is not None:
             k, v = cache.update(k, v, self.number)
         alone = q.shape[2] == 1
