@@ -187,6 +187,7 @@ class BlindPass(Pass):
     """The first pass over prefix and canvas where the prefix sees only itself.
 
     Attributes:
+        mask: (B, 1, P + L, P + L).
         later: the passes behind it, over the canvas alone.
     """
 
