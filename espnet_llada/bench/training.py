@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 
 from espnet_llada.audio.encoder import WhisperEncoder
+from espnet_llada.bench.kernels import kernels_of
 from espnet_llada.bench.material import NOISE, material_of
 from espnet_llada.bench.meter import PeakMemory, seconds_of
 from espnet_llada.bench.random_model import model_bytes, random_model
@@ -44,6 +45,8 @@ class Step:
         times: seconds.
         memory: MiB above the weights, at most.
         model: MiB of the weights, all of them.
+        kernels: that a step launches on a GPU, see ``kernels_of``; 0 without one.
+        busy: seconds in which the GPU runs them.
         failed: why the way could not be measured; "" where it could.
     """
 
@@ -53,6 +56,8 @@ class Step:
     times: list[float] = field(default_factory=list)
     memory: float = 0.0
     model: float = 0.0
+    kernels: int = 0
+    busy: float = 0.0
     failed: str = ""
 
     def as_dict(self) -> dict[str, Any]:
@@ -92,11 +97,15 @@ def compare(
     for seconds in durations:
         batch = batch_of(model, seconds)
         group = [Step(way, seconds, model=model_bytes(model) / 2**20) for way in WAYS]
-        for number in range(repeats + 1):
+        for number in range(repeats + 2):
             for step in group:
                 if not step.failed:
                     _install(model, ways[step.way])
-                    _measure(step, model, batch, amp, warm_up=not number)
+                    run = _step(step, model, batch, amp)
+                    if number <= repeats:
+                        _measure(step, run, warm_up=not number)
+                    elif found := kernels_of(run):
+                        step.kernels, step.busy = found
         steps += group
     _install(model, ways["ours"])
     return steps
@@ -129,10 +138,10 @@ def _install(model: WhisperLLM, way: Way) -> None:
         part.run = run
 
 
-def _measure(
-    step: Step, model: WhisperLLM, batch: Batch, amp: torch.autocast, warm_up: bool
-) -> None:
-    """One step."""
+def _step(
+    step: Step, model: WhisperLLM, batch: Batch, amp: torch.autocast
+) -> Callable[[], None]:
+    """What one step does, once all gradients are gone."""
     loss = release_loss if step.way == "release" else our_loss
 
     def run() -> None:
@@ -141,6 +150,10 @@ def _measure(
         value.backward()
 
     model.zero_grad(set_to_none=True)
+    return run
+
+
+def _measure(step: Step, run: Callable[[], None], warm_up: bool) -> None:
     try:
         with PeakMemory() as memory:
             took = seconds_of(run)
@@ -209,9 +222,11 @@ def markdown(steps: Sequence[Step], machine: Mapping[str, Any]) -> str:
         f"Forward and backward pass of {ROWS} utterances of one duration, "
         f"{TOKENS_PER_SECOND} tokens a second; random weights, no optimizer.",
         "",
+        "kernels: launched on a GPU in a step; busy: ms in which it ran them.",
+        "",
         "| seconds | way | positions | ms (quartiles) | MiB | weights MiB "
-        "| times faster | MiB less |",
-        "|---:|---|---:|---:|---:|---:|---:|---:|",
+        "| kernels | busy | times faster | MiB less |",
+        "|---:|---|---:|---:|---:|---:|---:|---:|---:|---:|",
     ]
     release: Step | None = None
     for step in steps:
@@ -231,6 +246,8 @@ def _cells(step: Step, release: Step) -> list[str]:
         f"{middle:.1f} ({low:.1f}-{high:.1f})",
         f"{step.memory:.0f}",
         f"{step.model:.0f}",
+        f"{step.kernels}" if step.kernels else "",
+        f"{1e3 * step.busy:.1f}" if step.kernels else "",
     ]
     if step is release:
         return [*cells, "", ""]
