@@ -25,7 +25,7 @@ def scores(hidden: Tensor, table: Tensor, out: Tensor | None = None) -> Tensor:
 
     A matrix product divides its left side among the cores, and a handful of vectors
     leaves little to divide: on a CPU the table stands there, a piece of it at a time,
-    which its caches hold. Measured 2 times as fast with 8 vectors, 1.2 to 1.4 times
+    which its caches hold. Measured 2 times as fast with 8 vectors, 1.0 to 1.6 times
     with 16 to 600. A single vector counts as two: for it BLAS has a routine that reads
     the table at half the rate.
 

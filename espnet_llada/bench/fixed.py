@@ -14,7 +14,7 @@ from typing import Any
 from torch import Tensor
 
 from espnet_llada.bench.graphs import Replayed, compiled, runner
-from espnet_llada.bench.memories import BlindPass, Continuation, Pass
+from espnet_llada.bench.memories import BlindPass, Continuation, LaterPass, Pass
 from espnet_llada.decoder import LMDecoder
 from espnet_llada.listening import Listening
 from espnet_llada.lm.llama import run_layer
@@ -132,23 +132,22 @@ class FixedPass(Fixed):
         """
         if block_cache:
             raise UserError(f"runtime {self.runtime}: block_cache; leave it out")
-        prefix, seen = heard.prefix, []
+        prefix, begun = heard.prefix, set()
         make = BlindPass if self.decoder.prefix_blind else Pass
 
         def logits(tokens: Tensor, wanted: Tensor) -> Tensor:
             memory = self.memory(make, *prefix.valid.shape, tokens.shape[1])
-            if make is Pass or memory not in seen:
-                memory.begin(prefix, lengths, tokens)
-                seen.append(memory)
+            if memory in begun:
+                memory = memory.following(tokens)
             else:
-                memory = memory.later
-                memory.tokens.copy_(tokens)
+                memory.begin(prefix, lengths, tokens)
+                begun.add(memory)
             self.run(memory)
             return memory.logits[wanted]
 
         return logits
 
-    def run(self, memory: Pass) -> None:
+    def run(self, memory: Pass | LaterPass) -> None:
         """One pass."""
         memory.run()
 

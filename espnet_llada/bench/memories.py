@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
@@ -41,8 +42,27 @@ def _closed(mask: Tensor) -> Tensor:
     return mask.fill_(torch.finfo(mask.dtype).min)
 
 
+class Memory(ABC):
+    """What a step works in.
+
+    Attributes:
+        run: runs the step; set by ``fixed``, which knows how.
+    """
+
+    run: Callable[[], None]
+
+    @property
+    def parts(self) -> list[Memory]:
+        """What has a step of its own."""
+        return [self]
+
+    @abstractmethod
+    def step(self) -> None:
+        """What is run, time and again."""
+
+
 @dataclass
-class Continuation:
+class Continuation(Memory):
     """Greedy search of B rows in memory for K positions.
 
     Attributes:
@@ -57,7 +77,6 @@ class Continuation:
     layer: Callable[..., Tensor]
     rows: int
     room: int
-    run: Callable[[], None] = field(init=False)
 
     def __post_init__(self) -> None:
         table = self.decoder.lm.embedding.weight
@@ -70,11 +89,6 @@ class Continuation:
         self.tokens = ones.repeat(1, self.room)
         self.log_probs = torch.zeros_like(self.tokens, dtype=torch.float32)
         self.column = torch.zeros_like(self.cache.places)
-
-    @property
-    def parts(self) -> list[Continuation]:
-        """What has a step of its own."""
-        return [self]
 
     def begin(self, prefix: Prefix) -> None:
         """Take a prefix with a cache up, and choose the first token."""
@@ -124,8 +138,8 @@ class Continuation:
         )
 
 
-@dataclass
-class Pass:
+@dataclass(eq=False)
+class Pass(Memory):
     """One pass over B rows of P prefix and L canvas positions.
 
     Attributes:
@@ -142,7 +156,6 @@ class Pass:
     rows: int
     asked: int
     length: int
-    run: Callable[[], None] = field(init=False)
 
     def __post_init__(self) -> None:
         lm = self.decoder.lm
@@ -155,11 +168,6 @@ class Pass:
         self.caches: list[Any] = [None] * len(lm.body.layers)
         self.logits: Tensor | None = None
 
-    @property
-    def parts(self) -> list[Pass]:
-        """What has a step of its own."""
-        return [self]
-
     def begin(self, prefix: Prefix, lengths: Tensor, tokens: Tensor) -> None:
         """Take prefix and canvas up."""
         places = torch.arange(self.length, device=tokens.device)
@@ -169,6 +177,11 @@ class Pass:
         self.positions[:, : self.asked] = prefix.positions
         self.positions[:, self.asked :] = prefix.start[:, None] + places
         self.tokens.copy_(tokens)
+
+    def following(self, tokens: Tensor) -> Pass | LaterPass:
+        """The pass over the same prefix and another canvas."""
+        self.tokens.copy_(tokens)
+        return self
 
     def _open(self, valid: Tensor) -> None:
         """Have all see what is there: (B, P + L) bool."""
@@ -203,8 +216,12 @@ class BlindPass(Pass):
         self.later = LaterPass(self, cache.at(places[self.asked :]))
 
     @property
-    def parts(self) -> list[Any]:
+    def parts(self) -> list[Memory]:
         return [self, self.later]
+
+    def following(self, tokens: Tensor) -> LaterPass:
+        super().following(tokens)
+        return self.later
 
     def _open(self, valid: Tensor) -> None:
         there = valid[:, None, None].repeat(1, 1, valid.shape[1], 1)
@@ -213,7 +230,7 @@ class BlindPass(Pass):
 
 
 @dataclass
-class LaterPass:
+class LaterPass(Memory):
     """A pass over a canvas whose prefix is in the cache already.
 
     Attributes:
@@ -224,7 +241,6 @@ class LaterPass:
 
     first: BlindPass
     caches: list[Any]
-    run: Callable[[], None] = field(init=False)
     logits: Tensor | None = field(init=False, default=None)
 
     @property
@@ -232,16 +248,11 @@ class LaterPass:
         """B."""
         return self.first.rows
 
-    @property
-    def tokens(self) -> Tensor:
-        """(B, L) int64, the canvas."""
-        return self.first.tokens
-
     def step(self) -> None:
         """The pass."""
         first, lm = self.first, self.first.decoder.lm
         mask = first.mask[:, :, -1:]
         places = first.positions[:, first.asked :]
-        embeds = lm.embed(self.tokens)
+        embeds = lm.embed(first.tokens)
         hidden = _hidden(lm.body, first.layer, embeds, mask, places, self.caches)
         self.logits = _logits(lm, hidden)

@@ -13,8 +13,8 @@ def keep_freed_memory() -> None:
     """Have freed memory kept for the next tensor, not handed back to the system.
 
     By default each tensor above 32 MiB comes as new pages, which the system has to
-    clear first: a seventh of the time of decoding a batch of 16, a quarter of that of
-    a training step, on 2 cores. Other C libraries than glibc are left as they are.
+    clear first: up to a seventh of the time of decoding a batch of 16, a quarter of
+    that of a training step, on 2 cores. Other C libraries than glibc are left alone.
     """
     try:
         mallopt = ctypes.CDLL(None).mallopt

@@ -9,7 +9,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from transformers import LlamaForCausalLM
 
-from espnet_llada.lm.backbone import Backbone
+from espnet_llada.lm.backbone import Backbone, additive_mask
 from espnet_llada.lm.cache import KVCache
 from espnet_llada.lm.lora import LoraOptions, add_lora, merge_lora
 from espnet_llada.types import UserError
@@ -160,3 +160,13 @@ def test_a_damaged_directory_is_named(tiny_lm, tmp_path, change, named):
 def test_too_many_layers_are_refused(tiny_lm):
     with pytest.raises(UserError, match="num_layers: 3"):
         Backbone.from_pretrained(tiny_lm, "causal", num_layers=3)
+
+
+@pytest.mark.parametrize("keys", [1, 16, 45, 155])
+def test_rows_of_a_mask_are_aligned(keys):
+    allowed = torch.rand(3, 1, 2, keys) < 0.5
+    mask = additive_mask(allowed, torch.bfloat16)
+    lowest = torch.finfo(torch.bfloat16).min
+    assert torch.equal(mask, torch.where(allowed, 0.0, lowest).bfloat16())
+    assert mask.stride(-1) == 1
+    assert not any(step % 16 for step in mask.stride()[:-1]), "or torch copies it"
