@@ -7,8 +7,8 @@ RECIPE := egs2/librispeech/asr_llada
 PYTHON ?=
 VENV ?= .venv
 IN_VENV := export PATH="$$(cd "$(VENV)" && pwd)/bin:$$PATH";
-# A process for each core, as far as four; a file's tests share what they make.
-PYTEST := OMP_NUM_THREADS=1 python -m pytest --dist loadfile \
+# A process for each core, as far as four; tests/conftest.py says which tests share one.
+PYTEST := OMP_NUM_THREADS=1 python -m pytest --dist loadgroup \
 	-n "$$(python -c 'import os; print(min(4, os.cpu_count()))')"
 
 .DEFAULT_GOAL := help

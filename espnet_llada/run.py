@@ -13,7 +13,7 @@ import runpy
 import sys
 
 from espnet_llada.bin.options import run_main
-from espnet_llada.torchaudio_guard import import_torchaudio
+from espnet_llada.import_guards import before_espnet
 from espnet_llada.types import UserError
 
 OURS = {
@@ -33,7 +33,7 @@ def main(cmd: list[str] | None = None) -> None:
         raise UserError(
             "nothing to run; e.g. python -m espnet_llada.run -m espnet2.bin.asr_train"
         )
-    import_torchaudio()
+    before_espnet()
     if args[0] != "-m":
         sys.argv = args
         runpy.run_path(args[0], run_name="__main__")

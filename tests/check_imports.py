@@ -15,7 +15,7 @@ RANKS = [
     (
         "types",
         "compiling",
-        "torchaudio_guard",
+        "import_guards",
         "frozen",
         "quantize",
         "unusable",

@@ -18,7 +18,7 @@ import soundfile
 import torch
 import yaml
 
-from espnet_llada.torchaudio_guard import import_torchaudio
+from espnet_llada.import_guards import import_torchaudio
 
 import_torchaudio()
 
@@ -30,6 +30,31 @@ SENTENCES = [
     "it was a dark and stormy night in the old town",
     "nothing is so painful to the human mind as a great and sudden change",
 ]
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log):
+    """A file's tests share a process; all of ESPnet's do, whose import takes 15 s.
+
+    Of ``--dist loadgroup``, the marks of which have no effect with pytest 9.2.
+    """
+    if config.getvalue("dist") != "loadgroup":
+        return None
+    from xdist.scheduler import LoadScopeScheduling
+
+    class ByFile(LoadScopeScheduling):
+        def _split_scope(self, nodeid: str) -> str:
+            file = nodeid.split("::")[0]
+            espnet = file.startswith("tests/espnet/") or file == "tests/test_conf.py"
+            return "espnet" if espnet else file
+
+    return ByFile(config, log)
+
+
+@pytest.fixture(autouse=True)
+def same_random_numbers() -> None:
+    """A test draws the same, whatever has run before it in its process."""
+    torch.manual_seed(0)
 
 
 @pytest.fixture(scope="session")

@@ -6,11 +6,11 @@ python -m espnet_llada.bin.asr_train --config conf/train_asr_whisper_llada.yaml 
 from __future__ import annotations
 
 from espnet_llada.bin.options import run_main
-from espnet_llada.torchaudio_guard import import_torchaudio
+from espnet_llada.import_guards import before_espnet
 
 
 def _task():
-    import_torchaudio()
+    before_espnet()
     from espnet_llada.espnet.register import register
     from espnet_llada.espnet.task import ASRTask
 

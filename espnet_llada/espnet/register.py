@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from espnet_llada.torchaudio_guard import import_torchaudio
+from espnet_llada.import_guards import before_espnet
 
 
 def register() -> None:
@@ -12,7 +12,7 @@ def register() -> None:
     task then builds our model and reads text with the LM's tokenizer. Configs with
     any other decoder are untouched. Calling it again changes nothing.
     """
-    import_torchaudio()
+    before_espnet()
     from espnet2.tasks import abs_task, asr
 
     from espnet_llada.espnet.hooks import hook

@@ -51,7 +51,7 @@ class LMTokenizer:
 
     @cached_property
     def _hf(self) -> Any:
-        from espnet_llada.torchaudio_guard import import_torchaudio
+        from espnet_llada.import_guards import import_torchaudio
 
         import_torchaudio()  # transformers imports it
         from transformers import PreTrainedTokenizerFast

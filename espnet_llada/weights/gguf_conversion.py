@@ -11,7 +11,7 @@ import logging
 from pathlib import Path
 from typing import Any
 
-from espnet_llada.torchaudio_guard import import_torchaudio
+from espnet_llada.import_guards import import_torchaudio
 from espnet_llada.types import UserError, atomic_write
 
 log = logging.getLogger(__name__)

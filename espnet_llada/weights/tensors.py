@@ -90,6 +90,14 @@ def _few(names: list[str]) -> str:
     return ", ".join(names[:3]) + more
 
 
+_DTYPES = {
+    "F32": torch.float32,
+    "F16": torch.float16,
+    "BF16": torch.bfloat16,
+}
+"""Of weights, by their names in a safetensors file."""
+
+
 def stored_safetensors(files: Iterable[Path]) -> dict[str, StoredTensor]:
     """All tensors of (the shards of) a model; headers only are read.
 
@@ -119,7 +127,9 @@ def _in_safetensors(file: Path, name: str, header: Any) -> StoredTensor:
             return opened.get_tensor(name)
 
     shape = torch.Size(header.get_shape())
-    return StoredTensor(file, name, shape, header[:0].dtype, load)
+    # A slice knows its dtype too, but takes milliseconds to make in a large file.
+    dtype = _DTYPES.get(header.get_dtype()) or header[:0].dtype
+    return StoredTensor(file, name, shape, dtype, load)
 
 
 def torch_load(path: Path, kind: str) -> tuple[Any, bool]:

@@ -105,7 +105,9 @@ def test_the_other_positions_are_the_lms():
     canvas = torch.tensor([[8, 8, 3, EOS], [1, 8, 8, 8]])
     masked = torch.tensor([[True, True, False, True], [False, True, False, True]])
     tokens = canvas.masked_fill(masked, MASK)
-    given = torch.randn(5, VOCAB).log_softmax(dim=-1)
+    given = torch.randn(5, VOCAB)
+    given[:, 9] = 5.0  # the reader names 1 and 2
+    given = given.log_softmax(dim=-1)
     leading = Leading(Said([1, 2, 3], [1, 2, 3]), 1.0, SPECIAL, canvas, False)
     found, first = leading(tokens, masked, given.clone())
     assert first.nonzero().tolist() == [[0, 0], [1, 1]]

@@ -134,7 +134,7 @@ def test_texts_beyond_whispers_reach_are_read_as_far_as_that(reads):
 @torch.no_grad()
 def test_it_says_what_whispers_own_decoder_says(reader, table, tiny_whisper):
     """transformers' decoder, fed with the same text, row by row."""
-    from espnet_llada.torchaudio_guard import import_torchaudio
+    from espnet_llada.import_guards import import_torchaudio
 
     import_torchaudio()
     from transformers import WhisperModel

@@ -27,7 +27,7 @@ def frames(*lengths: int) -> tuple[torch.Tensor, torch.Tensor]:
 @torch.no_grad()
 def test_one_window_is_what_whispers_decoder_says_of_it(tiny_whisper):
     """The same layers as transformers' decoder, with the query as its only token."""
-    from espnet_llada.torchaudio_guard import import_torchaudio
+    from espnet_llada.import_guards import import_torchaudio
 
     import_torchaudio()
     from transformers import WhisperModel

@@ -15,7 +15,7 @@ def sizes():
 
 def reference_model(seed: int = 0):
     """A small random Whisper from transformers, in eval mode."""
-    from espnet_llada.torchaudio_guard import import_torchaudio
+    from espnet_llada.import_guards import import_torchaudio
 
     import_torchaudio()
     transformers = pytest.importorskip("transformers")

@@ -18,7 +18,7 @@ def speechlike(rows: int, samples: int) -> torch.Tensor:
 
 @pytest.fixture(scope="module")
 def extractor():
-    from espnet_llada.torchaudio_guard import import_torchaudio
+    from espnet_llada.import_guards import import_torchaudio
 
     import_torchaudio()
     transformers = pytest.importorskip("transformers")

@@ -50,10 +50,12 @@ def llada(model_dir):
     return load_model(*find_model(model_dir))
 
 
-def test_what_it_writes(model_dir, data, tmp_path, capsys):
+def test_what_it_writes(model_dir, data, tmp_path, capsys, monkeypatch):
+    # Of no use here, and slow in a process that holds much else.
+    monkeypatch.setattr("espnet_llada.bench.meter._return_free_memory", lambda: None)
     rows, out = tmp_path / "rows.yaml", tmp_path / "out"
     rows.write_text(ROWS)
-    options = {"model": model_dir, "data": data, "output": out, "repeats": 3}
+    options = {"model": model_dir, "data": data, "output": out, "repeats": 2}
     options |= {"durations": "0.5 1", "batches": "1 3"}
     bench.main(
         [str(rows), *(str(w) for k, v in options.items() for w in (f"--{k}", v))]
@@ -62,11 +64,11 @@ def test_what_it_writes(model_dir, data, tmp_path, capsys):
     found = {(r["system"], r["seconds"], r["batch"]): r for r in content["records"]}
     assert len(found) == 2 * (1 + 2 + 2), "the release takes one utterance at a time"
     for record in found.values():
-        assert len(record["total"]) == 3
+        assert len(record["total"]) == 2
         sums = np.sum([record["stages"][s] for s in STAGES], axis=0)
         assert (sums > 0).all() and (sums < record["total"]).all()
         assert record["flops"]["LLM"] > 0
-    assert found["steps4", 1.0, 1]["passes"] == [4.0] * 3
+    assert found["steps4", 1.0, 1]["passes"] == [4.0] * 2
     assert found["release", 1.0, 1]["flops"]["encoder"] > (
         3 * found["steps4", 1.0, 1]["flops"]["encoder"]
     ), "padding"

@@ -196,29 +196,33 @@ def test_without_a_compiler_two_ways_are_left(rows, tmp_path, monkeypatch, caplo
     assert "left out: compiled, 2 s:" in caplog.text
 
 
-def test_all_ways_are_one_loss_where_nothing_is_padded(configs):
+@pytest.mark.parametrize(
+    "way", ["release", pytest.param("compiled", marks=pytest.mark.slow)]
+)
+def test_all_ways_are_one_loss_where_nothing_is_padded(configs, way):
     config = configs["llada"]
     config["encoder_conf"] |= {"dtype": "float32"}
     config["decoder_conf"] |= {"dtype": "float32"}
     model = random_model(config, "cpu", training=True)
     batch = training.batch_of(model, 30.0)
-    gradients = []
-    ways = (training.our_loss, training.our_loss, training.release_loss)
-    for number, loss in enumerate(ways):
+
+    def made(loss):
         model.zero_grad()
-        if number == 1:
-            compile_layers(model.encoder, model.postencoder, model.decoder, "aot_eager")
         value, positions = loss(model, batch)
         value.backward()
         trained = {n: p.grad for n, p in model.named_parameters() if p.requires_grad}
-        gradients.append((value, positions, trained))
-    ours, here, mine = gradients[0]
+        return value, positions, trained
+
+    ours, here, mine = made(training.our_loss)
+    if way == "compiled":
+        compile_layers(model.encoder, model.postencoder, model.decoder, "aot_eager")
+    loss = training.our_loss if way == "compiled" else training.release_loss
+    theirs, there, other = made(loss)
+    assert here == there
     assert any("lora_A" in name for name in mine)
-    for theirs, there, other in gradients[1:]:
-        assert here == there
-        torch.testing.assert_close(ours, theirs)
-        for name, gradient in mine.items():
-            torch.testing.assert_close(gradient, other[name], atol=1e-6, rtol=1e-3)
+    torch.testing.assert_close(ours, theirs)
+    for name, gradient in mine.items():
+        torch.testing.assert_close(gradient, other[name], atol=1e-6, rtol=1e-3)
 
 
 def test_a_random_model_has_the_shapes_and_dtypes_of_a_trained_one(configs):

@@ -38,9 +38,10 @@ SERVER = """
 import json, os, signal, sys
 answers = os.fdopen(os.dup(1), "w")
 os.dup2(2, 1)  # ESPnet prints while it is imported
-from espnet_llada.torchaudio_guard import import_torchaudio
-import_torchaudio()
-from espnet_llada.bin.options import run_main
+from espnet_llada.import_guards import before_espnet
+before_espnet()
+from espnet_llada import run
+from espnet_llada.bin import options
 from espnet_llada.espnet.task import ASRTask
 
 def die_before(name, count, folder):
@@ -82,7 +83,8 @@ for line in sys.stdin:
                     die_before(*job["die_before"], job["folder"])
                 if job["poison"]:
                     poison(job["poison"])
-                run_main(lambda cmd: ASRTask.main(cmd=cmd), job["cmd"])
+                launched = ["-m", "espnet2.bin.asr_train", *job["cmd"]]
+                options.run_main(run.main, launched)
             except SystemExit as e:
                 code = e.code or 0
             except BaseException:

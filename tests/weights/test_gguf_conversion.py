@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from espnet_llada.torchaudio_guard import import_torchaudio
+from espnet_llada.import_guards import import_torchaudio
 from espnet_llada.types import UserError
 
 import_torchaudio()
