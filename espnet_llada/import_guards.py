@@ -9,7 +9,8 @@ it).
 ESPnet2 imports g2p_en wherever it imports a tokenizer, and g2p_en downloads data of
 nltk's while it is imported: the jobs of a stage that start at once do so over one
 another (espnet/espnet issue 3774), a machine without a network complains in each log
-(4553). Only tokenizers of phonemes need it, so it waits for one.
+(4553). Both this and a cleaner of texts for TTS import inflect, which takes 4 s: a
+third of the time of any command that tokenizes. Neither is of use here.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from __future__ import annotations
 import importlib.util
 import pathlib
 import sys
+from importlib.machinery import PathFinder
 from types import ModuleType
 from unittest import mock
 
@@ -25,6 +27,7 @@ def before_espnet() -> None:
     """To be called before ESPnet2 is imported."""
     import_torchaudio()
     import_when_used("g2p_en")
+    import_when_used("tacotron_cleaner.cleaners")
 
 
 def import_torchaudio() -> None:
@@ -54,18 +57,30 @@ def _import_without_extension() -> None:
         import torchaudio  # noqa: F401
 
 
-def import_when_used(package: str) -> None:
-    """Let a package be imported without running it until something of it is used.
+def import_when_used(name: str) -> None:
+    """Let a module be imported without running it until something of it is used.
 
-    ``importlib.util.LazyLoader`` would do, if the import statement of Python before
-    3.12 did not ask the module for its ``__spec__``, which it counts as a use. A
-    package that is not installed, or imported already, is left alone.
+    Nor are the packages run that it is in. ``importlib.util.LazyLoader`` would do, if
+    the import statement of Python before 3.12 did not ask the module for its
+    ``__spec__``, which it counts as a use. What is not installed, or is imported
+    already, is left alone.
     """
-    if package in sys.modules or not (spec := importlib.util.find_spec(package)):
+    if name in sys.modules:
+        return
+    package, _, own = name.rpartition(".")
+    if package:
+        import_when_used(package)
+        where = getattr(sys.modules.get(package), "__path__", [])
+        spec = PathFinder.find_spec(name, where)
+    else:
+        spec = importlib.util.find_spec(name)
+    if spec is None:
         return
     module = importlib.util.module_from_spec(spec)
     module.__class__ = _WhenUsed
-    sys.modules[package] = module
+    sys.modules[name] = module
+    if package:
+        setattr(sys.modules[package], own, module)
 
 
 class _WhenUsed(ModuleType):

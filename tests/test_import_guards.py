@@ -51,7 +51,21 @@ def test_a_name_or_a_module_of_it_is_a_use(package, tmp_path):
     assert (tmp_path / "ran").read_text() == "x"
 
 
+def test_a_module_in_a_package(package, tmp_path):
+    import_when_used(f"{package}.inner")
+    import wakeful.inner
+
+    assert wakeful.inner.answer == 42
+    assert not (tmp_path / "ran").exists()
+    assert isinstance(wakeful.Speaker(), wakeful.Speaker)
+    assert (tmp_path / "ran").read_text() == "x"
+    import_when_used(f"{package}.nothing")
+    with pytest.raises(ModuleNotFoundError):
+        import wakeful.nothing
+
+
 def test_what_is_not_installed_is_missing_as_before():
     import_when_used("no_such_package_anywhere")
+    import_when_used("no_such_package_anywhere.nor_this")
     with pytest.raises(ModuleNotFoundError):
         import no_such_package_anywhere  # noqa: F401
