@@ -87,6 +87,10 @@ class _WhenUsed(ModuleType):
     def __getattr__(self, name: str):
         if name.startswith("__"):  # asked for by those who look at any module
             raise AttributeError(name)
-        self.__class__ = ModuleType
-        self.__spec__.loader.exec_module(self)
+        self.__class__ = ModuleType  # while it runs a missing name is just missing
+        try:
+            self.__spec__.loader.exec_module(self)
+        except BaseException:
+            self.__class__ = _WhenUsed  # the next use gets the error as well
+            raise
         return getattr(self, name)

@@ -51,6 +51,16 @@ def test_a_name_or_a_module_of_it_is_a_use(package, tmp_path):
     assert (tmp_path / "ran").read_text() == "x"
 
 
+def test_one_that_fails_does_so_at_each_use(package, tmp_path):
+    (tmp_path / "wakeful/inner.py").write_text("raise OSError('no data')\n")
+    import_when_used(package)
+    import wakeful
+
+    for _ in range(2):
+        with pytest.raises(OSError, match="no data"):
+            wakeful.Speaker  # noqa: B018
+
+
 def test_a_module_in_a_package(package, tmp_path):
     import_when_used(f"{package}.inner")
     import wakeful.inner
