@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from espnet_llada.audio.io import load_audio
+from espnet_llada.audio.io import check_samples, load_audio
 from espnet_llada.decode_file import STRATEGY, make_options, model_options
 from espnet_llada.loading import Builder, find_model, load_model
 from espnet_llada.recognizer import Recognizer
@@ -79,6 +79,8 @@ class InferenceAPI:
     ) -> list[Result]:
         """Each utterance as if it came alone: all of them go by ``utt_id``."""
         waveforms = [_waveform(speech, utt_id) for speech in batch]
+        if not waveforms:
+            return []
         ids = [utt_id] * len(waveforms)
         return [
             [(h.text, list(h.tokens), list(h.token_ids), h)]
@@ -88,11 +90,26 @@ class InferenceAPI:
 
 def _waveform(speech: Speech, utt_id: str) -> np.ndarray:
     if isinstance(speech, (str, Path)):
-        speech = load_audio(speech)
-    waveform = np.asarray(speech, dtype=np.float32)
-    if waveform.ndim != 1 or not len(waveform):
+        return load_audio(speech)
+    name = f"speech of utterance {utt_id}"
+    if isinstance(speech, torch.Tensor):
+        floats = speech.float() if speech.is_floating_point() else speech
+        speech = floats.detach().cpu().numpy()
+    if not isinstance(speech, np.ndarray):
         raise UserError(
-            f"speech of utterance {utt_id}: expected a mono waveform (samples,), "
-            f"got shape {waveform.shape}"
+            f"{name}: a {type(speech).__name__}; give an array, a tensor or a file"
         )
-    return waveform
+    if speech.dtype.kind != "f":
+        raise UserError(
+            f"{name}: {speech.dtype} samples; give floats in [-1, 1], of int16 those "
+            "divided by 32768"
+        )
+    if speech.ndim != 1:
+        raise UserError(
+            f"{name}: shape {speech.shape}; give mono samples (T,), e.g. the mean over "
+            "the channels"
+        )
+    if not len(speech):
+        raise UserError(f"{name}: holds no samples")
+    check_samples(name, speech)
+    return speech.astype(np.float32, copy=False)

@@ -8,6 +8,7 @@ import numpy as np
 import torch
 
 from espnet_llada.api import InferenceAPI, Result
+from espnet_llada.types import UserError
 
 
 class Deliberator(InferenceAPI):
@@ -33,4 +34,9 @@ class Deliberator(InferenceAPI):
                 positions to fill.
             utt_id: decides the random masks, together with ``seed``.
         """
+        if not isinstance(transcript, str) or isinstance(speech, (list, tuple)):
+            raise UserError(
+                "Deliberator takes one utterance and its transcript, a string; call it "
+                "for each of several"
+            )
         return self._run(speech, utt_id, transcript)

@@ -73,7 +73,13 @@ def load_model(
         )
     load_trained(model, state, str(model_file))
     model.decoder.merge_lora()
-    model = model.to(options.device).eval()
+    try:
+        model = model.to(options.device).eval()
+    except (RuntimeError, AssertionError) as e:  # torch on what is not there
+        reason = str(e).strip().splitlines()[0]
+        raise UserError(
+            f"device {options.device}: {reason:.160}; name one that is here, e.g. cpu"
+        ) from e
     return quantized(model) if options.quantize_asr_model else model
 
 

@@ -17,6 +17,7 @@ from espnet_llada import sampler
 from espnet_llada.adapter.reader import Beside
 from espnet_llada.audio.io import split_long
 from espnet_llada.autoregressive import beam_search
+from espnet_llada.cutting import cut_transcript
 from espnet_llada.listening import Listening
 from espnet_llada.lm.tokenizer import to_case
 from espnet_llada.rereading import Fill, Rereader, word_places
@@ -123,9 +124,10 @@ class Recognizer:
     ) -> list[Hypothesis]:
         """Recognise a batch.
 
-        An utterance longer than the encoder takes (30 s) is cut where it is quiet.
-        Decoding transcribes the pieces one by one and joins the text; deliberation
-        lets the LM hear all pieces at once, since the transcript cannot be cut.
+        An utterance longer than the encoder takes (30 s) is cut where it is quiet. The
+        pieces are decoded one by one, and the text is joined; deliberation gives each
+        its part of the transcript, as far as the model has a CTC that hears which.
+        Without one the LM hears all pieces at once.
 
         Args:
             waveforms: float32 (T,) at 16 kHz each.
@@ -145,15 +147,38 @@ class Recognizer:
                 + " first-pass transcript"
             )
         pieces = [split_long(w) for w in waveforms]
-        if transcripts is not None:
+        hears = self.use_audio and self.model.decoder.ctc is not None
+        if transcripts is not None and not hears:
             return self._deliberate(pieces, utt_ids, transcripts)
         rows = [
             (f"{utt_id}#{i}" if i else utt_id, piece)
             for utt_id, parts in zip(utt_ids, pieces, strict=True)
             for i, piece in enumerate(parts)
         ]
-        decoded = iter(self._decode([r[1] for r in rows], [r[0] for r in rows]))
+        ids, flat = [r[0] for r in rows], [r[1] for r in rows]
+        if transcripts is None:
+            decoded = iter(self._decode(flat, ids))
+        else:
+            texts = self._cut(pieces, transcripts)
+            decoded = iter(self._deliberate([[w] for w in flat], ids, texts))
         return [_joined([next(decoded) for _ in parts]) for parts in pieces]
+
+    def _cut(
+        self, pieces: list[list[np.ndarray]], transcripts: Sequence[str]
+    ) -> list[str]:
+        """What each piece has of its utterance's transcript."""
+        flat = [[w] for parts in pieces if len(parts) > 1 for w in parts]
+        decoder, heard = self.model.decoder, iter(())
+        if flat:
+            draft = decoder.listen(*self._audio(flat), draft=True).draft
+            heard = map(decoder.tokenizer.decode, draft.ids)
+        texts = []
+        for text, parts in zip(transcripts, pieces, strict=True):
+            own = [text]
+            if len(parts) > 1:
+                own = cut_transcript(text, [next(heard) for _ in parts])
+            texts += own
+        return texts
 
     def _decode(
         self, waveforms: list[np.ndarray], utt_ids: list[str]

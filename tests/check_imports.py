@@ -29,7 +29,7 @@ RANKS = [
     ("lm",),
     ("sampler",),
     ("misreading", "objective", "pointer", "prefix", "rough"),
-    ("slots",),
+    ("cutting", "slots"),
     ("parts",),
     ("listening",),
     ("passes",),

@@ -5,9 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 
 import jiwer
+import numpy as np
 import pytest
 
-from espnet_llada import Speech2Text
+from espnet_llada import Deliberator, Speech2Text
+from espnet_llada.audio.io import load_audio
 from espnet_llada.decode_file import make_options, model_options
 from espnet_llada.loading import find_model, load_model
 from espnet_llada.recognizer import Recognizer
@@ -56,6 +58,19 @@ def test_mini_transcribes_what_it_hears():
     assert jiwer.wer(texts, heard) < 0.3, heard
     # With the audio of another utterance there is nothing to know a text by.
     assert jiwer.wer(texts, [*heard[1:], heard[0]]) > 0.8
+
+
+def test_a_long_recording_s_transcript_is_corrected_piece_by_piece(monkeypatch):
+    table = clips()
+    pieces = [load_audio(path) for path in table]
+    monkeypatch.setattr("espnet_llada.recognizer.split_long", lambda _: pieces)
+    text = " ".join(table.values())
+    wrong = text.replace(text.split()[3], "wrong", 1)
+    assert wrong != text
+    deliberate = Deliberator.from_pretrained("mini", output_case="lower")
+    found, *_ = deliberate(np.concatenate(pieces), wrong)[0]
+    assert "wrong" not in found.split()
+    assert jiwer.wer(text, found) < 0.1, found
 
 
 def test_mini_takes_every_strategy_by_its_name_alone():

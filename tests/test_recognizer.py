@@ -91,7 +91,7 @@ def test_audio_changes_what_is_recognised_and_plain_text_does_not_hear_it(llada)
     assert a == b
 
 
-def test_long_audio_is_decoded_in_pieces_and_deliberated_as_a_whole(llada):
+def test_long_audio_without_a_ctc_is_deliberated_as_a_whole(llada):
     long = RNG.normal(0, 0.1, 16_000 * 65).astype(np.float32)
     options = SamplerOptions(steps=2, canvas_length=8)
     hypothesis = Recognizer(llada, options)([long], ["long"])[0]

@@ -31,7 +31,11 @@ def export_encoder(
     with torch.device("meta"):
         encoder = WhisperEncoder(file.config)
     stored = file.check({name: v.shape for name, v in encoder.state_dict().items()})
-    tensors = {f"encoder.{hf_name(n)}": t.read(dtype) for n, t in stored.items()}
+    # Some openai-whisper files hold transposed views.
+    tensors = {
+        f"encoder.{hf_name(name)}": tensor.read(dtype).contiguous()
+        for name, tensor in stored.items()
+    }
     save_file(tensors, target / "model.safetensors", metadata={"format": "pt"})
     config = {
         "model_type": "whisper",

@@ -187,14 +187,19 @@ def _entry_bytes(head: bytes) -> int:
     return 0
 
 
-def _to_mono_16k(name: str, samples: np.ndarray, rate: int) -> np.ndarray:
+def check_samples(name: str, samples: np.ndarray) -> None:
+    """Refuse float samples that are no numbers, or far above full scale."""
     peak = np.abs(samples).max()
     if not np.isfinite(peak):  # max() carries a NaN through
         raise UserError(f"{name}: has NaN or infinite samples; export it again")
     if peak > _PEAK:
         raise UserError(
-            f"{name}: float samples reach {peak:.6g}, full scale is 1; rescale the file"
+            f"{name}: float samples reach {peak:.6g}, full scale is 1; rescale them"
         )
+
+
+def _to_mono_16k(name: str, samples: np.ndarray, rate: int) -> np.ndarray:
+    check_samples(name, samples)
     if rate not in _RATES:
         raise UserError(f"{name}: implausible rate of {rate} Hz; export it again")
     if samples.shape[1] > 1:

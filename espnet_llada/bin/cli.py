@@ -155,7 +155,7 @@ def _by_id(files: list[str]) -> dict[str, str]:
     """{file stem: path}, sorted by id as Kaldi's files are."""
     table: dict[str, str] = {}
     for file in files:
-        utt_id = Path(file).stem
+        utt_id = "_".join(Path(file).stem.split())  # a space would end it
         if table.setdefault(utt_id, file) != file:
             raise UserError(f"{table[utt_id]} and {file} share an id; rename one")
     return dict(sorted(table.items()))
@@ -171,6 +171,10 @@ def _run(
         raise UserError(f"{utterances[0].path}: no such audio file; check the path")
     if args.output and not Path(args.output).absolute().parent.is_dir():
         raise UserError(f"{args.output}: no such directory; create it first")
+    if args.output and Path(args.output).is_dir():
+        raise UserError(f"{args.output}: is a directory; name a file in it")
+    if args.batch_size < 1:
+        raise UserError(f"batch_size: {args.batch_size} does not fit; allowed: >= 1")
     from espnet_llada.espnet.inference import build_with_espnet
     from espnet_llada.loading import find_model, load_model
     from espnet_llada.recognizer import Recognizer
@@ -182,15 +186,17 @@ def _run(
     loading = load_options(args, args.device)
     model = load_model(config, file, loading, build_with_espnet)
     recognizer = Recognizer(model, options, use_audio, args.output_case)
-    outcomes = decode_all(recognizer, utterances, max(1, args.batch_size))
+    outcomes = decode_all(recognizer, utterances, args.batch_size)
     failed = 0
     lines = []
     for outcome in _progress(outcomes, len(utterances)):
         failed += _report(outcome)
+        if outcome.error:
+            continue  # a line without a text would say that nothing was heard
         line = f"{outcome.utterance.utt_id} {outcome.hypothesis.text}".rstrip() + "\n"
         if args.output:
             lines.append(line)
-        elif not outcome.error:
+        else:
             sys.stdout.write(line)
             sys.stdout.flush()
     if failed == len(utterances):

@@ -99,6 +99,22 @@ def test_the_likelihood_is_that_of_each_token_and_the_end(reads):
 
 
 @torch.no_grad()
+def test_many_texts_are_tried_a_few_at_a_time(reads, monkeypatch):
+    texts = [(n % 2, [n, *range(n)]) for n in range(1, 9)]
+    expected = reads.likelihoods(texts)
+    sizes, along = [], reads._along
+
+    def counted(rows, texts, pasts=None):
+        sizes.append(sum(map(len, texts)))
+        return along(rows, texts, pasts)
+
+    monkeypatch.setattr(reads, "_along", counted)
+    monkeypatch.setattr("espnet_llada.adapter.reader._AT_ONCE", 12)
+    assert reads.likelihoods(texts) == pytest.approx(expected, abs=1e-4)
+    assert len(sizes) > 3 and max(sizes) <= 12
+
+
+@torch.no_grad()
 def test_a_search_is_told_token_by_token(reads):
     beside = Beside(reads, 0.5)
     texts = [[], []]

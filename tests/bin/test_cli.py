@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -11,6 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import soundfile
+import torch
 
 from espnet_llada.bin import cli
 from espnet_llada.types import UserError
@@ -133,7 +135,8 @@ def test_bad_audio_is_named_and_the_others_are_done(
     args = ("--model", model_dir, "--output", text)
     status, _, err = run(capsys, "transcribe", *bad.values(), *speech, *args)
     assert status == 1
-    assert len(text.read_text().splitlines()) == 7
+    lines = text.read_text().splitlines()  # an empty one would say: nothing was heard
+    assert [line.split()[0] for line in lines] == ["utt0", "utt1", "utt2"]
     for path in bad.values():
         assert err.count(str(path)) == 1
     assert len(err.strip().splitlines()) == 4
@@ -182,6 +185,33 @@ def test_first_pass_that_lacks_an_utterance(capsys, model_dir, speech, tmp_path)
     assert status == 2 and "'utt1'" in err and str(first) in err
     status, out, _ = run(capsys, "deliberate", speech[0], speech[2], *args)
     assert status == 0 and len(out.splitlines()) == 2  # utt2 is empty, not missing
+
+
+def test_a_space_in_a_file_s_name_does_not_end_its_id(capsys, model_dir, speech):
+    spaced = speech[0].with_name("a  fine name.flac")
+    spaced.write_bytes(speech[0].read_bytes())
+    status, out, _ = run(capsys, "transcribe", spaced, "--model", model_dir)
+    assert status == 0 and out.split()[0] == "a_fine_name"
+
+
+@pytest.mark.parametrize(
+    ("more", "message"),
+    [
+        (("--output", "{tmp}"), "is a directory; name a file"),
+        (("--batch_size", 0), "batch_size: 0 does not fit"),
+        (("--device", "abacus"), "device abacus: .*name one"),
+        (("--device", "cuda"), "device cuda: .*name one"),
+    ],
+)
+def test_what_does_not_fit_is_said_before_anything_is_decoded(
+    capsys, model_dir, speech, tmp_path, more, message
+):
+    if more[-1] == "cuda" and torch.cuda.is_available():
+        pytest.skip("there is one")
+    more = [str(word).format(tmp=tmp_path) for word in more]
+    status, out, err = run(capsys, "transcribe", *speech, "--model", model_dir, *more)
+    assert (status, out) == (2, "") and len(err.splitlines()) == 1
+    assert re.search(message, err), err
 
 
 def test_two_files_of_one_id_are_refused(capsys, model_dir, speech, tmp_path):

@@ -174,12 +174,27 @@ def test_the_api_returns_what_espnets_does(data, trained):
         text, tokens, ids, hypothesis = speech2text(given)[0]
         assert isinstance(hypothesis, Hypothesis)
         assert hypothesis.text == text and len(tokens) == len(ids)
-    with pytest.raises(UserError, match="mono"):
-        speech2text(np.zeros((2, 800)))
+    assert speech2text([]) == []
+    for wrong, message in (
+        (np.zeros((2, 800)), "mono"),
+        ((speech * 32767).astype(np.int16), "int16 samples; give floats"),
+        (torch.zeros(800, dtype=torch.int16), "int16 samples; give floats"),
+        (speech * 32767, "full scale is 1"),
+        (speech * np.nan, "NaN"),
+        (np.zeros(0), "no samples"),
+        (b"RIFF", "bytes; give an array"),
+    ):
+        with pytest.raises(UserError, match=message):
+            speech2text(wrong)
+    learnt = torch.tensor(speech, requires_grad=True)
+    assert speech2text(learnt)[0][0] == speech2text(speech)[0][0]
     again = Speech2Text.from_pretrained(out, steps=3)(data / "utt0.flac")
     assert again[0][0] == text
     deliberator = Deliberator.from_pretrained(trained / "llada/out", mask_ratio=0.0)
     assert deliberator(data / "utt0.flac", "the dog")[0][0] == "THE DOG"
+    for wrong in ((speech, ["the dog"]), ([speech], "the dog")):
+        with pytest.raises(UserError, match="one utterance"):
+            deliberator(*wrong)
     with pytest.raises(UserError, match="mask_ration"):
         Deliberator.from_pretrained(out, mask_ration=0.0)
 

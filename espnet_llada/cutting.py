@@ -1,0 +1,37 @@
+"""A first pass's transcript, cut where its recording is cut."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import accumulate, pairwise
+
+from espnet_llada.scoring.align import align
+
+
+def cut_transcript(transcript: str, heard: Sequence[str]) -> list[str]:
+    """The words of a transcript that fall to each piece of its recording.
+
+    They are aligned with what was heard of the pieces, whatever its errors. A word that
+    nothing of it stands for goes with the one behind it.
+
+    Args:
+        transcript: of the whole recording.
+        heard: a text for each piece.
+
+    Returns:
+        As many texts; together they are the transcript's words.
+    """
+    given, found = transcript.split(), [text.split() for text in heard]
+    words = [word for text in found for word in text]
+    before, taken = [0], 0
+    for own, other in align([_plain(w) for w in given], [_plain(w) for w in words]):
+        taken += own is not None
+        if other is not None:
+            before.append(taken)
+    ends = [before[count] for count in accumulate(map(len, found))]
+    cuts = [0, *ends[:-1], len(given)]
+    return [" ".join(given[start:end]) for start, end in pairwise(cuts)]
+
+
+def _plain(word: str) -> str:
+    return "".join(c for c in word.casefold() if c.isalnum()) or word
