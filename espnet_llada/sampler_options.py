@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
+from numbers import Integral, Real
 
 from espnet_llada.types import UserError
 
@@ -122,6 +123,14 @@ class SamplerOptions:
     block_cache: bool = False
 
     def __post_init__(self) -> None:
+        for field in fields(self):
+            kinds, what = _KINDS[type(field.default)]
+            value = getattr(self, field.name)
+            # (True is a number to Python.)
+            right = isinstance(value, kinds) and isinstance(value, bool) == (
+                kinds is bool
+            )
+            _require(right, field.name, value, what)
         _require(self.strategy in STRATEGIES, "strategy", self.strategy, STRATEGIES)
         choices = ("confidence", "random")
         _require(self.remasking in choices, "remasking", self.remasking, choices)
@@ -235,6 +244,14 @@ class SamplerOptions:
     def resizes(self) -> bool:
         """Whether EOS on the canvas is an empty position, and no end."""
         return self.edits and self.slots_below > 0
+
+
+_KINDS = {
+    bool: (bool, "true or false"),
+    int: (Integral, "a whole number"),
+    float: (Real, "a number"),
+    str: (str, "a word"),
+}
 
 
 def _require(holds: bool, name: str, value: object, allowed: object) -> None:

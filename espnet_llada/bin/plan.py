@@ -25,6 +25,12 @@ ones; validation and reading data come on top.
 """
 
 
+_CONFIG = (
+    "train YAML of a window_qformer and an LM with LoRA; the mini's, which train all of "
+    "a small LM, have no plan"
+)
+
+
 def get_parser() -> argparse.ArgumentParser:
     """The options of ``espnet-llada plan``."""
     parser = OptionParser(
@@ -33,7 +39,7 @@ def get_parser() -> argparse.ArgumentParser:
         epilog=_EXAMPLE,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("train_config", metavar="CONFIG", help="train YAML")
+    parser.add_argument("train_config", metavar="CONFIG", help=_CONFIG)
     parser.add_argument(
         "--gpu", default="h100", help=f"{', '.join(GPUS)} (default: h100)"
     )
@@ -79,8 +85,13 @@ def make_plan(args: argparse.Namespace) -> dict[str, Any]:
     for name in ("num_gpus", "hours_of_audio", "seconds", "tokens", "mfu"):
         if getattr(args, name) <= 0:
             raise UserError(f"--{name} {getattr(args, name)}: expected more than 0")
+    if args.mfu > 1:
+        raise UserError(f"--mfu {args.mfu}: expected a share, at most 1")
     config = read_yaml(args.train_config)
-    network = blueprint.build(config)
+    try:
+        network = blueprint.build(config)
+    except UserError as e:
+        raise UserError(f"{args.train_config}: {e}") from e
     gpu = GPUS[args.gpu]
     timing = plan.schedule(config, args.num_gpus, args.hours_of_audio, args.seconds)
     rows = int(timing["rows"])

@@ -359,6 +359,13 @@ def test_an_empty_transcript_stays_empty_without_a_tail():
         {"strategy": "beam"},
         {"remasking": "alphabetical"},
         {"strategy": "deliberation_low_confidence", "steps": 1},
+        {"steps": "3"},
+        {"steps": 1.5},
+        {"steps": True},
+        {"mask_ratio": "a"},
+        {"mask_ratio": None},
+        {"verify": "false"},
+        {"strategy": None},
     ],
 )
 def test_options_that_do_not_fit_are_refused_by_name(bad):
