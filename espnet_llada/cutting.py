@@ -1,4 +1,4 @@
-"""A first pass's transcript, cut where its recording is cut."""
+"""A long recording in pieces: its first pass cut as it is, its results joined."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from itertools import accumulate, pairwise
 
 from espnet_llada.scoring.align import align
+from espnet_llada.types import Hypothesis
 
 
 def cut_transcript(transcript: str, heard: Sequence[str]) -> list[str]:
@@ -31,6 +32,20 @@ def cut_transcript(transcript: str, heard: Sequence[str]) -> list[str]:
     ends = [before[count] for count in accumulate(map(len, found))]
     cuts = [0, *ends[:-1], len(given)]
     return [" ".join(given[start:end]) for start, end in pairwise(cuts)]
+
+
+def joined(parts: Sequence[Hypothesis]) -> Hypothesis:
+    """What was decoded piece by piece, as one."""
+    if len(parts) == 1:
+        return parts[0]
+    return Hypothesis(
+        text=" ".join(p.text for p in parts if p.text),
+        tokens=sum((p.tokens for p in parts), ()),
+        token_ids=sum((p.token_ids for p in parts), ()),
+        score=sum(p.score for p in parts),
+        passes=sum(p.passes for p in parts),
+        confidence=sum((p.confidence for p in parts), ()),
+    )
 
 
 def _plain(word: str) -> str:

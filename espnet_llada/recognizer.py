@@ -17,7 +17,7 @@ from espnet_llada import sampler
 from espnet_llada.adapter.reader import Beside
 from espnet_llada.audio.io import split_long
 from espnet_llada.autoregressive import beam_search
-from espnet_llada.cutting import cut_transcript
+from espnet_llada.cutting import cut_transcript, joined
 from espnet_llada.listening import Listening
 from espnet_llada.lm.tokenizer import to_case
 from espnet_llada.rereading import Fill, Rereader, word_places
@@ -124,10 +124,10 @@ class Recognizer:
     ) -> list[Hypothesis]:
         """Recognise a batch.
 
-        An utterance longer than the encoder takes (30 s) is cut where it is quiet. The
-        pieces are decoded one by one, and the text is joined; deliberation gives each
-        its part of the transcript, as far as the model has a CTC that hears which.
-        Without one the LM hears all pieces at once.
+        An utterance longer than ``longest_piece`` is cut where it is quiet. The pieces
+        are decoded one by one, and the text is joined; deliberation gives each its part
+        of the transcript, as far as the model has a CTC that hears which. Without one
+        the LM hears all pieces at once.
 
         Args:
             waveforms: float32 (T,) at 16 kHz each.
@@ -146,7 +146,8 @@ class Recognizer:
                 + ("needs" if self.options.deliberates else "takes no")
                 + " first-pass transcript"
             )
-        pieces = [split_long(w) for w in waveforms]
+        longest = self.options.longest_piece
+        pieces = [split_long(w, longest) for w in waveforms]
         hears = self.use_audio and self.model.decoder.ctc is not None
         if transcripts is not None and not hears:
             return self._deliberate(pieces, utt_ids, transcripts)
@@ -161,7 +162,7 @@ class Recognizer:
         else:
             texts = self._cut(pieces, transcripts)
             decoded = iter(self._deliberate([[w] for w in flat], ids, texts))
-        return [_joined([next(decoded) for _ in parts]) for parts in pieces]
+        return [joined([next(decoded) for _ in parts]) for parts in pieces]
 
     def _cut(
         self, pieces: list[list[np.ndarray]], transcripts: Sequence[str]
@@ -295,16 +296,3 @@ class Recognizer:
             passes=passes,
             confidence=tuple(log_probs[places].exp().tolist()),
         )
-
-
-def _joined(parts: list[Hypothesis]) -> Hypothesis:
-    if len(parts) == 1:
-        return parts[0]
-    return Hypothesis(
-        text=" ".join(p.text for p in parts if p.text),
-        tokens=sum((p.tokens for p in parts), ()),
-        token_ids=sum((p.token_ids for p in parts), ()),
-        score=sum(p.score for p in parts),
-        passes=sum(p.passes for p in parts),
-        confidence=sum((p.confidence for p in parts), ()),
-    )

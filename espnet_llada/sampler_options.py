@@ -91,6 +91,9 @@ class SamplerOptions:
         block_cache: after the first pass of a sub-block compute its masked positions
             alone; all others, prompt and audio included, keep the keys and values of
             that pass. Faster, and an approximation (``passes.Passes``).
+        longest_piece: seconds, at most Whisper's 30. A recording that is longer is cut
+            where it is quiet and decoded piece by piece: for a model that was trained
+            on shorter utterances.
 
     Raises:
         UserError: a value outside its range.
@@ -121,6 +124,7 @@ class SamplerOptions:
     beam_size: int = 1
     reader_weight: float = 0.0
     block_cache: bool = False
+    longest_piece: float = 30.0
 
     def __post_init__(self) -> None:
         for field in fields(self):
@@ -174,6 +178,8 @@ class SamplerOptions:
         _require(self.beam_size >= 1, "beam_size", self.beam_size, ">= 1")
         weight = self.reader_weight
         _require(weight >= 0.0, "reader_weight", weight, ">= 0")
+        longest = self.longest_piece
+        _require(1.0 <= longest <= 30.0, "longest_piece", longest, "[1, 30]")
         if self.profile == "release":
             self._check_release()
         elif self.strategy == "deliberation_low_confidence":

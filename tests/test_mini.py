@@ -63,7 +63,7 @@ def test_mini_transcribes_what_it_hears():
 def test_a_long_recording_s_transcript_is_corrected_piece_by_piece(monkeypatch):
     table = clips()
     pieces = [load_audio(path) for path in table]
-    monkeypatch.setattr("espnet_llada.recognizer.split_long", lambda _: pieces)
+    monkeypatch.setattr("espnet_llada.recognizer.split_long", lambda *_: pieces)
     text = " ".join(table.values())
     wrong = text.replace(text.split()[3], "wrong", 1)
     assert wrong != text

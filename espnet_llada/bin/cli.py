@@ -35,8 +35,7 @@ _TRANSCRIBE_EXAMPLE = """examples:
 
 Audio: WAV, FLAC, Ogg, MP3, AIFF, … of any rate, channels and length. Without --model
 the small English models inside this package are used (mini, made for clean read
-speech; its --system llama fails on 25 s and more without a pause); the first time
-they fetch Whisper tiny.en, 70 MB.
+speech); the first time they fetch Whisper tiny.en, 70 MB.
 """
 _DELIBERATE_EXAMPLE = """examples:
   espnet-llada transcribe *.flac --system llama --output first_pass

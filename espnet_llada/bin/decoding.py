@@ -43,6 +43,7 @@ _HELP = {
     "beam_size": "of an autoregressive LM; 1 is greedy",
     "reader_weight": "above 0: LM and reading along decide a token together",
     "block_cache": "compute in a sub-block's later passes its positions alone",
+    "longest_piece": "seconds; what is longer is cut where it is quiet",
 }
 
 
