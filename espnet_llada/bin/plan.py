@@ -26,8 +26,8 @@ ones; validation and reading data come on top.
 
 
 _CONFIG = (
-    "train YAML of a window_qformer and an LM with LoRA; the mini's have no plan, since "
-    "they train all of a small LM"
+    "train YAML of a window_qformer and an LM with LoRA; there is no plan of the "
+    "mini's, which train all of a small LM"
 )
 
 
