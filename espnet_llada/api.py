@@ -53,6 +53,12 @@ class InferenceAPI:
         **options: Any,
     ):
         sampler_options = make_options({"strategy": STRATEGY[self.task], **options})
+        if sampler_options.deliberates != (self.task == "deliberate"):
+            needed = "Deliberator" if sampler_options.deliberates else "Speech2Text"
+            raise UserError(
+                f"strategy {sampler_options.strategy}: is for {needed}, not for "
+                f"{type(self).__name__}"
+            )
         loading = LoadOptions(device, lm, whisper, quantize_asr_model)
         files = asr_train_config, asr_model_file
         model = load_model(*files, loading, type(self).build_foreign)

@@ -195,6 +195,10 @@ def test_the_api_returns_what_espnets_does(data, trained):
     for wrong in ((speech, ["the dog"]), ([speech], "the dog")):
         with pytest.raises(UserError, match="one utterance"):
             deliberator(*wrong)
+    with pytest.raises(UserError, match="is for Speech2Text, not for Deliberator"):
+        Deliberator.from_pretrained(out, strategy="diffusion")
+    with pytest.raises(UserError, match="is for Deliberator, not for Speech2Text"):
+        Speech2Text.from_pretrained(out, strategy="deliberation_random")
     with pytest.raises(UserError, match="mask_ration"):
         Deliberator.from_pretrained(out, mask_ration=0.0)
 
