@@ -75,10 +75,11 @@ def load_model(
     model.decoder.merge_lora()
     try:
         model = model.to(options.device).eval()
-    except (RuntimeError, AssertionError) as e:  # torch on what is not there
+    except (RuntimeError, AssertionError) as e:  # not there, or too small
         reason = str(e).strip().splitlines()[0]
         raise UserError(
-            f"device {options.device}: {reason:.160}; name one that is here, e.g. cpu"
+            f"device {options.device}: {reason:.160}; name one that is here and has "
+            "room, e.g. cpu"
         ) from e
     return quantized(model) if options.quantize_asr_model else model
 

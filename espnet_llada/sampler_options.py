@@ -131,10 +131,8 @@ class SamplerOptions:
             kinds, what = _KINDS[type(field.default)]
             value = getattr(self, field.name)
             # (True is a number to Python.)
-            right = isinstance(value, kinds) and isinstance(value, bool) == (
-                kinds is bool
-            )
-            _require(right, field.name, value, what)
+            switches = isinstance(value, bool) == (kinds is bool)
+            _require(isinstance(value, kinds) and switches, field.name, value, what)
         _require(self.strategy in STRATEGIES, "strategy", self.strategy, STRATEGIES)
         choices = ("confidence", "random")
         _require(self.remasking in choices, "remasking", self.remasking, choices)

@@ -116,7 +116,7 @@ class Reader:
     ) -> list[Reading]:
         """Read texts that begin like others; only what is behind that is computed."""
         pairs = list(zip(readings, texts, strict=True))
-        kept = [min(_alike(r.text, text), len(r.log_probs) - 1) for r, text in pairs]
+        kept = _kept(readings, texts)
         more = [text[n:] for (_, text), n in zip(pairs, kept, strict=True)]
         found = self.behind(readings, kept, more)
         begin, whole = len(self.text_qformer.start), []
@@ -154,10 +154,7 @@ class Reader:
         if new:
             self(list(new), list(new.values()))
         readings = [self._last[row] for row, _ in texts]
-        kept = [
-            min(_alike(read.text, text), len(read.log_probs) - 1)
-            for read, (_, text) in zip(readings, texts, strict=True)
-        ]
+        kept = _kept(readings, [text for _, text in texts])
         following = [
             [*text[n:], self.eos] for (_, text), n in zip(texts, kept, strict=True)
         ]
@@ -294,6 +291,14 @@ def _groups(sizes: Sequence[int]) -> Iterator[slice]:
         taken += size
     if taken:
         yield slice(start, len(sizes))
+
+
+def _kept(readings: Sequence[Reading], texts: Sequence[Text]) -> list[int]:
+    """How many tokens of each text were read already."""
+    return [
+        min(_alike(read.text, text), len(read.log_probs) - 1)
+        for read, text in zip(readings, texts, strict=True)
+    ]
 
 
 def _alike(first: Text, second: Text) -> int:
