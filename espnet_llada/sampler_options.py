@@ -52,9 +52,6 @@ class SamplerOptions:
             along the transcript, which takes no pass (``text_qformer``).
         refine: rounds in which the adapter corrects the draft that it reads along, by
             itself, before the LM sees it (``text_qformer``; not in deliberation).
-        readings: how often the audio is read: each time after the first along what has
-            been written so far, of which is masked and filled in again what that finds
-            unlikely (``mask_below``, ``mask_ratio``; ``text_qformer``).
         slots_below: above 0, a canvas over a text has an empty position before each
             token that reading along finds less probable; it is masked with that token,
             may take one, and any masked token may leave its position empty, so that the
@@ -76,11 +73,6 @@ class SamplerOptions:
         threshold: above 0, a pass also commits every position whose token is at least
             so probable, in [0, 1]: sure positions are not held back for the budget, and
             an easy utterance takes fewer passes.
-        threshold_decay: the threshold is multiplied by it after each pass of a block,
-            in (0, 1].
-        first_pass_bonus: so many nats the logit of the first pass's own token is raised
-            by where deliberation has masked it (``mask_ctc``: the draft's): only a
-            token that is that much more probable takes its place.
         beam_size: hypotheses that an autoregressive LM keeps; 1 is greedy. The
             strategies of masked diffusion search no beam.
         reader_weight: above 0, LM and adapter decide together (``text_qformer``): so
@@ -109,7 +101,6 @@ class SamplerOptions:
     mask_below: float = 0.0
     measuring_passes: int = 1
     refine: int = 0
-    readings: int = 1
     slots_below: float = 0.0
     verify: bool = False
     second_opinion: bool = False
@@ -119,8 +110,6 @@ class SamplerOptions:
     seed: int = 0
     profile: str = "default"
     threshold: float = 0.0
-    threshold_decay: float = 1.0
-    first_pass_bonus: float = 0.0
     beam_size: int = 1
     reader_weight: float = 0.0
     block_cache: bool = False
@@ -146,7 +135,6 @@ class SamplerOptions:
         _require(0.0 <= self.mask_ratio <= 1.0, "mask_ratio", self.mask_ratio, "[0, 1]")
         _require(0.0 <= self.mask_below <= 1.0, "mask_below", self.mask_below, "[0, 1]")
         measures = self.strategy in ("mask_ctc", "deliberation_low_confidence")
-        measures = measures or self.readings > 1
         allowed = "0: this strategy knows no probability of a token"
         _require(
             not self.mask_below or measures, "mask_below", self.mask_below, allowed
@@ -156,22 +144,14 @@ class SamplerOptions:
         _require(not (rounds and self.deliberates), "refine", rounds, allowed)
         slots = self.slots_below
         _require(0.0 <= slots <= 1.0, "slots_below", slots, "[0, 1]")
-        over_text = self.edits or self.readings > 1
         for name in ("slots_below", "verify"):
             value, allowed = getattr(self, name), "0: no text is on the canvas"
-            _require(not value or over_text, name, value, allowed)
+            _require(not value or self.edits, name, value, allowed)
         passes = self.measuring_passes
         _require(passes >= 0, "measuring_passes", passes, ">= 0")
-        _require(self.readings >= 1, "readings", self.readings, ">= 1")
         _require(self.temperature >= 0.0, "temperature", self.temperature, ">= 0")
         _require(self.tail >= 0, "tail", self.tail, ">= 0")
         _require(0.0 <= self.threshold <= 1.0, "threshold", self.threshold, "[0, 1]")
-        decay = self.threshold_decay
-        _require(0.0 < decay <= 1.0, "threshold_decay", decay, "(0, 1]")
-        bonus = self.first_pass_bonus
-        _require(bonus >= 0.0, "first_pass_bonus", bonus, ">= 0")
-        allowed = "0: this strategy has no first pass"
-        _require(not bonus or self.edits, "first_pass_bonus", bonus, allowed)
         _require(self.profile in PROFILES, "profile", self.profile, PROFILES)
         _require(self.beam_size >= 1, "beam_size", self.beam_size, ">= 1")
         weight = self.reader_weight
@@ -192,10 +172,6 @@ class SamplerOptions:
             _require(rate == 0, name, rate, "0: the release's canvas is fixed")
         allowed = "0: the release masks a share"
         _require(self.mask_below == 0, "mask_below", self.mask_below, allowed)
-        bonus, allowed = self.first_pass_bonus, "0: the release forgets what it masks"
-        _require(bonus == 0, "first_pass_bonus", bonus, allowed)
-        again = self.readings
-        _require(again == 1, "readings", again, "1: the release reads once")
         slots, allowed = self.slots_below, "0: the release keeps the length"
         _require(slots == 0, "slots_below", slots, allowed)
         for name in ("verify", "second_opinion"):
@@ -236,7 +212,6 @@ class SamplerOptions:
         needing = {
             "measuring_passes": by_reading and not self.measuring_passes,
             "refine": self.refine > 0,
-            "readings": self.readings > 1,
             "slots_below": self.slots_below > 0,
             "verify": self.verify,
             "second_opinion": self.second_opinion,
