@@ -29,7 +29,7 @@ RANKS = [
     ("lm",),
     ("sampler",),
     ("misreading", "objective", "pointer", "prefix", "rough"),
-    ("cutting", "slots"),
+    ("cutting", "first_pass", "silence", "slots"),
     ("parts",),
     ("listening",),
     ("passes",),
