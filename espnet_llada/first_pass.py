@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import re
 import unicodedata
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
+from functools import lru_cache
 
 from espnet_llada.lm.tokenizer import LMTokenizer, to_case
 from espnet_llada.scoring.align import align
@@ -28,7 +29,7 @@ class FirstPass:
         words: of the transcript.
         shown: of each word, what the LM is shown in its place: one word, several, or
             none.
-        unwritable: whether the LM cannot write it.
+        unwritable: of each word, whether the LM cannot write it.
     """
 
     def __init__(self, text: str, tokenizer: LMTokenizer):
@@ -84,24 +85,13 @@ class FirstPass:
         yield word, len(self.words), rest
 
 
-def _shown(word: str, tokenizer: LMTokenizer) -> tuple[list[str], bool]:
+@lru_cache(maxsize=1 << 16)
+def _shown(word: str, tokenizer: LMTokenizer) -> tuple[tuple[str, ...], bool]:
     """What the LM is shown of a word, and whether it cannot write the word itself."""
     plain = to_case(word, tokenizer.text_case)
     if tokenizer.decode(tokenizer.encode(word)) == plain:
-        return [plain], False
+        return (plain,), False
     letters = unicodedata.normalize("NFKD", word.translate(_APOSTROPHES))
     letters = "".join(c for c in letters if not unicodedata.combining(c))
     spoken = " ".join(_NOT_SPOKEN.sub(" ", letters).split())
-    return tokenizer.decode(tokenizer.encode(spoken)).split(), True
-
-
-def unwritable_words(first_passes: Iterable[FirstPass]) -> list[str]:
-    """The words of transcripts that the LM cannot write, in their order."""
-    return [
-        word
-        for first_pass in first_passes
-        for word, unwritable in zip(
-            first_pass.words, first_pass.unwritable, strict=True
-        )
-        if unwritable
-    ]
+    return tuple(tokenizer.decode(tokenizer.encode(spoken)).split()), True

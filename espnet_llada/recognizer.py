@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import logging
 import math
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 
@@ -73,6 +74,8 @@ class Recognizer:
             of that, words that stayed are not touched.
 
     Attributes:
+        unwritable: words of first passes so far that the LM cannot write; they stay as
+            they are.
         on_pass: called after each forward pass of the sampler; see ``trace``.
         search: how a causal LM continues a prefix: ``beam_search``, or what stands in
             for it.
@@ -136,6 +139,7 @@ class Recognizer:
         self.options, self.use_audio = options, use_audio
         self.output_case = output_case
         self.on_pass: OnPass | None = None
+        self.unwritable: Counter[str] = Counter()
         self.search: Callable[..., SamplerResult] = beam_search
         self.device = next(model.parameters()).device
 
@@ -184,6 +188,9 @@ class Recognizer:
             case = "upper" if self.output_case == "auto" else self.output_case
             return [replace(h, text=to_case(h.text, case)) for h in whole]
         given = [FirstPass(text, decoder.tokenizer) for text in transcripts]
+        for first_pass in given:
+            words = zip(first_pass.words, first_pass.unwritable, strict=True)
+            self.unwritable.update(word for word, unwritable in words if unwritable)
         texts = [first_pass.visible for first_pass in given]
         if self.use_audio and decoder.ctc is not None:
             alone = [[w] for w in flat]

@@ -62,7 +62,11 @@ def get_parser(strategy: str = "diffusion") -> argparse.ArgumentParser:
         "--first_pass", help="text file or decode directory to deliberate over"
     )
     parser.add_argument("--use_audio", type=str2bool, default=True, help="hear it")
-    parser.add_argument("--output_case", default="upper", help="upper, lower or keep")
+    parser.add_argument(
+        "--output_case",
+        default="auto",
+        help="upper, lower, keep; auto: upper, or as the first pass has it",
+    )
     parser.add_argument("--batch_size", type=int, default=1, help="utterances at once")
     parser.add_argument("--ngpu", type=int, default=0, help="0 decodes on the CPU")
     parser.add_argument(

@@ -110,7 +110,11 @@ def _command(
         help="diffusion (default) or the autoregressive baseline",
     )
     parser.add_argument("--output", help="write 'id text' lines here, not to stdout")
-    parser.add_argument("--output_case", default="upper", help="upper, lower or keep")
+    parser.add_argument(
+        "--output_case",
+        default="auto",
+        help="upper, lower, keep; auto: upper, or as the first pass has it",
+    )
     parser.add_argument("--batch_size", type=int, default=4, help="files at once")
     parser.add_argument("--device", default="cpu", help="cpu, cuda, …")
     deliberates = task == "deliberate"

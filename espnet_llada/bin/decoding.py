@@ -131,6 +131,9 @@ def sampler_options(args: argparse.Namespace) -> SamplerOptions:
     return SamplerOptions(**given_options(args))
 
 
+_NAMED = 5  # words that a warning spells out
+
+
 @dataclass(frozen=True)
 class Utterance:
     """Something to transcribe; ``transcript`` is the first pass, if any."""
@@ -177,6 +180,12 @@ def decode_all(
             batch = []
     if batch:
         yield from _decode_batch(recognizer, batch)
+    if words := getattr(recognizer, "unwritable", None):
+        some = ", ".join(word for word, _ in words.most_common(_NAMED))
+        logging.warning(
+            f"{words.total()} words of the first pass cannot be written by the LM and "
+            f"stay as they are: {some}{', …' if len(words) > _NAMED else ''}"
+        )
 
 
 def _decode_batch(recognizer, batch: list[Utterance]) -> list[Outcome]:
