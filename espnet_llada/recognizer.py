@@ -299,13 +299,16 @@ class Recognizer:
         self, pieces: list[list[np.ndarray]]
     ) -> tuple[list[int], tuple[Tensor, Tensor] | None, CTCAlignment | None]:
         """The rows in which something may be spoken, and what is heard of them."""
+        release = self.options.profile == "release"  # hears words in silence, too
         rows = [
-            row for row, parts in enumerate(pieces) if not all(map(is_inaudible, parts))
+            row
+            for row, parts in enumerate(pieces)
+            if release or not all(map(is_inaudible, parts))
         ]
         if not rows:
             return [], None, None
         audio = self._audio([pieces[row] for row in rows])
-        if self.model.decoder.ctc is None:
+        if self.model.decoder.ctc is None or release:
             return rows, audio, None
         alignment = self.model.decoder.alignment(*audio)
         heard = speaking(alignment.windows).tolist()
