@@ -76,7 +76,7 @@ def scan_table(path: str | Path, required: str = "") -> tuple[dict[str, str], li
 
 def _complaint(line: str, key: str, value: str, required: str) -> str:
     if not key:
-        return f"no id before '{line.strip():.40}', but white space; remove it"
+        return f"no id before {line.strip()[:40]!r}, but white space; remove it"
     if not key.isprintable():
         hidden = next(c for c in key if not c.isprintable())
         return f"its id has U+{ord(hidden):04X}, which does not show; write a space"
@@ -166,8 +166,8 @@ def read_numbers(
             numbers[key] = [math.nan]
         if not all(map(math.isfinite, numbers[key])):
             raise UserError(
-                f"{path}: '{key}': expected numbers, found '{value:.40}'; make the "
-                "file again"
+                f"{path}: '{key}': expected numbers, found {value[:40]!r}; make "
+                "the file again"
             )
     return numbers
 
@@ -202,7 +202,7 @@ def checked_place(name: str, place: str, allow_pipes: bool) -> str:
         UserError: it is a command that must not run, or standard input.
     """
     if place.startswith("|") or place == "-":
-        raise UserError(f"{name}: '{place:.80}' is no file to read; name one")
+        raise UserError(f"{name}: {place[:80]!r} is no file to read; name one")
     if not is_command(place):
         return place
     if not allow_pipes:

@@ -123,6 +123,7 @@ def _list_chapter(folder: Path, name: str, problems: Problems) -> Iterable[Utter
             problems.add(f"{listing}: no such file; copy this chapter again")
         return
     texts, complaints = scan_table(listing)
+    name = normal_id(name)  # of the folders, as the file system spells them
     for utt in sorted(texts.keys() - audio.keys()):
         complaints.append(
             f"{folder}/{utt}.flac: no such file, but {listing.name} has a line for it; "

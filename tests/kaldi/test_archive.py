@@ -11,6 +11,8 @@ import kaldiio
 import numpy as np
 import pytest
 import soundfile
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 from espnet_llada.audio.io import load_audio
 from espnet_llada.kaldi.archive import read_entry
@@ -151,3 +153,28 @@ def test_what_cannot_be_read_is_named(place: str, message: str):
         read_entry(place)
     assert str(e.value).startswith(place[:20].partition(":")[0])
     assert "\n" not in str(e.value)
+
+
+@settings(
+    max_examples=100,
+    deadline=None,
+    suppress_health_check=[HealthCheck.function_scoped_fixture],
+)
+@given(
+    st.sampled_from([None, "numpy", "pickle", "soundfile"]),
+    st.lists(st.tuples(st.integers(0, 200), st.binary(max_size=3)), max_size=3),
+)
+def test_any_archive_is_read_or_refused_in_one_line(kind: str | None, edits: list):
+    with open("x.ark", "wb") as f:
+        value = (16_000, MATRIX[:, 0]) if kind == "soundfile" else MATRIX
+        kaldiio.save_ark(f, {"u1": value}, write_function=kind)
+    content = bytearray(Path("x.ark").read_bytes())
+    for where, new in edits:
+        content[where : where + len(new)] = new
+    Path("x.ark").write_bytes(content)
+    try:
+        read = read_entry("x.ark:3")
+    except UserError as e:
+        assert len(str(e).splitlines()) == 1 and "x.ark" in str(e)
+        return
+    assert isinstance(read[1] if isinstance(read, tuple) else read, np.ndarray)

@@ -7,6 +7,8 @@ import sys
 from pathlib import Path
 
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 from espnet_llada.kaldi.pipe import Pipe
 from espnet_llada.kaldi.table import (
@@ -19,6 +21,7 @@ from espnet_llada.kaldi.table import (
 from espnet_llada.types import UserError
 
 NFC, NFD = "caf\u00e9", "cafe\u0301"
+RARE = "a\u2028b\x0bc\x85d\u00a0e\x1cf"  # str.splitlines cuts there, or str.split
 
 
 def table(path: Path, content: str | bytes) -> Path:
@@ -33,10 +36,7 @@ def table(path: Path, content: str | bytes) -> Path:
         ("u1 a\n\ufeffu2 b\n", {"u1": "a", "u2": "b"}),  # cat of two such files
         ("u1 a\r\nu2\tb \r\n", {"u1": "a", "u2": "b"}),
         ("u2 a  b  \nu1\n", {"u2": "a  b", "u1": ""}),
-        (
-            "u1 a\u2028b\x0bc\x85d\u00a0e\x1cf\n",
-            {"u1": "a\u2028b\x0bc\x85d\u00a0e\x1cf"},
-        ),
+        (f"u1 {RARE}\n", {"u1": RARE}),
         (f"{NFD} {NFD}.flac\n", {NFC: f"{NFD}.flac"}),  # the path is the file's name
     ],
 )
@@ -134,3 +134,26 @@ def test_segments_are_refused(tmp_path: Path):
     with pytest.raises(UserError, match=r"/segments: not supported here; let stage 3"):
         read_recordings(path)
     assert read_scp(path) == {"rec": "rec.flac"}
+
+
+PIECES = ["u1", "u2", " ", "\t", "\n", "\r\n", "\r", "\ufeff", "a.wav", "|", "-", RARE]
+
+
+@settings(
+    max_examples=200,
+    deadline=None,
+    suppress_health_check=[HealthCheck.function_scoped_fixture],
+)
+@given(st.lists(st.one_of(st.sampled_from(PIECES), st.text(max_size=3)), max_size=12))
+def test_any_table_is_read_or_refused_in_one_line(tmp_path: Path, pieces: list[str]):
+    content = "".join(pieces).encode("utf-8", "surrogatepass")
+    path = table(tmp_path / "wav.scp", content)
+    try:
+        found = read_scp(path)
+    except UserError as e:
+        assert len(str(e).splitlines()) == 1 and str(path) in str(e)
+        return
+    assert len(found) == len([x for x in content.split(b"\n") if x.strip()])
+    for key, place in found.items():
+        assert key.isprintable() and " " not in key and key
+        assert place and not place.endswith("|") and not place.startswith("|")
