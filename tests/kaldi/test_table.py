@@ -140,7 +140,7 @@ PIECES = ["u1", "u2", " ", "\t", "\n", "\r\n", "\r", "\ufeff", "a.wav", "|", "-"
 
 
 @settings(
-    max_examples=200,
+    max_examples=60,
     deadline=None,
     suppress_health_check=[HealthCheck.function_scoped_fixture],
 )
