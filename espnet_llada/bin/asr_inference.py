@@ -17,23 +17,23 @@ from espnet_llada.bin.decode_dir import DecodeDir, identity_of
 from espnet_llada.bin.decoding import (
     Utterance,
     add_load_options,
+    add_pipe_option,
     add_sampler_options,
     decode_all,
     load_options,
     read_first_pass,
-    read_scp,
     sampler_options,
     str2bool,
 )
 from espnet_llada.bin.options import OptionParser, run_main
-from espnet_llada.scoring.wer import read_text
+from espnet_llada.kaldi.table import read_recordings, read_table
 from espnet_llada.types import UserError
 
 # These say where things are; every other option is a part of the job's identity.
 _PLACES = frozenset(
     """
     config output_dir data_path_and_name_and_type key_file asr_train_config
-    asr_model_file model_tag first_pass log_level resume lm whisper
+    asr_model_file model_tag first_pass log_level resume lm whisper allow_pipes
     """.split()
 )
 
@@ -58,6 +58,7 @@ def get_parser(strategy: str = "diffusion") -> argparse.ArgumentParser:
         "--model_tag", help="instead of these two: directory, packed zip, tag or hub id"
     )
     add_load_options(parser)
+    add_pipe_option(parser)
     parser.add_argument(
         "--first_pass", help="text file or decode directory to deliberate over"
     )
@@ -122,8 +123,8 @@ def _utterances(args: argparse.Namespace, deliberates: bool) -> list[Utterance]:
             f"--data_path_and_name_and_type {args.data_path_and_name_and_type[0]}: "
             "expected PATH,speech,sound"
         )
-    table = read_scp(path)
-    keys = list(read_text(args.key_file)) if args.key_file else list(table)
+    table = read_recordings(path, args.allow_pipes)
+    keys = list(read_table(args.key_file)) if args.key_file else list(table)
     unknown = [k for k in keys if k not in table]
     if unknown:
         raise UserError(f"{args.key_file}: '{unknown[0]}' is not in {path}")

@@ -22,6 +22,7 @@ from espnet_llada.bin.decoding import (
 )
 from espnet_llada.bin.options import OptionParser, run_main
 from espnet_llada.decode_file import STRATEGY, make_options, model_options
+from espnet_llada.kaldi.table import normal_id
 from espnet_llada.sampler_options import STRATEGIES
 from espnet_llada.types import UserError, atomic_write
 
@@ -159,7 +160,7 @@ def _by_id(files: list[str]) -> dict[str, str]:
     """{file stem: path}, sorted by id as Kaldi's files are."""
     table: dict[str, str] = {}
     for file in files:
-        utt_id = "_".join(Path(file).stem.split())  # a space would end it
+        utt_id = normal_id("_".join(Path(file).stem.split()))  # a space would end it
         if table.setdefault(utt_id, file) != file:
             raise UserError(f"{table[utt_id]} and {file} share an id; rename one")
     return dict(sorted(table.items()))
