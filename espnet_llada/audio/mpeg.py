@@ -125,17 +125,44 @@ def read_mpeg(name: str, content: memoryview, at: int, start: int) -> Iterator[S
 def _stream(
     name: str, content: memoryview, frames: list[_Frame], end: int, lost: int
 ) -> Stream:
-    if count := _count(content, frames[0]):
-        more = len(frames) - 1 - count
-        if more < -_WRONG_BY:
-            raise truncated(name, f"{-more} of its {count} frames are not there")
-        if more > _WRONG_BY:  # of a file that says nothing of itself: read them as well
-            frames = frames[1:]
+    count = _count(content, frames[0])
+    if count is not None:
+        frames_there = len(frames) - 1
+        if frames_there < count - _WRONG_BY:
+            detail = f"{count - frames_there} of its {count} frames are not there"
+            raise truncated(name, detail)
+        if frames_there > count + _WRONG_BY:  # of a file that says nothing of itself
+            frames, count = frames[1:], None
     first, last = frames[0].start, frames[-1].end
     if sum(frame.end - frame.start for frame in frames) == last - first:
-        return Stream(content[first:last], end, lost=lost)
-    joined = b"".join(content[frame.start : frame.end] for frame in frames)
-    return Stream(memoryview(joined), end, lost=lost)
+        parts = [content[first:last]]
+    else:
+        parts = [content[frame.start : frame.end] for frame in frames]
+    if count is None and frames[0].kind.layer == 3:  # others are all of one size
+        parts.insert(0, _counting_frame(content, frames))
+    audio = parts[0] if len(parts) == 1 else memoryview(b"".join(parts))
+    return Stream(audio, end, lost=lost)
+
+
+def _counting_frame(content: memoryview, frames: list[_Frame]) -> memoryview:
+    """A frame that says how many follow, without which libsndfile has to guess.
+
+    It guesses from the size of the first one, and reads no more than it has guessed.
+    """
+    start = frames[0].start
+    plain = int.from_bytes(content[start : start + 4], "big") & ~0xF200 | 0x10000
+    side = 4 + _side_bytes(frames[0].kind)
+    for bitrate in range(1, 15):
+        head = (plain | bitrate << 12).to_bytes(4, "big")
+        frame = _frame_at(memoryview(head), 0)
+        if frame and frame.end >= side + 12:
+            break
+    body = head + bytes(side - 4) + b"Xing\0\0\0\1" + len(frames).to_bytes(4, "big")
+    return memoryview(body.ljust(frame.end, b"\0"))
+
+
+def _side_bytes(kind: _Kind) -> int:
+    return ((17, 32) if kind.mpeg1 else (9, 17))[not kind.mono]
 
 
 def _begins_file(content: memoryview, frame: _Frame, kind: _Kind) -> bool:
@@ -150,8 +177,7 @@ def _count(content: memoryview, frame: _Frame) -> int | None:
     kind = frame.kind
     if kind.layer != 3:  # which alone has such frames
         return None
-    side = (17, 32) if kind.mpeg1 else (9, 17)  # bytes of side information
-    at = frame.start + 4 + side[not kind.mono]
+    at = frame.start + 4 + _side_bytes(kind)
     mark = bytes(content[at : at + 12])
     if mark[:4] in (b"Xing", b"Info"):
         return int.from_bytes(mark[8:], "big") if mark[7] & 1 else 0

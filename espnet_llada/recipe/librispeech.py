@@ -4,7 +4,8 @@
 
 The layout is ``LibriSpeech/<subset>/<speaker>/<chapter>/`` with the recordings
 ``<speaker>-<chapter>-<utterance>.flac`` and ``<speaker>-<chapter>.trans.txt``, with
-one line for each. Audio is checked as far as ``--check`` says; stage 3 decodes it.
+one line for each. Copies whose recordings are in other formats are taken as they are.
+Audio is checked as far as ``--check`` says; stage 3 decodes it.
 """
 
 from __future__ import annotations
@@ -33,6 +34,9 @@ from espnet_llada.recipe.subsets import SUBSETS, check_count
 from espnet_llada.types import UserError
 
 logger = logging.getLogger(__name__)
+
+_RECORDINGS = (".flac", ".wav", ".mp3", ".ogg", ".opus", ".aiff", ".aif")
+"""Suffixes in a copy of the corpus, in upper case too."""
 
 
 class Utterance(NamedTuple):
@@ -117,20 +121,21 @@ def _subdirectories(path: Path) -> list[str]:
 def _list_chapter(folder: Path, name: str, problems: Problems) -> Iterable[Utterance]:
     """``name`` is ``<speaker>-<chapter>``, which every id must begin with."""
     listing = folder / f"{name}.trans.txt"
-    audio = _list_audio(folder)
+    audio, complaints = _list_audio(folder)
     if not listing.exists():
         if audio:  # else a folder of something else
             problems.add(f"{listing}: no such file; copy this chapter again")
         return
-    texts, complaints = scan_table(listing)
-    for utt in sorted(texts.keys() - audio):
+    texts, more = scan_table(listing)
+    complaints += more
+    for utt in sorted(texts.keys() - audio.keys()):
         complaints.append(
             f"{folder}/{utt}.flac: no such file, but {listing.name} has a line for it; "
             "copy the file again or remove the line"
         )
-    for utt in sorted(audio - texts.keys()):
+    for utt in sorted(audio.keys() - texts.keys()):
         complaints.append(
-            f"{folder}/{utt}.flac: no transcript in {listing.name}; "
+            f"{folder}/{audio[utt]}: no transcript in {listing.name}; "
             "add its line or remove the file"
         )
     for utt, text in texts.items():
@@ -139,18 +144,29 @@ def _list_chapter(folder: Path, name: str, problems: Problems) -> Iterable[Utter
         elif not text:
             complaints.append(f"{listing}: '{utt}' has no words; add them")
         elif utt in audio:
-            path = os.path.join(folder, f"{utt}.flac")
+            path = os.path.join(folder, audio[utt])
             yield Utterance(utt, name, path, " ".join(text.split()))
     for complaint in complaints:
         problems.add(complaint)
 
 
-def _list_audio(folder: Path) -> set[str]:
+def _list_audio(folder: Path) -> tuple[dict[str, str], list[str]]:
+    """Utterance -> its file; and a line for each utterance that has two."""
+    found: dict[str, str] = {}
+    complaints = []
     with os.scandir(folder) as entries:
-        names = [e.name for e in entries]
-    return {
-        n.removesuffix(".flac") for n in names if n.endswith(".flac") and n[0] != "."
-    }
+        names = sorted(e.name for e in entries if e.name[0] != ".")
+    for name in names:
+        utt, suffix = os.path.splitext(name)
+        if suffix.lower() not in _RECORDINGS:
+            continue
+        if utt in found:
+            complaints.append(
+                f"{folder}/{name}: {found[utt]} beside it is the same utterance; "
+                "remove one of the two"
+            )
+        found[utt] = name
+    return found, complaints
 
 
 def prepare_set(
