@@ -100,7 +100,7 @@ def read_chunked(name: str, content: memoryview, start: int) -> Stream:
     note = ""
     there = len(content) - samples.body
     if _is_unknown(samples, content, layout):
-        behind = find_file(content, samples.body, len(content))
+        behind = find_file(content, samples.body + 1, len(content))
         stop = end = len(content) if behind is None else behind
         file = _with_size(content, start, end, samples, layout)
         note = "its header does not say how many samples it has; read to its end"
@@ -154,7 +154,8 @@ def _find_samples(content: memoryview, start: int, layout: _Layout) -> _Samples 
             field = slice(long_size, long_size + 8)
             size = int.from_bytes(content[field], "little")
             return _Samples(codec, frame, chunk.body, size, field)
-        at = _next(content, chunk.body + max(chunk.size, 0), layout)
+        end = chunk.body + max(chunk.size, 0)
+        at = _next(content, min(end, len(content)), layout)
     return None
 
 

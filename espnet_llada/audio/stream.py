@@ -27,6 +27,9 @@ class Stream(NamedTuple):
     inner: memoryview | None = None
 
 
+_FAR = 1 << 62  # what libsndfile's offsets hold
+
+
 class BytesFile:
     """Bytes as the file that soundfile reads, not copied as by ``io.BytesIO``.
 
@@ -40,7 +43,7 @@ class BytesFile:
 
     def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
         origin = {os.SEEK_CUR: self._at, os.SEEK_END: len(self._content)}
-        self._at = max(0, origin.get(whence, 0) + offset)
+        self._at = min(max(0, origin.get(whence, 0) + offset), _FAR)
         return self._at
 
     def tell(self) -> int:

@@ -95,7 +95,7 @@ DAMAGE: dict[str, tuple[Callable[[Path, str], object], str]] = {
     ),
     "110": (
         lambda d, s: (d / f"{s}-1-0007.flac").write_bytes(b"ID3 and noise" * 99),
-        "110-1-0007.flac: not readable as audio (it is text); fetch the recording itself",
+        "110-1-0007.flac: not readable as audio (it is text); fetch the recording",
     ),
 }
 
