@@ -11,6 +11,7 @@ import re
 from typing import NamedTuple
 
 from espnet_llada.audio.stream import Stream, find_file, truncated
+from espnet_llada.types import UserError
 
 _UNKNOWN_BYTES = 0x7FFF0000  # and more: what sox and ffmpeg write into a pipe
 
@@ -91,7 +92,7 @@ def read_chunked(name: str, content: memoryview, start: int) -> Stream:
         start: where it begins.
 
     Raises:
-        UserError: it ends before its samples do.
+        UserError: it ends before its samples do, or has more than it can say.
     """
     layout = _LAYOUTS.get(bytes(content[start : start + 4]), _RIFF)
     samples = _find_samples(content, start, layout)
@@ -102,7 +103,7 @@ def read_chunked(name: str, content: memoryview, start: int) -> Stream:
     if _is_unknown(samples, content, layout):
         behind = find_file(content, samples.body + 1, len(content))
         stop = end = len(content) if behind is None else behind
-        file = _with_size(content, start, end, samples, layout)
+        file = _with_size(name, content[start:end], start, samples, layout)
         note = "its header does not say how many samples it has; read to its end"
     elif samples.size > there:
         if samples.size - there >= samples.frame:
@@ -185,23 +186,24 @@ def _next(content: memoryview, end: int, layout: _Layout) -> int:
 def _skip_chunks(content: memoryview, end: int, layout: _Layout) -> int:
     """Where the last one ends of the chunks that begin here."""
     while chunk := _chunk_at(content, _next(content, end, layout), layout):
-        if not 0 <= chunk.size <= len(content) - chunk.body:
-            break
+        if chunk.id in _SAMPLES or not 0 <= chunk.size <= len(content) - chunk.body:
+            break  # more samples, which libsndfile does not read; no chunk
         end = chunk.body + chunk.size
     return end
 
 
 def _with_size(
-    content: memoryview, start: int, end: int, samples: _Samples, layout: _Layout
+    name: str, file: memoryview, start: int, samples: _Samples, layout: _Layout
 ) -> memoryview:
     """A copy of the file that says how many bytes of samples it has."""
-    size = end - samples.body
+    size = start + len(file) - samples.body
     if layout is _WAVE64:
         size += layout.id_bytes + layout.size_bytes
-    count = samples.field.stop - samples.field.start
-    field = min(size, 2 ** (8 * count) - 1).to_bytes(count, layout.order)
-    before = content[start : samples.field.start]
-    return memoryview(b"".join((before, field, content[samples.field.stop : end])))
+    first, last = samples.field.start - start, samples.field.stop - start
+    if size >= 1 << 8 * (last - first):
+        raise UserError(f"{name}: has more samples than such a file can; split it")
+    field = size.to_bytes(last - first, layout.order)
+    return memoryview(b"".join((file[:first], field, file[last:])))
 
 
 def _fmt(content: memoryview, at: int, layout: _Layout) -> tuple[int, int]:

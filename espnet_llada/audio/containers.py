@@ -122,7 +122,7 @@ def _read_ogg(name: str, content: memoryview, start: int) -> Iterator[Stream]:
     """The links of a chain: each one's first pages say that they begin it."""
     at, begun = start, False
     while _PAGE.match(content, at):
-        begins = content[at + 5 : at + 6] == b"\x02"
+        begins = content[at + 5 : at + 6] in (b"\x02", b"\x06")
         if begins and begun:
             yield Stream(content[start:at], at)
             start, begun = at, False

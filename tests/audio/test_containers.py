@@ -118,6 +118,7 @@ def test_chunks_behind_the_samples_are_no_samples(loaded):
     chunks = b"LIST\5\0\0\0abcde" + b"\0id3 \4\0\0\0abcd"
     twice = file + chunks + file
     np.testing.assert_array_equal(loaded(twice), np.tile(loaded(file), 2))
+    refused(loaded, file + file[36:], "16008 bytes of it are neither audio")
     unpadded = file + b"LIST\5\0\0\0abcdeid3 \4\0\0\0abcd"
     np.testing.assert_array_equal(loaded(unpadded), loaded(file))
 
