@@ -176,7 +176,8 @@ def _samples(path: str) -> int:
         info = soundfile.info(path)
     except (soundfile.LibsndfileError, TypeError):
         return _UNKNOWN_LENGTH  # an ark, or one that load_audio will name
-    return round(info.frames * SAMPLE_RATE / info.samplerate)
+    # 0: of a recorder that died; load_audio reads what there is.
+    return round(info.frames * SAMPLE_RATE / info.samplerate) or _UNKNOWN_LENGTH
 
 
 def _run(args: argparse.Namespace, conf: dict, shards: Sequence) -> Iterator[int]:
