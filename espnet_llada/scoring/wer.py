@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import codecs
 import functools
+import unicodedata
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -194,6 +195,41 @@ def read_text(path: str | Path) -> dict[str, str]:
             raise UserError(f"{path}:{number}: utterance {utt} again; keep one line")
         texts[utt] = " ".join(words)
     return texts
+
+
+def respelled(
+    texts: Mapping[str, str], utts: Iterable[str], path: str | Path
+) -> dict[str, str]:
+    """The texts by the ids as ``utts`` spell them.
+
+    An é is one character or two, by the system that a file's name was typed on; they
+    look equal, so neither form is another utterance.
+
+    Args:
+        texts: utterance id -> transcript.
+        utts: the ids that are wanted; those of ``texts`` that are none of them stay.
+        path: of ``texts``, for the error.
+
+    Raises:
+        UserError: two ids of ``texts`` are forms of one.
+    """
+    known = dict.fromkeys(utts)
+    spelling = {look(utt): utt for utt in known}
+    found: dict[str, str] = {}
+    for utt, text in texts.items():
+        wanted = utt if utt in known else spelling.get(look(utt), utt)
+        if wanted in found:
+            raise UserError(
+                f"{path}: two utterances {utt}, which differ by the Unicode form (NFC, "
+                "NFD) alone; rename one"
+            )
+        found[wanted] = text
+    return found
+
+
+def look(utt: str) -> str:
+    """The same for two ids that look equal."""
+    return unicodedata.normalize("NFC", utt)
 
 
 def read_speakers(path: str | Path, utts: Iterable[str]) -> dict[str, str]:

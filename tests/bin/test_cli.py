@@ -197,7 +197,7 @@ def test_a_space_in_a_file_s_name_does_not_end_its_id(capsys, model_dir, speech)
 @pytest.mark.parametrize(
     ("more", "message"),
     [
-        (("--output", "{tmp}"), "is a directory; name a file"),
+        (("--output", "{tmp}"), r"Is a directory\); name a file"),
         (("--batch_size", 0), "batch_size: 0 does not fit"),
         (("--device", "abacus"), "device abacus: .*name one"),
         (("--device", "cuda"), "device cuda: .*name one"),
