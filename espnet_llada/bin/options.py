@@ -94,8 +94,8 @@ def run_main(main: Callable[..., Any], cmd: list[str] | None = None) -> None:
     lost = process.flush_stdout()
     if isinstance(lost, BrokenPipeError):
         status = status or 1
-    elif lost and complaint in ("", f"error: {os_reason(lost)}"):  # not of a file
-        status, complaint = 2, f"error: stdout: {os_reason(lost)}; the output is lost"
+    elif lost:
+        status, complaint = 2, complaint or f"error: {os_reason(lost)}"
     if complaint:
         process.say(complaint)
     process.end()

@@ -6,8 +6,8 @@
 from __future__ import annotations
 
 import contextlib
+import io
 import os
-import re
 import signal
 import sys
 
@@ -20,8 +20,8 @@ def is_command() -> bool:
     """Whether this process was started as one of our commands, and is no importer."""
     if os.path.basename(sys.argv[0] if sys.argv else "") == _SCRIPT:
         return True
-    _, option, module = " ".join(sys.orig_argv[:8]).partition(" -m ")
-    return bool(option) and re.split("[. ]", module)[0] == "espnet_llada"
+    _, option, module = "\n".join(sys.orig_argv).partition("\n-m\n")
+    return bool(option) and module.startswith("espnet_llada.")
 
 
 def begin(runs_main: bool = False) -> None:
@@ -41,15 +41,19 @@ def begin(runs_main: bool = False) -> None:
 
 def end() -> None:
     """What is left is the interpreter's own end, which an interrupt may cut short."""
-    if signal.getsignal(signal.SIGINT) is _interrupt:
-        signal.signal(signal.SIGINT, signal.SIG_DFL)
+    global _runs_main
+    _runs_main = False
+    try:
+        sys.stderr.flush()
+    except OSError:  # the interpreter would try again, and end with a status of its own
+        _put(os.open(os.devnull, os.O_WRONLY), 2)
 
 
 def _interrupt(signum: int, frame) -> None:
     if _runs_main and not _imports(frame):
         raise KeyboardInterrupt
     # The C code of a module that is being imported turns a KeyboardInterrupt into an
-    # ImportError, or forgets it. There is nothing to clean up either.
+    # ImportError, or forgets it. Nor is there anything to clean up.
     say("interrupted")
     os._exit(130)
 
@@ -70,13 +74,41 @@ def _open_streams() -> None:
             os.fstat(number)
         except OSError:
             _put(os.open(os.devnull, mode), number)
-    if sys.stdout is None:
-        sys.stdout = open(1, "w", closefd=False)  # noqa: SIM115  (for all the process)
     if sys.stderr is None:
-        sys.stderr = open(2, "w", closefd=False)  # noqa: SIM115
-    for stream, encoding in ((sys.stdout, "utf-8"), (sys.stderr, None)):
-        if hasattr(stream, "reconfigure"):
-            stream.reconfigure(encoding=encoding, errors="backslashreplace")
+        sys.stderr = open(2, "w", closefd=False)  # noqa: SIM115  (for all the process)
+    if hasattr(sys.stderr, "reconfigure"):
+        sys.stderr.reconfigure(errors="backslashreplace")
+    if sys.stdout is sys.__stdout__ and not _is_ours(sys.stdout):
+        if sys.stdout:
+            sys.stdout.flush()
+        sys.stdout = sys.__stdout__ = io.TextIOWrapper(
+            io.BufferedWriter(_Stdout(1, "w", closefd=False)),
+            encoding="utf-8",
+            errors="backslashreplace",
+            line_buffering=os.isatty(1),
+            write_through=getattr(sys.stdout, "write_through", False),
+        )
+
+
+class _Stdout(io.FileIO):
+    """Descriptor 1; what could not be written there is never forgotten."""
+
+    lost: OSError | None = None
+
+    def write(self, data) -> int | None:
+        """As FileIO's."""
+        if self.lost:
+            return len(data)  # the interpreter tries again at its end
+        try:
+            return super().write(data)
+        except OSError as e:
+            e.filename = "stdout"
+            self.lost = e
+            raise
+
+
+def _is_ours(stream: object) -> bool:
+    return isinstance(getattr(getattr(stream, "buffer", None), "raw", None), _Stdout)
 
 
 def say(message: str) -> None:
@@ -94,13 +126,10 @@ def _printable(char: str) -> str:
 
 
 def flush_stdout() -> OSError | None:
-    """Write what is waiting; else the reason, and it will not be tried again."""
-    try:
+    """Write what is waiting; returns why output has been lost, now or before."""
+    with contextlib.suppress(OSError):
         sys.stdout.flush()
-    except OSError as e:
-        _put(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return e
-    return None
+    return sys.stdout.buffer.raw.lost if _is_ours(sys.stdout) else None
 
 
 def _put(handle: int, number: int) -> None:

@@ -13,7 +13,7 @@ from espnet_llada.scoring.normalize import normalize_all
 from espnet_llada.scoring.sclite import read_trn
 from espnet_llada.scoring.significance import estimate
 from espnet_llada.scoring.wer import Score, score_pairs
-from espnet_llada.types import UserError, atomic_write
+from espnet_llada.types import UserError, atomic_write, check_writable
 
 _HEADER = "|dataset|Snt|Wrd|Corr|Sub|Del|Ins|Err|S.Err|\n" + "|---" * 9 + "|\n"
 _KINDS = {"wer": "WER (raw)", "cer": "CER (raw)"}
@@ -42,6 +42,8 @@ def write_results_md(exp_dir: str | Path, name: str = "RESULTS.md") -> Path:
         UserError: there is no result, or one cannot be read.
     """
     exp = Path(exp_dir)
+    target = exp / name
+    check_writable(target)
     found = {kind: sorted(exp.rglob(f"score_{kind}/result.txt")) for kind in _KINDS}
     if not found["wer"]:
         raise UserError(f"{exp}: no */*/score_wer/result.txt below it; score it first")
@@ -53,7 +55,6 @@ def write_results_md(exp_dir: str | Path, name: str = "RESULTS.md") -> Path:
     scored = [(_dataset(exp, path), *_scores(path)) for path in found["wer"]]
     normalised = [_row(name, norm) for name, _, norm in scored]
     tables.append(("WER (Whisper-normalised)", normalised))
-    target = exp / name
     with atomic_write(target) as temporary:
         content = f"{GENERATED} espnet_llada.scoring.report -->\n# RESULTS\n"
         content += _environment()
