@@ -114,7 +114,7 @@ def _check_file(path: Path) -> None:
 def _read_file(name: str) -> tuple[np.ndarray, int]:
     """Samples of shape (T, channels) and their rate (Hz)."""
     try:
-        file = soundfile.SoundFile(name)
+        file = soundfile.SoundFile(os.fsencode(name))  # it takes no other bytes
     except soundfile.LibsndfileError as e:
         raise _not_audio(name, e.error_string.rstrip(".")) from e
     except TypeError as e:  # soundfile takes *.raw for headerless samples
