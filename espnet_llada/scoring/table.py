@@ -8,10 +8,10 @@ import json
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from espnet_llada.scoring.report import GENERATED
+from espnet_llada.scoring.report import GENERATED, check_generated
 from espnet_llada.scoring.significance import REPLICATES, Change
 from espnet_llada.scoring.summary import Row
-from espnet_llada.types import UserError, atomic_write, check_writable
+from espnet_llada.types import atomic_write, check_writable
 
 _RATES = ("system", "WER raw % [95% CI]", "WER norm % [95% CI]", "passes", "RTF")
 _CHANGES = ("system", "against", "raw: change %", "p", "norm: change %", "p")
@@ -64,12 +64,8 @@ def check_results(results_md: str | Path) -> Path:
         UserError: as there.
     """
     path = Path(results_md)
-    check_writable(path)
+    check_generated(path)
     check_writable(_numbers_of(path))
-    if path.is_file():
-        head = path.read_bytes()[: len(GENERATED)]
-        if head and head != GENERATED.encode():
-            raise UserError(f"{path}: not a generated file; choose another --output")
     return path
 
 
