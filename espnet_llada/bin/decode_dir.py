@@ -50,7 +50,7 @@ def identity_of(
     )
     return {
         "options": dict(options),
-        "utterances": _digest(map(os.fsencode, lines)),
+        "utterances": _digest(line.encode("utf-8", "surrogatepass") for line in lines),
         **{name: _file_digest(Path(path)) for name, path in files.items()},
         "code": [_digest(sources), metadata.version("torch")],
     }
@@ -238,7 +238,9 @@ class DecodeDir:
             temporary.write_bytes(content)
 
     def _open(self, path: Path) -> TextIO:
-        return self._stack.enter_context(open(path, "a", encoding="utf-8", newline=""))
+        # A reason may name a file whose name is no UTF-8.
+        options = {"encoding": "utf-8", "errors": "backslashreplace", "newline": ""}
+        return self._stack.enter_context(open(path, "a", **options))
 
     @contextlib.contextmanager
     def _writing(self) -> Iterator[None]:

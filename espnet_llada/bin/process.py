@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import atexit
 import contextlib
 import io
 import os
@@ -37,6 +38,8 @@ def begin(runs_main: bool = False) -> None:
     if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
         with contextlib.suppress(ValueError):  # not the main thread
             signal.signal(signal.SIGINT, _interrupt)
+            # Last of all: what is left then takes no handler, and is soon over.
+            atexit.register(signal.signal, signal.SIGINT, signal.SIG_IGN)
 
 
 def end() -> None:
@@ -54,7 +57,8 @@ def _interrupt(signum: int, frame) -> None:
         raise KeyboardInterrupt
     # The C code of a module that is being imported turns a KeyboardInterrupt into an
     # ImportError, or forgets it. Nor is there anything to clean up.
-    say("interrupted")
+    with contextlib.suppress(OSError):
+        os.write(2, b"interrupted\n")
     os._exit(130)
 
 

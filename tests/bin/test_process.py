@@ -131,7 +131,7 @@ def test_an_interrupt_in_the_middle_cleans_up_and_one_behind_is_quiet(shell):
         "def kill(): os.kill(os.getpid(), signal.SIGINT)\n"
         "def main(cmd):\n"
         "    with atomic_write('sums'): sys.argv[1] == 'main' and kill()\n"
-        "if sys.argv[1] == 'end': atexit.register(kill)\n"
+        "    sys.argv[1] == 'end' and atexit.register(kill)\n"
         "run_main(main)"
     )
     (shell.folder / "kill.py").write_text(code)
