@@ -33,16 +33,17 @@ def shell(tmp_path_factory):
     ("streams", "status", "said"),
     [
         (">/dev/full", 2, b"error: stdout: No space left on device\n"),
+        (">/dev/full ", 2, b"error: stdout: No space left on device\n"),  # unbuffered
         (">&-", 2, b"error: stdout: Bad file descriptor\n"),
         (">&- 2>&-", 2, b""),
         ("2>&-", 0, b""),
         ("| true", 1, b""),
     ],
 )
-@pytest.mark.parametrize("unbuffered", ["", "1"])
-def test_output_that_is_lost_is_said(shell, streams, status, said, unbuffered):
+def test_output_that_is_lost_is_said(shell, streams, status, said):
     """--help is argparse's, which forgets a write that fails."""
     line = f'"$PYTHON" {PLAN} --help {streams}; exit ${{PIPESTATUS[0]}}'
+    unbuffered = "1" if streams.endswith(" ") else ""
     code, _, err = shell(line, PYTHONUNBUFFERED=unbuffered)
     assert (code, err) == (status, said)
 

@@ -90,7 +90,14 @@ def lines_of(partial: Path) -> list[str]:
     return text.read_text().splitlines() if text.exists() else []
 
 
-@pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize(
+    "how",
+    [
+        signal.SIGKILL,
+        pytest.param(signal.SIGTERM, marks=pytest.mark.slow),
+        signal.SIGINT,
+    ],
+)
 def test_a_run_that_is_ended_keeps_what_it_has(
     capsys, transcribe, whole, tmp_path, how
 ):
@@ -178,11 +185,11 @@ def test_a_wrong_model_leaves_what_there_is(monkeypatch, transcribe, whole, tmp_
     assert {p.name for p in tmp_path.iterdir()} == {"text.partial"}
 
 
-def test_files_of_the_user_s_are_never_removed(transcribe, whole, tmp_path):
+def test_files_of_the_user_s_are_never_removed(transcribe, audio, tmp_path):
     partial = tmp_path / "text.partial"
     partial.mkdir()
     (partial / "thesis").touch()
-    assert cli.main(transcribe()) == 0
+    assert cli.main(transcribe(files=audio[:1])) == 0
     assert [p.name for p in partial.iterdir()] == ["thesis"]
     (tmp_path / "a.partial").touch()
     with pytest.raises(UserError, match=r"a\.partial.*cannot write"):
