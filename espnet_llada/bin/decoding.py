@@ -14,7 +14,13 @@ import numpy as np
 
 from espnet_llada.kaldi.table import read_text
 from espnet_llada.sampler_options import PROFILES, STRATEGIES, SamplerOptions
-from espnet_llada.types import SAMPLE_RATE, Hypothesis, LoadOptions, UserError
+from espnet_llada.types import (
+    SAMPLE_RATE,
+    Hypothesis,
+    LoadOptions,
+    UserError,
+    os_reason,
+)
 
 _HELP = {
     "strategy": "how the canvas is filled; deliberation_ may be left out",
@@ -275,7 +281,9 @@ def _timed(
 
 def _failure(utterance: Utterance, error: Exception) -> Outcome:
     reason = " ".join(str(error).split()) or type(error).__name__
-    if not isinstance(error, UserError):
+    if isinstance(error, OSError):
+        reason = os_reason(error)
+    elif not isinstance(error, UserError):
         logging.exception(f"{utterance.utt_id}: decoding failed")
         reason = f"{type(error).__name__}: {reason}"
     return Outcome(utterance, Hypothesis(utterance.transcript or ""), error=reason)
@@ -298,6 +306,7 @@ def read_first_pass(path: str | Path, utt_ids: Iterable[str]) -> dict[str, str]:
     texts: dict[str, str] = {}
     for file in files:
         texts.update(read_text(file))
+    utt_ids = list(utt_ids)
     missing = [u for u in utt_ids if u not in texts]
     if missing:
         raise UserError(

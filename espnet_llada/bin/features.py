@@ -20,7 +20,7 @@ from espnet_llada.bin.decoding import add_pipe_option, str2bool
 from espnet_llada.bin.malloc import keep_freed_memory
 from espnet_llada.bin.options import OptionParser, run_main
 from espnet_llada.kaldi.table import read_numbers, read_recordings
-from espnet_llada.types import SAMPLE_RATE, UserError
+from espnet_llada.types import SAMPLE_RATE, UserError, check_directory
 
 _EXAMPLE = """\
 example, between stages 4 and 10 of the recipe:
@@ -89,9 +89,10 @@ def main(cmd: list[str] | None = None) -> None:
     for name in ("nj", "shard_size", "batch_seconds"):
         if getattr(args, name) <= 0:
             raise UserError(f"--{name} {getattr(args, name)}: expected more than 0")
+    output = Path(args.output)
+    check_directory(output)
     conf = _encoder_conf(args.train_config)
     table = read_recordings(args.wav_scp, args.allow_pipes)
-    output = Path(args.output)
     from espnet_llada.audio import feature_cache
     from espnet_llada.model import build_encoder
 

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import argparse
 import copy
-import os
-import sys
+import logging
 from collections.abc import Callable
 from typing import Any
 
+from espnet_llada.bin import process
 from espnet_llada.bin.malloc import keep_freed_memory
-from espnet_llada.types import UserError, nearest
+from espnet_llada.types import UserError, nearest, os_reason
 from espnet_llada.yaml_file import read_yaml
 
 
@@ -82,19 +82,43 @@ class OptionParser(argparse.ArgumentParser):
 
 
 def run_main(main: Callable[..., Any], cmd: list[str] | None = None) -> None:
-    """Run ``main(cmd)``; a UserError ends as ``error: …`` on stderr and exit code 2."""
+    """Run ``main(cmd)`` and end the process; what went wrong is one line on stderr.
+
+    A UserError, a file's or the memory's failure end as ``error: …`` and exit code 2,
+    an interrupt as 130. Output that is lost is an error too; where its reader (head,
+    grep -q) has gone, without a word.
+    """
+    process.begin(runs_main=True)
     keep_freed_memory()
+    status, complaint = _outcome(main, cmd)
+    lost = process.flush_stdout()
+    if isinstance(lost, BrokenPipeError):
+        status = status or 1
+    elif lost:
+        status, complaint = 2, complaint or f"error: {os_reason(lost)}"
+    if complaint:
+        process.say(complaint)
+    process.end()
+    raise SystemExit(status)
+
+
+def _outcome(main: Callable[..., Any], cmd: list[str] | None) -> tuple[Any, str]:
+    """Exit status, and what is to be said of it."""
     try:
-        status = main(cmd)
-        sys.stdout.flush()
+        return main(cmd) or 0, ""
+    except SystemExit as e:  # of --help
+        return e.code, ""
     except UserError as e:
-        sys.stderr.write(f"error: {e}\n")
-        raise SystemExit(2) from e
-    except KeyboardInterrupt as e:
-        sys.stderr.write("interrupted\n")
-        raise SystemExit(130) from e
+        return 2, f"error: {e}"
+    except KeyboardInterrupt:
+        return 130, "interrupted"
     except BrokenPipeError:
-        # The reader (head, grep -q) has gone: no traceback, and nothing left to flush.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        raise SystemExit(1) from None
-    raise SystemExit(status or 0)
+        return 1, ""
+    except OSError as e:
+        logging.debug("", exc_info=True)
+        return 2, f"error: {os_reason(e)}"
+    except MemoryError:
+        return 2, "error: out of memory; give it less at once, or a smaller model"
+    except UnicodeEncodeError as e:
+        around = e.object[max(0, e.start - 60) : e.end + 60]
+        return 2, f"error: '{around}' cannot be written in {e.encoding}; rename it"

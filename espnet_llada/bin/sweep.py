@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 from espnet_llada.bin.decoding import add_frozen_options, add_pipe_option
 from espnet_llada.bin.options import OptionParser, run_main
-from espnet_llada.types import UserError
+from espnet_llada.types import UserError, check_writable
 
 if TYPE_CHECKING:
     from espnet_llada.bin.sweep_jobs import Place
@@ -89,6 +89,7 @@ def main(cmd: list[str] | None = None) -> None:
     # After the parser, so that --help waits for nothing.
     from espnet_llada.bin.sweep_jobs import Job, Systems, decode_jobs
     from espnet_llada.bin.sweep_report import write_all
+    from espnet_llada.scoring.table import check_results
 
     sweep = read_rows(args)
     for row in sweep.rows:
@@ -106,6 +107,8 @@ def main(cmd: list[str] | None = None) -> None:
     for system in dict.fromkeys(row.system for row in sweep.rows):
         systems.files(system)
     args.output.mkdir(parents=True, exist_ok=True)
+    check_results(args.output / "RESULTS.md")
+    check_writable(args.output / "report.html")
     jobs = [Job(row, name) for row in sweep.rows for name in sets]
     decode_jobs(place, jobs, args.nj, sum(sizes.values()) * len(sweep.rows))
     threads = max(1, len(os.sched_getaffinity(0)) // args.nj)
