@@ -33,7 +33,7 @@ from espnet_llada.types import UserError
 _PLACES = frozenset(
     """
     config output_dir data_path_and_name_and_type key_file asr_train_config
-    asr_model_file model_tag first_pass log_level resume lm whisper
+    asr_model_file model_tag first_pass log_level resume lm whisper trust_model
     """.split()
 )
 

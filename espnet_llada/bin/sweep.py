@@ -10,7 +10,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from espnet_llada.bin.decoding import add_frozen_options
+from espnet_llada.bin.decoding import add_origin_options
 from espnet_llada.bin.options import OptionParser, run_main
 from espnet_llada.types import UserError
 
@@ -51,7 +51,7 @@ def add_row_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("sweep", type=Path, metavar="YAML", help="the rows")
     parser.add_argument("--rows", default="", help='some rows only: "llama ..."')
     parser.add_argument("--model", default="mini", help="directory, tag or hub id")
-    add_frozen_options(parser)
+    add_origin_options(parser)
     parser.add_argument("--data", required=True, type=Path, help="directory of speech")
     parser.add_argument("--output", required=True, type=Path, help="of everything")
     parser.add_argument("--device", default="cpu", help="cpu, cuda, ...")
@@ -73,7 +73,15 @@ def place_of(args: argparse.Namespace) -> Place:
     """Where everything is, by the same options."""
     from espnet_llada.bin.sweep_jobs import Place
 
-    return Place(args.model, args.data, args.output, args.device, args.lm, args.whisper)
+    return Place(
+        args.model,
+        args.data,
+        args.output,
+        args.device,
+        args.lm,
+        args.whisper,
+        args.trust_model,
+    )
 
 
 def main(cmd: list[str] | None = None) -> None:

@@ -47,6 +47,7 @@ class Place:
     device: str = "cpu"
     lm: str | None = None
     whisper: str | None = None
+    trust_model: bool = False
 
     def text(self, row: str, name: str) -> Path:
         """The transcripts of a row and a set; written when the job is done."""
@@ -119,7 +120,8 @@ class Systems:
 
         place = self.place
         files = find_model(place.model, system)
-        options = LoadOptions(place.device, place.lm, place.whisper, quantize)
+        origin = place.lm, place.whisper
+        options = LoadOptions(place.device, *origin, quantize, place.trust_model)
         model = load_model(*files, options, build_with_espnet)
         if self.remember:
             model.encode = Encoded(model.encode)
