@@ -110,6 +110,13 @@ class ESPnetLLMModel(ESPnetASRModel):
         weight = loss.weight.clamp(min=_NO_WEIGHT)
         return force_gatherable((loss.mean, stats, weight), loss.rows.device)
 
+    def collect_feats(
+        self, *batch: Tensor, tokenizer: Tensor | None = None, **rest: Tensor
+    ) -> dict[str, Tensor]:
+        """As ESPnet's; only ESPnet3 asks for it, before it trains."""
+        self._check_origin(tokenizer)
+        return super().collect_feats(*batch, **rest)
+
     def _check_origin(self, tokenizer: Tensor | None) -> None:
         """Ids look alike whoever made them, so they have to come with their origin."""
         own = self.decoder.tokenizer
