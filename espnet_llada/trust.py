@@ -98,8 +98,10 @@ def tensors_only(trusted: bool = False) -> Iterator[None]:
                 with torch.serialization.safe_globals(_PLAIN_TYPES):
                     return load(file, map_location, weights_only=True, mmap=mmap)
             except Exception as e:  # of damaged files any
+                is_path = isinstance(file, (str, os.PathLike))
+                name = file if is_path else getattr(file, "name", "a file")
                 raise UserError(
-                    f"{getattr(file, 'name', file)}: not read ({why_unreadable(e)}); "
+                    f"{name}: not read ({why_unreadable(e)}); "
                     "copy it again or, if you trust its maker, allow it with "
                     "trust_model (--trust_model true on the command line)"
                 ) from e

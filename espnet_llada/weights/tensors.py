@@ -156,7 +156,8 @@ def torch_load(path: Path, kind: str) -> tuple[Any, bool]:
 
 def why_unreadable(error: Exception) -> str:
     """What ``torch.load`` complains of, in a few words on one line."""
-    if isinstance(error, pickle.UnpicklingError):  # torch would advise to run the code
+    refused = isinstance(error, pickle.UnpicklingError) or "weights_only" in str(error)
+    if refused:  # torch would advise to run the code
         return "damaged, or it holds code, which is not run"
     return str(error).strip().partition("\n")[0][:120] or type(error).__name__
 
