@@ -240,6 +240,21 @@ def test_threads_leave_torch_as_they_found_it(tmp_path):
     assert torch.load is load
 
 
+def test_the_option_of_each_command():
+    from espnet_llada.bin.decoding import load_options
+    from espnet_llada.bin.sweep import get_parser, place_of
+
+    options = ["--trust_model", "true"]
+    args = cli.get_parser().parse_args(["transcribe", "x.wav", *options])
+    assert load_options(args, "cpu").trust_model
+    args = asr_inference.get_parser().parse_args(options)
+    assert load_options(args, "cpu").trust_model
+    places = ["--sets", "a", "--data", "b", "--output", "c"]
+    for given in ([], options):
+        args = get_parser().parse_args(["x.yaml", *places, *given])
+        assert place_of(args).trust_model == bool(given)
+
+
 def test_plain_parts_pass():
     check_parts({"encoder": "conformer", "normalize": None, "token_list": []}, "x")
 

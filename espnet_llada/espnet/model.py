@@ -70,8 +70,8 @@ class ESPnetLLMModel(ESPnetASRModel):
         text_lengths: Tensor | None = None,
         seeds: Tensor | None = None,
         utt_id: Sequence[str] = (),
-        stand_in: bool = False,
         tokenizer: Tensor | None = None,
+        stand_in: bool = False,
         **kwargs,
     ) -> tuple[Tensor, dict[str, Tensor], Tensor]:
         """Loss of a batch.
@@ -86,8 +86,8 @@ class ESPnetLLMModel(ESPnetASRModel):
             seeds: (B,) int64, of each row's masks (see ``LMDecoder.loss``). Giving
                 them says that all processes of a distributed training are here.
             utt_id: B names, for messages; Trainer adds them.
-            stand_in: the rows count as nothing; see ``data.TrainingBatches``.
             tokenizer: (B, 1) int64, see ``TOKENIZER``; in training there must be one.
+            stand_in: the rows count as nothing; see ``data.TrainingBatches``.
             kwargs: ignored.
 
         Returns:
