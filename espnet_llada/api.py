@@ -28,7 +28,7 @@ class InferenceAPI:
     Args:
         asr_train_config: config.yaml of the training.
         asr_model_file: checkpoint of its trained tensors.
-        device, lm, whisper, quantize_asr_model: see ``LoadOptions``.
+        device, lm, whisper, quantize_asr_model, trust_model: see ``LoadOptions``.
         use_audio: see ``Recognizer``.
         output_case: see ``Recognizer``.
         **options: fields of ``SamplerOptions``.
@@ -50,6 +50,7 @@ class InferenceAPI:
         lm: str | Path | None = None,
         whisper: str | Path | None = None,
         quantize_asr_model: bool = False,
+        trust_model: bool = False,
         **options: Any,
     ):
         sampler_options = make_options({"strategy": STRATEGY[self.task], **options})
@@ -59,7 +60,7 @@ class InferenceAPI:
                 f"strategy {sampler_options.strategy}: is for {needed}, not for "
                 f"{type(self).__name__}"
             )
-        loading = LoadOptions(device, lm, whisper, quantize_asr_model)
+        loading = LoadOptions(device, lm, whisper, quantize_asr_model, trust_model)
         files = asr_train_config, asr_model_file
         model = load_model(*files, loading, type(self).build_foreign)
         self.recognizer = Recognizer(model, sampler_options, use_audio, output_case)

@@ -185,12 +185,14 @@ class LoadOptions:
         lm, whisper: the frozen weights, instead of where the config says they are.
         quantize_asr_model: linear layers in int8, see ``quantize``; CPUs only. The
             name is ESPnet's.
+        trust_model: the config may name parts that could run code, see ``trust``.
     """
 
     device: str = "cpu"
     lm: str | Path | None = None
     whisper: str | Path | None = None
     quantize_asr_model: bool = False
+    trust_model: bool = False
 
 
 @dataclass(frozen=True)

@@ -14,6 +14,7 @@ import numpy as np
 import torch
 
 from espnet_llada.audio.io import split_long
+from espnet_llada.audio.whisper_file import open_whisper
 from espnet_llada.types import Hypothesis, UserError
 
 _MEND = "pip install --no-deps openai-whisper==20250625 tiktoken more-itertools numba"
@@ -52,6 +53,7 @@ class WhisperDecoder:
                 "take the row 'system: whisper' out"
             )
         self._whisper = whisper
+        open_whisper(path, "decoder")  # refuses what is damaged, or holds code
         self._model = whisper.load_model(str(path), device=device)
 
     @torch.no_grad()

@@ -100,10 +100,16 @@ def add_sampler_options(
         )
 
 
-def add_frozen_options(parser: argparse.ArgumentParser) -> None:
-    """``--lm`` and ``--whisper``, for a model that was trained on another machine."""
+def add_origin_options(parser: argparse.ArgumentParser) -> None:
+    """For a model that was trained elsewhere, or by others."""
     parser.add_argument("--lm", help="the frozen LM, if not where the config says")
     parser.add_argument("--whisper", help="the frozen Whisper, likewise")
+    parser.add_argument(
+        "--trust_model",
+        type=str2bool,
+        default=False,
+        help="true: its config may name parts that run code (default: false)",
+    )
 
 
 def add_pipe_option(parser: argparse.ArgumentParser) -> None:
@@ -129,7 +135,7 @@ def add_pipe_option(parser: argparse.ArgumentParser) -> None:
 
 def add_load_options(parser: argparse.ArgumentParser) -> None:
     """Those of ``LoadOptions`` but the device, which each command names its own way."""
-    add_frozen_options(parser)
+    add_origin_options(parser)
     parser.add_argument(
         "--quantize_asr_model",
         type=str2bool,
@@ -140,7 +146,9 @@ def add_load_options(parser: argparse.ArgumentParser) -> None:
 
 def load_options(args: argparse.Namespace, device: str) -> LoadOptions:
     """What ``add_load_options`` has parsed."""
-    return LoadOptions(device, args.lm, args.whisper, args.quantize_asr_model)
+    return LoadOptions(
+        device, args.lm, args.whisper, args.quantize_asr_model, args.trust_model
+    )
 
 
 def given_options(args: argparse.Namespace) -> dict[str, Any]:

@@ -13,6 +13,8 @@ from espnet_llada.bin.malloc import keep_freed_memory
 from espnet_llada.types import UserError, nearest, os_reason
 from espnet_llada.yaml_file import read_yaml
 
+_SHELL_ONLY = ("config", "help", "trust_model")  # a file must not ask to be trusted
+
 
 class OptionParser(argparse.ArgumentParser):
     """An argparse parser whose ``--config`` YAML sets the defaults of its options.
@@ -56,7 +58,9 @@ class OptionParser(argparse.ArgumentParser):
         actions = {a.dest: a for a in self._actions}
         values = {}
         for key, value in read_yaml(path).items():
-            if key not in actions or key in ("config", "help"):
+            if key in _SHELL_ONLY and key in actions:
+                raise UserError(f"{path}: {key} is for the command line; take it out")
+            if key not in actions:
                 raise UserError(f"{path}: unknown key '{key}'{nearest(key, actions)}")
             values[key] = self._converted(path, actions[key], value)
         return values

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import dataclasses
 import logging
 import os
 import platform
@@ -11,7 +10,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from espnet_llada.bin.decoding import add_frozen_options, add_pipe_option
+from espnet_llada.bin.decoding import add_origin_options, add_pipe_option
 from espnet_llada.bin.options import OptionParser, run_main
 from espnet_llada.types import UserError, check_writable
 
@@ -53,7 +52,7 @@ def add_row_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("sweep", type=Path, metavar="YAML", help="the rows")
     parser.add_argument("--rows", default="", help='some rows only: "llama ..."')
     parser.add_argument("--model", default="mini", help="directory, tag or hub id")
-    add_frozen_options(parser)
+    add_origin_options(parser)
     parser.add_argument("--data", required=True, type=Path, help="directory of speech")
     parser.add_argument("--output", required=True, type=Path, help="of everything")
     parser.add_argument("--device", default="cpu", help="cpu, cuda, ...")
@@ -75,7 +74,16 @@ def place_of(args: argparse.Namespace) -> Place:
     """Where everything is, by the same options."""
     from espnet_llada.bin.sweep_jobs import Place
 
-    return Place(args.model, args.data, args.output, args.device, args.lm, args.whisper)
+    return Place(
+        args.model,
+        args.data,
+        args.output,
+        args.device,
+        args.lm,
+        args.whisper,
+        trust_model=args.trust_model,
+        allow_pipes=args.allow_pipes,
+    )
 
 
 def main(cmd: list[str] | None = None) -> None:
@@ -102,7 +110,7 @@ def main(cmd: list[str] | None = None) -> None:
     sizes = {name: _size(args.data / name, args.allow_pipes) for name in sets}
     if not sets or args.nj < 1:
         raise UserError("--sets and --nj: at least one of each")
-    place = dataclasses.replace(place_of(args), allow_pipes=args.allow_pipes)
+    place = place_of(args)
     systems = Systems(place)
     for system in dict.fromkeys(row.system for row in sweep.rows):
         systems.files(system)

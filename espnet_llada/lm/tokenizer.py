@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from functools import cached_property
@@ -57,6 +58,13 @@ class LMTokenizer:
         from transformers import PreTrainedTokenizerFast
 
         return PreTrainedTokenizerFast.from_pretrained(self.path, local_files_only=True)
+
+    @cached_property
+    def fingerprint(self) -> int:
+        """A number below 2**63 that tells tokenizers apart which make other ids."""
+        digest = hashlib.sha256((self.path / "tokenizer.json").read_bytes())
+        digest.update(self.text_case.encode())
+        return int.from_bytes(digest.digest()[:8], "big") >> 1
 
     @property
     def eos_id(self) -> int:

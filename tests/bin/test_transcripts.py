@@ -16,6 +16,7 @@ import pytest
 import soundfile
 
 from espnet_llada.bin import cli
+from espnet_llada.bin.decode_dir import DecodeDir
 from espnet_llada.bin.options import run_main
 from espnet_llada.types import UserError
 
@@ -61,11 +62,21 @@ def whole(model_dir, audio, tmp_path_factory) -> list[str]:
     return lines
 
 
-def start(command: list[str], log: Path, room: int | None = None) -> int:
-    """Run it in a process of its own; returns its id."""
+def start(
+    command: list[str], log: Path, room: int | None = None, lines: int = COUNT
+) -> int:
+    """Run it in a process of its own, which waits after ``lines``; returns its id."""
     if (pid := os.fork()) > 0:
         return pid
-    code = 1
+    code, write = 1, DecodeDir.write
+
+    def write_and_wait(self, outcome) -> None:
+        write(self, outcome)
+        if outcome.utterance.utt_id == f"utt{lines - 1:02d}":
+            time.sleep(60)
+
+    if lines < COUNT:
+        DecodeDir.write = write_and_wait
     try:
         for number in (1, 2):
             os.dup2(os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND), number)
@@ -103,23 +114,22 @@ def test_a_run_that_is_ended_keeps_what_it_has(
 ):
     output, partial, log = (tmp_path / n for n in ("text", "text.partial", "log"))
     output.write_text("an older one\n")
-    pid = start(transcribe(), log)
-    while len(lines_of(partial)) < 2 * BATCH:
+    pid = start(transcribe(), log, lines=2 * BATCH + 1)
+    while len(lines_of(partial)) < 2 * BATCH + 1:
         time.sleep(0.002)
     os.kill(pid, how)
     status = end(pid)
     assert output.read_text() == "an older one\n"
     have = lines_of(partial)
-    assert 2 * BATCH <= len(have) < COUNT and have == whole[: len(have)]
+    assert have == whole[: 2 * BATCH + 1]
     said = log.read_text()
     if how == signal.SIGINT:
         assert status == 130 and said.splitlines()[-1] == "interrupted"
         assert f"{partial}: keeps what was decoded" in said
     else:
         assert (status, said) == (-how, "")
-    kept = len(have) - len(have) % BATCH
     assert cli.main(transcribe()) == 0
-    assert f"{partial}: has {kept} of {COUNT}; going on" in capsys.readouterr().err
+    assert f"{partial}: has {2 * BATCH} of {COUNT}; going on" in capsys.readouterr().err
     assert output.read_text().splitlines() == whole
     assert not partial.exists()
 
