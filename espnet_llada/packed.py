@@ -7,6 +7,7 @@ of the recipe there.
 
 from __future__ import annotations
 
+import errno
 import os
 import re
 import shutil
@@ -61,12 +62,12 @@ def unpack(archive: Path) -> Path:
             home = cache_dir() / "packs" / cached_sha256(archive)
             if not home.is_dir():
                 _extract(opened, archive, home)
-    except _DAMAGE as e:
-        raise UserError(
-            f"{archive}: not a whole zip ({e or type(e).__name__}); copy or pack it "
-            "again"
-        ) from e
-    except OSError as e:
+    except (*_DAMAGE, OSError) as e:
+        if not isinstance(e, OSError) or e.errno == errno.EINVAL:  # a place before 0
+            raise UserError(
+                f"{archive}: not a whole zip ({e or type(e).__name__}); copy or pack "
+                "it again"
+            ) from e
         raise UserError(
             f"{e.filename or archive}: {e.strerror or e}; free some space, or set "
             "ESPNET_LLADA_CACHE to a writable directory"

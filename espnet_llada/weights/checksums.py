@@ -46,8 +46,8 @@ def cached_sha256(path: Path, fresh: bool = False) -> str:
     stat = path.stat()
     large = stat.st_size >= LARGE
     known = _read_store() if large else _of_this_process
-    # The last of them tells of a write after which the others were set back.
-    state = [stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns]
+    # st_ctime tells of a write after which st_mtime was set back.
+    state = [stat.st_size, stat.st_ino, stat.st_mtime_ns, stat.st_ctime_ns]
     key = str(path.resolve())
     found = known.get(key)
     if fresh or not isinstance(found, list) or found[:-1] != state:
