@@ -109,6 +109,7 @@ def test_unpacking_leaves_nothing(cache, tmp_path):
     assert (unpack(archive) / "m.pth").stat().st_size == LIMIT + 1
 
 
+@pytest.mark.slow
 def test_a_process_says_it_in_one_line(model_dir, cache, repo, tmp_path):
     exp = tmp_path / "exp"
     shutil.copytree(model_dir / "llada", exp)
