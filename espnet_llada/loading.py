@@ -229,14 +229,14 @@ def write_model(
         UserError: it cannot be written; an old model there is intact.
     """
     directory.mkdir(parents=True, exist_ok=True)
-    texts = {"config.yaml": yaml.safe_dump(dict(config), sort_keys=False)}
+    texts = {"config.yaml": yaml.safe_dump(dict(config), sort_keys=False).encode()}
     if source is not None and (source / DECODE_FILE).exists():
-        texts[DECODE_FILE] = (source / DECODE_FILE).read_text(encoding="utf-8")
+        texts[DECODE_FILE] = (source / DECODE_FILE).read_bytes()
     with contextlib.ExitStack() as written:
         # Nothing is replaced before all is written: a full disk leaves the old model.
         for name, text in texts.items():
             temporary = written.enter_context(atomic_write(directory / name))
-            temporary.write_text(text, encoding="utf-8")
+            temporary.write_bytes(text)
         save_tensors(state, directory / "model.safetensors")
         if DECODE_FILE not in texts:
             (directory / DECODE_FILE).unlink(missing_ok=True)
