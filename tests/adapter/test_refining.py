@@ -59,3 +59,23 @@ def test_a_row_does_not_depend_on_its_batch(pairs):
     for row, draft in enumerate(drafts):
         (alone,) = refined(Said(said[row]), [draft], 3)
         assert alone.text == together[row].text
+
+
+def test_what_the_audio_covers_is_not_left_out(monkeypatch):
+    """The reader would stop after once; the CTC has heard it twice, or not."""
+    for heard, expected in ((-10.0, [1, 2, 3, 1, 2, 3]), (-0.5, [1, 2, 3])):
+        reader = Said([1, 2, 3])
+        reader.alignment = lambda texts, heard=heard: [
+            -abs(len(text) - 6) * -heard for _, text in texts
+        ]
+        (read,) = refined(reader, [[1, 2, 3, 1, 2, 3]], 2)
+        assert read.text == expected
+
+
+def test_objections_count_in_full_where_text_goes():
+    reader = Said([1, 2, 3])
+    reader.alignment = lambda texts: [float(sum(text)) for _, text in texts]
+    changes = [(0, [5, 5], [5, 4]), (0, [5, 5], [5]), (0, [5, 5], []), (0, [5], [9])]
+    assert reader.objections(changes) == pytest.approx([-0.3, -1.5, -10.0, 0.0])
+    reader.alignment = None
+    assert reader.objections(changes) == [0.0] * 4
