@@ -20,9 +20,10 @@ from espnet_llada.bin.decoding import (
     load_options,
     read_first_pass,
 )
-from espnet_llada.bin.options import OptionParser, run_main
-from espnet_llada.decode_file import STRATEGY, make_options, model_options
+from espnet_llada.bin.options import OfKind, OptionParser, run_main
+from espnet_llada.decode_file import STRATEGY, job_options
 from espnet_llada.sampler_options import STRATEGIES
+from espnet_llada.schema import Count
 from espnet_llada.types import UserError, atomic_write
 
 DEFAULT_MODEL = "mini"
@@ -111,7 +112,7 @@ def _command(
     )
     parser.add_argument("--output", help="write 'id text' lines here, not to stdout")
     parser.add_argument("--output_case", default="upper", help="upper, lower or keep")
-    parser.add_argument("--batch_size", type=int, default=4, help="files at once")
+    parser.add_argument("--batch_size", type=OfKind(Count), default=4, help="files at once")
     parser.add_argument("--device", default="cpu", help="cpu, cuda, …")
     deliberates = task == "deliberate"
     strategies = [s for s in STRATEGIES if s.startswith("deliberation_") == deliberates]
@@ -173,16 +174,12 @@ def _run(
         raise UserError(f"{args.output}: no such directory; create it first")
     if args.output and Path(args.output).is_dir():
         raise UserError(f"{args.output}: is a directory; name a file in it")
-    if args.batch_size < 1:
-        raise UserError(f"batch_size: {args.batch_size} does not fit; allowed: >= 1")
     from espnet_llada.espnet.inference import build_with_espnet
     from espnet_llada.loading import find_model, load_model
     from espnet_llada.recognizer import Recognizer
 
     config, file = find_model(args.model, args.system)
-    given = given_options(args)
-    defaults = model_options(config, task, {**given, "use_audio": use_audio})
-    options = make_options({**defaults, **given})
+    options = job_options(config, task, given_options(args), use_audio)
     loading = load_options(args, args.device)
     model = load_model(config, file, loading, build_with_espnet)
     recognizer = Recognizer(model, options, use_audio, args.output_case)

@@ -16,9 +16,9 @@ from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
 from typing import Any
 
-from espnet_llada.bin.decoding import read_scp, str2bool
+from espnet_llada.bin.decoding import read_scp
 from espnet_llada.bin.malloc import keep_freed_memory
-from espnet_llada.bin.options import OptionParser, run_main
+from espnet_llada.bin.options import OptionParser, run_main, str2bool
 from espnet_llada.types import SAMPLE_RATE, UserError
 
 _EXAMPLE = """\

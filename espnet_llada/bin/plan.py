@@ -11,7 +11,7 @@ from typing import Any
 from espnet_llada.architectures import GPUS
 from espnet_llada.bin.options import OptionParser, run_main
 from espnet_llada.types import UserError
-from espnet_llada.yaml_file import read_yaml
+from espnet_llada.data_file import read_yaml
 
 _USABLE = 0.95  # of a GPU's memory; the rest is lost between blocks
 _EXAMPLE = """\

@@ -41,7 +41,7 @@ from espnet_llada.bin import asr_inference
 from espnet_llada.bin.decoding import sampler_options
 from espnet_llada.sampler_options import SamplerOptions
 from espnet_llada.types import UserError, nearest
-from espnet_llada.yaml_file import read_yaml
+from espnet_llada.data_file import read_yaml
 
 SYSTEMS = ("whisper", "llama", "llada")
 _TOP = ("baseline", "reference", "headline", "examples", "train_configs", "rows")
@@ -264,17 +264,17 @@ def _choice(
 def _parsed(
     config: str | None, options: dict[str, Any], where: str, folder: Path
 ) -> argparse.Namespace:
-    """What ``asr_inference`` makes of a decode YAML and options."""
+    """What a decode YAML and options say, by the options of ``asr_inference``."""
     command = ["--config", str(folder / config)] if config else ["--batch_size", "8"]
+    known = [*SamplerOptions.__dataclass_fields__, *OPTIONS]
+    _known(options, known, f"{where}: options")
     parser = asr_inference.get_parser()
-    sampler = SamplerOptions.__dataclass_fields__
-    for name, value in options.items():
-        _known({name: value}, [*sampler, *OPTIONS], f"{where}: options")
-        command += [f"--{name}", str(value)]
     try:
-        return parser.parse_args(command)
+        args = parser.parse_args(command)
+        vars(args).update(parser.values_of(options, "options"))
     except UserError as e:
         raise UserError(f"{where}: {e}") from e
+    return args
 
 
 def _check(row: SweepRow, above: Sequence[SweepRow], where: str) -> None:
