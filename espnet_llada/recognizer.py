@@ -5,8 +5,6 @@ from __future__ import annotations
 import hashlib
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import replace
-from typing import Any
 
 import numpy as np
 import torch
@@ -205,7 +203,7 @@ class Recognizer:
             lengths = [self._canvas_length(*size) for size in spoken]
             canvas = blank_canvas(lengths, decoder.special, self.device)
             result = rereader.fill(heard, canvas)
-        return self._hypotheses(rereader.finished(result))
+        return self._hypotheses(rereader.with_opinion(result))
 
     def _canvas_length(self, samples: int, words: int) -> int:
         options = self.options
@@ -236,7 +234,7 @@ class Recognizer:
         if heard.draft is None:
             canvas = transcript_canvas(ids, decoder.special, options.tail, self.device)
             return self._hypotheses(fill(heard, canvas))
-        return self._hypotheses(rereader.finished(rereader.filled(heard)))
+        return self._hypotheses(rereader.with_opinion(rereader.filled(heard)))
 
     def _sampler(self, utt_ids: Sequence[str]) -> Fill:
         decoder = self.model.decoder
@@ -246,12 +244,11 @@ class Recognizer:
             heard: Listening,
             canvas: Canvas,
             beside: sampler.Beside | None = None,
-            **instead: Any,
         ) -> SamplerResult:
             return sample(
                 decoder.logits_fn(heard, canvas.lengths, self.options.block_cache),
                 canvas,
-                replace(self.options, **instead),
+                self.options,
                 decoder.special,
                 seeds,
                 self.on_pass,

@@ -24,9 +24,6 @@ MARGIN, OWN_MARGIN = 1.0, 2.0
 before; twice as many where the judge speaks for its own text. Chosen on the mini
 models' synthetic speech."""
 
-_OWN = {"strategy": "mask_ctc"}
-"""How a canvas over its own text is filled."""
-
 
 class Fill(Protocol):
     """The sampler, for one batch."""
@@ -36,9 +33,8 @@ class Fill(Protocol):
         heard: Listening,
         canvas: Canvas,
         beside: Beside | None = None,
-        **instead: Any,
     ) -> SamplerResult:
-        """Fill a canvas; ``instead``: other options than the batch's."""
+        """Fill a canvas."""
 
 
 def word_places(tokens: list[int], special: SpecialTokens) -> list[int]:
@@ -52,7 +48,7 @@ class Rereader:
 
     Args:
         decoder: one with a ``text_qformer``, where anything is read again.
-        options: ``readings``, ``refine``, ``slots_below``, ``verify``, ``tail``,
+        options: ``refine``, ``slots_below``, ``verify``, ``tail``,
             ``reader_weight``.
         audio: (B, A, width) of the adapter and (B,) int64, vectors of each row.
         fill: see there.
@@ -73,37 +69,32 @@ class Rereader:
         """Prompt and audio; ``along``: see ``LMDecoder.listen``."""
         return self.decoder.listen(self.audio, self.sizes, reader=self.reader, **along)
 
-    def fill(self, heard: Listening, canvas: Canvas, **instead: Any) -> SamplerResult:
+    def fill(self, heard: Listening, canvas: Canvas) -> SamplerResult:
         """Fill a canvas, jointly with the reader where ``reader_weight`` says so."""
         beside, weight = None, self.options.reader_weight
         if weight:
-            resizes = replace(self.options, **instead).resizes
-            special = self.decoder.special
+            resizes, special = self.options.resizes, self.decoder.special
             beside = Leading(self.reader, weight, special, canvas.tokens, resizes)
-        return self._fill(heard, canvas, beside, **instead)
+        return self._fill(heard, canvas, beside)
 
     def filled(self, heard: Listening) -> SamplerResult:
-        """What becomes of the draft that was heard."""
-        return self._verified(heard)[1]
+        """What becomes of the draft that was heard.
 
-    def finished(self, result: SamplerResult) -> SamplerResult:
-        """What becomes of a first result: further readings, a second opinion."""
-        return self.with_opinion(self._again(result))
-
-    def _again(self, result: SamplerResult) -> SamplerResult:
-        """The further readings, each along what the one before has made."""
-        for _ in range(self.options.readings - 1):
-            places = self._places(result.tokens)
-            texts = _chosen(result.tokens, places)
-            below = self.options.slots_below
-            heard = self.listen(transcripts=texts, slots_below=below)
-            canvas, found = self._verified(heard, **_OWN)
-            before = torch.zeros(canvas.tokens.shape, device=canvas.tokens.device)
-            own = self._places(canvas.tokens)
-            for row, pair in enumerate(zip(own, places, strict=True)):
-                before[row, pair[0]] = result.log_probs[row, pair[1]]
-            result = found.after(before, result.passes)
-        return result
+        With ``verify`` none of its changes but those that make it likelier.
+        """
+        canvas = transcript_canvas(
+            heard.draft.ids,
+            self.decoder.special,
+            self.options.tail,
+            self.audio.device,
+            heard.draft.log_probs,
+        )
+        result = self.fill(heard, canvas)
+        if not self.options.verify:
+            return result
+        given = torch.zeros_like(result.log_probs)
+        none = torch.zeros_like(result.passes)
+        return self._confirmed(SamplerResult(canvas.tokens, given, none), result)
 
     def with_opinion(self, result: SamplerResult) -> SamplerResult:
         """With ``second_opinion``, what of the reader's own text it is surer of."""
@@ -126,28 +117,6 @@ class Rereader:
         agreed = old.tokens == new.tokens  # and as sure as before
         new = replace(new, log_probs=new.log_probs.masked_fill(agreed, 0.0))
         return self._confirmed(old, new, OWN_MARGIN)
-
-    def _verified(
-        self, heard: Listening, **instead: Any
-    ) -> tuple[Canvas, SamplerResult]:
-        """Canvas and result; with ``verify`` no change but those that are likelier."""
-        canvas, result = self._filled(heard, **instead)
-        if self.options.verify:
-            given = torch.zeros_like(result.log_probs)
-            none = torch.zeros_like(result.passes)
-            first = SamplerResult(canvas.tokens, given, none)
-            result = self._confirmed(first, result)
-        return canvas, result
-
-    def _filled(self, heard: Listening, **instead: Any) -> tuple[Canvas, SamplerResult]:
-        canvas = transcript_canvas(
-            heard.draft.ids,
-            self.decoder.special,
-            self.options.tail,
-            self.audio.device,
-            heard.draft.log_probs,
-        )
-        return canvas, self.fill(heard, canvas, **instead)
 
     def _confirmed(
         self, old: SamplerResult, new: SamplerResult, margin: float = MARGIN

@@ -60,9 +60,6 @@ class SamplerOptions:
             along the transcript, which takes no pass (``text_qformer``).
         refine: rounds in which the adapter corrects the draft that it reads along, by
             itself, before the LM sees it (``text_qformer``; not in deliberation).
-        readings: how often the audio is read: each time after the first along what has
-            been written so far, of which is masked and filled in again what that finds
-            unlikely (``mask_below``, ``mask_ratio``; ``text_qformer``).
         slots_below: above 0, a canvas over a text has an empty position before each
             token that reading along finds less probable; it is masked with that token,
             may take one, and any masked token may leave its position empty, so that the
@@ -84,11 +81,6 @@ class SamplerOptions:
         threshold: above 0, a pass also commits every position whose token is at least
             so probable, in [0, 1]: sure positions are not held back for the budget, and
             an easy utterance takes fewer passes.
-        threshold_decay: the threshold is multiplied by it after each pass of a block,
-            in (0, 1].
-        first_pass_bonus: so many nats the logit of the first pass's own token is raised
-            by where deliberation has masked it (``mask_ctc``: the draft's): only a
-            token that is that much more probable takes its place.
         beam_size: hypotheses that an autoregressive LM keeps; 1 is greedy. The
             strategies of masked diffusion search no beam.
         reader_weight: above 0, LM and adapter decide together (``text_qformer``): so
@@ -117,7 +109,6 @@ class SamplerOptions:
     mask_below: Share = 0.0
     measuring_passes: Rounds = 1
     refine: Rounds = 0
-    readings: Annotated[int, Meta(ge=1, le=1000)] = 1
     slots_below: Share = 0.0
     verify: bool = False
     second_opinion: bool = False
@@ -127,8 +118,6 @@ class SamplerOptions:
     seed: Annotated[int, Meta(ge=-(2**62), le=2**62)] = 0
     profile: Literal[PROFILES] = "default"
     threshold: Share = 0.0
-    threshold_decay: Annotated[float, Meta(gt=0.0, le=1.0)] = 1.0
-    first_pass_bonus: Annotated[float, Meta(ge=0.0, le=1e6)] = 0.0
     beam_size: Annotated[int, Meta(ge=1, le=1024)] = 1
     reader_weight: Annotated[float, Meta(ge=0.0, le=1e6)] = 0.0
     block_cache: bool = False
@@ -137,19 +126,15 @@ class SamplerOptions:
     def __post_init__(self) -> None:
         check_options(vars(self), type(self))
         measures = self.strategy in ("mask_ctc", "deliberation_low_confidence")
-        measures = measures or self.readings > 1
         allowed = "0: this strategy knows no probability of a token"
         _require(
             not self.mask_below or measures, "mask_below", self.mask_below, allowed
         )
         rounds, allowed = self.refine, "0: deliberation has no draft of its own"
         _require(not (rounds and self.deliberates), "refine", rounds, allowed)
-        over_text = self.edits or self.readings > 1
         for name in ("slots_below", "verify"):
             value, allowed = getattr(self, name), "0: no text is on the canvas"
-            _require(not value or over_text, name, value, allowed)
-        bonus, allowed = self.first_pass_bonus, "0: this strategy has no first pass"
-        _require(not bonus or self.edits, "first_pass_bonus", bonus, allowed)
+            _require(not value or self.edits, name, value, allowed)
         if self.profile == "release":
             self._check_release()
         elif self.strategy == "deliberation_low_confidence":
@@ -164,10 +149,6 @@ class SamplerOptions:
             _require(rate == 0, name, rate, "0: the release's canvas is fixed")
         allowed = "0: the release masks a share"
         _require(self.mask_below == 0, "mask_below", self.mask_below, allowed)
-        bonus, allowed = self.first_pass_bonus, "0: the release forgets what it masks"
-        _require(bonus == 0, "first_pass_bonus", bonus, allowed)
-        again = self.readings
-        _require(again == 1, "readings", again, "1: the release reads once")
         slots, allowed = self.slots_below, "0: the release keeps the length"
         _require(slots == 0, "slots_below", slots, allowed)
         for name in ("verify", "second_opinion"):
@@ -208,7 +189,6 @@ class SamplerOptions:
         needing = {
             "measuring_passes": by_reading and not self.measuring_passes,
             "refine": self.refine > 0,
-            "readings": self.readings > 1,
             "slots_below": self.slots_below > 0,
             "verify": self.verify,
             "second_opinion": self.second_opinion,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import math
 
 import numpy as np
@@ -40,11 +39,8 @@ def trace(
     finally:
         recognizer.on_pass = None
     frames: list[Frame] = []
-    # A second reading has a canvas of its own.
-    own = (p for p in passes if p.rows[0])
-    for _, part in itertools.groupby(own, lambda p: (p.strategy, p.seen.shape[1])):
-        film = _Film(recognizer.model.decoder, list(part))
-        frames += film.frames(frames[-1].passes if frames else 0)
+    if own := [p for p in passes if p.rows[0]]:
+        frames = _Film(recognizer.model.decoder, own).frames()
     if frames and not _says(frames[-1], hypothesis):
         frames.append(_kept(hypothesis))
     return hypothesis, frames
@@ -74,11 +70,10 @@ class _Film:
         ]
         self.probabilities: list[float | None] = [None] * len(self.given)
 
-    def frames(self, before: int) -> list[Frame]:
-        """After so many passes before these."""
+    def frames(self) -> list[Frame]:
         frames: list[Frame] = []
         shown: list[int] | None = None  # the tokens of the last frame
-        for number, p in enumerate(self.passes, before):
+        for number, p in enumerate(self.passes):
             seen, tokens = p.seen[0].tolist(), p.tokens[0].tolist()
             committed = p.committed[0].tolist()
             measures = not any(committed) and self.special.mask not in seen
@@ -118,4 +113,4 @@ class _Film:
                 continue
             p, end = self.probabilities[i], token == self.special.eos
             cells.append(Cell(next(known), now[i], self.given[i], p, end))
-        return Frame(kind, passes, tuple(cells), self.passes[0].strategy)
+        return Frame(kind, passes, tuple(cells))

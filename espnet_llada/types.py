@@ -150,16 +150,8 @@ class Frame:
             ``kept``, the words that are left in the end.
         passes: forward passes so far.
         cells: the positions, left to right.
-        strategy: by which it is filled: of an utterance that is read again
-            (``readings``) there are several canvases.
     """
 
     kind: str
     passes: int
     cells: tuple[Cell, ...]
-    strategy: str = ""
-
-    @property
-    def canvas(self) -> tuple[str, int]:
-        """The same for the frames of a canvas, which follow one another."""
-        return self.strategy, len(self.cells)

@@ -82,7 +82,7 @@ def recognize(model, speech, texts=None, **options):
     "options",
     [
         {"strategy": "diffusion", "steps": 4, "positions_per_vector": 1.0},
-        {"strategy": "mask_ctc", "steps": 3, "mask_below": 0.9, "readings": 2},
+        {"strategy": "mask_ctc", "steps": 3, "mask_below": 0.9, "refine": 1},
         {**MEASURED, "steps": 3, "mask_ratio": 0.5},
         {**MEASURED, "steps": 3, "mask_below": 0.9, "slots_below": 0.9},
         {
@@ -265,46 +265,9 @@ def test_the_likelihood_of_a_text_is_that_of_each_token_and_the_end(model, speec
     assert whole.value == pytest.approx(sum(own) + end.item(), abs=1e-4)
 
 
-@pytest.mark.parametrize(
-    "strategy", ["mask_ctc", "diffusion", "deliberation_low_confidence"]
-)
-def test_a_second_reading_is_deliberation_over_what_the_first_gave(
-    model, speech, strategy
-):
-    options = {"mask_below": 0.9, "steps": 2, "measuring_passes": 0}
-    once = {"steps": 2} if strategy == "diffusion" else options
-    texts = TEXTS if strategy.startswith("deliberation") else None
-    first = recognize(model, speech, texts, strategy=strategy, **once)
-    twice = recognize(model, speech, texts, strategy=strategy, readings=2, **options)
-    given = [list(h.token_ids) for h in first]
-    model.decoder.encode_texts = lambda texts: given  # bytes need not survive decoding
-    options = {**MEASURED, **options}
-    over = recognize(model, speech, [h.text for h in first], **options)
-    assert [h.token_ids for h in twice] == [h.token_ids for h in over]
-    assert [h.passes for h in twice] == [
-        a.passes + b.passes for a, b in zip(first, over, strict=True)
-    ]
-    assert any(h.passes for h in over), "something was in doubt"
-    # What the second reading left alone is as sure as the first has made it.
-    for one, two, more in zip(first, twice, over, strict=True):
-        for i, p in enumerate(more.confidence):
-            expected = p if p < 1 or i >= len(one.confidence) else one.confidence[i]
-            assert two.confidence[i] == pytest.approx(expected)
-
-
-def test_both_readings_are_shown_pass_by_pass(model, speech):
-    options = SamplerOptions(
-        strategy="mask_ctc", mask_below=0.9, steps=2, readings=2, tail=2
-    )
-    hypothesis, frames = trace(Recognizer(model, options), speech[1], "u1")
-    assert frames[-1].passes == hypothesis.passes > 2
-    numbers = [frame.passes for frame in frames]
-    assert numbers == sorted(numbers)
-
-
 def test_a_model_that_reads_once_is_told(model):
     model.decoder.text_qformer = None
-    for options in ({**MEASURED}, {"strategy": "mask_ctc", "readings": 2}):
+    for options in ({**MEASURED}, {"strategy": "mask_ctc", "refine": 1}):
         with pytest.raises(UserError, match="train with 'text_qformer'"):
             Recognizer(model, SamplerOptions(**options))
 

@@ -24,7 +24,6 @@ _HELP = {
     "measuring_passes": "passes that measure a transcript, each a part of it; "
     "0: the adapter does",
     "refine": "rounds in which the adapter corrects its own draft first",
-    "readings": "how often audio is read, along the text so far, to fill in again",
     "slots_below": "above 0: text grows and shrinks where reading along doubts it",
     "verify": "keep a text of before unless reading along finds the new one likelier",
     "second_opinion": "take over from the adapter's own text what is likelier",
@@ -39,8 +38,6 @@ _HELP = {
     "seed": "of random masks and draws, for each utterance id",
     "profile": "release: as the paper's published implementation, defects included",
     "threshold": "above 0: a pass also commits all tokens at least so probable",
-    "threshold_decay": "by which the threshold is multiplied after each pass",
-    "first_pass_bonus": "nats in favour of the first pass's token where it is masked",
     "beam_size": "of an autoregressive LM; 1 is greedy",
     "reader_weight": "above 0: LM and reading along decide a token together",
     "block_cache": "compute in a sub-block's later passes its positions alone",

@@ -20,12 +20,12 @@ _KIND = {
 def canvas(frames: Sequence[Frame]) -> str:
     """All frames beneath one another; the page's script can play them."""
     rows: list[str] = []
-    for _, part in itertools.groupby(frames, lambda frame: frame.canvas):
-        rows += _of_one(list(part), first=not rows)
+    for _, part in itertools.groupby(frames, lambda frame: len(frame.cells)):
+        rows += _of_one(list(part))
     return f'<div class="film">{"".join(rows)}</div>'
 
 
-def _of_one(frames: Sequence[Frame], first: bool) -> list[str]:
+def _of_one(frames: Sequence[Frame]) -> list[str]:
     columns = list(zip(*(frame.cells for frame in frames), strict=True))
     widths = [_width(column) for column in columns]
     starts = [any(c.token.startswith(_WORD_STARTS) for c in cs) for cs in columns]
@@ -36,8 +36,6 @@ def _of_one(frames: Sequence[Frame], first: bool) -> list[str]:
             name = f"pass {frame.passes}"
         elif frame.kind == "masked" and i and frames[i - 1].kind == "pass":
             name = "masked again"
-        elif frame.kind == "masked" and not (first or i):
-            name = "its own text, masked"
         measured = frame.kind == "measured"
         columns = zip(frame.cells, widths, starts, strict=True)
         cells = "".join(_cell(*column, measured) for column in columns)

@@ -43,15 +43,6 @@ class SamplerResult:
     log_probs: Tensor
     passes: Tensor
 
-    def after(self, log_probs: Tensor, passes: Tensor) -> SamplerResult:
-        """The same, of a canvas whose transcript took ``passes`` (B,) to make.
-
-        ``log_probs``: (B, L), at which its tokens were committed.
-        """
-        kept = self.log_probs == 0.0  # given to this run
-        log_probs = torch.where(kept, log_probs, self.log_probs)
-        return SamplerResult(self.tokens, log_probs, passes + self.passes)
-
 
 @dataclass(frozen=True)
 class Pass:
@@ -65,7 +56,6 @@ class Pass:
         log_probs: (B, L) float32, natural log-probability of each token at the pass
             that decided it, or that measured it; 0 where neither was.
         rows: (B,) bool, rows that the pass is counted for.
-        strategy: of the run that it is a pass of.
     """
 
     seen: Tensor
@@ -73,7 +63,6 @@ class Pass:
     committed: Tensor
     log_probs: Tensor
     rows: Tensor
-    strategy: str
 
 
 OnPass = Callable[[Pass], None]
@@ -154,7 +143,7 @@ class _Denoiser:
             entered, masked = self.tokens, self.tokens == self.special.mask
             counted = block.reach if self.options.edits else block.positions
             quota = commits_per_pass((masked & counted).sum(dim=1), block.passes)
-            for number, commits in enumerate(quota.unbind(dim=1)):
+            for commits in quota.unbind(dim=1):
                 masked = (self.tokens == self.special.mask) & self.canvas.valid
                 masked &= self.open[:, None]
                 here = masked & block.reach
@@ -163,7 +152,7 @@ class _Denoiser:
                     break
                 passes += alive
                 seen = self.tokens
-                chosen = self.step(here, commits, number)
+                chosen = self.step(here, commits)
                 self.tell(seen, chosen, self.log_probs, alive)
             if not self.ends_at_eos:
                 # The release takes over a sub-block only, nothing beside it.
@@ -177,7 +166,7 @@ class _Denoiser:
         """Show a pass to whoever watches."""
         if self.on_pass is not None:
             done = seen, self.tokens, committed, log_probs, rows
-            self.on_pass(Pass(*done, self.options.strategy))
+            self.on_pass(Pass(*done))
 
     def enter(self, positions: Tensor) -> None:
         """Mask a block, except behind an EOS that this run has committed."""
@@ -188,13 +177,12 @@ class _Denoiser:
         self.tokens = self.tokens.masked_fill(positions, self.special.mask)
         self.given = self.given & ~positions
 
-    def step(self, masked: Tensor, commits: Tensor, number: int) -> Tensor:
+    def step(self, masked: Tensor, commits: Tensor) -> Tensor:
         """One forward pass: propose, commit the surest, close the tail behind EOS.
 
         Args:
             masked: (B, L) bool, where this pass may commit.
             commits: (B,) int64, so many positions at least.
-            number: of the pass in its block.
 
         Returns:
             (B, L) bool, what was committed.
@@ -208,9 +196,8 @@ class _Denoiser:
             order = -log_prob
         chosen = lowest(order.masked_fill(settled, -torch.inf), masked, commits)
         if self.options.threshold:
-            decayed = number * math.log(self.options.threshold_decay)
-            sure = math.log(self.options.threshold) + decayed
-            chosen = chosen | (masked & (log_prob >= sure))
+            sure = log_prob >= math.log(self.options.threshold)
+            chosen = chosen | (masked & sure)
         self.tokens = torch.where(chosen, proposal, self.tokens)
         self.log_probs = torch.where(chosen, log_prob, self.log_probs)
         if self.ends_at_eos:
@@ -220,12 +207,6 @@ class _Denoiser:
     def _propose(self, masked: Tensor, draws: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Tokens, their log-probabilities, and which come first; (B, L) each."""
         logits = self.logits_fn(self.tokens, masked)
-        if self.options.first_pass_bonus:
-            before = self.canvas.tokens[masked][:, None]
-            bonus = torch.full_like(
-                before, self.options.first_pass_bonus, dtype=logits.dtype
-            )
-            logits = logits.scatter_add(1, before, bonus)
         log_probs = log_probabilities(
             logits,
             self.special,

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
-
 import pytest
 import torch
 from hypothesis import given, settings
@@ -36,14 +34,8 @@ class FakeLM:
         return logits.float()[wanted]
 
 
-def with_bonus(bonus: float, **fields) -> SamplerOptions:
-    options = SamplerOptions(**fields)
-    return dataclasses.replace(options, first_pass_bonus=bonus * options.edits)
-
-
 options_st = st.builds(
-    with_bonus,
-    bonus=st.sampled_from([0.0, 1.0]),
+    SamplerOptions,
     strategy=st.sampled_from(STRATEGIES),
     steps=st.integers(2, 12),
     num_blocks=st.integers(1, 6),
@@ -52,7 +44,6 @@ options_st = st.builds(
     remasking=st.sampled_from(["confidence", "random"]),
     tail=st.integers(0, 3),
     threshold=st.sampled_from([0.0, 0.3]),
-    threshold_decay=st.sampled_from([1.0, 0.8]),
 )
 words_st = st.lists(st.integers(0, 9), max_size=12)
 transcripts_st = st.lists(words_st, min_size=1, max_size=5)
@@ -231,23 +222,6 @@ def test_a_threshold_commits_what_is_sure_at_once():
     assert passes() == 4
     assert passes(threshold=0.9) == 3  # two at once, then one for each pass
     assert passes(threshold=0.7) == 1
-    assert passes(threshold=0.9, threshold_decay=0.8) == 2
-
-
-def test_a_bonus_keeps_the_first_pass_unless_another_token_is_surer():
-    words = [3, 1, 4, 1, 5, 9, 2, 6]
-    canvas = transcript_canvas([words], SPECIAL)
-
-    def kept(bonus: float) -> int:
-        options = SamplerOptions(
-            "deliberation_random", steps=8, mask_ratio=1.0, first_pass_bonus=bonus
-        )
-        tokens = sample(FakeLM(), canvas, options, SPECIAL).tokens[0].tolist()
-        return sum(a == b for a, b in zip(words, tokens, strict=True))
-
-    assert kept(0.0) < kept(1.0) < kept(20.0) == len(words)
-    with pytest.raises(UserError, match=r"first_pass_bonus: 1\.0 .* no first pass"):
-        SamplerOptions("diffusion", first_pass_bonus=1.0)
 
 
 def test_semi_ar_goes_left_to_right_and_stops_at_eos():
