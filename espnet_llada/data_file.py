@@ -108,7 +108,9 @@ class _Loader(yaml.SafeLoader):
 
 # YAML 1.2's, which everyone means; 1.1 takes 1.0e-5 alone.
 _Loader.add_implicit_resolver(
-    "tag:yaml.org,2002:float", re.compile("[-+]?[0-9]+[eE][-+]?[0-9]+$"), list("+-0123456789")
+    "tag:yaml.org,2002:float",
+    re.compile("[-+]?[0-9]+[eE][-+]?[0-9]+$"),
+    list("+-0123456789"),
 )
 
 

@@ -17,10 +17,10 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
+from espnet_llada.data_file import read_yaml
 from espnet_llada.sampler_options import STRATEGIES, SamplerOptions
 from espnet_llada.schema import check_options
 from espnet_llada.types import UserError, nearest
-from espnet_llada.data_file import read_yaml
 
 DECODE_FILE = "decode.yaml"
 STRATEGY = {"decode": "diffusion", "deliberate": "deliberation_low_confidence"}

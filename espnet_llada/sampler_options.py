@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 
 from msgspec import Meta
 
-from espnet_llada.schema import Count, Share, check_options
+from espnet_llada.schema import Count, Share, Weight, check_options
 from espnet_llada.types import UserError
 
 STRATEGIES = (
@@ -112,14 +112,14 @@ class SamplerOptions:
     slots_below: Share = 0.0
     verify: bool = False
     second_opinion: bool = False
-    temperature: Annotated[float, Meta(ge=0.0, le=1e6)] = 0.0
+    temperature: Weight = 0.0
     remasking: Literal["confidence", "random"] = "confidence"
     tail: Annotated[int, Meta(ge=0, le=8192)] = 1
     seed: Annotated[int, Meta(ge=-(2**62), le=2**62)] = 0
     profile: Literal[PROFILES] = "default"
     threshold: Share = 0.0
     beam_size: Annotated[int, Meta(ge=1, le=1024)] = 1
-    reader_weight: Annotated[float, Meta(ge=0.0, le=1e6)] = 0.0
+    reader_weight: Weight = 0.0
     block_cache: bool = False
     longest_piece: Annotated[float, Meta(ge=1.0, le=30.0)] = 30.0
 

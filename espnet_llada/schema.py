@@ -16,10 +16,11 @@ import reprlib
 from collections.abc import Callable, Iterator, Mapping
 from numbers import Integral, Real
 from types import UnionType
-from typing import Annotated, Any, Union, get_args, get_origin, get_type_hints
+from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_type_hints
 
 import msgspec
-from msgspec import Meta, Struct, inspect as kinds
+from msgspec import Meta, Struct
+from msgspec import inspect as kinds
 
 from espnet_llada.types import UserError, nearest
 
@@ -28,18 +29,27 @@ LARGEST = 2**31 - 1
 
 Count = Annotated[int, Meta(ge=1, le=LARGEST)]
 Natural = Annotated[int, Meta(ge=0, le=LARGEST)]
+Jobs = Annotated[int, Meta(ge=1, le=1024)]
+"""Processes that run at once."""
 Share = Annotated[float, Meta(ge=0.0, le=1.0)]
+Weight = Annotated[float, Meta(ge=0.0, le=1e6)]
+"""Of a loss, or of a score."""
 Width = Annotated[int, Meta(ge=1, le=1 << 17)]
 """Of a layer."""
 Layers = Annotated[int, Meta(ge=1, le=1 << 10)]
 """Or heads: modules are made one by one, before a file can contradict."""
 Tokens = Annotated[int, Meta(ge=1, le=1 << 23)]
 """Of a vocabulary."""
+Frames = Annotated[int, Meta(ge=0, le=1500)]
+"""Of Whisper's 30 s."""
+Dtype = Literal["float32", "bfloat16"]
+"""Of frozen weights."""
 
 DEEPEST = 64
 """Levels of a file."""
 
 _UNWRITABLE = re.compile("[\0\ud800-\udfff]")
+_HALF = "has a NUL or half a character"
 _PLAIN = {str, int, bool, float, type(None), list, dict}
 
 
@@ -89,6 +99,8 @@ def checked(value: Any, kind: Any, where: object = "") -> Any:
     except msgspec.ValidationError as e:
         before = f"{where}: " if where else ""
         raise UserError(f"{before}{_told(str(e), value, kind)}") from e
+    except UnicodeEncodeError as e:
+        raise UserError(f"{where}: {e.object!r:.80}: {_HALF}") from e
 
 
 def check_options(
@@ -218,7 +230,7 @@ def check_plain(content: Any, where: object, most: int) -> None:
         if isinstance(value, float) and not math.isfinite(value):
             raise UserError(f"{where}: {value}: not a finite number; write one")
         if isinstance(value, str) and _UNWRITABLE.search(value):
-            raise UserError(f"{where}: {value[:60]!r}: has a NUL or half a character")
+            raise UserError(f"{where}: {value[:60]!r}: {_HALF}")
         for key in value if isinstance(value, dict) else ():
             if not isinstance(key, str):
                 raise UserError(f"{where}: key {key!s:.60}: write it in quotes")

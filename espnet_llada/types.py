@@ -25,11 +25,19 @@ tokens would cost a CTC head, and megabytes of YAML that each process parses for
 class UserError(Exception):
     """Bad input. The message is one line that names the file and the mend."""
 
+    def __init__(self, message: str):
+        super().__init__(" ".join(message.splitlines()))  # whatever a user's text has
+
 
 def nearest(name: str, known: Iterable[str]) -> str:
     """The hint that follows an unknown name; empty when no known one is near."""
     near = difflib.get_close_matches(name, list(known), n=1)
     return f" (did you mean '{near[0]}'?)" if near else ""
+
+
+def local_path(name: str | os.PathLike) -> Path:
+    """The path that a user has written; ``~`` is a home directory if it is one's."""
+    return Path(os.path.expanduser(name))
 
 
 @contextlib.contextmanager

@@ -21,6 +21,7 @@ RANKS = [
         "unusable",
         "vocabulary",
         "data_file",
+        "device",
         "schema",
     ),
     ("sampler_options",),

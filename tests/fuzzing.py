@@ -35,8 +35,19 @@ SNIPPETS = [
     ),
     *("&a [*a]\n", "a: &a {a: *a}\n", "<<: 5\n", "<<: [1]\n", "? [1, 2]\n: 3\n"),
     *("1: 2\n", "null: 1\n", "on: 1\n", "2026-01-01: 1\n", "a: 2026-99-01\n"),
-    *("steps: 8\nsteps: 9\n", f"steps: {'9' * 5000}\n", "a: !!int x\n", "a: !!float y\n"),
-    *("a: !!binary %\n", "a: !!timestamp x\n", "a: !!set {b}\n", "*nothing\n", "%YAML 9\n"),
+    *(
+        "steps: 8\nsteps: 9\n",
+        f"steps: {'9' * 5000}\n",
+        "a: !!int x\n",
+        "a: !!float y\n",
+    ),
+    *(
+        "a: !!binary %\n",
+        "a: !!timestamp x\n",
+        "a: !!set {b}\n",
+        "*nothing\n",
+        "%YAML 9\n",
+    ),
     "a: 0o7777777777777777777777777777\n",
     "a: 1:99:99:99:99\n",
 ]
@@ -124,7 +135,19 @@ def damaged(random: Random, text: str) -> bytes:
 
 
 WORDS = [
-    *("nan", "inf", "-inf", "1e400", "-1", "-0.0", "0", "9" * 30, "9" * 5000, "1_0", "٣"),
+    *(
+        "nan",
+        "inf",
+        "-inf",
+        "1e400",
+        "-1",
+        "-0.0",
+        "0",
+        "9" * 30,
+        "9" * 5000,
+        "1_0",
+        "٣",
+    ),
     *("", " ", "x", "true", "false", "None", "[]", "1e-400", "0x10", "½", "n" * 300),
     *("2147483648", "1.5", "++1", "8 ", "\u200b8", "~nobody/x", "/", "..", "é", "-"),
 ]
@@ -138,7 +161,7 @@ def command_line(random: Random, options: dict[str, list[str]]) -> list[str]:
         odd = random.random() < 0.7 or not options[name]
         words += [name, random.choice(WORDS if odd else options[name])]
     if random.random() < 0.1:
-        words.append(random.choice(WORDS + ["--stepz", "--", "--steps"]))
+        words.append(random.choice([*WORDS, "--stepz", "--", "--steps"]))
     return words
 
 

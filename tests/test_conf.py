@@ -37,13 +37,13 @@ def baseline(path: Path) -> Path:
 @pytest.mark.parametrize("path", TRAIN, **ids)
 def test_train_yaml(path, tmp_path):
     pytest.importorskip("espnet2")
-    from espnet_llada.espnet.hooks import check_sections
     from espnet_llada.espnet.task import ASRTask
+    from espnet_llada.model import check_config
 
     cmd = ["--config", str(path), "--output_dir", str(tmp_path), "--token_list", "x"]
     args = ASRTask.get_parser().parse_args(cmd)  # refuses unknown top-level keys
     assert args.decoder in ("llada", "llama")
-    check_sections(args)
+    check_config(vars(args), path)
     if args.decoder == "llada":
         causal = yaml.safe_load(baseline(path).read_text())
         ours = yaml.safe_load(path.read_text())

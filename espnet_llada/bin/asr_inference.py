@@ -66,8 +66,12 @@ def get_parser(strategy: str = "diffusion") -> argparse.ArgumentParser:
     )
     parser.add_argument("--use_audio", type=str2bool, default=True, help="hear it")
     parser.add_argument("--output_case", default="upper", help="upper, lower or keep")
-    parser.add_argument("--batch_size", type=OfKind(Count), default=1, help="utterances at once")
-    parser.add_argument("--ngpu", type=OfKind(Natural), default=0, help="0 decodes on the CPU")
+    parser.add_argument(
+        "--batch_size", type=OfKind(Count), default=1, help="utterances at once"
+    )
+    parser.add_argument(
+        "--ngpu", type=OfKind(Natural), default=0, help="0 decodes on the CPU"
+    )
     parser.add_argument(
         "--resume",
         type=str2bool,
@@ -156,7 +160,9 @@ def _identity(
 
 
 def _recognizer(
-    args: argparse.Namespace, options: SamplerOptions, model: tuple[str | Path, str | Path]
+    args: argparse.Namespace,
+    options: SamplerOptions,
+    model: tuple[str | Path, str | Path],
 ):
     from espnet_llada.espnet.inference import build_with_espnet
     from espnet_llada.loading import load_model

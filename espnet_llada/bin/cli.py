@@ -112,7 +112,9 @@ def _command(
     )
     parser.add_argument("--output", help="write 'id text' lines here, not to stdout")
     parser.add_argument("--output_case", default="upper", help="upper, lower or keep")
-    parser.add_argument("--batch_size", type=OfKind(Count), default=4, help="files at once")
+    parser.add_argument(
+        "--batch_size", type=OfKind(Count), default=4, help="files at once"
+    )
     parser.add_argument("--device", default="cpu", help="cpu, cuda, …")
     deliberates = task == "deliberate"
     strategies = [s for s in STRATEGIES if s.startswith("deliberation_") == deliberates]

@@ -19,7 +19,14 @@ from espnet_llada.types import UserError, nearest
 
 _WHOLE = Annotated[int, Meta(ge=-(2**62), le=2**62)]
 _FINITE = Annotated[float, Meta(ge=-1e300, le=1e300)]
-_SWITCH = {"true": True, "1": True, "yes": True, "false": False, "0": False, "no": False}
+_SWITCH = {
+    "true": True,
+    "1": True,
+    "yes": True,
+    "false": False,
+    "0": False,
+    "no": False,
+}
 
 
 class OfKind:

