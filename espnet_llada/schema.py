@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import functools
 import inspect
-import math
 import re
 import reprlib
 from collections.abc import Callable, Iterator, Mapping
@@ -211,8 +210,8 @@ def check_plain(content: Any, where: object, most: int) -> None:
     """Refuse what no reader of a data file wants to meet.
 
     That is: a value inside itself or many times over (YAML's aliases), nesting that
-    is too deep, a number that is not finite, a key that is no text, a text that no
-    file could hold or be called.
+    is too deep, a key that is no text, a text that no file could hold or be called.
+    (Numbers are held to bounds where they are used; a training's may be infinite.)
 
     Args:
         content: what a parser has made of a file.
@@ -227,8 +226,6 @@ def check_plain(content: Any, where: object, most: int) -> None:
             raise UserError(f"{where}: nested too deep, or in itself; write it plainly")
         if type(value) not in _PLAIN:
             raise UserError(f"{where}: {value!s:.60}: write it in quotes")
-        if isinstance(value, float) and not math.isfinite(value):
-            raise UserError(f"{where}: {value}: not a finite number; write one")
         if isinstance(value, str) and _UNWRITABLE.search(value):
             raise UserError(f"{where}: {value[:60]!r}: {_HALF}")
         for key in value if isinstance(value, dict) else ():

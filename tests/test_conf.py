@@ -112,8 +112,8 @@ def test_the_header_is_a_launch_command_that_names_the_file(path):
     ("content", "message"),
     [
         ("step: 3\n", "unknown key 'step'.*'steps'"),
-        ("steps: many\n", "'steps: many' is not a valid value"),
-        ("strategy: beam\n", "strategy: beam.*diffusion"),
+        ("steps: many\n", "steps: 'many' does not fit; allowed: a whole number"),
+        ("strategy: beam\n", "strategy: .*'beam'.*diffusion"),
         ("steps: [\n", "not valid YAML"),
         ("- steps\n", "key: value"),
     ],

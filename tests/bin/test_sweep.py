@@ -135,7 +135,7 @@ def test_some_rows_and_their_first_pass(rows_yaml):
         ("{steps: [1, 4]}", "{steps: x}", "each: expected one option"),
         ("label: AR, system: llama", "label: AR, system: gpt", "system: 'gpt'"),
         ("first_pass: llama", "first_pass: mask50", "no row 'mask50' above"),
-        ("first_pass: llama", "group: x", r"needs first_pass"),
+        ("first_pass: llama", "runtime: plain", r"needs first_pass"),
         ("system: llama,", "system: llama, config: no.yaml,", "no.yaml: cannot read"),
         (
             "system: llama, options: {",
