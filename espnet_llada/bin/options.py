@@ -17,8 +17,8 @@ from espnet_llada.data_file import read_yaml
 from espnet_llada.schema import checked
 from espnet_llada.types import UserError, nearest
 
-_WHOLE = Annotated[int, Meta(ge=-(2**62), le=2**62)]
-_FINITE = Annotated[float, Meta(ge=-1e300, le=1e300)]
+WHOLE = Annotated[int, Meta(ge=-(2**62), le=2**62)]
+FINITE = Annotated[float, Meta(ge=-1e300, le=1e300)]
 _SWITCH = {
     "true": True,
     "1": True,
@@ -76,8 +76,8 @@ class OptionParser(argparse.ArgumentParser):
     def __init__(self, *args, **kwargs):
         # An abbreviation would hide a misspelt option, and break when one is added.
         super().__init__(*args, allow_abbrev=False, **kwargs)
-        self.register("type", int, OfKind(_WHOLE))
-        self.register("type", float, OfKind(_FINITE))
+        self.register("type", int, OfKind(WHOLE))
+        self.register("type", float, OfKind(FINITE))
 
     def parse_args(self, args=None, namespace=None):
         """As argparse's; an option that is left over is refused by name."""

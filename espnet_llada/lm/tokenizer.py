@@ -8,7 +8,10 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from msgspec import Struct
+
 from espnet_llada.data_file import read_json
+from espnet_llada.schema import checked
 from espnet_llada.types import UserError
 
 CASES = ("lower", "upper", "keep")
@@ -108,6 +111,13 @@ class LMTokenizer:
         return self._hf.encode(wrapped, add_special_tokens=False)
 
 
+class _Config(Struct):
+    """Of tokenizer_config.json what transformers would stumble over much later."""
+
+    model_max_length: float | None = None
+    clean_up_tokenization_spaces: bool | None = None
+
+
 @contextlib.contextmanager
 def _reading(path: Path) -> Iterator[None]:
     """What tokenizers and transformers raise, which have no type for a damaged file."""
@@ -140,6 +150,7 @@ class _Plain:
         if not (path / "tokenizer_config.json").exists():
             return None
         settings = read_json(path / "tokenizer_config.json")
+        checked(settings, _Config, path / "tokenizer_config.json")
         with _reading(path):
             tokenizer = Tokenizer.from_file(str(path / "tokenizer.json"))
         others = ("special_tokens_map.json", "added_tokens.json")
