@@ -106,11 +106,11 @@ class _Loader(yaml.SafeLoader):
             raise _refused("too many merged keys", node)
 
 
-# YAML 1.2's, which everyone means; 1.1 takes 1.0e-5 alone.
+# YAML 1.2's, which everyone means; of 1.1 only 1.0e-5 is a number, 1e-5 a text.
 _Loader.add_implicit_resolver(
     "tag:yaml.org,2002:float",
-    re.compile("[-+]?[0-9]+[eE][-+]?[0-9]+$"),
-    list("+-0123456789"),
+    re.compile(r"[-+]?([0-9]+\.?[0-9]*|\.[0-9]+)[eE][-+]?[0-9]+$"),
+    list("+-.0123456789"),
 )
 
 

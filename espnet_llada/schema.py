@@ -174,7 +174,7 @@ def _fitting(names: str) -> str:
 
 
 def _mend(value: Any, reason: str) -> str:
-    written = "true|false" if "`bool" in reason else r"[-+.\d]+(e[-+\d]+)?"
+    written = "true|false" if "`bool" in reason else r"[-+.0-9]+(e[-+0-9]+)?"
     wanted = re.search("`(int|float|bool)", reason)
     if wanted and isinstance(value, str) and re.fullmatch(written, value, re.I):
         return "; write it without quotes"

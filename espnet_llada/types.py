@@ -36,8 +36,15 @@ def nearest(name: str, known: Iterable[str]) -> str:
 
 
 def local_path(name: str | os.PathLike) -> Path:
-    """The path that a user has written; ``~`` is a home directory if it is one's."""
-    return Path(os.path.expanduser(name))
+    """The path that a user has written; ``~`` is a home directory if it is one's.
+
+    Raises:
+        UserError: a name in it that is longer than any file's.
+    """
+    path = Path(os.path.expanduser(name))
+    if any(len(os.fsencode(part)) > 255 for part in path.parts):
+        raise UserError(f"{str(name)[:60]}…: too long for a file's name; check it")
+    return path
 
 
 @contextlib.contextmanager
