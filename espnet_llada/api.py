@@ -47,7 +47,7 @@ class InferenceAPI:
         asr_model_file: str | Path,
         device: str = "cpu",
         use_audio: bool = True,
-        output_case: str = "upper",
+        output_case: str = "auto",
         lm: str | Path | None = None,
         whisper: str | Path | None = None,
         quantize_asr_model: bool = False,

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from espnet_llada.adapter.words import WordProjection
 from espnet_llada.misreading import misread
 from espnet_llada.objective import Loss, causal_loss, diffusion_loss, noisy_canvas
 from espnet_llada.passes import Runner
@@ -87,7 +88,10 @@ class LMDecoder(Runner):
             ``slots`` in training; and (B,), the weighted loss of the ``text_qformer``,
             if there is one.
         """
-        windows, own = self._windows(audio, lengths, draft=False)
+        alignment, along = None, self.text_qformer is not None
+        if isinstance(self.projection, WordProjection):
+            alignment = self.alignment(audio, lengths)
+        windows, own = self._windows(audio, lengths, along, alignment)
         heard = windows(None)
         given = text = text.clamp(min=0)  # ESPnet pads with -1
         if self.training:

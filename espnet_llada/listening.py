@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
+from espnet_llada.adapter.alignment import CTCAlignment
 from espnet_llada.adapter.ctc import best_path
 from espnet_llada.adapter.heard import Heard
 from espnet_llada.adapter.numbering import beside
@@ -68,6 +69,7 @@ class Listener(Parts):
         slots_below: float = 0.0,
         refine: int = 0,
         reader: Reader | None = None,
+        alignment: CTCAlignment | None = None,
     ) -> Listening:
         """Prompt and audio, for the LM.
 
@@ -88,12 +90,17 @@ class Listener(Parts):
             refine: rounds in which the ``text_qformer`` corrects the CTC's draft before
                 it is read along, see ``adapter.refining``.
             reader: of the audio, where there is one already.
+            alignment: likewise.
         """
         if audio is None:
             return Listening(partial(self._plain, batch), batch)
-        heard, own = self._windows(audio, lengths, draft)
-        if self.text_qformer is not None:
-            reader = reader or self.reader(audio)
+        along = self.text_qformer is not None
+        words = isinstance(self.projection, WordProjection)
+        if alignment is None and (words or draft or along):
+            alignment = self.alignment(audio, lengths)
+        heard, own = self._windows(audio, lengths, draft or along, alignment)
+        if along:
+            reader = reader or self.reader(audio, alignment)
             return self._along(reader, heard, own, transcripts, refine, slots_below)
         aligned = transcripts is not None and self.audio_positions == "beside"
 
@@ -110,10 +117,17 @@ class Listener(Parts):
         prompt = self._prompt(batch if rows is None else len(rows))
         return Prefix(prompt, torch.ones_like(prompt[..., 0], dtype=torch.bool))
 
-    def reader(self, audio: Tensor) -> Reader:
+    def alignment(self, audio: Tensor, lengths: Tensor) -> CTCAlignment:
+        """What the CTC makes of (B, A, encoder_output_size); with ``ctc``."""
+        layer = self._vectors(audio), *self._ctc_layer(audio)
+        words = isinstance(self.projection, WordProjection)
+        windows = self.ctc.heard(*layer, lengths, SILENT if words else 0.0)
+        return CTCAlignment(self.ctc, *layer, windows)
+
+    def reader(self, audio: Tensor, alignment: CTCAlignment | None = None) -> Reader:
         """Reads texts along (B, A, encoder_output_size); with a ``text_qformer``."""
         words, eos = self.projection.words, self.special.eos
-        return Reader(self.text_qformer, self._frames(audio), words, eos)
+        return Reader(self.text_qformer, self._frames(audio), words, eos, alignment)
 
     def _along(
         self,
@@ -159,23 +173,21 @@ class Listener(Parts):
         return join(self.lm, prompt, heard, self.audio_positions)
 
     def _windows(
-        self, audio: Tensor, lengths: Tensor, draft: bool
+        self,
+        audio: Tensor,
+        lengths: Tensor,
+        draft: bool,
+        alignment: CTCAlignment | None,
     ) -> tuple[Callable[[Tensor | None], Heard], Draft | None]:
         """What makes the adapter's vectors as the LM sees them; a draft if needed."""
-        projected, table = self._ctc_layer(audio)
-        words = isinstance(self.projection, WordProjection)
-        draft = draft or self.text_qformer is not None
-        windows = own = None
-        if words or draft:
-            given = self._vectors(audio), projected, table, lengths
-            windows = self.ctc.heard(*given, SILENT if words else 0.0)
-        if draft:
-            own = Draft(*best_path(windows))
+        own = Draft(*best_path(alignment.windows)) if draft else None
+        projected, _ = self._ctc_layer(audio)
 
         def heard(rows: Tensor | None) -> Heard:
-            if not words:
+            if not isinstance(self.projection, WordProjection):
                 whole = Heard(projected, lengths)
                 return whole if rows is None else whole.rows(rows)
+            windows = alignment.windows
             chosen = windows if rows is None else windows.rows(rows)
             return self.projection.view(chosen, self.lm.embedding.weight)
 

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import hashlib
+import logging
 import math
+from collections import Counter
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 
 import numpy as np
 import torch
@@ -12,12 +15,14 @@ from torch import Tensor, nn
 from torch.nn.utils.rnn import pad_sequence
 
 from espnet_llada import sampler
+from espnet_llada.adapter.alignment import CTCAlignment
 from espnet_llada.adapter.reader import Beside
 from espnet_llada.audio.io import split_long
 from espnet_llada.autoregressive import beam_search
 from espnet_llada.cutting import cut_transcript, joined
+from espnet_llada.first_pass import FirstPass
 from espnet_llada.listening import Listening
-from espnet_llada.lm.tokenizer import to_case
+from espnet_llada.lm.tokenizer import CASES, to_case
 from espnet_llada.rereading import Fill, Rereader, word_places
 from espnet_llada.sampler import (
     Canvas,
@@ -28,13 +33,30 @@ from espnet_llada.sampler import (
     transcript_canvas,
 )
 from espnet_llada.sampler_options import SamplerOptions
+from espnet_llada.silence import is_inaudible, is_quiet, speaking
 from espnet_llada.types import SAMPLE_RATE, Hypothesis, UserError
+
+OUTPUT_CASES = ("auto", *CASES)
+
+_SPEED, _SLACK = 20.0, 32
+"""Tokens in a second that nobody can say, and what is allowed beyond them."""
 
 
 def seed_of(utt_id: str, seed: int) -> int:
     """The random seed of an utterance: the same in any batch, order or process."""
     digest = hashlib.sha256(f"{seed}:{utt_id}".encode()).digest()
     return int.from_bytes(digest[:7], "big")
+
+
+def _is_sayable(utt_id: str, pieces: Sequence[np.ndarray], ids: Sequence[int]) -> bool:
+    seconds = sum(map(len, pieces)) / SAMPLE_RATE
+    if len(ids) <= _SLACK + _SPEED * seconds:
+        return True
+    logging.warning(
+        f"{utt_id}: a first pass of {len(ids)} tokens over {seconds:.1f} s of audio is "
+        "more than can be said; it stays as it is"
+    )
+    return False
 
 
 class Recognizer:
@@ -47,9 +69,13 @@ class Recognizer:
             searches with ``beam_size`` hypotheses, up to ``canvas_length`` tokens.
         use_audio: False shows the LM the prompt and the transcript alone (the paper's
             plain-text ablation); for deliberation.
-        output_case: ``upper`` (LibriSpeech's transcripts), ``lower`` or ``keep``.
+        output_case: ``upper`` (LibriSpeech's transcripts), ``lower``, ``keep`` (the
+            LM's) or ``auto``: capitals, and in deliberation what the first pass has;
+            of that, words that stayed are not touched.
 
     Attributes:
+        unwritable: words of first passes so far that the LM cannot write; they stay as
+            they are.
         on_pass: called after each forward pass of the sampler; see ``trace``.
         search: how a causal LM continues a prefix: ``beam_search``, or what stands in
             for it.
@@ -64,7 +90,7 @@ class Recognizer:
         model: nn.Module,
         options: SamplerOptions,
         use_audio: bool = True,
-        output_case: str = "upper",
+        output_case: str = "auto",
     ):
         # (The default stands for no strategy.)
         if options.strategy != SamplerOptions.strategy and not model.decoder.diffuses:
@@ -105,11 +131,15 @@ class Recognizer:
                 f"strategy {options.strategy} without audio: nothing to transcribe; "
                 "choose a deliberation strategy"
             )
-        to_case("", output_case)
+        if output_case not in OUTPUT_CASES:
+            raise UserError(
+                f"output_case: {output_case!r}; allowed: {', '.join(OUTPUT_CASES)}"
+            )
         self.model = model.eval()
         self.options, self.use_audio = options, use_audio
         self.output_case = output_case
         self.on_pass: OnPass | None = None
+        self.unwritable: Counter[str] = Counter()
         self.search: Callable[..., SamplerResult] = beam_search
         self.device = next(model.parameters()).device
 
@@ -144,11 +174,8 @@ class Recognizer:
                 + ("needs" if self.options.deliberates else "takes no")
                 + " first-pass transcript"
             )
-        longest = self.options.longest_piece
+        longest, decoder = self.options.longest_piece, self.model.decoder
         pieces = [split_long(w, longest) for w in waveforms]
-        hears = self.use_audio and self.model.decoder.ctc is not None
-        if transcripts is not None and not hears:
-            return self._deliberate(pieces, utt_ids, transcripts)
         rows = [
             (f"{utt_id}#{i}" if i else utt_id, piece)
             for utt_id, parts in zip(utt_ids, pieces, strict=True)
@@ -157,34 +184,50 @@ class Recognizer:
         ids, flat = [r[0] for r in rows], [r[1] for r in rows]
         if transcripts is None:
             decoded = iter(self._decode(flat, ids))
+            whole = [joined([next(decoded) for _ in parts]) for parts in pieces]
+            case = "upper" if self.output_case == "auto" else self.output_case
+            return [replace(h, text=to_case(h.text, case)) for h in whole]
+        given = [FirstPass(text, decoder.tokenizer) for text in transcripts]
+        for first_pass in given:
+            words = zip(first_pass.words, first_pass.unwritable, strict=True)
+            self.unwritable.update(word for word, unwritable in words if unwritable)
+        texts = [first_pass.visible for first_pass in given]
+        if self.use_audio and decoder.ctc is not None:
+            alone = [[w] for w in flat]
+            filled = iter(self._deliberate(alone, ids, self._cut(pieces, texts)))
+            whole = [joined([next(filled) for _ in parts]) for parts in pieces]
         else:
-            texts = self._cut(pieces, transcripts)
-            decoded = iter(self._deliberate([[w] for w in flat], ids, texts))
-        return [joined([next(decoded) for _ in parts]) for parts in pieces]
+            whole = self._deliberate(pieces, utt_ids, texts)
+        return [
+            replace(h, text=first_pass.restored(h.text, self.output_case))
+            for first_pass, h in zip(given, whole, strict=True)
+        ]
 
-    def _cut(
-        self, pieces: list[list[np.ndarray]], transcripts: Sequence[str]
-    ) -> list[str]:
+    def _cut(self, pieces: list[list[np.ndarray]], texts: Sequence[str]) -> list[str]:
         """What each piece has of its utterance's transcript."""
         flat = [[w] for parts in pieces if len(parts) > 1 for w in parts]
         decoder, heard = self.model.decoder, iter(())
         if flat:
             draft = decoder.listen(*self._audio(flat), draft=True).draft
             heard = map(decoder.tokenizer.decode, draft.ids)
-        texts = []
-        for text, parts in zip(transcripts, pieces, strict=True):
+        cut = []
+        for text, parts in zip(texts, pieces, strict=True):
             own = [text]
             if len(parts) > 1:
                 own = cut_transcript(text, [next(heard) for _ in parts])
-            texts += own
-        return texts
+            cut += own
+        return cut
 
     def _decode(
         self, waveforms: list[np.ndarray], utt_ids: list[str]
     ) -> list[Hypothesis]:
+        rows, audio, alignment = self._audible([[w] for w in waveforms])
+        found = [Hypothesis("")] * len(waveforms)
+        if not rows:
+            return found
         decoder, options = self.model.decoder, self.options
-        audio = self._audio([[w] for w in waveforms])
-        rereader = Rereader(decoder, options, audio, self._sampler(utt_ids))
+        fill = self._sampler([utt_ids[row] for row in rows])
+        rereader = Rereader(decoder, options, audio, fill, alignment)
         drafts = options.strategy == "mask_ctc"
         below = options.slots_below if drafts else 0.0
         heard = rereader.listen(draft=drafts, slots_below=below, refine=options.refine)
@@ -194,16 +237,18 @@ class Recognizer:
                 how["beside"] = Beside(rereader.reader, options.reader_weight)
             longest = options.canvas_length
             result = self.search(decoder, heard.prefix, longest, **how)
-            return self._hypotheses(rereader.with_opinion(result))
-        if drafts:
+        elif drafts:
             result = rereader.filled(heard)
         else:
             words = heard.prefix.heard.words.tolist()
-            spoken = zip([len(w) for w in waveforms], words, strict=True)
-            lengths = [self._canvas_length(*size) for size in spoken]
-            canvas = blank_canvas(lengths, decoder.special, self.device)
+            sizes = [len(waveforms[row]) for row in rows]
+            lengths = map(self._canvas_length, sizes, words)
+            canvas = blank_canvas([*lengths], decoder.special, self.device)
             result = rereader.fill(heard, canvas)
-        return self._hypotheses(rereader.with_opinion(result))
+        texts = self._hypotheses(rereader.with_opinion(result))
+        for row, text in zip(rows, texts, strict=True):
+            found[row] = text
+        return found
 
     def _canvas_length(self, samples: int, words: int) -> int:
         options = self.options
@@ -220,21 +265,62 @@ class Recognizer:
         self,
         pieces: list[list[np.ndarray]],
         utt_ids: Sequence[str],
-        transcripts: Sequence[str],
+        texts: Sequence[str],
     ) -> list[Hypothesis]:
         decoder, options = self.model.decoder, self.options
-        ids, fill = decoder.encode_texts(transcripts), self._sampler(utt_ids)
+        ids = decoder.encode_texts(texts)
         if not self.use_audio:
             heard = decoder.listen(None, None, batch=len(ids))
             canvas = transcript_canvas(ids, decoder.special, options.tail, self.device)
-            return self._hypotheses(fill(heard, canvas))
-        audio = self._audio(pieces)
-        rereader = Rereader(decoder, options, audio, fill)
+            return self._hypotheses(self._sampler(utt_ids)(heard, canvas))
+        found = [self._hypothesis(row, torch.zeros(len(row)), 0) for row in ids]
+        sayable = [
+            number
+            for number, row in enumerate(zip(utt_ids, pieces, ids, strict=True))
+            if _is_sayable(*row)
+        ]
+        rows, audio, alignment = self._audible([pieces[row] for row in sayable])
+        if not rows:
+            return found
+        rows = [sayable[row] for row in rows]
+        ids, fill = [ids[r] for r in rows], self._sampler([utt_ids[r] for r in rows])
+        rereader = Rereader(decoder, options, audio, fill, alignment)
         heard = rereader.listen(transcripts=ids, slots_below=options.slots_below)
         if heard.draft is None:
             canvas = transcript_canvas(ids, decoder.special, options.tail, self.device)
-            return self._hypotheses(fill(heard, canvas))
-        return self._hypotheses(rereader.with_opinion(rereader.filled(heard)))
+            result = fill(heard, canvas)
+        else:
+            result = rereader.with_opinion(rereader.filled(heard))
+        for row, text in zip(rows, self._hypotheses(result), strict=True):
+            found[row] = text
+        return found
+
+    def _audible(
+        self, pieces: list[list[np.ndarray]]
+    ) -> tuple[list[int], tuple[Tensor, Tensor] | None, CTCAlignment | None]:
+        """The rows in which something may be spoken, and what is heard of them."""
+        release = self.options.profile == "release"  # hears words in silence, too
+        rows = [
+            row
+            for row, parts in enumerate(pieces)
+            if release or not all(map(is_inaudible, parts))
+        ]
+        if not rows:
+            return [], None, None
+        audio = self._audio([pieces[row] for row in rows])
+        if self.model.decoder.ctc is None or release:
+            return rows, audio, None
+        alignment = self.model.decoder.alignment(*audio)
+        heard = speaking(alignment.windows).tolist()
+        kept = [
+            number
+            for number, row in enumerate(rows)
+            if heard[number] or not all(map(is_quiet, pieces[row]))
+        ]
+        if len(kept) < len(rows):
+            chosen = torch.tensor(kept, dtype=torch.long, device=self.device)
+            audio, alignment = (a[chosen] for a in audio), alignment.rows(chosen)
+        return [rows[number] for number in kept], tuple(audio), alignment
 
     def _sampler(self, utt_ids: Sequence[str]) -> Fill:
         decoder = self.model.decoder
@@ -286,7 +372,7 @@ class Recognizer:
         places = word_places(tokens, decoder.special)
         ids = [tokens[i] for i in places]
         return Hypothesis(
-            text=to_case(decoder.tokenizer.decode(ids), self.output_case),
+            text=decoder.tokenizer.decode(ids),
             tokens=tuple(decoder.tokenizer.tokens(ids)),
             token_ids=tuple(ids),
             score=float(log_probs.sum()),

@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
+from espnet_llada.adapter.alignment import CTCAlignment
 from espnet_llada.adapter.joint import Leading
 from espnet_llada.adapter.numbering import corrections
 from espnet_llada.adapter.reader import spelled
@@ -52,6 +53,7 @@ class Rereader:
             ``reader_weight``.
         audio: (B, A, width) of the adapter and (B,) int64, vectors of each row.
         fill: see there.
+        alignment: of the same audio, where the model has a CTC.
     """
 
     def __init__(
@@ -60,14 +62,18 @@ class Rereader:
         options: SamplerOptions,
         audio: tuple[Tensor, Tensor],
         fill: Fill,
+        alignment: CTCAlignment | None = None,
     ):
         self.decoder, self.options, self._fill = decoder, options, fill
         self.audio, self.sizes = audio
-        self.reader = None if decoder.text_qformer is None else decoder.reader(audio[0])
+        self.reader, self.alignment = None, alignment
+        if decoder.text_qformer is not None:
+            self.reader = decoder.reader(audio[0], alignment)
 
     def listen(self, **along: Any) -> Listening:
         """Prompt and audio; ``along``: see ``LMDecoder.listen``."""
-        return self.decoder.listen(self.audio, self.sizes, reader=self.reader, **along)
+        given = {"reader": self.reader, "alignment": self.alignment}
+        return self.decoder.listen(self.audio, self.sizes, **given, **along)
 
     def fill(self, heard: Listening, canvas: Canvas) -> SamplerResult:
         """Fill a canvas, jointly with the reader where ``reader_weight`` says so."""
@@ -155,8 +161,9 @@ class Rereader:
         one = changed[rows] & (numbers[rows] == tried[:, None])
         tokens = torch.where(one, new[rows], old[rows])
         texts = _chosen(tokens, self._places(tokens))
-        likely = self.reader.likelihoods(list(zip(rows.tolist(), texts, strict=True)))
-        likely = torch.tensor(likely, device=old.device)
+        texts = list(zip(rows.tolist(), texts, strict=True))
+        likely = torch.tensor(self.reader.likelihoods(texts), device=old.device)
+        likely += torch.tensor(self.reader.aligned(texts), device=old.device)
         before = likely.new_zeros(len(old))
         before[rows[tried == 0]] = likely[tried == 0]
         worse = one & (likely < before[rows] + margin)[:, None]

@@ -9,8 +9,10 @@ which take the same options; everything else runs unchanged.
 
 from __future__ import annotations
 
+import contextlib
 import runpy
 import sys
+from collections.abc import Iterator
 
 from espnet_llada.bin.options import run_main
 from espnet_llada.import_guards import before_espnet
@@ -39,13 +41,24 @@ def main(cmd: list[str] | None = None) -> None:
         runpy.run_path(args[0], run_name="__main__")
         return
     module, rest = args[1], args[2:]
-    if module.startswith("espnet2.bin.asr") and module not in OURS:
-        from espnet_llada.espnet.register import register
-
-        register()
     name = OURS.get(module, module)
     sys.argv = [name, *rest]
-    runpy.run_module(name, run_name="__main__", alter_sys=True)
+    with _prepared(module):
+        runpy.run_module(name, run_name="__main__", alter_sys=True)
+
+
+@contextlib.contextmanager
+def _prepared(module: str) -> Iterator[None]:
+    """What ESPnet's own commands around ASR need to know; ours see to it themselves."""
+    if not module.startswith("espnet2.bin.asr") or module in OURS:
+        yield
+        return
+    from espnet_llada.espnet.readers import our_readers
+    from espnet_llada.espnet.register import register
+
+    register()
+    with our_readers():
+        yield
 
 
 if __name__ == "__main__":

@@ -25,10 +25,11 @@ from espnet_llada.audio.encoder import WhisperEncoder
 from espnet_llada.audio.whisper_file import open_whisper
 from espnet_llada.bin import asr_inference, cli, convert, plan
 from espnet_llada.bin.decode_dir import DecodeDir
-from espnet_llada.bin.decoding import Utterance, read_first_pass, read_scp
+from espnet_llada.bin.decoding import Utterance, read_first_pass
 from espnet_llada.bin.sweep_rows import read_sweep
 from espnet_llada.checkpoint import trained_state
 from espnet_llada.decode_file import job_options
+from espnet_llada.kaldi.table import read_scp, read_text
 from espnet_llada.lm.loading import load_llama
 from espnet_llada.lm.tokenizer import LMTokenizer
 from espnet_llada.loading import find_model, load_model
@@ -36,7 +37,6 @@ from espnet_llada.model import WhisperLLM
 from espnet_llada.recipe.options import Options, parse_options
 from espnet_llada.release import read_release
 from espnet_llada.sampler_options import SamplerOptions
-from espnet_llada.scoring.wer import read_text
 from espnet_llada.types import UserError
 
 REPO = Path(__file__).parents[1]

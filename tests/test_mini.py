@@ -41,37 +41,45 @@ pytestmark = [
 ]
 
 
-def clips() -> dict[Path, str]:
-    """{audio file: transcript in lower case}."""
+@pytest.fixture(scope="module")
+def heard() -> tuple[Speech2Text, Deliberator]:
+    """Both ways of the shipped LLaDA, in lower case."""
+    case = {"output_case": "lower"}
+    mini = Speech2Text.from_pretrained("mini", **case)
+    return mini, Deliberator.from_pretrained("mini", **case)
+
+
+def clips(every: bool = False) -> dict[Path, str]:
+    """{audio file: transcript in lower case}, of some or of all."""
     found = {}
     for file in sorted(CORPUS.rglob("*.trans.txt")):
         for line in file.read_text(encoding="utf-8").splitlines():
             utt_id, _, text = line.partition(" ")
             found[file.parent / f"{utt_id}.flac"] = text.lower()
+    if every:
+        return found
     chosen = list(found)[:: len(found) // CLIPS][:CLIPS]
     return {path: found[path] for path in chosen}
 
 
-def test_mini_transcribes_what_it_hears():
+def test_mini_transcribes_what_it_hears(heard):
     table = clips()
     assert len(table) == CLIPS
-    speech2text = Speech2Text.from_pretrained("mini", output_case="lower")
-    heard = [speech2text(path)[0][0] for path in table]
+    found = [heard[0](path)[0][0] for path in table]
     texts = list(table.values())
-    assert jiwer.wer(texts, heard) < 0.3, heard
+    assert jiwer.wer(texts, found) < 0.3, found
     # With the audio of another utterance there is nothing to know a text by.
-    assert jiwer.wer(texts, [*heard[1:], heard[0]]) > 0.8
+    assert jiwer.wer(texts, [*found[1:], found[0]]) > 0.8
 
 
-def test_a_long_recording_s_transcript_is_corrected_piece_by_piece(monkeypatch):
+def test_a_long_recording_s_transcript_is_corrected_piece_by_piece(heard, monkeypatch):
     table = clips()
     pieces = [load_audio(path) for path in table]
     monkeypatch.setattr("espnet_llada.recognizer.split_long", lambda *_: pieces)
     text = " ".join(table.values())
     wrong = text.replace(text.split()[3], "wrong", 1)
     assert wrong != text
-    deliberate = Deliberator.from_pretrained("mini", output_case="lower")
-    found, *_ = deliberate(np.concatenate(pieces), wrong)[0]
+    found, *_ = heard[1](np.concatenate(pieces), wrong)[0]
     assert "wrong" not in found.split()
     assert jiwer.wer(text, found) < 0.1, found
 
@@ -86,6 +94,54 @@ def test_mini_takes_every_strategy_by_its_name_alone():
                 given = {"strategy": strategy, "profile": profile}
                 options = make_options({**model_options(config, task, given), **given})
                 assert Recognizer(model, options).options.strategy == strategy
+
+
+def test_what_is_said_three_times_comes_back_three_times(heard):
+    """Whisper's decoder, teacher-forced, would rather stop repeating itself."""
+    speech2text, deliberate = heard
+    texts = clips(every=True)
+    shortest = sorted(texts, key=lambda path: path.stat().st_size)[:3]
+    pause = np.zeros(4800, np.float32)
+    for path in shortest:
+        waveform = load_audio(path)
+        thrice = np.concatenate([waveform, pause, waveform, pause, waveform])
+        once, repeated = speech2text(waveform)[0][0], " ".join([texts[path]] * 3)
+        found = jiwer.process_words(" ".join([once] * 3), speech2text(thrice)[0][0])
+        assert found.deletions == 0, found
+        kept, *_ = deliberate(thrice, repeated)[0]
+        assert jiwer.process_words(repeated, kept).deletions == 0, kept
+
+
+def test_silence_behind_speech_and_by_itself_says_nothing(heard):
+    path, text = next(iter(clips().items()))
+    waveform, silence = load_audio(path), np.zeros(16_000 * 20, np.float32)
+    noise = 1e-4 * np.random.default_rng(0).normal(size=16_000 * 3)
+    speech2text, deliberate = heard
+    llama = Speech2Text.from_pretrained("mini", "llama", output_case="lower")
+    for run in (speech2text, llama):
+        assert [run(quiet)[0][0] for quiet in (silence, noise)] == ["", ""]
+        behind = run(np.concatenate([waveform, silence]))[0][0]
+        assert jiwer.process_words(run(waveform)[0][0], behind).insertions == 0
+    assert deliberate(silence, text)[0][0] == text
+    assert deliberate(noise, text)[0][0] == text
+
+
+def test_a_first_pass_that_the_lm_cannot_write_comes_back_word_for_word():
+    path = next(iter(clips()))
+    nothing = {"strategy": "deliberation_random", "mask_ratio": 0.0, "tail": 0}
+    deliberate = Deliberator.from_pretrained("mini", **nothing)
+    for text in ("WASN’T ill-disposed 007 CAFÉ", "THE EARLIEST CAFÉ 3.5 PRINTED"):
+        assert deliberate(path, text)[0][0] == text
+    by_default = Deliberator.from_pretrained("mini")
+    assert {"CAFÉ", "3.5"} <= {*by_default(path, "THE CAFÉ 3.5 PRINTED")[0][0].split()}
+
+
+def test_a_first_pass_of_a_thousand_words_is_bounded_work(caplog):
+    path = next(iter(clips()))
+    text = " ".join(["SO IT GOES"] * 333)
+    waveform = load_audio(path)[: 7 * 16_000]
+    assert Deliberator.from_pretrained("mini")(waveform, text)[0][0] == text
+    assert "more than can be said" in caplog.text
 
 
 @pytest.mark.slow

@@ -128,7 +128,7 @@ def test_what_reading_along_finds_unlikely_is_masked_without_a_pass(model, speec
     assert len(masked) == int(0.34 * len(ids)) > 0 and masked == sorted(least)
     kept = recognize(model, speech, TEXTS, **MEASURED, mask_below=1e-9)
     assert [h.passes for h in kept] == [0, 0, 0]
-    assert [h.text for h in kept] == [t.upper() for t in TEXTS]
+    assert [h.text for h in kept] == TEXTS
 
 
 def test_with_slots_a_transcript_may_grow_and_shrink(model, speech):
@@ -172,6 +172,7 @@ def judge(monkeypatch, value) -> None:
         return [float(value(*pair)) for pair in texts]
 
     monkeypatch.setattr(Reader, "likelihoods", likelihoods)
+    monkeypatch.setattr(Reader, "aligned", lambda _, texts: [0.0] * len(texts))
 
 
 def test_a_change_that_reading_finds_less_likely_is_taken_back(

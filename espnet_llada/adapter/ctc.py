@@ -31,6 +31,7 @@ class Windows:
     Attributes:
         best: (B, A) int64, the most probable: a token's id + 1, 0 for the blank.
         values: (B, A) float32, its log-probability.
+        blank: (B, A) float32, the log-probability of the blank.
         speaking: (B, A) bool, vectors whose blank is less probable than ``silent``.
         log_probs: (S, 1 + V) float32, of those alone, blank first: of all vectors they
             would be a megabyte for each second at 28,000 tokens.
@@ -39,6 +40,7 @@ class Windows:
 
     best: Tensor
     values: Tensor
+    blank: Tensor
     speaking: Tensor
     log_probs: Tensor
     lengths: Tensor
@@ -50,6 +52,7 @@ class Windows:
         return Windows(
             self.best[chosen],
             self.values[chosen],
+            self.blank[chosen],
             speaking,
             self.log_probs[numbers[chosen][speaking]],
             self.lengths[chosen],
@@ -118,14 +121,16 @@ class AlignmentCTC(nn.Module):
         for part in zip(*parts, strict=True):
             log_probs = self.log_probs(*part, embedding)
             top = log_probs.detach().max(dim=-1)
-            speaking = log_probs[:, 0].exp() < silent
-            found.append((top.indices, top.values, speaking, log_probs[speaking]))
-        best, values, speaking, kept = map(torch.cat, zip(*found, strict=True))
+            blank = log_probs[:, 0].clone()  # a view would keep them all
+            speaking = blank.exp() < silent
+            each = top.indices, top.values, blank, speaking
+            found.append((*each, log_probs[speaking]))
+        *each, kept = map(torch.cat, zip(*found, strict=True))
 
-        def placed(each: Tensor) -> Tensor:
-            return each.new_zeros(there.shape).masked_scatter(there, each)
+        def placed(values: Tensor) -> Tensor:
+            return values.new_zeros(there.shape).masked_scatter(there, values)
 
-        return Windows(placed(best), placed(values), placed(speaking), kept, lengths)
+        return Windows(*map(placed, each), kept, lengths)
 
     def forward(
         self,

@@ -9,9 +9,13 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
+from espnet_llada.adapter.alignment import CTCAlignment
 from espnet_llada.adapter.text_qformer import TextQFormer
 
 Text = Sequence[int]
+
+_ALIGNED = 0.3
+"""Weight of the CTC beside the decoder."""
 
 _AT_ONCE = 2048
 """Tokens that are tried in one batch: 230 MB over a vocabulary of 28,000."""
@@ -50,12 +54,19 @@ class Reader:
         frames: (U, F, d_model) of the encoder, of U utterances.
         words: (V, d_model), Whisper's embedding of each token.
         eos: id of the token that stands for the end.
+        alignment: of the same batch; without one the CTC has no say.
     """
 
     def __init__(
-        self, text_qformer: TextQFormer, frames: Tensor, words: Tensor, eos: int
+        self,
+        text_qformer: TextQFormer,
+        frames: Tensor,
+        words: Tensor,
+        eos: int,
+        alignment: CTCAlignment | None = None,
     ):
         self.text_qformer, self.words, self.eos = text_qformer, words, eos
+        self.alignment = alignment
         self.device = frames.device
         self.memory = text_qformer.projected(frames)
         self._last: dict[int, Reading] = {}
@@ -163,6 +174,12 @@ class Reader:
             math.fsum([*read.own[:n], *own])
             for read, n, own in zip(readings, kept, found, strict=True)
         ]
+
+    def aligned(self, texts: Sequence[tuple[int, Text]]) -> list[float]:
+        """What the CTC has to say of texts, each with its utterance: nats."""
+        if self.alignment is None:
+            return [0.0] * len(texts)
+        return [_ALIGNED * value for value in self.alignment(texts)]
 
     def _following(
         self, readings: Sequence[Reading], kept: Sequence[int], texts: Sequence[Text]

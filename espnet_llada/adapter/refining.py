@@ -79,8 +79,10 @@ def _helped(
             _edited(read.text, [edit for _, edit in chosen[read.row]])
             for read in before
         ]
-        for read, after in zip(before, reader.again(before, edited), strict=True):
-            gain, own = after.value - read.value, chosen[read.row]
+        read_again = reader.again(before, edited)
+        aligned = _aligned(reader, list(zip(before, edited, strict=True)))
+        for read, after, more in zip(before, read_again, aligned, strict=True):
+            gain, own = after.value - read.value + more, chosen[read.row]
             if gain > 0 and (len(own) == 1 or gain >= own[0][0]):
                 helped[read.row] = after
             elif len(own) > 1:
@@ -108,11 +110,25 @@ def _gains(
         targets.append([*edit.instead, *text[edit.stop : edit.stop + AHEAD + 1]])
     before = [found[edit.row] for edit in tries]
     after = reader.values(before, [edit.start for edit in tries], targets)
+    edited = [
+        (read, _edited(read.text, [e])) for e, read in zip(tries, before, strict=True)
+    ]
+    aligned = _aligned(reader, edited)
     gains = [
-        value - math.fsum(read.own[edit.start : edit.stop + AHEAD + 1])
-        for edit, read, value in zip(tries, before, after, strict=True)
+        value - math.fsum(read.own[edit.start : edit.stop + AHEAD + 1]) + more
+        for edit, read, value, more in zip(tries, before, after, aligned, strict=True)
     ]
     return list(zip(gains, tries, strict=True))
+
+
+def _aligned(
+    reader: Reader, pairs: Sequence[tuple[Reading, Sequence[int]]]
+) -> list[float]:
+    """How much likelier than what was read the CTC finds another text."""
+    before = {read.row: read.text for read, _ in pairs}
+    known = dict(zip(before, reader.aligned([*before.items()]), strict=True))
+    after = reader.aligned([(read.row, text) for read, text in pairs])
+    return [new - known[read.row] for new, (read, _) in zip(after, pairs, strict=True)]
 
 
 def _tries(read: Reading, eos: int) -> list[_Try]:

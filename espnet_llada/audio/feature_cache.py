@@ -19,12 +19,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import kaldiio
 from filelock import FileLock, Timeout
 from msgspec import Struct
 
 from espnet_llada.audio.encoder import WhisperEncoder
 from espnet_llada.data_file import read_json
+from espnet_llada.kaldi.archive import parse_place, read_entry
+from espnet_llada.kaldi.pipe import is_command
+from espnet_llada.kaldi.table import read_table
 from espnet_llada.schema import Natural
 from espnet_llada.types import UserError, atomic_write
 from espnet_llada.weights import Weights
@@ -183,26 +185,27 @@ def write_tables(
 def check_scp(scp: Path, wanted: Mapping[str, Any]) -> None:
     """Refuse cached frames that the encoder of a config would not make.
 
-    A ``scp`` of waveforms passes. Sizes of the shards are compared, checksums are not:
+    A ``scp`` of waveforms passes; so does a command, which is run (or refused) where
+    training reads it. Sizes of the shards are compared, checksums are not:
     ``espnet-llada features --verify true`` does that.
 
     Raises:
         UserError: another encoder or other padding, frames of unknown origin, a shard
             that is cut or missing; names the file.
     """
-    lines = scp.read_text(encoding="utf-8").splitlines()
-    places = [line.split(maxsplit=1)[1].strip() for line in lines if line.strip()]
-    arks = {Path(place.rpartition(":")[0]) for place in places}
-    for directory in {ark.parent for ark in arks}:
+    places = read_table(scp, "path").values()
+    place_in = {parse_place(p).file: p for p in places if not is_command(p)}
+    one_of = {ark.parent: place for ark, place in place_in.items()}
+    for directory, place in one_of.items():
         if (directory / _IDENTITY).is_file():
             mend = f"{_AGAIN} with this config and another --output"
             _check_identity(directory, wanted, mend)
-        elif not isinstance(kaldiio.load_mat(places[0]), tuple):  # no waveforms
+        elif not isinstance(read_entry(place), tuple):  # no waveforms
             raise UserError(
                 f"{scp}: features without {directory / _IDENTITY}, so of an unknown "
                 "encoder; make them with `espnet-llada features`"
             )
-    for ark in sorted(arks):
+    for ark in sorted(place_in):
         ours = (ark.parent / _IDENTITY).is_file()
         if ours and (problem := _damage(ark, _description(ark), verify=False)):
             raise UserError(f"{ark}: {problem}; {_AGAIN}, it makes it anew")

@@ -12,6 +12,8 @@ from pathlib import Path
 import numpy as np
 import soundfile
 
+from espnet_llada.kaldi.archive import read_entry
+from espnet_llada.kaldi.pipe import Pipe
 from espnet_llada.types import SAMPLE_RATE, UserError
 
 _ARK = re.compile(r"(?P<file>.+\.ark):(?P<offset>\d+)")
@@ -36,7 +38,7 @@ def load_audio(path: str | os.PathLike) -> np.ndarray:
 
     Args:
         path: a file that libsndfile reads (WAV, FLAC, Ogg Vorbis or Opus, MP3), or
-            ``file.ark:offset`` as in Kaldi's wav.scp.
+            ``file.ark:offset`` as in Kaldi's wav.scp; or a ``Pipe``.
 
     Returns:
         Samples of shape (T,), float32 in [-1, 1], T >= 1.
@@ -45,6 +47,8 @@ def load_audio(path: str | os.PathLike) -> np.ndarray:
         UserError: the file is missing, unreadable, empty, truncated, not audio, or
             holds samples that are not numbers or not in [-1, 1] units.
     """
+    if isinstance(path, Pipe):
+        return path.read(load_audio)
     name = os.fspath(path)
     ark = _ARK.fullmatch(name)
     _check_file(Path(ark["file"] if ark else name))
@@ -150,27 +154,18 @@ def _chunk_is_cut(log: str) -> bool:
 
 def _read_ark(name: str, ark: re.Match) -> tuple[np.ndarray, int]:
     """The same for a waveform inside a Kaldi archive."""
-    try:
-        import kaldiio
-    except ImportError as e:
-        raise UserError(f"{name}: reading an ark needs `pip install kaldiio`") from e
     with open(ark["file"], "rb") as f:
         f.seek(int(ark["offset"]))
         head = f.read(16)
         left = f.seek(0, os.SEEK_END) - int(ark["offset"])
-    # Checked here because kaldiio would unpickle a PKL entry, read features, and
-    # return what there is of a truncated WAV.
+    # Checked here because kaldiio returns what there is of a truncated WAV.
     if not head.startswith((b"RIFF", b"fLaC", b"AUDIO")):
         raise UserError(
             f"{name}: no waveform begins at this offset; rebuild wav.scp for this ark"
         )
     if left < _entry_bytes(head) < _UNKNOWN_LENGTH:
         raise _truncated(name, "the ark ends inside it")
-    try:
-        rate, samples = kaldiio.load_mat(name)
-    except Exception as e:  # kaldiio lets through whatever its readers raise
-        detail = f"{type(e).__name__}: {e}".splitlines()[0]
-        raise _truncated(name, detail) from e
+    rate, samples = read_entry(name)
     if not samples.size:
         raise UserError(f"{name}: holds no samples; rebuild the ark")
     offset, scale = _INTEGERS.get(samples.dtype.name, (0, 1))

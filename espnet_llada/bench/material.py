@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from espnet_llada.audio.io import load_audio
-from espnet_llada.bin.decoding import read_scp
+from espnet_llada.kaldi.table import read_recordings
 from espnet_llada.types import SAMPLE_RATE, UserError
 
 NOISE = "noise"
@@ -55,7 +55,7 @@ def speech_of(wav_scp: Path, seconds: float, count: int) -> list[np.ndarray]:
     Raises:
         UserError: no recordings, or one that cannot be read.
     """
-    table = read_scp(str(wav_scp))
+    table = read_recordings(wav_scp)
     recordings = [load_audio(path) for path in table.values()]
     total = sum(map(len, recordings))
     if not total:

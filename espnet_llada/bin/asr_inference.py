@@ -18,25 +18,25 @@ from espnet_llada.bin.decode_dir import DecodeDir, identity_of
 from espnet_llada.bin.decoding import (
     Utterance,
     add_load_options,
+    add_pipe_option,
     add_sampler_options,
     decode_all,
     given_options,
     load_options,
     read_first_pass,
-    read_scp,
 )
 from espnet_llada.bin.options import OfKind, OptionParser, run_main, str2bool
 from espnet_llada.decode_file import job_options, task_of
+from espnet_llada.kaldi.table import read_recordings, read_table
 from espnet_llada.sampler_options import SamplerOptions
 from espnet_llada.schema import Count, Natural
-from espnet_llada.scoring.wer import read_text
 from espnet_llada.types import UserError
 
 # These say where things are; every other option is a part of the job's identity.
 _PLACES = frozenset(
     """
     config output_dir data_path_and_name_and_type key_file asr_train_config
-    asr_model_file model_tag first_pass log_level resume lm whisper
+    asr_model_file model_tag first_pass log_level resume lm whisper allow_pipes
     """.split()
 )
 
@@ -61,11 +61,16 @@ def get_parser(strategy: str = "diffusion") -> argparse.ArgumentParser:
         "--model_tag", help="instead of these two: directory, packed zip, tag or hub id"
     )
     add_load_options(parser)
+    add_pipe_option(parser)
     parser.add_argument(
         "--first_pass", help="text file or decode directory to deliberate over"
     )
     parser.add_argument("--use_audio", type=str2bool, default=True, help="hear it")
-    parser.add_argument("--output_case", default="upper", help="upper, lower or keep")
+    parser.add_argument(
+        "--output_case",
+        default="auto",
+        help="upper, lower, keep; auto: upper, or as the first pass has it",
+    )
     parser.add_argument(
         "--batch_size", type=OfKind(Count), default=1, help="utterances at once"
     )
@@ -125,8 +130,8 @@ def _utterances(args: argparse.Namespace, deliberates: bool) -> list[Utterance]:
             f"--data_path_and_name_and_type {args.data_path_and_name_and_type[0]}: "
             "expected PATH,speech,sound"
         )
-    table = read_scp(path)
-    keys = list(read_text(args.key_file)) if args.key_file else list(table)
+    table = read_recordings(path, args.allow_pipes)
+    keys = list(read_table(args.key_file)) if args.key_file else list(table)
     unknown = [k for k in keys if k not in table]
     if unknown:
         raise UserError(f"{args.key_file}: '{unknown[0]}' is not in {path}")

@@ -22,6 +22,7 @@ from espnet_llada.bin.decoding import (
 )
 from espnet_llada.bin.options import OfKind, OptionParser, run_main
 from espnet_llada.decode_file import STRATEGY, job_options
+from espnet_llada.kaldi.table import normal_id
 from espnet_llada.sampler_options import STRATEGIES
 from espnet_llada.schema import Count
 from espnet_llada.types import UserError, atomic_write
@@ -111,7 +112,11 @@ def _command(
         help="diffusion (default) or the autoregressive baseline",
     )
     parser.add_argument("--output", help="write 'id text' lines here, not to stdout")
-    parser.add_argument("--output_case", default="upper", help="upper, lower or keep")
+    parser.add_argument(
+        "--output_case",
+        default="auto",
+        help="upper, lower, keep; auto: upper, or as the first pass has it",
+    )
     parser.add_argument(
         "--batch_size", type=OfKind(Count), default=4, help="files at once"
     )
@@ -158,7 +163,7 @@ def _by_id(files: list[str]) -> dict[str, str]:
     """{file stem: path}, sorted by id as Kaldi's files are."""
     table: dict[str, str] = {}
     for file in files:
-        utt_id = "_".join(Path(file).stem.split())  # a space would end it
+        utt_id = normal_id("_".join(Path(file).stem.split()))  # a space would end it
         if table.setdefault(utt_id, file) != file:
             raise UserError(f"{table[utt_id]} and {file} share an id; rename one")
     return dict(sorted(table.items()))

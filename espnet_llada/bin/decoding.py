@@ -13,8 +13,8 @@ from typing import Any
 import numpy as np
 
 from espnet_llada.bin.options import str2bool
+from espnet_llada.kaldi.table import read_text
 from espnet_llada.sampler_options import PROFILES, STRATEGIES, SamplerOptions
-from espnet_llada.scoring.wer import read_lines, read_text
 from espnet_llada.types import SAMPLE_RATE, Hypothesis, LoadOptions, UserError
 
 _HELP = {
@@ -92,6 +92,27 @@ def add_frozen_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--whisper", help="the frozen Whisper, likewise")
 
 
+def add_pipe_option(parser: argparse.ArgumentParser) -> None:
+    """``--allow_pipes``, for whoever reads recordings or features.
+
+    Only on the command line: a YAML may have come with a model.
+    """
+    parser.add_argument(
+        "--allow_pipes",
+        type=str2bool,
+        default=False,
+        help="true: run commands (`sox … |`) that tables name in place of files",
+    )
+    from_yaml = parser.set_defaults
+
+    def set_defaults(**values: Any) -> None:
+        if values.get("allow_pipes"):
+            raise UserError("allow_pipes in a YAML: give --allow_pipes true instead")
+        from_yaml(**values)
+
+    parser.set_defaults = set_defaults
+
+
 def add_load_options(parser: argparse.ArgumentParser) -> None:
     """Those of ``LoadOptions`` but the device, which each command names its own way."""
     add_frozen_options(parser)
@@ -121,6 +142,9 @@ def sampler_options(args: argparse.Namespace) -> SamplerOptions:
         UserError: a value outside its range.
     """
     return SamplerOptions(**given_options(args))
+
+
+_NAMED = 5  # words that a warning spells out
 
 
 @dataclass(frozen=True)
@@ -169,6 +193,12 @@ def decode_all(
             batch = []
     if batch:
         yield from _decode_batch(recognizer, batch)
+    if words := getattr(recognizer, "unwritable", None):
+        some = ", ".join(word for word, _ in words.most_common(_NAMED))
+        logging.warning(
+            f"{words.total()} words of the first pass cannot be written by the LM and "
+            f"stay as they are: {some}{', …' if len(words) > _NAMED else ''}"
+        )
 
 
 def _decode_batch(recognizer, batch: list[Utterance]) -> list[Outcome]:
@@ -241,23 +271,6 @@ def _failure(utterance: Utterance, error: Exception) -> Outcome:
         logging.exception(f"{utterance.utt_id}: decoding failed")
         reason = f"{type(error).__name__}: {reason}"
     return Outcome(utterance, Hypothesis(utterance.transcript or ""), error=reason)
-
-
-def read_scp(path: str | Path) -> dict[str, str]:
-    """A Kaldi ``wav.scp``: {utterance id: path}.
-
-    Raises:
-        UserError: missing or empty file, not UTF-8, a line without a path, an id that
-            stands twice.
-    """
-    table: dict[str, str] = {}
-    for number, line in read_lines(path):
-        parts = line.split(maxsplit=1)
-        if len(parts) != 2 or parts[0] in table:
-            problem = "no path" if len(parts) != 2 else f"'{parts[0]}' stands twice"
-            raise UserError(f"{path}:{number}: {problem}; write 'utt_id path' lines")
-        table[parts[0]] = parts[1].strip()
-    return table
 
 
 def read_first_pass(path: str | Path, utt_ids: Iterable[str]) -> dict[str, str]:

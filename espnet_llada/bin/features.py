@@ -18,9 +18,10 @@ from typing import Annotated, Any
 
 from msgspec import Meta
 
-from espnet_llada.bin.decoding import read_scp
+from espnet_llada.bin.decoding import add_pipe_option
 from espnet_llada.bin.malloc import keep_freed_memory
 from espnet_llada.bin.options import OfKind, OptionParser, run_main, str2bool
+from espnet_llada.kaldi.table import read_numbers, read_recordings
 from espnet_llada.schema import Count, Jobs
 from espnet_llada.types import SAMPLE_RATE, UserError
 
@@ -57,6 +58,7 @@ def get_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--wav_scp", required=True, help="'id path' lines")
     parser.add_argument("--output", required=True, help="directory of the features")
+    add_pipe_option(parser)
     parser.add_argument(
         "--nj", type=OfKind(Jobs), default=1, help="processes (default: 1)"
     )
@@ -97,7 +99,7 @@ def main(cmd: list[str] | None = None) -> None:
     args = get_parser().parse_args(cmd)
     logging.basicConfig(level=logging.WARNING, format="%(message)s")
     conf = _encoder_conf(args.train_config)
-    table = read_scp(args.wav_scp)
+    table = read_recordings(args.wav_scp, args.allow_pipes)
     output = Path(args.output)
     from espnet_llada.audio import feature_cache
     from espnet_llada.model import build_encoder
@@ -165,11 +167,11 @@ def _by_length(table: dict[str, str], wav_scp: Path) -> list:
     from espnet_llada.audio.feature_writer import Utterance
 
     counts = wav_scp.with_name("utt2num_samples")  # of stage 3
-    known = read_scp(counts) if counts.is_file() else {}
+    known = read_numbers(counts) if counts.is_file() else {}
 
     def utterance(item: tuple[str, str]) -> Utterance:
         utt_id, path = item
-        samples = int(known[utt_id]) if utt_id in known else _samples(path)
+        samples = known[utt_id][0] if utt_id in known else _samples(path)
         return Utterance(utt_id, path, samples)
 
     with ThreadPoolExecutor(8) as readers:

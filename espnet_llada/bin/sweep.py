@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import logging
 import os
 import platform
@@ -10,7 +11,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from espnet_llada.bin.decoding import add_frozen_options
+from espnet_llada.bin.decoding import add_frozen_options, add_pipe_option
 from espnet_llada.bin.options import OfKind, OptionParser, run_main
 from espnet_llada.schema import Jobs
 from espnet_llada.types import UserError
@@ -42,6 +43,7 @@ def get_parser() -> argparse.ArgumentParser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     add_row_options(parser)
+    add_pipe_option(parser)
     parser.add_argument("--sets", required=True, help='"test_read test_prompts ..."')
     parser.add_argument("--nj", type=OfKind(Jobs), default=1, help="processes (1)")
     return parser
@@ -97,10 +99,10 @@ def main(cmd: list[str] | None = None) -> None:
                 "for espnet-llada bench; drop them"
             )
     sets = args.sets.split()
-    sizes = {name: _size(args.data / name) for name in sets}
+    sizes = {name: _size(args.data / name, args.allow_pipes) for name in sets}
     if not sets:
         raise UserError("--sets: at least one")
-    place = place_of(args)
+    place = dataclasses.replace(place_of(args), allow_pipes=args.allow_pipes)
     systems = Systems(place)
     for system in dict.fromkeys(row.system for row in sweep.rows):
         systems.files(system)
@@ -114,13 +116,13 @@ def main(cmd: list[str] | None = None) -> None:
     sys.stdout.write(f"{args.output}/report.html\n")
 
 
-def _size(folder: Path) -> int:
+def _size(folder: Path, allow_pipes: bool) -> int:
     """Utterances of a set that can be decoded and scored."""
-    from espnet_llada.bin.decoding import read_scp
-    from espnet_llada.scoring.wer import check_ids, read_text
+    from espnet_llada.kaldi.table import read_recordings, read_text
+    from espnet_llada.scoring.wer import check_ids
 
     files = folder / "text", folder / "wav.scp"
-    refs, audio = read_text(files[0]), read_scp(files[1])
+    refs, audio = read_text(files[0]), read_recordings(files[1], allow_pipes)
     check_ids(refs, audio, (str(files[0]), str(files[1])))
     return len(refs)
 

@@ -28,10 +28,10 @@ from espnet_llada.bin.decoding import (
     Utterance,
     decode_all,
     read_first_pass,
-    read_scp,
 )
 from espnet_llada.bin.malloc import keep_freed_memory
 from espnet_llada.bin.sweep_rows import OPTIONS, SweepRow
+from espnet_llada.kaldi.table import read_recordings
 from espnet_llada.types import LoadOptions, UserError, atomic_write
 
 _REMEMBERED = 1 << 29  # bytes of encoded audio that a process keeps
@@ -47,6 +47,11 @@ class Place:
     device: str = "cpu"
     lm: str | None = None
     whisper: str | None = None
+    allow_pipes: bool = False
+
+    def recordings(self, name: str) -> dict[str, str]:
+        """The audio of a set."""
+        return read_recordings(self.data / name / "wav.scp", self.allow_pipes)
 
     def text(self, row: str, name: str) -> Path:
         """The transcripts of a row and a set; written when the job is done."""
@@ -157,7 +162,7 @@ class Encoded:
 
 def utterances(place: Place, job: Job) -> list[Utterance]:
     """The set, with the first pass where the row deliberates."""
-    table = read_scp(place.data / job.set / "wav.scp")
+    table = place.recordings(job.set)
     if job.row.first_pass is None:
         return [Utterance(utt, path) for utt, path in table.items()]
     texts = read_first_pass(place.text(job.row.first_pass, job.set), table)

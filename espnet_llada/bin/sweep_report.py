@@ -3,18 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from pathlib import Path
 
-from espnet_llada.bin.decoding import read_scp
 from espnet_llada.bin.sweep_jobs import Place, Systems
 from espnet_llada.bin.sweep_rows import Sweep, SweepRow
+from espnet_llada.kaldi.table import read_text
 from espnet_llada.page.figures import Entry
 from espnet_llada.page.report import Example, Report, write_report
 from espnet_llada.page.words import choose
 from espnet_llada.scoring.overview import overview
 from espnet_llada.scoring.summary import summary_rows
 from espnet_llada.scoring.table import write_results
-from espnet_llada.scoring.wer import read_text
 
 
 def write_all(sweep: Sweep, place: Place, sets: Sequence[str], subtitle: str) -> None:
@@ -72,12 +70,12 @@ def _of_set(
     refs = read_text(place.data / name / "text")
     results = read_text(place.text(row.key, name))
     first = row.first_pass and read_text(place.text(row.first_pass, name))
-    audio = read_scp(place.data / name / "wav.scp")
+    audio = place.recordings(name)
     for chosen in choose(refs, results, first):
         utt = chosen.utt_id
         given = first[utt] if first else None
         frames = []
         if row.system == "llada":
             recognizer = systems.recognizer(row)
-            frames = trace(recognizer, load_audio(Path(audio[utt])), utt, given)[1]
+            frames = trace(recognizer, load_audio(audio[utt]), utt, given)[1]
         yield Example(row.label, name, chosen, refs[utt], results[utt], given, frames)

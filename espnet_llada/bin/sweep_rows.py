@@ -84,7 +84,7 @@ class SweepRow:
     system: str
     options: SamplerOptions
     use_audio: bool = True
-    output_case: str = "upper"
+    output_case: str = "auto"
     batch_size: int = 8
     quantize_asr_model: bool = False
     first_pass: str | None = None

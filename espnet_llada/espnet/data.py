@@ -11,15 +11,15 @@ import logging
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
-import kaldiio
 import numpy as np
 import torch
-from espnet2.fileio.read_text import read_2columns_text
 from espnet2.train.dataset import AbsDataset, ESPnetDataset
 from torch import Tensor
 
 from espnet_llada.audio.io import load_audio
 from espnet_llada.espnet import lockstep
+from espnet_llada.kaldi.archive import read_entry
+from espnet_llada.kaldi.table import read_recordings, read_scp
 from espnet_llada.types import SAMPLE_RATE, UserError
 from espnet_llada.unusable import LIMIT, Unusable, check
 
@@ -52,12 +52,12 @@ class Recordings(Mapping[str, np.ndarray]):
 class Archives(Recordings):
     """Entries of Kaldi archives: frames as they are, waveforms as ``Recordings``.
 
-    Read by kaldiio, which wrote the frames: omniio, the reader of ESPnet 202611, does
-    not know its NumPy entries.
+    Read by us, by means of kaldiio, which wrote the frames: omniio, the reader of
+    ESPnet 202611, does not know its NumPy entries.
     """
 
     def __getitem__(self, utt_id: str) -> np.ndarray:
-        entry = kaldiio.load_mat(self.paths[utt_id])
+        entry = read_entry(self.paths[utt_id])
         return super().__getitem__(utt_id) if isinstance(entry, tuple) else entry
 
 
@@ -69,6 +69,7 @@ class UsableDataset(AbsDataset):
             ``kaldi_ark`` ones by ``Archives``.
         total: utterances of the set; by default those of the dataset.
         max_samples: longest speech; None for any.
+        allow_pipes: run commands that stand in place of files.
     """
 
     def __init__(
@@ -76,14 +77,15 @@ class UsableDataset(AbsDataset):
         dataset: ESPnetDataset,
         total: int | None = None,
         max_samples: int | None = None,
+        allow_pipes: bool = False,
     ):
         self.dataset, self.max_samples = dataset, max_samples
         loaders = dataset.loader_dict
         for name, (path, kind) in dataset.debug_info.items():
             if kind == "sound":
-                loaders[name] = Recordings(loaders[name].loader.data)
+                loaders[name] = Recordings(read_recordings(path, allow_pipes))
             elif kind == "kaldi_ark":
-                loaders[name] = Archives(read_2columns_text(path))
+                loaders[name] = Archives(read_scp(path, allow_pipes))
         source, first = next(iter(dataset.debug_info.values()))[0], next(iter(loaders))
         self.unusable = Unusable(source, total or len(loaders[first]))
 
@@ -138,10 +140,17 @@ class UsableCollate:
         collate: ESPnet's collate function.
         max_samples: longest speech, for the dataset, which stage 10 builds knowing
             no more of the config than this object; None for any.
+        allow_pipes: likewise.
     """
 
-    def __init__(self, collate: Callable, max_samples: int | None = None):
+    def __init__(
+        self,
+        collate: Callable,
+        max_samples: int | None = None,
+        allow_pipes: bool = False,
+    ):
         self.collate, self.max_samples = collate, max_samples
+        self.allow_pipes = allow_pipes
 
     def __call__(self, items: Iterable[tuple[str, Any]]) -> Batch:
         items = list(items)

@@ -6,7 +6,6 @@ import argparse
 import multiprocessing
 import sys
 from collections.abc import Callable, Iterable
-from pathlib import Path
 from typing import Any
 
 from espnet2.tasks import asr
@@ -14,6 +13,7 @@ from espnet2.train.dataset import AbsDataset, ESPnetDataset
 from torch.multiprocessing import ProcessExitedException
 from torch.utils.data import DataLoader
 
+from espnet_llada.bin.decoding import add_pipe_option
 from espnet_llada.espnet.data import (
     WHISPER_SECONDS,
     UsableBatches,
@@ -21,8 +21,10 @@ from espnet_llada.espnet.data import (
     UsableDataset,
 )
 from espnet_llada.espnet.hooks import uses_our_decoder
+from espnet_llada.espnet.readers import our_readers
 from espnet_llada.espnet.register import register
 from espnet_llada.espnet.trainer import LLMTrainer
+from espnet_llada.kaldi.table import read_table
 from espnet_llada.model import ENCODER
 from espnet_llada.types import SAMPLE_RATE, UserError
 
@@ -44,6 +46,7 @@ class ASRTask(asr.ASRTask):
             raise UserError(message)
 
         parser.error = error
+        add_pipe_option(parser)
         return parser
 
     @classmethod
@@ -78,7 +81,8 @@ class ASRTask(asr.ASRTask):
                 "extract_feats_in_collect_stats": False,
             }
         try:
-            super().main_worker(args)
+            with our_readers(args.allow_pipes):
+                super().main_worker(args)
         except UserError as e:
             if multiprocessing.parent_process() is None:
                 raise
@@ -91,7 +95,7 @@ class ASRTask(asr.ASRTask):
         if not uses_our_decoder(args):
             return collate
         longest = WHISPER_SECONDS * SAMPLE_RATE if args.encoder == ENCODER else None
-        return UsableCollate(collate, longest)
+        return UsableCollate(collate, longest, args.allow_pipes)
 
     @classmethod
     def build_dataset(
@@ -101,7 +105,8 @@ class ASRTask(asr.ASRTask):
         collate = iter_options.collate_fn
         if not isinstance(collate, UsableCollate) or args.multi_task_dataset:
             return dataset
-        return UsableDataset(dataset, len(keys_to_load or ()), collate.max_samples)
+        total = len(keys_to_load or ())
+        return UsableDataset(dataset, total, collate.max_samples, collate.allow_pipes)
 
     @classmethod
     def build_streaming_iterator(
@@ -125,14 +130,14 @@ class ASRTask(asr.ASRTask):
             data_path_and_name_and_type, preprocess_fn, rest.get("dtype", "float32")
         )
         # The set is the whole of wav.scp, of which this job may have a part.
-        usable = UsableDataset(dataset, max_samples=collate_fn.max_samples)
+        limits = collate_fn.max_samples, collate_fn.allow_pipes
+        usable = UsableDataset(dataset, None, *limits)
         cls.check_task_requirements(
             usable, rest.get("allow_variable_data_keys", False), train=False
         )
         keys = list(dataset)
         if key_file is not None:
-            lines = Path(key_file).read_text(encoding="utf-8").splitlines()
-            keys = [line.split(maxsplit=1)[0] for line in lines]
+            keys = list(read_table(key_file))
         loader = DataLoader(
             usable,
             batch_sampler=[

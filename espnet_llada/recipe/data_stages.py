@@ -13,10 +13,10 @@ from multiprocessing import get_context
 from pathlib import Path
 from typing import NamedTuple
 
+from espnet_llada.kaldi.table import read_numbers
 from espnet_llada.recipe.datadir import (
     DataDir,
     make_dir,
-    read_table,
     write_line,
     write_table,
 )
@@ -74,17 +74,15 @@ def format_sets(layout: Layout) -> None:
 
 
 def _format_set(layout: Layout, name: str, out: Path) -> None:
-    options, data = layout.options, DataDir.read(Path("data") / name)
+    options = layout.options
+    data = DataDir.read(Path("data") / name, options.allow_pipes)
     suffix = f".{options.audio_format}"
     recordings = []
     for utt, source in sorted(data.wav.items()):
-        if "/" in utt:
-            raise UserError(f"data/{name}/wav.scp: '{utt}': an id cannot have a '/'")
-        if source.endswith("|"):
-            raise UserError(
-                f"data/{name}/wav.scp: '{utt}' is a pipe; write its output to a file"
-            )
-        copy = out / "data" / data.utt2spk[utt] / f"{utt}{suffix}"
+        speaker = data.utt2spk[utt]
+        if "/" in utt + speaker:
+            raise UserError(f"data/{name}/utt2spk: '{utt}': an id cannot have a '/'")
+        copy = out / "data" / speaker / f"{utt}{suffix}"
         recordings.append(Recording(utt, source, str(copy)))
     with progress_bar(len(recordings), f"format {name}") as bar:
         done = []
@@ -169,8 +167,8 @@ def filter_sets(layout: Layout) -> None:
     for name in (options.train_set, options.valid_set):
         source, out = layout.feats / "org" / name, layout.feats / name
         data = DataDir.read(source)
-        samples = read_table(source / "utt2num_samples")
-        fits = {u for u, n in samples.items() if shortest < int(n) < longest}
+        samples = read_numbers(source / "utt2num_samples")
+        fits = {u for u, (n, *_) in samples.items() if shortest < n < longest}
         kept = sorted(u for u in fits if data.text.get(u))
         if not kept:
             raise UserError(
@@ -189,7 +187,7 @@ def filter_sets(layout: Layout) -> None:
 
 def _copy_kept(
     data: DataDir,
-    samples: dict[str, str],
+    samples: dict[str, list[int]],
     kept: Iterable[str],
     source: Path,
     out: Path,
@@ -197,7 +195,7 @@ def _copy_kept(
     make_dir(out)
     for name in ("feats_type", "audio_format"):
         write_line(out / name, (source / name).read_text(encoding="utf-8").strip())
-    write_table(out / "utt2num_samples", {utt: samples[utt] for utt in kept})
+    write_table(out / "utt2num_samples", {utt: str(samples[utt][0]) for utt in kept})
     data.keep(list(kept)).write(out)
 
 

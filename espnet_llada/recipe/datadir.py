@@ -7,62 +7,8 @@ from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from espnet_llada.kaldi.table import read_recordings, read_table
 from espnet_llada.types import UserError, atomic_write
-
-
-def read_table(path: Path) -> dict[str, str]:
-    """Read ``key value`` lines; the value may be empty (a blank transcript).
-
-    Raises:
-        UserError: the file is missing, or has one of ``scan_table``'s complaints.
-    """
-    table, complaints = scan_table(path)
-    if complaints:
-        raise UserError(complaints[0])
-    return table
-
-
-def scan_table(path: Path) -> tuple[dict[str, str], list[str]]:
-    """Read ``key value`` lines as far as they can be read.
-
-    Returns:
-        The table (of a key that occurs twice, the last line), and a line for each
-        thing to mend: no UTF-8, a blank line, a key twice, CRLF.
-
-    Raises:
-        UserError: the file is missing or cannot be read at all.
-    """
-    table: dict[str, str] = {}
-    complaints = []
-    try:
-        with open(path, "rb") as lines:
-            for number, raw in enumerate(lines, 1):
-                line, complaint = _decode(raw)
-                key, *value = line.split(maxsplit=1) or [""]
-                if not key:
-                    complaint = "blank line; remove it"
-                elif key in table:
-                    complaint = f"'{key}' occurs twice; keep one"
-                if complaint:
-                    complaints.append(f"{path}:{number}: {complaint}")
-                if key:
-                    table[key] = value[0].strip() if value else ""
-                if raw.endswith(b"\r\n") and number == 1:
-                    mend = f"sed -i 's/\\r$//' {path}"
-                    complaints.append(f"{path}: has Windows line ends (CRLF): {mend}")
-    except FileNotFoundError as e:
-        raise UserError(f"{path}: no such file; run the stage that makes it") from e
-    except OSError as e:
-        raise UserError(f"{path}: cannot read it ({e.strerror})") from e
-    return table, complaints
-
-
-def _decode(raw: bytes) -> tuple[str, str]:
-    try:
-        return raw.decode("utf-8"), ""
-    except UnicodeDecodeError as e:
-        complaint = f"not UTF-8 (byte {e.start}); convert the file with iconv"
-        return raw.decode("utf-8", "replace"), complaint
 
 
 def write_table(path: Path, table: Mapping[str, str]) -> None:
@@ -110,28 +56,26 @@ class DataDir:
     utt2spk: Mapping[str, str]
 
     @classmethod
-    def read(cls, path: Path) -> DataDir:
-        """Read and check a directory.
+    def read(cls, path: Path, allow_pipes: bool = False) -> DataDir:
+        """Read and check a directory; of ``allow_pipes`` see ``read_scp``.
 
         Raises:
             UserError: a file is missing or unusable, or an utterance is not in all.
         """
         if not path.is_dir():
             raise UserError(f"{path}: no such data directory; run stage 1 first")
-        if (path / "segments").exists():
-            raise UserError(
-                f"{path}/segments: not supported here; run in an ESPnet checkout"
-            )
         names = ("wav.scp", "text", "utt2spk")
-        tables = [read_table(path / name) for name in names]
+        tables = [
+            read_recordings(path / "wav.scp", allow_pipes),
+            read_table(path / "text"),
+            read_table(path / "utt2spk", "speaker"),
+        ]
         every = set().union(*tables)
         for name, table in zip(names, tables, strict=True):
             if missing := every - table.keys():
                 raise UserError(
                     f"{path}/{name}: no line for '{min(missing)}'; run stage 1 again"
                 )
-        if not every:
-            raise UserError(f"{path}/wav.scp: no utterances; run stage 1 again")
         return cls(*tables)
 
     def write(self, path: Path) -> None:

@@ -10,7 +10,8 @@ import subprocess
 import sys
 from pathlib import Path
 
-from espnet_llada.recipe.datadir import read_table, split_table
+from espnet_llada.kaldi.table import read_numbers, read_table
+from espnet_llada.recipe.datadir import split_table
 from espnet_llada.recipe.jobs import Job, Tail, count_lines, run_jobs
 from espnet_llada.recipe.layout import Layout
 from espnet_llada.recipe.logs import progress_bar
@@ -86,6 +87,8 @@ def _inference_command(
     command += ["--asr_train_config", str(layout.exp / "config.yaml")]
     command += ["--asr_model_file", str(layout.exp / options.inference_asr_model)]
     command += ["--output_dir", str(output)]
+    if options.allow_pipes:
+        command += ["--allow_pipes", "true"]
     if options.inference_config:
         command += ["--config", options.inference_config]
     return command + shlex.split(options.inference_args)
@@ -117,15 +120,15 @@ def _warn_of_failures(parts: list[Path]) -> None:
         line
         for part in parts
         if part.is_file()
-        for line in part.read_text(encoding="utf-8").splitlines()
+        for line in part.read_text(encoding="utf-8").split("\n")
+        if line
     ]
     if lines:
         logger.warning("%d utterances failed; the first: %s", len(lines), lines[0])
 
 
 def _log_speed(path: Path) -> None:
-    columns = [line.split() for line in read_table(path).values()]
-    spent, heard = (sum(float(c[i]) for c in columns) for i in (0, 1))
+    spent, heard = map(sum, zip(*read_numbers(path, float).values(), strict=True))
     logger.info(
         "%s: %.1f s for %.1f s of speech, RTF %.3f",
         *(path.parent, spent, heard, spent / heard if heard else 0.0),

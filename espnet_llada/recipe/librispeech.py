@@ -19,11 +19,11 @@ from pathlib import Path
 from typing import NamedTuple
 
 from espnet_llada.bin.options import OptionParser, run_main
+from espnet_llada.kaldi.table import normal_id, scan_table
 from espnet_llada.recipe.audio_check import CHECKS, check_audio
 from espnet_llada.recipe.datadir import (
     DataDir,
     make_dir,
-    scan_table,
     write_line,
 )
 from espnet_llada.recipe.download import MARKER, URL, fetch_subsets
@@ -123,14 +123,15 @@ def _list_chapter(folder: Path, name: str, problems: Problems) -> Iterable[Utter
             problems.add(f"{listing}: no such file; copy this chapter again")
         return
     texts, complaints = scan_table(listing)
-    for utt in sorted(texts.keys() - audio):
+    name = normal_id(name)  # of the folders, as the file system spells them
+    for utt in sorted(texts.keys() - audio.keys()):
         complaints.append(
             f"{folder}/{utt}.flac: no such file, but {listing.name} has a line for it; "
             "copy the file again or remove the line"
         )
-    for utt in sorted(audio - texts.keys()):
+    for utt in sorted(audio.keys() - texts.keys()):
         complaints.append(
-            f"{folder}/{utt}.flac: no transcript in {listing.name}; "
+            f"{folder}/{audio[utt]}: no transcript in {listing.name}; "
             "add its line or remove the file"
         )
     for utt, text in texts.items():
@@ -139,17 +140,20 @@ def _list_chapter(folder: Path, name: str, problems: Problems) -> Iterable[Utter
         elif not text:
             complaints.append(f"{listing}: '{utt}' has no words; add them")
         elif utt in audio:
-            path = os.path.join(folder, f"{utt}.flac")
+            path = os.path.join(folder, audio[utt])
             yield Utterance(utt, name, path, " ".join(text.split()))
     for complaint in complaints:
         problems.add(complaint)
 
 
-def _list_audio(folder: Path) -> set[str]:
+def _list_audio(folder: Path) -> dict[str, str]:
+    """{id: name of its file}."""
     with os.scandir(folder) as entries:
         names = [e.name for e in entries]
     return {
-        n.removesuffix(".flac") for n in names if n.endswith(".flac") and n[0] != "."
+        normal_id(n.removesuffix(".flac")): n
+        for n in names
+        if n.endswith(".flac") and n[0] != "."
     }
 
 

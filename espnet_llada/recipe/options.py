@@ -39,6 +39,7 @@ class Options:
     dumpdir: str = _option("dump", "where formatted data goes")
     expdir: str = _option("exp", "where models and results go")
     python: str = _option(sys.executable, "command that runs Python")
+    allow_pipes: bool = _option(False, "run commands that tables name (sox … |)")
     local_data_opts: str = _option("", "options for local/data.sh")
     local_score_opts: str = _option("", "options for local/score.sh")
     audio_format: str = _option("flac", "of converted recordings", ("flac", "wav"))

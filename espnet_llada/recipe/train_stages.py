@@ -8,7 +8,8 @@ import shlex
 import sys
 from pathlib import Path
 
-from espnet_llada.recipe.datadir import read_table, split_table, write_table
+from espnet_llada.kaldi.table import read_table
+from espnet_llada.recipe.datadir import split_table, write_table
 from espnet_llada.recipe.jobs import Job, Tail, count_lines, run_jobs
 from espnet_llada.recipe.layout import Layout
 from espnet_llada.recipe.logs import progress_bar
@@ -109,6 +110,8 @@ def _train_command(layout: Layout) -> list[str]:
     options = layout.options
     command = [*shlex.split(options.python), "-m", "espnet_llada.bin.asr_train"]
     command += ["--use_preprocessor", "true"]
+    if options.allow_pipes:
+        command += ["--allow_pipes", "true"]
     command += ["--bpemodel", options.hugging_face_model_name_or_path or "none"]
     command += ["--token_type", options.token_type]
     command += ["--token_list", str(layout.token_list)]

@@ -14,13 +14,12 @@ import string
 import subprocess
 from pathlib import Path
 
+from espnet_llada.kaldi.table import read_lines, read_text
 from espnet_llada.scoring.align import Pair, align
 from espnet_llada.scoring.wer import (
     Counts,
     Score,
     check_ids,
-    read_lines,
-    read_text,
     speakers_beside,
 )
 from espnet_llada.types import UserError, atomic_write

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import codecs
 import functools
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 import jiwer
 
+from espnet_llada.kaldi.table import read_text
 from espnet_llada.types import UserError
 
 _PROCESS = {"word": jiwer.process_words, "char": jiwer.process_characters}
@@ -174,28 +174,6 @@ def _count(chunks: list[jiwer.AlignmentChunk]) -> Counts:
     return Counts(n["equal"], n["substitute"], n["delete"], n["insert"])
 
 
-def read_text(path: str | Path) -> dict[str, str]:
-    """Read a Kaldi ``text`` file: an utterance id, white space, the transcript.
-
-    Any Kaldi file of ``id value`` lines is read the same (utt2spk, passes).
-
-    Returns:
-        Utterance id -> transcript, single-spaced, in the order of the file. A line
-        with the id alone is an empty transcript.
-
-    Raises:
-        UserError: the file is missing, empty or not UTF-8, or has a blank line or the
-            same id twice.
-    """
-    texts: dict[str, str] = {}
-    for number, line in read_lines(path):
-        utt, *words = line.split()
-        if utt in texts:
-            raise UserError(f"{path}:{number}: utterance {utt} again; keep one line")
-        texts[utt] = " ".join(words)
-    return texts
-
-
 def read_speakers(path: str | Path, utts: Iterable[str]) -> dict[str, str]:
     """Read ``utt2spk`` for some utterances.
 
@@ -213,30 +191,3 @@ def speakers_beside(ref_text: Path, utts: Iterable[str]) -> dict[str, str]:
     """The ``utt2spk`` beside a reference; else each utterance is its own speaker."""
     path = ref_text.parent / "utt2spk"
     return read_speakers(path, utts) if path.exists() else {utt: utt for utt in utts}
-
-
-def read_lines(path: str | Path) -> Iterator[tuple[int, str]]:
-    """Yield the number and the text of each line of a UTF-8 file.
-
-    Raises:
-        UserError: the file is missing, empty or not UTF-8, or has a blank line.
-    """
-    try:
-        data = Path(path).read_bytes().removeprefix(codecs.BOM_UTF8)
-    except OSError as e:
-        raise UserError(
-            f"{path}: cannot read it ({e.strerror}); name an existing text file"
-        ) from e
-    if not data.strip():
-        raise UserError(f"{path}: the file is empty; expected a line per utterance")
-    # By "\n" only: str.splitlines would also cut at rare characters inside a line.
-    for number, raw in enumerate(data.removesuffix(b"\n").split(b"\n"), start=1):
-        try:
-            line = raw.decode("utf-8")
-        except UnicodeDecodeError as e:
-            raise UserError(
-                f"{path}:{number}: not UTF-8 (byte {e.start}); convert it with iconv"
-            ) from e
-        if not line.strip():
-            raise UserError(f"{path}:{number}: blank line; delete it or give an id")
-        yield number, line

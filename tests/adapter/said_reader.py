@@ -17,6 +17,7 @@ class Said(Reader):
 
     def __init__(self, *said: list[int]):
         self.said, self.eos, self.rows = said, EOS, 0
+        self.alignment = None
 
     def __call__(self, rows, texts):
         self.rows += len(texts)

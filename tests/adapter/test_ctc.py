@@ -64,7 +64,8 @@ def windows_of(log_probs: torch.Tensor, *lengths: int) -> Windows:
     top = log_probs.max(dim=-1)
     speaking = torch.zeros_like(top.indices, dtype=torch.bool)
     none = log_probs[speaking]
-    return Windows(top.indices, top.values, speaking, none, torch.tensor(lengths))
+    each = top.indices, top.values, log_probs[..., 0], speaking
+    return Windows(*each, none, torch.tensor(lengths))
 
 
 @torch.no_grad()

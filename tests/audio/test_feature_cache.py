@@ -251,6 +251,43 @@ def test_two_processes(tmp_path, corpus, tiny_config):
     assert json.loads((out / "features.json").read_text())["d_model"] == 16
 
 
+def test_segments_and_commands_are_refused(tmp_path, corpus, tiny_config):
+    copy = tmp_path / "corpus"
+    shutil.copytree(corpus, copy)
+    (copy / "segments").write_text("u1 utt0 0.0 0.3\nu2 utt0 0.3 0.6\n")
+    with pytest.raises(UserError, match="corpus/segments: not supported here"):
+        make(tmp_path, copy, tiny_config)
+    (copy / "segments").unlink()
+    ran, table_of = tmp_path / "ran", table(copy / "wav.scp")
+    piped = f"touch {ran}; cat {table_of['utt1']} |"
+    lines = {**table_of, "utt1": piped}.items()
+    (copy / "wav.scp").write_text("".join(f"{u} {place}\n" for u, place in lines))
+    with pytest.raises(UserError, match=r"wav\.scp: 'utt1' is a pipe"):
+        make(tmp_path, copy, tiny_config)
+    assert not ran.exists() and not (tmp_path / "features").exists()
+    out = make(tmp_path, copy, tiny_config, "--allow_pipes", "true")
+    assert ran.exists()
+    assert table(out / "feats_shape")["utt1"] == "65,16"
+
+
+def test_frames_that_run_code_are_refused(tmp_path, corpus, tiny_config, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    encoder = build_encoder(**tiny_config["encoder_conf"])
+    wanted, scp = identity(encoder, encoder.weights), tmp_path / "feats.scp"
+    with open("evil.ark", "wb") as f:
+        kaldiio.save_ark(f, {"u1": np.zeros((2, 16))}, write_function="pickle")
+    (tmp_path / "|touch ran #.ark").write_bytes(b"u1 \0B")
+    for place in ("evil.ark:3", "|touch ran #.ark:3", "touch ran |"):
+        scp.write_text((corpus / "w.scp").read_text() + f"u1 {place}\n")
+        # What a command would give is seen, or refused, where it is read.
+        if not place.startswith("evil"):
+            check_scp(scp, wanted)
+            continue
+        with pytest.raises(UserError, match="a pickle"):
+            check_scp(scp, wanted)
+    assert not (tmp_path / "ran").exists()
+
+
 def test_an_encoder_that_is_trained_is_refused(tmp_path, corpus, tiny_config):
     with pytest.raises(UserError, match="conformer"):
         make(tmp_path, corpus, {**tiny_config, "encoder": "conformer"})

@@ -239,3 +239,11 @@ def test_help_shows_an_example_and_loads_nothing_heavy(repo, command):
     )
     assert done.returncode == 0, done.stderr
     assert f"espnet-llada {command} " in done.stdout.split("example")[1]
+
+
+def test_ids_of_files_match_a_text_of_another_spelling(tmp_path):
+    """macOS writes an accent as a character of its own into names of files."""
+    (tmp_path / "first").write_text("caf\u00e9 THE DOG\n")
+    files = cli._by_id([str(tmp_path / "cafe\u0301.flac")])
+    assert files == {"caf\u00e9": str(tmp_path / "cafe\u0301.flac")}
+    assert cli.read_first_pass(tmp_path / "first", files) == {"caf\u00e9": "THE DOG"}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -76,6 +77,28 @@ def done(rows_yaml, model_dir, data, tmp_path_factory) -> Path:
     out = tmp_path_factory.mktemp("exp") / "mini"
     sweep.main(command(rows_yaml, model_dir, data, out))
     return out
+
+
+def test_segments_and_commands_are_refused(rows_yaml, model_dir, data, tmp_path):
+    """Before anything is decoded."""
+    ran, copy, out = tmp_path / "ran", tmp_path / "data", tmp_path / "out"
+    shutil.copytree(data, copy)
+    cmd = command(rows_yaml, model_dir, copy, out)
+    (copy / "two/segments").write_text("u1 two0 0.0 0.3\n")
+    with pytest.raises(UserError, match="two/segments: not supported here"):
+        sweep.main(cmd)
+    (copy / "two/segments").unlink()
+    scp = (copy / "two/wav.scp").read_text().replace("two1 ", f"two1 touch {ran}; cat ")
+    (copy / "two/wav.scp").write_text("\ufeff" + scp.replace("two1.wav", "two1.wav |"))
+    with pytest.raises(UserError, match=r"two/wav\.scp: 'two1' is a pipe"):
+        sweep.main(cmd)
+    assert not ran.exists() and not out.exists()
+    rows = ["--rows", "llama", "--allow_pipes", "true"]
+    rows_yaml = tmp_path / "one.yaml"
+    rows_yaml.write_text("rows:\n  llama: {label: AR, system: llama}\n")
+    sweep.main(command(rows_yaml, model_dir, copy, out) + rows)
+    assert ran.exists()
+    assert (out / "llama/two/logdir/output.1/failed").read_text() == ""
 
 
 def texts(out: Path) -> dict[str, bytes]:

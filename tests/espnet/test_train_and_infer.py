@@ -143,6 +143,8 @@ def test_decoding_writes_one_line_for_each_utterance(
         ({"asr_train_config": "{tmp}/file"}, "file: not the config of a model"),
         ({"data_path_and_name_and_type": "{tmp}/x"}, "PATH,speech,sound"),
         ({"data_path_and_name_and_type": "{tmp}/file,speech,sound"}, "file:1: no path"),
+        ({"data_path_and_name_and_type": "{tmp}/cmd,speech,sound"}, "'u1' is a pipe"),
+        ({"data_path_and_name_and_type": "{tmp}/d/w,speech,sound"}, "d/segments: not"),
         ({"strategy": "semi_ar", "steps": "0"}, "steps: 0"),
         ({"strategy": "deliberation_random"}, "--first_pass is required"),
         ({"strategy": "deliberation_random", "first_pass": "{tmp}"}, r"no \*/text"),
@@ -153,6 +155,10 @@ def test_bad_decoding_input_is_one_line(data, trained, tmp_path, change, message
 
     (tmp_path / "file").write_text("word\n")
     (tmp_path / "keys").write_text("stranger x\n")
+    (tmp_path / "cmd").write_text("u1 cat u1.wav |\n")
+    (tmp_path / "d").mkdir()
+    (tmp_path / "d/w").write_text("rec rec.wav\n")
+    (tmp_path / "d/segments").write_text("u1 rec 0 1\n")
     options = {
         "data_path_and_name_and_type": f"{data}/wav.scp,speech,sound",
         "output_dir": str(tmp_path / "out"),

@@ -80,8 +80,10 @@ DAMAGE: dict[str, tuple[Callable[[Path, str], object], str]] = {
         "106-1.trans.txt:51: '106-1-0003' occurs twice; keep one",
     ),
     "107": (
-        lambda d, s: _edit(d / f"{s}-1.trans.txt", lambda b: b.replace(b"\n", b"\r\n")),
-        "107-1.trans.txt: has Windows line ends (CRLF): sed -i",
+        lambda d, s: _edit(
+            d / f"{s}-1.trans.txt", lambda b: b.replace(b"OF", b"\r", 1)
+        ),
+        "107-1.trans.txt:1: has a carriage return in it; replace it by a new line",
     ),
     "108": (
         lambda d, s: _edit(

@@ -70,6 +70,18 @@ def test_other_subsets_replace_a_finished_set(corpus: Path, tmp_path: Path):
     }
 
 
+def test_transcripts_of_windows_and_macos(corpus: Path, tmp_path: Path):
+    """A byte order mark and CRLF; an accent that is a character of its own on disk."""
+    write_chapter(corpus, "acc", "e\u0301-1", 2)
+    listing = next((corpus / "LibriSpeech/acc").glob("*/1/*.trans.txt"))
+    lines = listing.read_text().replace("e\u0301", "\u00e9").replace("\n", "\r\n")
+    listing.write_bytes(b"\xef\xbb\xbf" + lines.encode())
+    found = prepare_subset(corpus, "acc")
+    assert [u.utt for u in found] == ["\u00e9-1-0000", "\u00e9-1-0001"]
+    assert [u.text for u in found] == ["WORDS OF 0", "WORDS OF 1"]
+    assert all(Path(u.audio).is_file() for u in found)
+
+
 def test_max_utts_spreads_over_the_set(corpus: Path, tmp_path: Path):
     prepare_set(corpus, ["train-x"], tmp_path / "data", max_utts=2)
     assert list(read_table(tmp_path / "data/text")) == ["10-7-0000", "2-7-0000"]

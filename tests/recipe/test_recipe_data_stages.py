@@ -10,7 +10,7 @@ from recipe_helpers import snapshot, write_audio
 from espnet_llada.recipe.data_stages import filter_sets, format_sets, list_tokens
 from espnet_llada.recipe.datadir import DataDir, read_table, split_table, write_table
 from espnet_llada.recipe.layout import Layout
-from espnet_llada.recipe.options import Options
+from espnet_llada.recipe.options import Options, parse_options
 from espnet_llada.types import UserError
 
 OPTIONS = Options(train_set="tr", valid_set="dv", test_sets="te", nj=1)
@@ -117,6 +117,47 @@ def test_pipes_are_refused(recipe_dir: Path):
     for name in ("text", "utt2spk"):
         write_table(Path("data/te") / name, {"s-plain-flac": "s"})
     with pytest.raises(UserError, match="is a pipe"):
+        format_sets(Layout(OPTIONS))
+
+
+@pytest.mark.parametrize("nj", [1, pytest.param(2, marks=pytest.mark.slow)])
+def test_pipes_that_may_run_are_recordings_from_then_on(
+    recipe_dir: Path, monkeypatch, nj: int
+):
+    monkeypatch.setattr("espnet_llada.recipe.data_stages._POOL_PAYS", 1)
+    lines = dict.fromkeys(("s-a", "s-b"), "cat wav/stereo.wav |")
+    DataDir(lines, dict.fromkeys(lines, "A B"), dict.fromkeys(lines, "s")).write(
+        Path("data/te")
+    )
+    command = ["--test_sets", "te", "--skip_train", "true", "--nj", str(nj)]
+    format_sets(Layout(parse_options([*command, "--allow_pipes", "true"])))
+    wav = read_table(Path("dump/raw/te/wav.scp"))
+    assert wav["s-a"] == "dump/raw/te/data/s/s-a.flac"
+    assert read_table(Path("dump/raw/te/utt2num_samples"))["s-b"] == "24000"
+
+
+def test_segments_are_refused(recipe_dir: Path):
+    Path("data/te/segments").write_text("u1 s-plain-flac 0.0 0.5\n")
+    with pytest.raises(UserError, match="data/te/segments: not supported here"):
+        format_sets(Layout(OPTIONS))
+
+
+def test_tables_of_windows_and_macos(recipe_dir: Path):
+    """Byte order marks and CRLF; an accent as a character of its own in one table."""
+    one, two = "s-caf\u00e9", "s-cafe\u0301"
+    Path("data/te/wav.scp").write_text(f"\ufeff{two} wav/plain.flac\r\n")
+    Path("data/te/text").write_text(f"\ufeff{one} A B  \r\n")
+    Path("data/te/utt2spk").write_text(f"{one} s\n")
+    format_sets(Layout(OPTIONS))
+    assert Path("dump/raw/te/text").read_text() == f"{one} A B\n"
+    assert Path("dump/raw/te/wav.scp").read_text() == f"{one} wav/plain.flac\n"
+
+
+def test_a_speaker_is_no_path(recipe_dir: Path):
+    write_table(Path("data/te/utt2spk"), dict.fromkeys(["s-plain-flac"], "../../x"))
+    for name in ("text", "wav.scp"):
+        write_table(Path("data/te") / name, {"s-plain-flac": "wav/stereo.wav"})
+    with pytest.raises(UserError, match="'s-plain-flac': an id cannot have a '/'"):
         format_sets(Layout(OPTIONS))
 
 

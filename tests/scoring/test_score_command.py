@@ -74,7 +74,7 @@ def test_speakers_from_another_file(tmp_path, capsys):
     [
         (b"", b"u1 A\n", "ref: the file is empty"),
         (b"u1 A\n", b"u1 \xff\n", "hyp:1: not UTF-8"),
-        (b"u1 A\nu1 B\n", b"u1 A\n", "ref:2: utterance u1 again"),
+        (b"u1 A\nu1 B\n", b"u1 A\n", "ref:2: 'u1' occurs twice"),
         (b"u1 A\nu2 B\n", b"u1 A\n", "hyp: lacks 1 of 2 utterances (u2)"),
         (b"u1 A\n", b"u1 A\nu2 B\n", "hyp: holds 1 of 2 utterances (u2)"),
         (b"u1\n", b"u1 A\n", "ref: no words"),

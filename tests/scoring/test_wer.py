@@ -161,7 +161,7 @@ def test_read_text(tmp_path):
     [
         (b"", "text: ", "empty"),
         (b"\n \n", "text: ", "empty"),
-        (b"a x\nb y\na z\n", "text:3: ", "utterance a again"),
+        (b"a x\nb y\na z\n", "text:3: ", "'a' occurs twice"),
         (b"a x\nb \xff\n", "text:2: ", "not UTF-8"),
         (b"a x\n\nb y\n", "text:2: ", "blank line"),
         (b"a x\n\n", "text:2: ", "blank line"),

@@ -41,7 +41,7 @@ from vocabulary import (
 
 from espnet_llada.adapter.words import TOKENS_FILE, WordProjection
 from espnet_llada.bin.options import run_main
-from espnet_llada.recipe.datadir import read_table
+from espnet_llada.kaldi.table import read_table
 from espnet_llada.types import atomic_write
 
 MODEL_BYTES = 60_816_028  # of llama2.data; the tokenizer stands behind them

@@ -21,6 +21,8 @@ from typing import NamedTuple
 
 import soundfile
 
+from espnet_llada.kaldi.table import read_table
+
 SECONDS = (2.0, 7.0)
 """Of train-mini and dev-mini: quick to train on, long enough for a few words."""
 
@@ -51,12 +53,6 @@ class Clip(NamedTuple):
     @property
     def name(self) -> str:
         return f"{self.speaker}-{self.chapter}-{self.number}"
-
-
-def read_table(path: Path) -> dict[str, str]:
-    """Lines ``key value`` of a Kaldi file."""
-    lines = path.read_text(encoding="utf-8").splitlines()
-    return dict(line.split(maxsplit=1) for line in lines)
 
 
 def real_clips(speech: Path) -> list[Clip]:

@@ -33,6 +33,7 @@ from synthesis.texts import SHARES, Excluded, draw, sources, transcript
 from tqdm import tqdm
 
 from espnet_llada.bin.options import OptionParser, run_main
+from espnet_llada.kaldi.table import read_table
 from espnet_llada.types import UserError, atomic_write
 
 SHARD = 100
@@ -171,8 +172,8 @@ def reserved(output: Path, settings: dict) -> Iterator[None]:
 def synthesize(args: argparse.Namespace) -> None:
     """Shards in their order, until they hold ``--hours``."""
     output = args.output.resolve()
-    lines = [x for p in args.exclude for x in p.read_text("utf-8").splitlines()]
-    pool = sources(Excluded(line.partition(" ")[2] for line in lines))
+    excluded = (read_table(path).values() for path in args.exclude)
+    pool = sources(Excluded(text for texts in excluded for text in texts))
     pool = {name: pool[name] for name in pool if name in args.sources}
     beginning = [plan(args.engine, n, args.seed, pool) for n in range(SHARD)]
     digest = zlib.crc32(repr(beginning).encode())  # of voices, texts and exclusions too

@@ -1,0 +1,1 @@
+"""Kaldi's files: tables of ``id value`` lines, and what their values point at."""
