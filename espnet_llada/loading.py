@@ -60,8 +60,8 @@ def load_model(
         UserError: a file is missing or does not fit; the message names it.
     """
     options = options or LoadOptions()
-    check_device(options.device)
     check_quantizable(options)
+    check_device(options.device)
     config = read_train_config(train_config)
     state = read_state(model_file)  # cheap, so a wrong path is told before the LM loads
     config = own_paths(config, Path(train_config))
