@@ -19,7 +19,7 @@ VERSION = re.search(
 README = HERE / "README.md"
 
 INSTALL_REQUIRES = [
-    "torch>=2.4",  # every model; 2.4 is what transformers 5 asks for
+    "torch>=2.6",  # every model; before, weights_only could run code (CVE-2025-32434)
     "numpy>=1.24",  # waveforms, significance tests
     "transformers>=4.48",  # LLaMA-style and Whisper networks, tokenizers
     "tokenizers",  # its own; plain ones are read without importing it

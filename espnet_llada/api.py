@@ -28,7 +28,7 @@ class InferenceAPI:
     Args:
         asr_train_config: config.yaml of the training.
         asr_model_file: checkpoint of its trained tensors.
-        device, lm, whisper, quantize_asr_model: see ``LoadOptions``.
+        device, lm, whisper, quantize_asr_model, trust_model: see ``LoadOptions``.
         use_audio: see ``Recognizer``.
         output_case: see ``Recognizer``.
         **options: fields of ``SamplerOptions``; those that are not given are as the
@@ -51,6 +51,7 @@ class InferenceAPI:
         lm: str | Path | None = None,
         whisper: str | Path | None = None,
         quantize_asr_model: bool = False,
+        trust_model: bool = False,
         **options: Any,
     ):
         sampler_options = job_options(asr_train_config, self.task, options, use_audio)
@@ -60,7 +61,7 @@ class InferenceAPI:
                 f"strategy {sampler_options.strategy}: is for {needed}, not for "
                 f"{type(self).__name__}"
             )
-        loading = LoadOptions(device, lm, whisper, quantize_asr_model)
+        loading = LoadOptions(device, lm, whisper, quantize_asr_model, trust_model)
         files = asr_train_config, asr_model_file
         model = load_model(*files, loading, type(self).build_foreign)
         self.recognizer = Recognizer(model, sampler_options, use_audio, output_case)

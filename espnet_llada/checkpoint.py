@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from espnet_llada.schema import checked
 from espnet_llada.types import UserError, atomic_write
-from espnet_llada.weights.tensors import check_tensors
+from espnet_llada.weights.tensors import check_tensors, why_unreadable
 
 IDENTITY = "frozen_weights"
 
@@ -117,9 +117,9 @@ def read_state(path: str | Path) -> dict[str, Tensor]:
         state = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as e:
         # torch and safetensors raise half a dozen types for a damaged file.
-        reason = str(e).splitlines()[0][:120] if str(e) else type(e).__name__
         raise UserError(
-            f"{path}: not a readable checkpoint ({reason}); train or copy it again"
+            f"{path}: not a readable checkpoint ({why_unreadable(e)}); train or copy "
+            "it again"
         ) from e
     if not isinstance(state, dict) or not all(
         torch.is_tensor(v) for v in state.values()

@@ -18,6 +18,7 @@ from espnet_llada.device import check_device, device_problem
 from espnet_llada.model import ATTENTION, ENCODER, WhisperLLM, check_config, is_ours
 from espnet_llada.packed import own_paths, packed_files, unpack
 from espnet_llada.quantize import check_quantizable, quantized
+from espnet_llada.trust import check_parts, tensors_only
 from espnet_llada.types import LoadOptions, UserError, atomic_write, local_path, nearest
 from espnet_llada.weights import cache_dir, from_hub
 from espnet_llada.weights.assets import MINI
@@ -34,7 +35,8 @@ MODEL_FILES = (
 """Names looked for in a model directory, the first found is taken."""
 
 HUB_FILES = ("*.yaml", "*.safetensors", "*.pth", "*.npz")
-"""What is fetched of a model on the hub: no code; ``.pth`` is read as tensors only."""
+"""What is fetched of a model on the hub: no code. ``.pth`` is read as tensors only,
+``.npz`` without pickles, and what a config may name is in ``trust``."""
 
 TAGS = {"mini": MINI}
 """The models that come with this package."""
@@ -69,7 +71,7 @@ def load_model(
     if is_ours(config):
         model = WhisperLLM.from_config(config)
     elif build_foreign is not None:
-        model = build_foreign(config)
+        model = _foreign(build_foreign, config, train_config, options.trust_model)
     else:
         raise UserError(
             f"{train_config}: its encoder is ESPnet's own; use espnet_llada.Speech2Text"
@@ -81,6 +83,24 @@ def load_model(
     except RuntimeError as e:
         raise UserError(device_problem(options.device, e)) from e
     return quantized(model) if options.quantize_asr_model else model
+
+
+def _foreign(
+    build: Builder, config: Mapping[str, Any], source: str | Path, trusted: bool
+) -> nn.Module:
+    if not trusted:
+        check_parts(config, source)
+    try:
+        with tensors_only(trusted):
+            return build(config)
+    except UserError:
+        raise
+    except Exception as e:  # ESPnet's parts raise whatever they run into
+        reason = " ".join(str(e).split())[:160]
+        raise UserError(
+            f"{source}: ESPnet cannot build this model ({type(e).__name__}: {reason}); "
+            "use the config.yaml that its training wrote"
+        ) from e
 
 
 def _with_frozen(

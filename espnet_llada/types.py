@@ -8,11 +8,15 @@ from __future__ import annotations
 
 import contextlib
 import difflib
+import errno
 import os
+import shutil
+import stat
 import tempfile
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import BinaryIO
 
 SAMPLE_RATE = 16_000
 """Every waveform inside the package is mono float32 at this rate (Hz)."""
@@ -21,12 +25,20 @@ ESPNET_TOKENS = ("<blank>", "<unk>", "<sos/eos>")
 """ESPnet's token list in our models. The LM has a tokenizer of its own; its 49k to 126k
 tokens would cost a CTC head, and megabytes of YAML that each process parses for 3 s."""
 
+_LINKS = 40  # that a path may lead through, as the kernel has it
+
 
 class UserError(Exception):
     """Bad input. The message is one line that names the file and the mend."""
 
     def __init__(self, message: str):
         super().__init__(" ".join(message.splitlines()))  # whatever a user's text has
+
+
+def os_reason(error: OSError) -> str:
+    """Its file, where there is one, and the system's words, without the number."""
+    reason = error.strerror or str(error) or type(error).__name__
+    return f"{error.filename}: {reason}" if error.filename else reason
 
 
 def nearest(name: str, known: Iterable[str]) -> str:
@@ -49,37 +61,134 @@ def local_path(name: str | os.PathLike) -> Path:
 
 @contextlib.contextmanager
 def atomic_write(path: str | os.PathLike) -> Iterator[Path]:
-    """Yield a temporary path beside ``path`` that replaces it on success.
+    """Yield a temporary path whose content becomes that of ``path`` on success.
 
-    On any exception the temporary file is removed and ``path`` keeps its old
-    content, so a full disk or an interrupt never leaves half a file.
+    A file is replaced whole, the one behind a link where ``path`` is a link. What is
+    no regular file (a pipe, a device, an open file of /dev/fd) stays what it is: the
+    whole content is written into it. On any exception the temporary file is removed
+    and nothing else has changed, so a full disk or an interrupt never leaves half a
+    file.
 
     Raises:
-        UserError: when the directory cannot be written.
+        UserError: ``path`` cannot be written.
     """
-    target = Path(path)
+    with _temporary(path) as (place, temporary):
+        try:
+            yield temporary
+            if (stream := open_stream(path)) is None:
+                _replace(place, temporary)
+                return
+            with stream, open(temporary, "rb") as f:
+                shutil.copyfileobj(f, stream)
+        except OSError as e:
+            raise UserError(
+                f"{path}: writing failed ({e.strerror}); the old file, if any, is "
+                "intact"
+            ) from e
+
+
+def check_writable(path: str | os.PathLike) -> None:
+    """Raise before the work what ``atomic_write`` would raise after it."""
+    with _temporary(path):
+        pass
+
+
+def check_directory(path: str | os.PathLike) -> None:
+    """The same for a directory of results, which need not be there yet."""
+    place = Path(path).absolute()
     try:
-        handle, name = tempfile.mkstemp(prefix=f".{target.name}.", dir=target.parent)
+        while not _status(place):
+            place = place.parent
+        with tempfile.TemporaryDirectory(prefix=".", dir=place):
+            pass
     except OSError as e:
-        raise UserError(
-            f"{target}: cannot write here ({e.strerror}); choose a writable directory"
-        ) from e
+        raise _unwritable(path, e) from e
+
+
+def open_stream(path: str | os.PathLike) -> BinaryIO | None:
+    """``path`` to write into as results come; None where it is, or will be, a file.
+
+    Raises:
+        UserError: it cannot be opened.
+    """
+    try:
+        place = _behind_links(path)
+        if not _is_stream(place):
+            return None
+        own = place.parent == Path(f"/proc/{os.getpid()}/fd")
+        # The open file itself: opened anew it would have another position.
+        return open(os.dup(int(place.name)) if own else place, "ab")
+    except OSError as e:
+        raise _unwritable(path, e) from e
+
+
+@contextlib.contextmanager
+def _temporary(path: str | os.PathLike) -> Iterator[tuple[Path, Path]]:
+    """What to replace, and an empty file beside it."""
+    try:
+        place = _behind_links(path)
+        there, stream = _status(place), _is_stream(place)
+        if there and stat.S_ISDIR(there.st_mode):
+            raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
+        if stream and not os.access(place, os.W_OK):
+            reason = errno.EACCES if there else errno.ENOENT
+            raise OSError(reason, os.strerror(reason))
+        # Of a long name a part: the file's own may be as long as names can be.
+        handle, name = tempfile.mkstemp(
+            prefix=f".{place.name:.40}.", dir=None if stream else place.parent
+        )
+    except OSError as e:
+        raise _unwritable(path, e) from e
     os.close(handle)
     temporary = Path(name)
     try:
-        yield temporary
-        umask = os.umask(0)
-        os.umask(umask)
-        temporary.chmod(0o666 & ~umask)  # mkstemp makes 0600; a result is for sharing
-        with open(temporary, "rb") as f:
-            os.fsync(f.fileno())
-        os.replace(temporary, target)
-    except OSError as e:
-        raise UserError(
-            f"{target}: writing failed ({e.strerror}); the old file, if any, is intact"
-        ) from e
+        yield place, temporary
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def _replace(place: Path, temporary: Path) -> None:
+    umask = os.umask(0)
+    os.umask(umask)
+    there = _status(place)
+    # mkstemp makes 0600; a result is for sharing, unless the old one was not.
+    temporary.chmod(stat.S_IMODE(there.st_mode) if there else 0o666 & ~umask)
+    with open(temporary, "rb") as f:
+        os.fsync(f.fileno())
+    os.replace(temporary, place)
+
+
+def _behind_links(path: str | os.PathLike) -> Path:
+    """Where ``path`` leads; that of a dangling link is not there yet."""
+    place = Path(path).absolute()
+    for _ in range(_LINKS):
+        place = Path(os.path.realpath(place.parent), place.name)
+        # A link there names an open file, which need not have a path.
+        if place.parts[:2] == ("/", "proc") or not place.is_symlink():
+            return place
+        place = place.parent / os.readlink(place)
+    raise OSError(errno.ELOOP, os.strerror(errno.ELOOP))
+
+
+def _status(path: Path) -> os.stat_result | None:
+    try:
+        return path.stat()
+    except FileNotFoundError:
+        return None
+
+
+def _is_stream(place: Path) -> bool:
+    there = _status(place)
+    return place.parts[:2] == ("/", "proc") or bool(
+        there and not stat.S_ISREG(there.st_mode) and not stat.S_ISDIR(there.st_mode)
+    )
+
+
+def _unwritable(path: str | os.PathLike, error: OSError) -> UserError:
+    return UserError(
+        f"{path}: cannot write it ({error.strerror}); name a file in a writable "
+        "directory"
+    )
 
 
 @dataclass(frozen=True)
@@ -91,12 +200,14 @@ class LoadOptions:
         lm, whisper: the frozen weights, instead of where the config says they are.
         quantize_asr_model: linear layers in int8, see ``quantize``; CPUs only. The
             name is ESPnet's.
+        trust_model: the config may name parts that could run code, see ``trust``.
     """
 
     device: str = "cpu"
     lm: str | Path | None = None
     whisper: str | Path | None = None
     quantize_asr_model: bool = False
+    trust_model: bool = False
 
 
 @dataclass(frozen=True)

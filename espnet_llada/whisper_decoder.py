@@ -14,6 +14,7 @@ import numpy as np
 import torch
 
 from espnet_llada.audio.io import split_long
+from espnet_llada.audio.whisper_file import open_whisper
 from espnet_llada.device import check_device
 from espnet_llada.types import Hypothesis, UserError
 
@@ -54,6 +55,7 @@ class WhisperDecoder:
             )
         check_device(device)
         self._whisper = whisper
+        open_whisper(path, "decoder")  # refuses what is damaged, or holds code
         self._model = whisper.load_model(str(path), device=device)
 
     @torch.no_grad()

@@ -37,7 +37,7 @@ RANKS = [
     ("passes",),
     ("decoder", "checkpoint", "packed"),
     ("autoregressive", "model"),
-    ("architectures", "rereading"),
+    ("architectures", "rereading", "trust"),
     ("blueprint",),
     ("plan", "decode_file", "loading", "recognizer", "release", "release_import"),
     ("api", "trace", "whisper_decoder"),

@@ -57,6 +57,21 @@ def same_random_numbers() -> None:
     torch.manual_seed(0)
 
 
+class Evil:
+    """Whoever unpickles it makes a directory, ``ran``."""
+
+    def __init__(self, ran: Path):
+        self.ran = ran
+
+    def __reduce__(self):
+        return os.mkdir, (str(self.ran),)
+
+
+@pytest.fixture
+def evil(tmp_path) -> Evil:
+    return Evil(tmp_path / "it_ran")
+
+
 @pytest.fixture(scope="session")
 def repo() -> Path:
     return REPO

@@ -12,16 +12,18 @@ from pathlib import Path
 import numpy as np
 import soundfile
 
+from espnet_llada.audio.containers import split_file
+from espnet_llada.audio.foreign import not_audio
+from espnet_llada.audio.stream import BytesFile, truncated
 from espnet_llada.kaldi.archive import read_entry
 from espnet_llada.kaldi.pipe import Pipe
 from espnet_llada.types import SAMPLE_RATE, UserError
 
 _ARK = re.compile(r"(?P<file>.+\.ark):(?P<offset>\d+)")
-# libsndfile's own log, e.g. "data : 640000 (should be 576000)".
-_CUT_CHUNK = re.compile(r"^\s*(?:data|SSND) : (\d+) \(should be (\d+)\)", re.MULTILINE)
 _UNKNOWN_LENGTH = 0x7FFF0000  # what sox and ffmpeg write as length into a pipe
 _BLOCK_FRAMES = 1 << 22
 _RATES = range(1_000, 768_001)
+_CANCELLED = 0.1  # of the energy that is left of channels without anything in common
 _PEAK = 8.0  # float samples above this are not in [-1, 1] units at all
 _INTEGERS = {"uint8": (128, 1 << 7), "int16": (0, 1 << 15)}  # offset, full scale
 
@@ -31,10 +33,14 @@ _said: set[str] = set()
 def load_audio(path: str | os.PathLike) -> np.ndarray:
     """Read one recording as mono speech at 16 kHz.
 
-    Other sample rates are resampled and channels are averaged; the first file of
-    each kind is named in a warning, once per process. Truncation is detected
-    where the container states a length (WAV, AIFF, FLAC, MP3); an Ogg file states
-    none, so a truncated one reads as a shorter recording.
+    Other sample rates are resampled and channels are averaged, or the loudest is taken
+    where they cancel one another; recordings joined end to end are read as one. The
+    first file of each kind is named in a warning, once per process.
+
+    Truncation is detected where the container says how long it is (WAV, AIFF and their
+    kin, FLAC, MP3). A length of 0, or one that is no length, is that of a recorder that
+    died or wrote into a pipe: what is there is read. An Ogg file says nothing, so one
+    that lacks whole pages reads as a shorter recording.
 
     Args:
         path: a file that libsndfile reads (WAV, FLAC, Ogg Vorbis or Opus, MP3), or
@@ -50,10 +56,14 @@ def load_audio(path: str | os.PathLike) -> np.ndarray:
     if isinstance(path, Pipe):
         return path.read(load_audio)
     name = os.fspath(path)
-    ark = _ARK.fullmatch(name)
-    _check_file(Path(ark["file"] if ark else name))
-    samples, rate = _read_ark(name, ark) if ark else _read_file(name)
-    return _to_mono_16k(name, samples, rate)
+    if ark := _ARK.fullmatch(name):
+        _check_file(Path(ark["file"]))
+        return _to_mono_16k(name, *_read_ark(name, ark))
+    found = split_file(name, _read_bytes(Path(name)))
+    waveforms = [_to_mono_16k(name, *_decode(name, s)) for s in found.streams]
+    for topic, note in found.notes.items():
+        _say_once(topic, "%s: %s", name, note)
+    return waveforms[0] if len(waveforms) == 1 else np.concatenate(waveforms)
 
 
 def split_long(waveform: np.ndarray, max_seconds: float = 30.0) -> list[np.ndarray]:
@@ -96,6 +106,14 @@ def _quietest(samples: np.ndarray) -> int:
     return len(windows) - 1 - int(np.argmin(windows[::-1])) + width // 2
 
 
+def _read_bytes(path: Path) -> memoryview:
+    _check_file(path)
+    try:
+        return memoryview(path.read_bytes())
+    except OSError as e:
+        raise UserError(f"{path}: cannot read ({e.strerror}); copy it again") from e
+
+
 def _check_file(path: Path) -> None:
     try:
         status = path.stat()
@@ -115,17 +133,18 @@ def _check_file(path: Path) -> None:
         raise UserError(f"{path!s:.200}: cannot open ({e}); check the path") from e
 
 
-def _read_file(name: str) -> tuple[np.ndarray, int]:
+def _decode(name: str, content: memoryview) -> tuple[np.ndarray, int]:
     """Samples of shape (T, channels) and their rate (Hz)."""
     try:
-        file = soundfile.SoundFile(name)
+        file = soundfile.SoundFile(BytesFile(content))
     except soundfile.LibsndfileError as e:
-        raise _not_audio(name, e.error_string.rstrip(".")) from e
-    except TypeError as e:  # soundfile takes *.raw for headerless samples
-        raise _not_audio(name, "headerless samples") from e
+        raise not_audio(name, content, e.error_string.rstrip(".")) from e
     with file as f:
         if f.frames == np.iinfo(np.int64).max:  # libsndfile fails at its end
-            raise _not_audio(name, "its header lacks the length, as from a pipe")
+            detail = "its header lacks the length, as from a pipe"
+            raise not_audio(name, content, detail)
+        if f.format == "SDS":  # libsndfile complains of a broken one on stdout
+            raise not_audio(name, content, "it is a MIDI sample dump")
         blocks = []
         try:
             # In blocks, since a header may promise any number of samples.
@@ -133,23 +152,15 @@ def _read_file(name: str) -> tuple[np.ndarray, int]:
                 blocks.append(block)
         except soundfile.LibsndfileError as e:
             detail = e.error_string.removeprefix("Error : ").rstrip(".")
-            raise _truncated(name, detail) from e
+            raise truncated(name, detail) from e
         decoded = sum(map(len, blocks))
         # An MP3's length is a count of frames that some encoders get wrong by a few.
         slack = f.samplerate // 10 if f.format == "MP3" else 0
-        if decoded + slack < f.frames or _chunk_is_cut(f.extra_info):
-            raise _truncated(name, "its header promises more samples than there are")
+        if decoded + slack < f.frames:
+            raise truncated(name, "its header promises more samples than there are")
     if not decoded:
         raise UserError(f"{name}: holds no samples; record or copy it again")
     return np.concatenate(blocks), f.samplerate
-
-
-def _chunk_is_cut(log: str) -> bool:
-    """Whether libsndfile says that it shortened a WAV's or an AIFF's samples."""
-    return any(
-        int(actual) < int(claimed) < _UNKNOWN_LENGTH
-        for claimed, actual in _CUT_CHUNK.findall(log)
-    )
 
 
 def _read_ark(name: str, ark: re.Match) -> tuple[np.ndarray, int]:
@@ -164,7 +175,7 @@ def _read_ark(name: str, ark: re.Match) -> tuple[np.ndarray, int]:
             f"{name}: no waveform begins at this offset; rebuild wav.scp for this ark"
         )
     if left < _entry_bytes(head) < _UNKNOWN_LENGTH:
-        raise _truncated(name, "the ark ends inside it")
+        raise truncated(name, "the ark ends inside it")
     rate, samples = read_entry(name)
     if not samples.size:
         raise UserError(f"{name}: holds no samples; rebuild the ark")
@@ -197,9 +208,7 @@ def _to_mono_16k(name: str, samples: np.ndarray, rate: int) -> np.ndarray:
     check_samples(name, samples)
     if rate not in _RATES:
         raise UserError(f"{name}: implausible rate of {rate} Hz; export it again")
-    if samples.shape[1] > 1:
-        _say_once("channels", "%s: %d channels, averaged", name, samples.shape[1])
-    mono = samples.mean(axis=1, dtype=np.float32)
+    mono = samples[:, 0] if samples.shape[1] == 1 else _mix(name, samples)
     if rate != SAMPLE_RATE:
         _say_once("rate", "%s: %d Hz, resampled to %d Hz", name, rate, SAMPLE_RATE)
         from scipy.signal import resample_poly  # only where it is needed
@@ -210,18 +219,26 @@ def _to_mono_16k(name: str, samples: np.ndarray, rate: int) -> np.ndarray:
     return np.clip(mono, -1.0, 1.0).astype(np.float32, copy=False)
 
 
+def _mix(name: str, samples: np.ndarray) -> np.ndarray:
+    """One channel out of several: shape (T, channels) to (T,)."""
+    channels = samples.shape[1]
+    mean = samples.mean(axis=1, dtype=np.float32)
+    # Of n channels that have nothing in common, or of which one alone is not silent,
+    # the mean has 1/n of their energy. Much less is left only where they cancel one
+    # another, as where one wire of a stereo cable is turned round (correlation -0.9
+    # or below). Variances: a constant offset is no sound.
+    energies = samples.var(axis=0, dtype=np.float64)
+    left = mean.var(dtype=np.float64)
+    if channels * left < _CANCELLED * energies.mean():
+        message = "%s: its %d channels cancel one another; channel %d alone is taken"
+        loudest = int(energies.argmax())
+        _say_once("cancelled", message, name, channels, loudest + 1)
+        return samples[:, loudest]
+    _say_once("channels", "%s: %d channels, averaged", name, channels)
+    return mean
+
+
 def _say_once(topic: str, message: str, *args: object) -> None:
     if topic not in _said:
         _said.add(topic)
         logging.warning(message + " (said once; other files may be too)", *args)
-
-
-def _not_audio(name: str, detail: str) -> UserError:
-    return UserError(
-        f"{name}: not readable as audio ({detail}); convert it to WAV: "
-        f"ffmpeg -i IN -ac 1 -ar {SAMPLE_RATE} OUT.wav"
-    )
-
-
-def _truncated(name: str, detail: str) -> UserError:
-    return UserError(f"{name}: truncated or corrupt ({detail}); copy it again")

@@ -10,7 +10,7 @@ import numpy as np
 from espnet_llada.bench.measure import Record
 from espnet_llada.bench.meter import STAGES
 from espnet_llada.bench.tables import rtfx
-from espnet_llada.page.figures import INK, MARKERS, PALETTE, sheet_of
+from espnet_llada.page.figures import INK, MARKERS, PALETTE, legend_name, sheet_of
 from espnet_llada.types import atomic_write
 
 
@@ -76,7 +76,7 @@ def _batches(sheet, records: Sequence[Record]) -> None:
     for i, (label, points) in enumerate(curves.items()):
         xs, ys = zip(*sorted(points), strict=True)
         colour, marker = PALETTE[i % len(PALETTE)], MARKERS[i % len(MARKERS)]
-        axes.plot(xs, ys, color=colour, marker=marker, label=label)
+        axes.plot(xs, ys, color=colour, marker=marker, label=legend_name(label))
     batches = sorted({r.cell.batch for r in records})
     axes.set_xscale("log", base=2)
     axes.set_yscale("log")

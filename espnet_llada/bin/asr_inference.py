@@ -37,6 +37,7 @@ _PLACES = frozenset(
     """
     config output_dir data_path_and_name_and_type key_file asr_train_config
     asr_model_file model_tag first_pass log_level resume lm whisper allow_pipes
+    trust_model
     """.split()
 )
 

@@ -15,12 +15,14 @@ from msgspec import Meta
 from espnet_llada.bin.options import OfKind, OptionParser, run_main
 from espnet_llada.bin.sweep import add_row_options, place_of, read_rows
 from espnet_llada.schema import Count
-from espnet_llada.types import UserError, atomic_write
+from espnet_llada.types import UserError, atomic_write, check_writable
 
 if TYPE_CHECKING:
     from espnet_llada.bin.sweep_rows import Sweep
 
 _WRITTEN_EVERY = 20.0  # seconds
+_DECODING_FILES = ("BENCH.md", "bench.json")
+_TRAINING_FILES = ("TRAINING.md", "training.json")
 RANDOM = "random"
 """For --model: the YAML's train_configs with random weights, made on the device."""
 
@@ -98,6 +100,8 @@ def main(cmd: list[str] | None = None) -> None:
     if args.threads:
         torch.set_num_threads(args.threads)
     args.output.mkdir(parents=True, exist_ok=True)
+    for name in _TRAINING_FILES if args.training else _DECODING_FILES:
+        check_writable(args.output / name)
     if args.training:
         _training(args, sweep.train_configs, durations)
     else:
@@ -130,7 +134,7 @@ def _decoding(
         records = [r for r in found.values() if r.total or r.failed]
         text = tables.markdown(records, machine, sweep.baseline)
         content = {"machine": machine, "records": [r.as_dict() for r in records]}
-        _write(args.output, {"BENCH.md": text, "bench.json": json.dumps(content)})
+        _write(args.output, _DECODING_FILES, text, content)
         return records, text
 
     written = time.monotonic()
@@ -159,14 +163,16 @@ def _training(
     steps = training.compare(config, args.device, durations, args.repeats)
     text = training.markdown(steps, machine)
     content = {"machine": machine, "steps": [s.as_dict() for s in steps]}
-    _write(args.output, {"TRAINING.md": text, "training.json": json.dumps(content)})
+    _write(args.output, _TRAINING_FILES, text, content)
     sys.stdout.write(f"{text}\n")
 
 
-def _write(folder: Path, files: Mapping[str, str]) -> None:
-    for name, text in files.items():
+def _write(
+    folder: Path, names: tuple[str, str], text: str, content: Mapping[str, Any]
+) -> None:
+    for name, lines in zip(names, (text, json.dumps(content)), strict=True):
         with atomic_write(folder / name) as temporary:
-            temporary.write_text(text + "\n", encoding="utf-8")
+            temporary.write_text(f"{lines}\n", encoding="utf-8")
 
 
 def _numbers(args: argparse.Namespace, name: str, kind: Any) -> list[Any]:

@@ -5,8 +5,10 @@ from __future__ import annotations
 import argparse
 import importlib
 import logging
+import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from types import ModuleType
 
@@ -25,7 +27,7 @@ from espnet_llada.decode_file import STRATEGY, job_options
 from espnet_llada.kaldi.table import normal_id
 from espnet_llada.sampler_options import STRATEGIES
 from espnet_llada.schema import Count
-from espnet_llada.types import UserError, atomic_write
+from espnet_llada.types import UserError, check_writable, open_stream
 
 DEFAULT_MODEL = "mini"
 _OWN_PARSER = ("score", "sweep", "bench", "convert", "features", "plan")
@@ -111,7 +113,11 @@ def _command(
         choices=("llada", "llama"),
         help="diffusion (default) or the autoregressive baseline",
     )
-    parser.add_argument("--output", help="write 'id text' lines here, not to stdout")
+    parser.add_argument(
+        "--output",
+        help="write 'id text' lines here, not to stdout; OUTPUT.partial holds them "
+        "until the end, and a run that was broken off goes on from there",
+    )
     parser.add_argument(
         "--output_case",
         default="auto",
@@ -163,7 +169,9 @@ def _by_id(files: list[str]) -> dict[str, str]:
     """{file stem: path}, sorted by id as Kaldi's files are."""
     table: dict[str, str] = {}
     for file in files:
-        utt_id = normal_id("_".join(Path(file).stem.split()))  # a space would end it
+        # A byte that is no UTF-8 becomes \xe9: every text is UTF-8.
+        stem = os.fsencode(Path(file).stem).decode("utf-8", "backslashreplace")
+        utt_id = normal_id("_".join(stem.split())) or "_"  # a space would end it
         if table.setdefault(utt_id, file) != file:
             raise UserError(f"{table[utt_id]} and {file} share an id; rename one")
     return dict(sorted(table.items()))
@@ -175,47 +183,47 @@ def _run(
     utterances: list[Utterance],
     use_audio: bool = True,
 ) -> int:
-    if not any(Path(u.path).exists() for u in utterances):
-        raise UserError(f"{utterances[0].path}: no such audio file; check the path")
-    if args.output and not Path(args.output).absolute().parent.is_dir():
-        raise UserError(f"{args.output}: no such directory; create it first")
-    if args.output and Path(args.output).is_dir():
-        raise UserError(f"{args.output}: is a directory; name a file in it")
+    _check(args, utterances)
+    from espnet_llada.bin import transcripts
     from espnet_llada.espnet.inference import build_with_espnet
     from espnet_llada.loading import find_model, load_model
     from espnet_llada.recognizer import Recognizer
 
-    config, file = find_model(args.model, args.system)
-    options = job_options(config, task, given_options(args), use_audio)
-    loading = load_options(args, args.device)
-    model = load_model(config, file, loading, build_with_espnet)
-    recognizer = Recognizer(model, options, use_audio, args.output_case)
-    outcomes = decode_all(recognizer, utterances, args.batch_size)
-    failed = 0
-    lines = []
-    for outcome in _progress(outcomes, len(utterances)):
-        failed += _report(outcome)
-        if outcome.error:
-            continue  # a line without a text would say that nothing was heard
-        line = f"{outcome.utterance.utt_id} {outcome.hypothesis.text}".rstrip() + "\n"
-        if args.output:
-            lines.append(line)
-        else:
-            sys.stdout.write(line)
-            sys.stdout.flush()
-    if failed == len(utterances):
-        return 1
-    if args.output:
-        with atomic_write(args.output) as temporary:
-            temporary.write_text("".join(lines), encoding="utf-8")
+    files = find_model(args.model, args.system)
+    options = job_options(files[0], task, given_options(args), use_audio)
+
+    def decode(todo: Sequence[Utterance]) -> Iterator[Outcome]:
+        if not todo:
+            return iter(())
+        model = load_model(*files, load_options(args, args.device), build_with_espnet)
+        recognizer = Recognizer(model, options, use_audio, args.output_case)
+        return _progress(decode_all(recognizer, todo, args.batch_size), len(todo))
+
+    if not args.output:
+        failed = transcripts.write_lines(decode(utterances), sys.stdout)
+    elif stream := open_stream(args.output):
+        failed = transcripts.write_stream(decode(utterances), args.output, stream)
+    else:
+        names = "system device lm whisper quantize_asr_model output_case batch_size"
+        values = {name: getattr(args, name) for name in names.split()}
+        values |= {"use_audio": use_audio, "options": asdict(options)}
+        identity = transcripts.line_identity(values, utterances, files)
+        failed = transcripts.write_file(
+            args.output, utterances, args.batch_size, identity, decode
+        )
     return 1 if failed else 0
 
 
-def _report(outcome: Outcome) -> int:
-    if not outcome.error:
-        return 0
-    sys.stderr.write(f"error: {outcome.error}\n")
-    return 1
+def _check(args: argparse.Namespace, utterances: list[Utterance]) -> None:
+    """Refuse what can be refused before the model loads."""
+    if not any(os.path.exists(u.path) for u in utterances):
+        from espnet_llada.audio.io import load_audio
+
+        load_audio(utterances[0].path)  # says why
+    if args.batch_size < 1:
+        raise UserError(f"batch_size: {args.batch_size} does not fit; allowed: >= 1")
+    if args.output:
+        check_writable(args.output)
 
 
 def _progress(outcomes: Iterator[Outcome], total: int) -> Iterator[Outcome]:

@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 
 from espnet_llada.bin.options import OptionParser, run_main
-from espnet_llada.types import UserError, local_path
+from espnet_llada.types import UserError, check_directory, local_path
 
 _EXAMPLE = """\
 examples:
@@ -64,6 +64,7 @@ def main(cmd: list[str] | None = None) -> None:
     args = get_parser().parse_args(cmd)
     _check(args)
     output, unused = local_path(args.output), []
+    check_directory(output)
     if args.release:
         from espnet_llada.release_import import ReleaseOptions, import_release
 

@@ -14,7 +14,7 @@ import hashlib
 import json
 import logging
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from importlib import metadata
 from pathlib import Path
 from typing import Any, TextIO
@@ -51,7 +51,7 @@ def identity_of(
     )
     return {
         "options": dict(options),
-        "utterances": _digest(line.encode() for line in lines),
+        "utterances": _digest(line.encode("utf-8", "surrogatepass") for line in lines),
         **{name: _file_digest(Path(path)) for name, path in files.items()},
         "code": [_digest(sources), metadata.version("torch")],
     }
@@ -107,9 +107,7 @@ class DecodeDir:
         self._failures: list[str] = []
 
     def __enter__(self) -> DecodeDir:
-        with self._writing():
-            self.recog.mkdir(parents=True, exist_ok=True)
-        self._lock()
+        self._claim()
         self._kept = self._wanted() if self.resume else {}
         self.todo = [u for u in self.utterances if u.utt_id not in self._kept]
         return self
@@ -118,6 +116,7 @@ class DecodeDir:
         # A full disk shows again when a file is closed; the first error is enough.
         with contextlib.suppress(OSError):
             self._stack.close()
+        self._remove_empty()
 
     def begin(self) -> None:
         """Drop the lines that do not count and open the files."""
@@ -166,10 +165,38 @@ class DecodeDir:
             self._rewrite(name, {u.utt_id: lines[u.utt_id] for u in self.utterances})
         return self._failures
 
-    def _lock(self) -> None:
+    def text(self, without: Collection[str] = ()) -> str:
+        """The finished lines ``id text``, those of the failed utterances left out."""
+        lines = _read(self.recog / "text")
+        return "".join(f"{lines[u].rstrip()}\n" for u in lines if u not in without)
+
+    def remove(self) -> None:
+        """Delete the files, and the directories where nothing else is in them."""
+        files = [*(self.recog / n for n in FILES), self.top / "failed"]
+        for file in (*files, self.top / IDENTITY):
+            file.unlink(missing_ok=True)
+        self._remove_empty()
+
+    def _remove_empty(self) -> None:
+        with contextlib.suppress(OSError):
+            self.recog.rmdir()
+            self.top.rmdir()
+
+    def _claim(self) -> None:
+        """Make the directory and lock it."""
+        while True:
+            with self._writing():
+                self.recog.mkdir(parents=True, exist_ok=True)
+                handle = os.open(self.recog, os.O_RDONLY)
+            self._stack.callback(os.close, handle)
+            self._lock(handle)
+            # Whoever held the lock may have removed it.
+            with contextlib.suppress(FileNotFoundError):
+                if os.path.samestat(os.fstat(handle), os.stat(self.recog)):
+                    return
+
+    def _lock(self, handle: int) -> None:
         # Of a process that ends in any way the system frees the lock.
-        handle = os.open(self.recog, os.O_RDONLY)
-        self._stack.callback(os.close, handle)
         try:
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
@@ -212,7 +239,9 @@ class DecodeDir:
             temporary.write_bytes(content)
 
     def _open(self, path: Path) -> TextIO:
-        return self._stack.enter_context(open(path, "a", encoding="utf-8", newline=""))
+        # A reason may name a file whose name is no UTF-8.
+        options = {"encoding": "utf-8", "errors": "backslashreplace", "newline": ""}
+        return self._stack.enter_context(open(path, "a", **options))
 
     @contextlib.contextmanager
     def _writing(self) -> Iterator[None]:
@@ -221,7 +250,7 @@ class DecodeDir:
         except OSError as e:
             raise UserError(
                 f"{e.filename or self.top}: cannot write ({e.strerror}); make room and "
-                "start again, which goes on from here, or choose another --output_dir"
+                "start again, which goes on from here, or choose another output"
             ) from e
 
 

@@ -15,7 +15,13 @@ import numpy as np
 from espnet_llada.bin.options import str2bool
 from espnet_llada.kaldi.table import read_text
 from espnet_llada.sampler_options import PROFILES, STRATEGIES, SamplerOptions
-from espnet_llada.types import SAMPLE_RATE, Hypothesis, LoadOptions, UserError
+from espnet_llada.types import (
+    SAMPLE_RATE,
+    Hypothesis,
+    LoadOptions,
+    UserError,
+    os_reason,
+)
 
 _HELP = {
     "strategy": "how the canvas is filled; deliberation_ may be left out",
@@ -86,10 +92,16 @@ def add_sampler_options(
         )
 
 
-def add_frozen_options(parser: argparse.ArgumentParser) -> None:
-    """``--lm`` and ``--whisper``, for a model that was trained on another machine."""
+def add_origin_options(parser: argparse.ArgumentParser) -> None:
+    """For a model that was trained elsewhere, or by others."""
     parser.add_argument("--lm", help="the frozen LM, if not where the config says")
     parser.add_argument("--whisper", help="the frozen Whisper, likewise")
+    parser.add_argument(
+        "--trust_model",
+        type=str2bool,
+        default=False,
+        help="true: its config may name parts that run code (default: false)",
+    )
 
 
 def add_pipe_option(parser: argparse.ArgumentParser) -> None:
@@ -115,7 +127,7 @@ def add_pipe_option(parser: argparse.ArgumentParser) -> None:
 
 def add_load_options(parser: argparse.ArgumentParser) -> None:
     """Those of ``LoadOptions`` but the device, which each command names its own way."""
-    add_frozen_options(parser)
+    add_origin_options(parser)
     parser.add_argument(
         "--quantize_asr_model",
         type=str2bool,
@@ -126,7 +138,9 @@ def add_load_options(parser: argparse.ArgumentParser) -> None:
 
 def load_options(args: argparse.Namespace, device: str) -> LoadOptions:
     """What ``add_load_options`` has parsed."""
-    return LoadOptions(device, args.lm, args.whisper, args.quantize_asr_model)
+    return LoadOptions(
+        device, args.lm, args.whisper, args.quantize_asr_model, args.trust_model
+    )
 
 
 def given_options(args: argparse.Namespace) -> dict[str, Any]:
@@ -267,7 +281,9 @@ def _timed(
 
 def _failure(utterance: Utterance, error: Exception) -> Outcome:
     reason = " ".join(str(error).split()) or type(error).__name__
-    if not isinstance(error, UserError):
+    if isinstance(error, OSError):
+        reason = os_reason(error)
+    elif not isinstance(error, UserError):
         logging.exception(f"{utterance.utt_id}: decoding failed")
         reason = f"{type(error).__name__}: {reason}"
     return Outcome(utterance, Hypothesis(utterance.transcript or ""), error=reason)
@@ -290,6 +306,7 @@ def read_first_pass(path: str | Path, utt_ids: Iterable[str]) -> dict[str, str]:
     texts: dict[str, str] = {}
     for file in files:
         texts.update(read_text(file))
+    utt_ids = list(utt_ids)
     missing = [u for u in utt_ids if u not in texts]
     if missing:
         raise UserError(

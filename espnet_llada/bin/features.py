@@ -23,7 +23,7 @@ from espnet_llada.bin.malloc import keep_freed_memory
 from espnet_llada.bin.options import OfKind, OptionParser, run_main, str2bool
 from espnet_llada.kaldi.table import read_numbers, read_recordings
 from espnet_llada.schema import Count, Jobs
-from espnet_llada.types import SAMPLE_RATE, UserError
+from espnet_llada.types import SAMPLE_RATE, UserError, check_directory
 
 _EXAMPLE = """\
 example, between stages 4 and 10 of the recipe:
@@ -98,9 +98,10 @@ def main(cmd: list[str] | None = None) -> None:
     """
     args = get_parser().parse_args(cmd)
     logging.basicConfig(level=logging.WARNING, format="%(message)s")
+    output = Path(args.output)
+    check_directory(output)
     conf = _encoder_conf(args.train_config)
     table = read_recordings(args.wav_scp, args.allow_pipes)
-    output = Path(args.output)
     from espnet_llada.audio import feature_cache
     from espnet_llada.model import build_encoder
 
@@ -185,7 +186,8 @@ def _samples(path: str) -> int:
         info = soundfile.info(path)
     except (soundfile.LibsndfileError, TypeError):
         return _UNKNOWN_LENGTH  # an ark, or one that load_audio will name
-    return round(info.frames * SAMPLE_RATE / info.samplerate)
+    # 0: of a recorder that died; load_audio reads what there is.
+    return round(info.frames * SAMPLE_RATE / info.samplerate) or _UNKNOWN_LENGTH
 
 
 def _run(args: argparse.Namespace, conf: dict, shards: Sequence) -> Iterator[int]:

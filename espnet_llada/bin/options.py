@@ -4,18 +4,18 @@ from __future__ import annotations
 
 import argparse
 import copy
-import os
+import logging
 import re
-import sys
 from collections.abc import Callable, Mapping
 from typing import Annotated, Any, get_args, get_origin
 
 from msgspec import Meta
 
+from espnet_llada.bin import process
 from espnet_llada.bin.malloc import keep_freed_memory
 from espnet_llada.data_file import read_yaml
 from espnet_llada.schema import checked
-from espnet_llada.types import UserError, nearest
+from espnet_llada.types import UserError, nearest, os_reason
 
 WHOLE = Annotated[int, Meta(ge=-(2**62), le=2**62)]
 FINITE = Annotated[float, Meta(ge=-1e300, le=1e300)]
@@ -64,6 +64,13 @@ class OfKind:
 
 str2bool = OfKind(bool)
 """ESPnet's way to write a switch: true or false."""
+
+_SHELL_ONLY = (
+    "config",
+    "help",
+    "version",
+    "trust_model",
+)  # a file must not ask to be trusted
 
 
 class OptionParser(argparse.ArgumentParser):
@@ -118,7 +125,9 @@ class OptionParser(argparse.ArgumentParser):
         """
         known = {a.dest: a for a in self._actions if a.option_strings}
         for key in given:
-            if key not in known or key in ("config", "help", "version"):
+            if key in known and key in _SHELL_ONLY:
+                raise UserError(f"{where}: {key} is for the command line; take it out")
+            if key not in known:
                 raise UserError(f"{where}: unknown key '{key}'{nearest(key, known)}")
         return {k: self._value(v, known[k], where) for k, v in given.items()}
 
@@ -150,19 +159,43 @@ class OptionParser(argparse.ArgumentParser):
 
 
 def run_main(main: Callable[..., Any], cmd: list[str] | None = None) -> None:
-    """Run ``main(cmd)``; a UserError ends as ``error: …`` on stderr and exit code 2."""
+    """Run ``main(cmd)`` and end the process; what went wrong is one line on stderr.
+
+    A UserError, a file's or the memory's failure end as ``error: …`` and exit code 2,
+    an interrupt as 130. Output that is lost is an error too; where its reader (head,
+    grep -q) has gone, without a word.
+    """
+    process.begin(runs_main=True)
     keep_freed_memory()
+    status, complaint = _outcome(main, cmd)
+    lost = process.flush_stdout()
+    if isinstance(lost, BrokenPipeError):
+        status = status or 1
+    elif lost:
+        status, complaint = 2, complaint or f"error: {os_reason(lost)}"
+    if complaint:
+        process.say(complaint)
+    process.end()
+    raise SystemExit(status)
+
+
+def _outcome(main: Callable[..., Any], cmd: list[str] | None) -> tuple[Any, str]:
+    """Exit status, and what is to be said of it."""
     try:
-        status = main(cmd)
-        sys.stdout.flush()
+        return main(cmd) or 0, ""
+    except SystemExit as e:  # of --help
+        return e.code, ""
     except UserError as e:
-        sys.stderr.write(f"error: {e}\n")
-        raise SystemExit(2) from e
-    except KeyboardInterrupt as e:
-        sys.stderr.write("interrupted\n")
-        raise SystemExit(130) from e
+        return 2, f"error: {e}"
+    except KeyboardInterrupt:
+        return 130, "interrupted"
     except BrokenPipeError:
-        # The reader (head, grep -q) has gone: no traceback, and nothing left to flush.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        raise SystemExit(1) from None
-    raise SystemExit(status or 0)
+        return 1, ""
+    except OSError as e:
+        logging.debug("", exc_info=True)
+        return 2, f"error: {os_reason(e)}"
+    except MemoryError:
+        return 2, "error: out of memory; give it less at once, or a smaller model"
+    except UnicodeEncodeError as e:
+        around = e.object[max(0, e.start - 60) : e.end + 60]
+        return 2, f"error: '{around}' cannot be written in {e.encoding}; rename it"

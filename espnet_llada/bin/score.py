@@ -56,8 +56,10 @@ def main(cmd: list[str] | None = None) -> None:
         speakers_beside,
     )
 
-    refs, hyps = read_text(args.ref), read_text(args.hyp)
-    raw, norm = _raw_and_normalised(args.ref, args.hyp)
+    # Each is read once: it may be a pipe.
+    refs = read_text(args.ref)
+    hyps = read_text(args.hyp)
+    raw, norm = _raw_and_normalised(refs, hyps, (args.ref, args.hyp))
     chars = score_pairs(refs, hyps, unit="char")
     columns = ("units", "corr", "sub", "del", "ins", "err", "s.err")
     out = [f"{'percent':16}" + "".join(f"{name:>8}" for name in columns)]
@@ -70,7 +72,8 @@ def main(cmd: list[str] | None = None) -> None:
         speakers = speakers_beside(Path(args.ref), refs)
     first = (None, None)
     if args.against:
-        first = _raw_and_normalised(args.ref, args.against)
+        texts = read_text(args.against)
+        first = _raw_and_normalised(refs, texts, (args.ref, args.against))
     out += _significance("raw", raw, first[0], speakers)
     out += _significance("norm", norm, first[1], speakers)
     out.append(
@@ -80,14 +83,15 @@ def main(cmd: list[str] | None = None) -> None:
     sys.stdout.write("\n".join(out) + "\n")
 
 
-def _raw_and_normalised(ref: str, hyp: str) -> tuple[Score, Score]:
+def _raw_and_normalised(
+    refs: dict[str, str], hyps: dict[str, str], names: tuple[str, str]
+) -> tuple[Score, Score]:
     from espnet_llada.scoring.normalize import normalize_all
-    from espnet_llada.scoring.wer import read_text, score_pairs
+    from espnet_llada.scoring.wer import score_pairs
 
-    refs, hyps = read_text(ref), read_text(hyp)
-    raw = score_pairs(refs, hyps, names=(ref, hyp))
+    raw = score_pairs(refs, hyps, names=names)
     if not raw.total.words:
-        raise UserError(f"{ref}: no words in any transcript; nothing to score")
+        raise UserError(f"{names[0]}: no words in any transcript; nothing to score")
     return raw, score_pairs(normalize_all(refs), normalize_all(hyps))
 
 

@@ -58,8 +58,9 @@ def main(cmd: list[str] | None = None) -> None:
     args = get_parser().parse_args(cmd)
     # After the parser, so that --help does not wait for jiwer.
     from espnet_llada.scoring.summary import summary_rows
-    from espnet_llada.scoring.table import terminal_table, write_results
+    from espnet_llada.scoring.table import check_results, terminal_table, write_results
 
+    check_results(args.output)
     rows = summary_rows(args.systems, args.ref_dir, args.baseline)
     write_results(rows, args.output)
     sys.stdout.write(f"{terminal_table(rows)}\n{args.output}\n")

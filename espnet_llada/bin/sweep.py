@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import dataclasses
 import logging
 import os
 import platform
@@ -11,10 +10,10 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from espnet_llada.bin.decoding import add_frozen_options, add_pipe_option
+from espnet_llada.bin.decoding import add_origin_options, add_pipe_option
 from espnet_llada.bin.options import OfKind, OptionParser, run_main
 from espnet_llada.schema import Jobs
-from espnet_llada.types import UserError
+from espnet_llada.types import UserError, check_writable
 
 if TYPE_CHECKING:
     from espnet_llada.bin.sweep_jobs import Place
@@ -54,7 +53,7 @@ def add_row_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("sweep", type=Path, metavar="YAML", help="the rows")
     parser.add_argument("--rows", default="", help='some rows only: "llama ..."')
     parser.add_argument("--model", default="mini", help="directory, tag or hub id")
-    add_frozen_options(parser)
+    add_origin_options(parser)
     parser.add_argument("--data", required=True, type=Path, help="directory of speech")
     parser.add_argument("--output", required=True, type=Path, help="of everything")
     parser.add_argument("--device", default="cpu", help="cpu, cuda, ...")
@@ -76,7 +75,16 @@ def place_of(args: argparse.Namespace) -> Place:
     """Where everything is, by the same options."""
     from espnet_llada.bin.sweep_jobs import Place
 
-    return Place(args.model, args.data, args.output, args.device, args.lm, args.whisper)
+    return Place(
+        args.model,
+        args.data,
+        args.output,
+        args.device,
+        args.lm,
+        args.whisper,
+        trust_model=args.trust_model,
+        allow_pipes=args.allow_pipes,
+    )
 
 
 def main(cmd: list[str] | None = None) -> None:
@@ -90,6 +98,7 @@ def main(cmd: list[str] | None = None) -> None:
     # After the parser, so that --help waits for nothing.
     from espnet_llada.bin.sweep_jobs import Job, Systems, decode_jobs
     from espnet_llada.bin.sweep_report import write_all
+    from espnet_llada.scoring.table import check_results
 
     sweep = read_rows(args)
     for row in sweep.rows:
@@ -102,11 +111,13 @@ def main(cmd: list[str] | None = None) -> None:
     sizes = {name: _size(args.data / name, args.allow_pipes) for name in sets}
     if not sets:
         raise UserError("--sets: at least one")
-    place = dataclasses.replace(place_of(args), allow_pipes=args.allow_pipes)
+    place = place_of(args)
     systems = Systems(place)
     for system in dict.fromkeys(row.system for row in sweep.rows):
         systems.files(system)
     args.output.mkdir(parents=True, exist_ok=True)
+    check_results(args.output / "RESULTS.md")
+    check_writable(args.output / "report.html")
     jobs = [Job(row, name) for row in sweep.rows for name in sets]
     decode_jobs(place, jobs, args.nj, sum(sizes.values()) * len(sweep.rows))
     threads = max(1, len(os.sched_getaffinity(0)) // args.nj)

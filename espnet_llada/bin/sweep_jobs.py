@@ -47,6 +47,7 @@ class Place:
     device: str = "cpu"
     lm: str | None = None
     whisper: str | None = None
+    trust_model: bool = False
     allow_pipes: bool = False
 
     def recordings(self, name: str) -> dict[str, str]:
@@ -124,7 +125,8 @@ class Systems:
 
         place = self.place
         files = find_model(place.model, system)
-        options = LoadOptions(place.device, place.lm, place.whisper, quantize)
+        origin = place.lm, place.whisper
+        options = LoadOptions(place.device, *origin, quantize, place.trust_model)
         model = load_model(*files, options, build_with_espnet)
         if self.remember:
             model.encode = Encoded(model.encode)

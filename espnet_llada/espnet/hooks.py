@@ -17,7 +17,7 @@ from espnet2.train.preprocessor import AbsPreprocessor
 
 from espnet_llada import weights
 from espnet_llada.decoder import LMDecoder
-from espnet_llada.espnet.model import ESPnetLLMModel
+from espnet_llada.espnet.model import TOKENIZER, ESPnetLLMModel
 from espnet_llada.espnet.modules import FrozenWhisperEncoder
 from espnet_llada.lm.tokenizer import LMTokenizer
 from espnet_llada.model import ATTENTION, POSTENCODER, check_config
@@ -46,7 +46,9 @@ def hook(task: type[asr.ASRTask]) -> None:
             # what it does to speech: noise, reverberation, volume.
             speech_only = argparse.Namespace(**{**vars(args), "token_type": None})
             inner = stock_preprocess(cls, speech_only, train)
-            return LMPreprocessor(train, text_tokenizer(args), inner)
+            # Stage 10 writes the shape of whatever is in a batch.
+            marks = not getattr(args, "collect_stats", False)
+            return LMPreprocessor(train, text_tokenizer(args), inner, marks)
         return stock_preprocess(cls, args, train)
 
     task.build_model = classmethod(build_model)
@@ -141,13 +143,19 @@ class LMPreprocessor(AbsPreprocessor):
         train: training or inference.
         tokenizer: of the LM.
         inner: the stock preprocessor, or None.
+        marks: say with each utterance whose ids these are, under ``TOKENIZER``: a
+            model is trained on its own only (``ESPnetLLMModel.forward``).
     """
 
     def __init__(
-        self, train: bool, tokenizer: LMTokenizer, inner: Callable | None = None
+        self,
+        train: bool,
+        tokenizer: LMTokenizer,
+        inner: Callable | None = None,
+        marks: bool = True,
     ):
         super().__init__(train)
-        self.tokenizer, self.inner = tokenizer, inner
+        self.tokenizer, self.inner, self.marks = tokenizer, inner, marks
 
     def __call__(self, uid: str, data: dict[str, Any]) -> dict[str, np.ndarray]:
         text = data.pop("text", None)
@@ -155,4 +163,6 @@ class LMPreprocessor(AbsPreprocessor):
             data = self.inner(uid, data)
         if text is not None:
             data["text"] = np.array(self.tokenizer.encode(text), dtype=np.int64)
+            if self.marks:
+                data[TOKENIZER] = np.array([self.tokenizer.fingerprint])
         return data

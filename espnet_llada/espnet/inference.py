@@ -19,7 +19,7 @@ def build_with_espnet(config: Mapping[str, Any]) -> nn.Module:
     register()
     from espnet_llada.espnet.task import ASRTask
 
-    return ASRTask.build_model(argparse.Namespace(**config))
+    return ASRTask.build_model(argparse.Namespace(**config)).eval()
 
 
 class Speech2Text(InferenceAPI):

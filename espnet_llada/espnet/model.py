@@ -22,6 +22,9 @@ _NO_WEIGHT = 1e-6
 """The weight of a batch with nothing to score. ESPnet divides by the sum of weights
 over all processes, which must not be zero."""
 
+TOKENIZER = "tokenizer"
+"""In a batch whose ids these are: each row's ``LMTokenizer.fingerprint``, (B, 1)."""
+
 _NAMED = 8  # utterances that an error spells out
 
 
@@ -67,6 +70,7 @@ class ESPnetLLMModel(ESPnetASRModel):
         text_lengths: Tensor | None = None,
         seeds: Tensor | None = None,
         utt_id: Sequence[str] = (),
+        tokenizer: Tensor | None = None,
         stand_in: bool = False,
         **kwargs,
     ) -> tuple[Tensor, dict[str, Tensor], Tensor]:
@@ -82,6 +86,7 @@ class ESPnetLLMModel(ESPnetASRModel):
             seeds: (B,) int64, of each row's masks (see ``LMDecoder.loss``). Giving
                 them says that all processes of a distributed training are here.
             utt_id: B names, for messages; Trainer adds them.
+            tokenizer: (B, 1) int64, see ``TOKENIZER``; in training there must be one.
             stand_in: the rows count as nothing; see ``data.TrainingBatches``.
             kwargs: ignored.
 
@@ -92,7 +97,10 @@ class ESPnetLLMModel(ESPnetASRModel):
 
         Raises:
             NonFiniteLoss: on every process, if it happens on one.
+            UserError: in training, where the ids are not of the decoder's tokenizer.
         """
+        if self.training and not stand_in:
+            self._check_origin(tokenizer)
         text = text[:, : int(text_lengths.max())]  # DataParallel hands wider rows
         with self._autocast():
             loss = self._loss(speech, speech_lengths, text, text_lengths, seeds)
@@ -101,6 +109,25 @@ class ESPnetLLMModel(ESPnetASRModel):
         stats = self._statistics(loss, utt_id, together=seeds is not None)
         weight = loss.weight.clamp(min=_NO_WEIGHT)
         return force_gatherable((loss.mean, stats, weight), loss.rows.device)
+
+    def collect_feats(
+        self, *batch: Tensor, tokenizer: Tensor | None = None, **rest: Tensor
+    ) -> dict[str, Tensor]:
+        """As ESPnet's; only ESPnet3 asks for it, before it trains."""
+        self._check_origin(tokenizer)
+        return super().collect_feats(*batch, **rest)
+
+    def _check_origin(self, tokenizer: Tensor | None) -> None:
+        """Ids look alike whoever made them, so they have to come with their origin."""
+        own = self.decoder.tokenizer
+        if tokenizer is None or (tokenizer != own.fingerprint).any():
+            raise UserError(
+                f"{own.path}: the text's token ids were not made by this tokenizer, "
+                "but the model would be trained on them (by ESPnet3, ESPnet-EZ or "
+                "with use_preprocessor: false?); train with "
+                "python -m espnet_llada.bin.asr_train, or by asr.sh, and "
+                "use_preprocessor: true"
+            )
 
     def _autocast(self) -> contextlib.AbstractContextManager:
         if not self.cpu_amp:

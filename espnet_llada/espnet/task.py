@@ -10,10 +10,12 @@ from typing import Any
 
 from espnet2.tasks import asr
 from espnet2.train.dataset import AbsDataset, ESPnetDataset
+from espnet2.utils.types import str2bool
 from torch.multiprocessing import ProcessExitedException
 from torch.utils.data import DataLoader
 
 from espnet_llada.bin.decoding import add_pipe_option
+from espnet_llada.data_file import read_yaml
 from espnet_llada.espnet.data import (
     WHISPER_SECONDS,
     UsableBatches,
@@ -26,6 +28,7 @@ from espnet_llada.espnet.register import register
 from espnet_llada.espnet.trainer import LLMTrainer
 from espnet_llada.kaldi.table import read_table
 from espnet_llada.model import ENCODER
+from espnet_llada.trust import tensors_only
 from espnet_llada.types import SAMPLE_RATE, UserError
 
 
@@ -41,6 +44,13 @@ class ASRTask(asr.ASRTask):
     @classmethod
     def get_parser(cls):
         parser = super().get_parser()
+        parser.add_argument(
+            "--trust_model",
+            type=str2bool,
+            default=False,
+            help="true: files that hold more than tensors are read (init_param, "
+            "checkpoint.pth, what a frontend names), which can run code",
+        )
 
         def error(message: str):
             raise UserError(message)
@@ -65,6 +75,12 @@ class ASRTask(asr.ASRTask):
 
     @classmethod
     def main(cls, args: argparse.Namespace | None = None, cmd=None) -> None:
+        if args is None:
+            args = cls.get_parser().parse_args(cmd)
+            if args.config and read_yaml(args.config).get("trust_model"):
+                raise UserError(
+                    f"{args.config}: trust_model is for the command line; take it out"
+                )
         try:
             super().main(args=args, cmd=cmd)
         except ProcessExitedException as e:
@@ -74,6 +90,8 @@ class ASRTask(asr.ASRTask):
 
     @classmethod
     def main_worker(cls, args: argparse.Namespace) -> None:
+        # config.yaml is written from args, and is not to say whom a user trusts.
+        trusted = vars(args).pop("trust_model", False)
         if uses_our_decoder(args) and args.collect_stats:
             # Stage 10 needs lengths only: ESPnet then builds no model at all.
             args.model_conf = {
@@ -81,7 +99,7 @@ class ASRTask(asr.ASRTask):
                 "extract_feats_in_collect_stats": False,
             }
         try:
-            with our_readers(args.allow_pipes):
+            with our_readers(args.allow_pipes), tensors_only(trusted):
                 super().main_worker(args)
         except UserError as e:
             if multiprocessing.parent_process() is None:

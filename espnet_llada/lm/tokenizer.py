@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import hashlib
 from collections.abc import Iterator, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
@@ -64,6 +65,13 @@ class LMTokenizer:
             return PreTrainedTokenizerFast.from_pretrained(
                 self.path, local_files_only=True
             )
+
+    @cached_property
+    def fingerprint(self) -> int:
+        """A number below 2**63 that tells tokenizers apart which make other ids."""
+        digest = hashlib.sha256((self.path / "tokenizer.json").read_bytes())
+        digest.update(self.text_case.encode())
+        return int.from_bytes(digest.digest()[:8], "big") >> 1
 
     @property
     def eos_id(self) -> int:

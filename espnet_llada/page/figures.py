@@ -144,6 +144,7 @@ def sheet_of(name: str) -> Iterator[Any]:
         "svg.hashsalt": name,
         "font.family": "sans-serif",
         "font.size": 10,
+        "text.parse_math": False,  # names of rows and sets may have dollar signs
         "axes.spines.top": False,
         "axes.spines.right": False,
         **dict.fromkeys(
@@ -158,10 +159,16 @@ def sheet_of(name: str) -> Iterator[Any]:
         yield sheet
 
 
+def legend_name(name: str) -> str:
+    """The same for a legend, which leaves out names that begin with ``_``."""
+    return f" {name}" if name.startswith("_") else name
+
+
 def _plot(axes, figure: Figure) -> None:
     for i, (name, rate) in enumerate(figure.lines.items()):
         style = "--" if i == 0 else ":"
-        axes.axhline(rate.value, color=INK, linestyle=style, linewidth=1.2, label=name)
+        look = {"color": INK, "linestyle": style, "linewidth": 1.2}
+        axes.axhline(rate.value, label=legend_name(name), **look)
         if i == 0:
             axes.axhspan(rate.low, rate.high, color=INK, alpha=0.08, linewidth=0)
     for i, (name, points) in enumerate(figure.curves.items()):
@@ -170,11 +177,12 @@ def _plot(axes, figure: Figure) -> None:
         low, high = ([getattr(r, end) for _, r in points] for end in ("low", "high"))
         axes.fill_between(xs, low, high, color=colour, alpha=0.15, linewidth=0)
         values = [r.value for _, r in points]
-        axes.plot(xs, values, color=colour, marker=marker, markersize=5, label=name)
+        look = {"color": colour, "marker": marker, "markersize": 5}
+        axes.plot(xs, values, label=legend_name(name), **look)
     for i, (name, (x, rate)) in enumerate(figure.points.items()):
         error = [[rate.value - rate.low], [rate.high - rate.value]]
         marker = "*" if name in figure.lines else "X1+D2P3"[i % 7]
-        label = None if name in figure.lines else name
+        label = None if name in figure.lines else legend_name(name)
         axes.errorbar(
             *([x], [rate.value], error),
             **{"fmt": marker, "color": INK, "markersize": 9, "label": label},

@@ -13,7 +13,8 @@ from espnet_llada.types import UserError
 
 CHECKS = ("none", "size", "header", "decode")
 """``none`` only needs the file's name. ``size`` finds empty files. ``header`` decodes
-the last sample (0.5 ms a file), which a file that lost even one byte at its end lacks.
+the last sample (0.5 ms a file), which a FLAC that lost even one byte at its end lacks;
+of other formats that says nothing, and they are decoded.
 ``decode`` decodes everything (about 1 ms for 5 s of speech), so it also finds damage in
 the middle; stage 3 does so in any case."""
 
@@ -65,12 +66,14 @@ def _check_end(path: str) -> str | None:
         return empty
     try:
         with soundfile.SoundFile(path) as f:
+            if f.format != "FLAC":
+                return _check_all(path)
             f.seek(max(f.frames - 1, 0))
             if len(f.read(1, dtype="int16")) == 1:
                 return None
     except soundfile.LibsndfileError:
         pass
-    return f"{path}: truncated, or not FLAC; copy it again"
+    return _check_all(path)  # which says what is wrong with it
 
 
 def _check_all(path: str) -> str | None:

@@ -117,7 +117,6 @@ def _format_all(recordings: list[Recording], nj: int) -> Iterator[Formatted]:
 
 def _start_worker() -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to handle
-    logging.disable(logging.WARNING)  # the parent says once what was converted
 
 
 def format_recording(recording: Recording) -> Formatted:
@@ -132,7 +131,7 @@ def format_recording(recording: Recording) -> Formatted:
 
     samples = load_audio(recording.source)
     path = recording.source
-    if not _is_plain(path):
+    if not _is_plain(path, len(samples)):
         copy = Path(recording.copy)
         make_dir(copy.parent)
         with atomic_write(copy) as temporary:
@@ -143,15 +142,16 @@ def format_recording(recording: Recording) -> Formatted:
     return Formatted(recording.utt, path, len(samples))
 
 
-def _is_plain(path: str) -> bool:
+def _is_plain(path: str, samples: int) -> bool:
+    """Whether libsndfile alone, as in ESPnet, reads the same from it."""
     import soundfile
 
     try:
         info = soundfile.info(path)
-    except soundfile.LibsndfileError:
-        return False  # an entry of a Kaldi archive
-    kind = (info.format, info.samplerate, info.channels)
-    return kind in (("FLAC", SAMPLE_RATE, 1), ("WAV", SAMPLE_RATE, 1))
+    except (soundfile.LibsndfileError, TypeError):
+        return False  # an entry of a Kaldi archive; *.raw
+    kind = (info.samplerate, info.channels, info.frames)
+    return info.format in ("FLAC", "WAV") and kind == (SAMPLE_RATE, 1, samples)
 
 
 def filter_sets(layout: Layout) -> None:

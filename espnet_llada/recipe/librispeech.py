@@ -4,7 +4,8 @@
 
 The layout is ``LibriSpeech/<subset>/<speaker>/<chapter>/`` with the recordings
 ``<speaker>-<chapter>-<utterance>.flac`` and ``<speaker>-<chapter>.trans.txt``, with
-one line for each. Audio is checked as far as ``--check`` says; stage 3 decodes it.
+one line for each. Copies whose recordings are in other formats are taken as they are.
+Audio is checked as far as ``--check`` says; stage 3 decodes it.
 """
 
 from __future__ import annotations
@@ -33,6 +34,9 @@ from espnet_llada.recipe.subsets import SUBSETS, check_count
 from espnet_llada.types import UserError
 
 logger = logging.getLogger(__name__)
+
+_RECORDINGS = (".flac", ".wav", ".mp3", ".ogg", ".opus", ".aiff", ".aif")
+"""Suffixes in a copy of the corpus, in upper case too."""
 
 
 class Utterance(NamedTuple):
@@ -117,12 +121,13 @@ def _subdirectories(path: Path) -> list[str]:
 def _list_chapter(folder: Path, name: str, problems: Problems) -> Iterable[Utterance]:
     """``name`` is ``<speaker>-<chapter>``, which every id must begin with."""
     listing = folder / f"{name}.trans.txt"
-    audio = _list_audio(folder)
+    audio, complaints = _list_audio(folder)
     if not listing.exists():
         if audio:  # else a folder of something else
             problems.add(f"{listing}: no such file; copy this chapter again")
         return
-    texts, complaints = scan_table(listing)
+    texts, more = scan_table(listing)
+    complaints += more
     name = normal_id(name)  # of the folders, as the file system spells them
     for utt in sorted(texts.keys() - audio.keys()):
         complaints.append(
@@ -146,15 +151,24 @@ def _list_chapter(folder: Path, name: str, problems: Problems) -> Iterable[Utter
         problems.add(complaint)
 
 
-def _list_audio(folder: Path) -> dict[str, str]:
-    """{id: name of its file}."""
+def _list_audio(folder: Path) -> tuple[dict[str, str], list[str]]:
+    """Utterance -> its file; and a line for each utterance that has two."""
+    found: dict[str, str] = {}
+    complaints = []
     with os.scandir(folder) as entries:
-        names = [e.name for e in entries]
-    return {
-        normal_id(n.removesuffix(".flac")): n
-        for n in names
-        if n.endswith(".flac") and n[0] != "."
-    }
+        names = sorted(e.name for e in entries if e.name[0] != ".")
+    for name in names:
+        utt, suffix = os.path.splitext(name)
+        utt = normal_id(utt)
+        if suffix.lower() not in _RECORDINGS:
+            continue
+        if utt in found:
+            complaints.append(
+                f"{folder}/{name}: {found[utt]} beside it is the same utterance; "
+                "remove one of the two"
+            )
+        found[utt] = name
+    return found, complaints
 
 
 def prepare_set(

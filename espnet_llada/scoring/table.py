@@ -8,10 +8,10 @@ import json
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from espnet_llada.scoring.report import GENERATED
+from espnet_llada.scoring.report import GENERATED, check_generated
 from espnet_llada.scoring.significance import REPLICATES, Change
 from espnet_llada.scoring.summary import Row
-from espnet_llada.types import UserError, atomic_write
+from espnet_llada.types import atomic_write, check_writable
 
 _RATES = ("system", "WER raw % [95% CI]", "WER norm % [95% CI]", "passes", "RTF")
 _CHANGES = ("system", "against", "raw: change %", "p", "norm: change %", "p")
@@ -47,18 +47,30 @@ def write_results(
     Raises:
         UserError: ``results_md`` holds hand-written text, or cannot be written.
     """
-    path = Path(results_md)
-    if path.is_file():
-        head = path.read_bytes()[: len(GENERATED)]
-        if head and head != GENERATED.encode():
-            raise UserError(f"{path}: not a generated file; choose another --output")
+    path = check_results(results_md)
     content = f"{GENERATED} espnet_llada.bin.summarize -->\n# RESULTS\n\n{NOTE}\n"
     content += _all_sets(rows) if tables is None else tables
-    with atomic_write(path.with_name(f"{path.stem.lower()}.json")) as temporary:
+    with atomic_write(_numbers_of(path)) as temporary:
         numbers = [dataclasses.asdict(row) for row in rows]
         temporary.write_text(json.dumps(numbers, indent=1) + "\n", encoding="utf-8")
     with atomic_write(path) as temporary:
         temporary.write_text(content, encoding="utf-8")
+
+
+def check_results(results_md: str | Path) -> Path:
+    """Refuse before the work what ``write_results`` would refuse after it.
+
+    Raises:
+        UserError: as there.
+    """
+    path = Path(results_md)
+    check_generated(path)
+    check_writable(_numbers_of(path))
+    return path
+
+
+def _numbers_of(path: Path) -> Path:
+    return path.with_name(f"{path.stem.lower()}.json")
 
 
 def _all_sets(rows: Sequence[Row]) -> str:

@@ -148,12 +148,18 @@ def torch_load(path: Path, kind: str) -> tuple[Any, bool]:
             return torch.load(path, mmap=True, **options), True
         except RuntimeError:  # mmap takes torch's zip format, not the one before it
             return torch.load(path, **options), False
-    except (pickle.UnpicklingError, RuntimeError, EOFError, OSError, ValueError) as e:
-        if isinstance(e, pickle.UnpicklingError):  # torch would advise to run the code
-            reason = "damaged, or it holds code, which is not run"
-        else:
-            reason = str(e).splitlines()[0][:120] if str(e) else type(e).__name__
-        raise UserError(f"{path}: not {kind} ({reason}); download it again") from e
+    except Exception as e:  # of damaged files any
+        raise UserError(
+            f"{path}: not {kind} ({why_unreadable(e)}); download it again"
+        ) from e
+
+
+def why_unreadable(error: Exception) -> str:
+    """What ``torch.load`` complains of, in a few words on one line."""
+    refused = isinstance(error, pickle.UnpicklingError) or "weights_only" in str(error)
+    if refused:  # torch would advise to run the code
+        return "damaged, or it holds code, which is not run"
+    return str(error).strip().partition("\n")[0][:120] or type(error).__name__
 
 
 def stored_torch(

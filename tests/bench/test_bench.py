@@ -29,7 +29,7 @@ rows:
     label: as released
     system: llada
     options: {profile: release, steps: 4, canvas_length: 8}
-  llama: {label: AR, system: llama, options: {canvas_length: 6}}
+  llama: {label: '_AR $\\foo$', system: llama, options: {canvas_length: 6}}
   steps4: {label: four passes, system: llada, options: {steps: 4, canvas_length: 8}}
 """
 
@@ -73,7 +73,7 @@ def test_what_it_writes(model_dir, data, tmp_path, capsys, monkeypatch):
         3 * found["steps4", 1.0, 1]["flops"]["encoder"]
     ), "padding"
     text = (out / "BENCH.md").read_text()
-    assert text in capsys.readouterr().out and "| AR |" in text
+    assert text in capsys.readouterr().out and r"| _AR $\foo$ |" in text
     for name in ("stages", "batches"):
         assert (out / f"bench_{name}.png").stat().st_size > 1000
 

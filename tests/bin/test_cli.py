@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import importlib
+import json
 import os
 import re
 import shutil
@@ -66,6 +68,17 @@ def test_deliberate_and_score(capsys, model_dir, speech, tmp_path):
     ref.write_text("utt0 THE DOG\nutt1 A FOX\nutt2 SHE RANG\n")
     status, out, _ = run(capsys, "score", ref, text)
     assert out.splitlines()[-1] == "WER raw 16.67 norm 16.67 words 6 utts 3"
+
+
+def test_a_first_pass_may_be_a_pipe(capsys, model_dir, speech):
+    reader, writer = os.pipe()
+    os.write(writer, b"utt0 THE DOG\n")
+    os.close(writer)
+    args = ("--first_pass", f"/dev/fd/{reader}", "--model", model_dir)
+    extra = ("--strategy", "random", "--mask_ratio", 0)
+    status, out, _ = run(capsys, "deliberate", speech[0], *args, *extra)
+    assert (status, out) == (0, "utt0 THE DOG\n")
+    os.close(reader)
 
 
 FULL = "deliberation_random"
@@ -197,7 +210,7 @@ def test_a_space_in_a_file_s_name_does_not_end_its_id(capsys, model_dir, speech)
 @pytest.mark.parametrize(
     ("more", "message"),
     [
-        (("--output", "{tmp}"), "is a directory; name a file"),
+        (("--output", "{tmp}"), r"Is a directory\); name a file"),
         (("--batch_size", 0), "batch_size: 0 does not fit"),
         (("--device", "abacus"), "device abacus: .*name one"),
         (("--device", "cuda"), "device cuda: .*name one"),
@@ -212,6 +225,46 @@ def test_what_does_not_fit_is_said_before_anything_is_decoded(
     status, out, err = run(capsys, "transcribe", *speech, "--model", model_dir, *more)
     assert (status, out) == (2, "") and len(err.splitlines()) == 1
     assert re.search(message, err), err
+
+
+@pytest.mark.parametrize(
+    ("command", "words"),
+    [
+        ("features", "--config no.yaml --wav_scp no.scp --output {bad}"),
+        ("convert", "--lm no --output {bad}"),
+        ("summarize", "--ref_dir no --output {bad}/RESULTS.md a=no"),
+        ("summarize", "--ref_dir no --output {written} a=no"),
+        ("bench", "{rows} --data no --output {folders}"),
+        ("sweep", "{rows} --data {data} --sets a --output {folders}"),
+        ("sweep", "{rows} --data {data} --sets a --output {results}"),
+        ("report", "{exp}"),
+    ],
+)
+def test_outputs_are_checked_before_the_work(
+    repo, model_dir, tmp_path, monkeypatch, command, words
+):
+    (tmp_path / "bad").touch()
+    (tmp_path / "written").write_text("what I think of it\n")
+    rows = {"rows": {"a": {"label": "A", "system": "llada"}}}
+    (tmp_path / "rows").write_text(json.dumps(rows))
+    for name in ("BENCH.md", "RESULTS.md"):
+        (tmp_path / "folders" / name).mkdir(parents=True)
+    for name in ("results/RESULTS.md", "exp/RESULTS.md"):
+        (tmp_path / name).parent.mkdir()
+        (tmp_path / name).write_text("what I think of it\n")
+    score = tmp_path / "exp/tag/set/score_wer"
+    score.mkdir(parents=True)
+    (score / "result.txt").touch()
+    (tmp_path / "data/a").mkdir(parents=True)
+    for name in ("wav.scp", "text"):
+        (tmp_path / "data/a" / name).write_text("u no.flac\n")
+    places = {path.name: path for path in tmp_path.iterdir()}
+    more = ["--model", str(model_dir)] if "{rows}" in words else []
+    before = sorted(tmp_path.rglob("*"))
+    module = importlib.import_module(f"espnet_llada.bin.{command}")
+    with pytest.raises(UserError, match=r"(cannot write it|not a generated file)"):
+        module.main([*words.format(**places).split(), *more])
+    assert sorted(tmp_path.rglob("*")) == before
 
 
 def test_two_files_of_one_id_are_refused(capsys, model_dir, speech, tmp_path):

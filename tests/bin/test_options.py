@@ -43,7 +43,7 @@ def parser():
         ("lm: 5", "lm: 5 does not fit; allowed: a text; write it in quotes"),
         ("kind: c", "kind: invalid choice: 'c'"),
         ("set: x", "set: 'x' does not fit; allowed: a list"),
-        ("help: true", "unknown key 'help'"),
+        ("help: true", "help is for the command line"),
         ("stps: 1", "unknown key 'stps' (did you mean 'steps'?)"),
         ("steps: 1\nsteps: 2", "a second time"),
     ],

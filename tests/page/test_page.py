@@ -10,9 +10,10 @@ from pathlib import Path
 import pytest
 
 from espnet_llada.page.canvas import canvas
-from espnet_llada.page.figures import Entry, figures_of
+from espnet_llada.page.figures import Entry, Figure, draw, figures_of
 from espnet_llada.page.report import Example, Report, write_report
 from espnet_llada.page.words import Chosen, choose, marked
+from espnet_llada.scoring.significance import Interval
 from espnet_llada.scoring.summary import summary_rows
 from espnet_llada.types import Cell, Frame
 
@@ -163,3 +164,19 @@ def test_figures_are_png_files_too(page):
     files = sorted((page.parent / "figures").iterdir())
     assert [f.name for f in files] == ["wer_passes.png", "wer_steps.png"]
     assert all(f.read_bytes().startswith(b"\x89PNG") for f in files)
+
+
+def test_names_are_shown_as_they_are(tmp_path):
+    """No dollar sign begins a formula, and no underscore hides a curve."""
+    rates = [Interval(value, value - 1, value + 1) for value in (3.0, 5.0, 40.0)]
+    figure = Figure(
+        *("names", "title", r"x of $\foo$"),
+        curves={r"$\foo$": [(1, rates[0]), (8, rates[2])]},
+        lines={"_base {": rates[0]},
+        points={r"10 $ \frac": (2.0, rates[1])},
+    )
+    svg = draw(figure, tmp_path)
+    texts = [t.strip() for t in re.findall(r"<text[^>]*>([^<]*)</text>", svg)]
+    assert {r"x of $\foo$", r"$\foo$", "_base {", r"10 $ \frac"} <= set(texts)
+    assert sum("$" in text for text in texts) == 3, "a tick has one"
+    assert (tmp_path / "names.png").read_bytes().startswith(b"\x89PNG")

@@ -65,11 +65,11 @@ DAMAGE: dict[str, tuple[Callable[[Path, str], object], str]] = {
     ),
     "103": (
         lambda d, s: _edit(d / f"{s}-1-0007.flac", lambda b: b[: len(b) // 2]),
-        "103-1-0007.flac: truncated, or not FLAC; copy it again",
+        "103-1-0007.flac: truncated or corrupt (flac decoder lost sync); copy it again",
     ),
     "104": (
         lambda d, s: _edit(d / f"{s}-1-0007.flac", lambda b: b[:-1]),
-        "104-1-0007.flac: truncated, or not FLAC; copy it again",
+        "104-1-0007.flac: truncated or corrupt (flac decoder lost sync); copy it again",
     ),
     "105": (
         lambda d, s: _edit(d / f"{s}-1.trans.txt", lambda b: b.partition(b"\n")[2]),
@@ -97,7 +97,7 @@ DAMAGE: dict[str, tuple[Callable[[Path, str], object], str]] = {
     ),
     "110": (
         lambda d, s: (d / f"{s}-1-0007.flac").write_bytes(b"ID3 and noise" * 99),
-        "110-1-0007.flac: truncated, or not FLAC; copy it again",
+        "110-1-0007.flac: not readable as audio (it is text); fetch the recording",
     ),
 }
 

@@ -140,6 +140,26 @@ def test_damage_is_named(corpus: Path, plant, message: str):
     assert "\n" not in str(e.value)
 
 
+def test_copies_in_other_formats_are_taken_as_they_are(corpus: Path, tmp_path: Path):
+    chapter = corpus / "LibriSpeech/dev-x/3/1"
+    samples, rate = soundfile.read(chapter / "3-1-0000.flac")
+    soundfile.write(chapter / "3-1-0000.wav", samples, rate)
+    with pytest.raises(UserError, match=r"3-1-0000\.wav: 3-1-0000\.flac beside it"):
+        prepare_subset(corpus, "dev-x")
+    (chapter / "3-1-0000.flac").unlink()
+    (chapter / "3-1-0001.flac").rename(chapter / "3-1-0001.FLAC")
+    prepare_set(corpus, ["dev-x"], tmp_path / "data")
+    scp = read_table(tmp_path / "data/wav.scp")
+    assert scp == {
+        "3-1-0000": str(chapter / "3-1-0000.wav"),
+        "3-1-0001": str(chapter / "3-1-0001.FLAC"),
+    }
+    wav = chapter / "3-1-0000.wav"
+    wav.write_bytes(wav.read_bytes()[:-1000])
+    with pytest.raises(UserError, match=r"3-1-0000\.wav: truncated"):
+        prepare_subset(corpus, "dev-x")
+
+
 def test_missing_root_names_db_sh(tmp_path: Path):
     with pytest.raises(UserError, match=r"set LIBRISPEECH in db\.sh"):
         prepare_subset(tmp_path / "nowhere", "dev-clean")

@@ -57,6 +57,19 @@ def test_other_recordings_are_converted(recipe_dir: Path):
     assert np.abs(samples).max() > 0.05
 
 
+def test_what_libsndfile_alone_reads_in_part_is_converted(recipe_dir: Path):
+    """Two files joined end to end, and one of a recorder that died."""
+    plain = Path("wav/plain.flac").read_bytes()
+    Path("wav/joined.flac").write_bytes(plain + plain)
+    header, samples = Path("wav/plain.wav").read_bytes().split(b"data", 1)
+    Path("wav/died.wav").write_bytes(header + b"data" + bytes(4) + samples[4:])
+    _write("te", "joined.flac", "died.wav")
+    format_sets(Layout(OPTIONS))
+    wav = read_table(Path("dump/raw/te/wav.scp"))
+    seconds = {utt: soundfile.info(path).duration for utt, path in wav.items()}
+    assert seconds == {"s-joined-flac": 2.0, "s-died-wav": 2.0}
+
+
 def test_second_run_changes_no_byte(recipe_dir: Path):
     format_sets(Layout(OPTIONS))
     filter_sets(Layout(OPTIONS))

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -88,6 +89,21 @@ def test_bad_input_is_one_line_and_exit_2(tmp_path, capsys, ref, hyp, what):
     assert out == ""
     assert err.startswith(f"error: {tmp_path}/{what}")
     assert err.count("\n") == 1
+
+
+def test_each_input_is_read_once(tmp_path, capsys):
+    """They may be pipes, as of the shell's <(...)."""
+    ref, hyp = _set(tmp_path, 12)
+    speakers, arguments = tmp_path / "utt2spk", []
+    for path in (Path(ref), Path(hyp), Path(ref), speakers):
+        reader, writer = os.pipe()
+        os.write(writer, path.read_bytes())
+        os.close(writer)
+        arguments.append(f"/dev/fd/{reader}")
+    score.main([*arguments[:2], "--against", arguments[2], "--utt2spk", arguments[3]])
+    piped = capsys.readouterr().out
+    score.main([ref, hyp, "--against", ref])
+    assert piped == capsys.readouterr().out and "over 12 speakers" in piped
 
 
 def test_as_a_program(tmp_path):

@@ -42,7 +42,7 @@ from vocabulary import (
 from espnet_llada.adapter.words import TOKENS_FILE, WordProjection
 from espnet_llada.bin.options import run_main
 from espnet_llada.kaldi.table import read_table
-from espnet_llada.types import atomic_write
+from espnet_llada.types import atomic_write, check_directory
 
 MODEL_BYTES = 60_816_028  # of llama2.data; the tokenizer stands behind them
 BYTE_PIECES = range(3, 259)
@@ -173,6 +173,7 @@ def main(cmd: list[str] | None = None) -> None:
     parser.add_argument("--text", type=Path, required=True, help="Kaldi text to cut")
     parser.add_argument("--tokens", type=int, default=28000, help="of the vocabulary")
     args = parser.parse_args(cmd)
+    check_directory(args.output)
     output, texts = args.output, read_table(args.text)
     data = (package("llama2c") / "package/dist/llama2.data").read_bytes()
     header, tensors = read_model(data[:MODEL_BYTES])

@@ -18,6 +18,7 @@ from synthesis.texts import Excluded, sources, transcript
 from espnet_llada.bin.options import OptionParser, run_main
 from espnet_llada.kaldi.table import read_table
 from espnet_llada.recipe.datadir import make_dir, write_table
+from espnet_llada.types import check_directory
 
 
 def main(cmd: list[str] | None = None) -> None:
@@ -28,6 +29,7 @@ def main(cmd: list[str] | None = None) -> None:
         "--exclude", type=Path, nargs="*", default=[], help="Kaldi texts of other sets"
     )
     args: argparse.Namespace = parser.parse_args(cmd)
+    check_directory(args.output)
     excluded = Excluded(t for path in args.exclude for t in read_table(path).values())
     pool = sources(excluded)
     kept = (part for name, parts in pool.items() if name != "words" for part in parts)

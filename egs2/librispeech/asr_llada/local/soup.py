@@ -19,7 +19,7 @@ import torch
 
 from espnet_llada.bin.options import OptionParser, run_main
 from espnet_llada.checkpoint import atomic_torch_save, read_state
-from espnet_llada.types import UserError
+from espnet_llada.types import UserError, check_writable
 
 
 def soup(files: Sequence[Path], parts: Sequence[str]) -> dict[str, torch.Tensor]:
@@ -61,6 +61,7 @@ def main(cmd: list[str] | None = None) -> None:
     parser.add_argument("--parts", nargs="+", required=True, help="of the model")
     parser.add_argument("--output", type=Path, required=True, help="a .pth file")
     args: argparse.Namespace = parser.parse_args(cmd)
+    check_writable(args.output)
     atomic_torch_save(soup(args.files, args.parts), args.output)
 
 

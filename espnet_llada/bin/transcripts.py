@@ -1,0 +1,111 @@
+"""Where ``transcribe`` and ``deliberate`` write their ``id text`` lines.
+
+A pipe, a device or stdout gets each line when it is decoded. A file is replaced at the
+end; until then ``FILE.partial`` holds what there is, so that the same command goes on
+from there after whatever ended it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import os
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, BinaryIO, TextIO
+
+from espnet_llada.bin.decode_dir import DecodeDir, identity_of
+from espnet_llada.bin.decoding import Outcome, Utterance
+from espnet_llada.bin.process import say
+from espnet_llada.types import UserError, atomic_write, os_reason
+
+Decode = Callable[[Sequence[Utterance]], Iterator[Outcome]]
+
+
+def write_lines(outcomes: Iterable[Outcome], lines: TextIO) -> int:
+    """Write each line at once; returns how many utterances failed."""
+    failed = 0
+    for outcome in outcomes:
+        if outcome.error:  # a line without a text would say that nothing was heard
+            failed += 1
+            say(f"error: {outcome.error}")
+            continue
+        utt_id, text = outcome.utterance.utt_id, outcome.hypothesis.text
+        lines.write(f"{utt_id} {text}".rstrip() + "\n")
+        lines.flush()
+    return failed
+
+
+def write_stream(outcomes: Iterable[Outcome], path: str, stream: BinaryIO) -> int:
+    """The same into what ``open_stream`` has opened."""
+    try:
+        with io.TextIOWrapper(stream, encoding="utf-8", newline="\n") as lines:
+            return write_lines(outcomes, lines)
+    except OSError as e:
+        raise UserError(f"{path}: writing failed ({os_reason(e)})") from e
+
+
+def write_file(
+    path: str,
+    utterances: Sequence[Utterance],
+    batch_size: int,
+    identity: Mapping[str, Any],
+    decode: Decode,
+) -> int:
+    """Decode what ``path + '.partial'`` lacks, then put all lines into ``path``.
+
+    Args:
+        path: a file; it is not touched where every utterance has failed.
+        utterances: in the order of the lines.
+        batch_size: utterances decoded together.
+        identity: what ``line_identity`` returned.
+        decode: loads the model, then yields the outcome of each utterance.
+
+    Returns:
+        How many utterances failed.
+
+    Raises:
+        UserError: no room, or the directory cannot be written.
+    """
+    place = Path(f"{path}.partial")
+    with DecodeDir(place, identity, utterances, batch_size) as directory:
+        if there := len(utterances) - len(directory.todo):
+            say(f"{place}: has {there} of {len(utterances)}; going on from there")
+        outcomes = decode(directory.todo)
+        directory.begin()
+        try:
+            for outcome in outcomes:
+                if outcome.error:
+                    say(f"error: {outcome.error}")
+                directory.write(outcome)
+        except KeyboardInterrupt:
+            say(f"{place}: keeps what was decoded; the same command goes on from there")
+            raise
+        failed = {line.partition(" ")[0] for line in directory.finish()}
+        if len(failed) < len(utterances):
+            lines = directory.text(without=failed)
+            with atomic_write(path) as temporary:
+                temporary.write_text(lines, encoding="utf-8")
+        directory.remove()
+    return len(failed)
+
+
+def line_identity(
+    options: Mapping[str, Any],
+    utterances: Sequence[Utterance],
+    files: tuple[Path, Path],
+) -> dict[str, Any]:
+    """What decides the lines; see ``identity_of``. Here the audio counts as well.
+
+    Args:
+        options: values that change a line.
+        utterances: ids, paths and first passes.
+        files: config and checkpoint.
+    """
+    audio = hashlib.sha256()
+    for utterance in utterances:
+        there = os.path.exists(utterance.path) and os.stat(utterance.path)
+        audio.update(repr(there and (there.st_size, there.st_mtime_ns)).encode())
+    names = "asr_train_config", "asr_model_file"
+    identity = identity_of(options, utterances, dict(zip(names, files, strict=True)))
+    return {**identity, "audio": audio.hexdigest()}
