@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from espnet_llada.schema import checked
 from espnet_llada.types import UserError, atomic_write
+from espnet_llada.weights.checksums import verify
 from espnet_llada.weights.tensors import check_tensors, why_unreadable
 
 IDENTITY = "frozen_weights"
@@ -104,11 +105,12 @@ def read_state(path: str | Path) -> dict[str, Tensor]:
     """Tensors of a ``.pth`` (never unpickling code) or ``.safetensors`` file.
 
     Raises:
-        UserError: missing, truncated, or not such a file.
+        UserError: missing, damaged, or not such a file.
     """
     path = Path(path)
     if not path.is_file():
         raise UserError(f"{path}: no such checkpoint; train one or name another")
+    verify(path)
     try:
         if path.suffix == ".safetensors":
             from safetensors.torch import load_file

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import os
+import contextlib
 import re
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
@@ -20,8 +20,10 @@ from espnet_llada.packed import own_paths, packed_files, unpack
 from espnet_llada.quantize import check_quantizable, quantized
 from espnet_llada.trust import check_parts, tensors_only
 from espnet_llada.types import LoadOptions, UserError, atomic_write, local_path, nearest
-from espnet_llada.weights import cache_dir, from_hub
+from espnet_llada.weights import from_hub
 from espnet_llada.weights.assets import MINI
+from espnet_llada.weights.checksums import cache_dir
+from espnet_llada.weights.tensors import save_tensors
 
 MODEL_FILES = (
     "model.safetensors",
@@ -163,7 +165,7 @@ def find_model(name: str | Path, system: str = "llada") -> tuple[Path, Path]:
         UserError: nothing of that name, or no model in it.
     """
     places = []
-    for place in _places(str(name)):
+    for place in places_of(str(name)):
         top = unpack(place) if place.is_file() else place
         for directory in (top, top / system):
             if files := packed_files(directory) or _trained_files(directory):
@@ -175,8 +177,8 @@ def find_model(name: str | Path, system: str = "llada") -> tuple[Path, Path]:
     raise UserError(f"{where}: no config.yaml in it; name a trained exp directory")
 
 
-def _places(name: str) -> Iterator[Path]:
-    """What exists of that name, nearest first."""
+def places_of(name: str) -> Iterator[Path]:
+    """What exists of the name of a model, nearest first; see ``find_model``."""
     places = [local_path(name), _published() / name]
     if name in TAGS:
         places.append(TAGS[name])
@@ -238,18 +240,19 @@ def write_model(
         config: a train config, or what inference reads of one.
         state: see ``checkpoint.trained_state``.
         source: the directory of a model whose decode.yaml, if any, is copied.
-    """
-    from safetensors.torch import save_file
 
+    Raises:
+        UserError: it cannot be written; an old model there is intact.
+    """
     directory.mkdir(parents=True, exist_ok=True)
-    tensors = {name: tensor.contiguous() for name, tensor in state.items()}
-    with atomic_write(directory / "model.safetensors") as temporary:
-        save_file(tensors, os.fspath(temporary))
+    texts = {"config.yaml": yaml.safe_dump(dict(config), sort_keys=False).encode()}
     if source is not None and (source / DECODE_FILE).exists():
-        with atomic_write(directory / DECODE_FILE) as temporary:
-            temporary.write_bytes((source / DECODE_FILE).read_bytes())
-    else:
-        (directory / DECODE_FILE).unlink(missing_ok=True)
-    with atomic_write(directory / "config.yaml") as temporary:
-        text = yaml.safe_dump(dict(config), sort_keys=False)
-        temporary.write_text(text, encoding="utf-8")
+        texts[DECODE_FILE] = (source / DECODE_FILE).read_bytes()
+    with contextlib.ExitStack() as written:
+        # Nothing is replaced before all is written: a full disk leaves the old model.
+        for name, text in texts.items():
+            temporary = written.enter_context(atomic_write(directory / name))
+            temporary.write_bytes(text)
+        save_tensors(state, directory / "model.safetensors")
+        if DECODE_FILE not in texts:
+            (directory / DECODE_FILE).unlink(missing_ok=True)

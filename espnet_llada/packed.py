@@ -7,29 +7,41 @@ of the recipe there.
 
 from __future__ import annotations
 
+import errno
 import os
+import re
 import shutil
 import stat
 import tempfile
 import zipfile
 import zlib
 from collections.abc import Mapping
-from pathlib import Path, PurePosixPath
-from typing import Annotated, Any
+from pathlib import Path, PurePosixPath, PureWindowsPath
+from typing import Any
 
-from msgspec import Meta, Struct
+from msgspec import Struct
 
 from espnet_llada.data_file import read_yaml
 from espnet_llada.schema import checked
 from espnet_llada.types import UserError
-from espnet_llada.weights import cache_dir, cached_sha256
+from espnet_llada.weights.checksums import (
+    WEIGHT_SUFFIXES,
+    cache_dir,
+    cached_sha256,
+    checksum_file,
+    write_checksum,
+)
 
 META = "meta.yaml"
 _CONFIG, _MODEL = "asr_train_config", "asr_model_file"
-PackedName = Annotated[
-    str, Meta(pattern="^/?([^/]{1,255}/)*[^/]{1,255}$", max_length=1000)
-]
-_DAMAGE = (zipfile.BadZipFile, zlib.error, EOFError, RuntimeError, NotImplementedError)
+_DAMAGE = (zipfile.BadZipFile, zlib.error, EOFError, RuntimeError, ValueError)
+_PLAIN = (0, stat.S_IFREG, stat.S_IFDIR)
+
+# What is unpacked without being asked. Packs hold trained tensors (MBs, which hardly
+# compress), a config and pictures.
+MAX_BYTES = 4 << 30
+MAX_RATIO, ANY_RATIO_BYTES = 100, 16 << 20
+MAX_MEMBERS, MAX_NAME = 10_000, 1_000
 
 
 def unpack(archive: Path) -> Path:
@@ -39,8 +51,8 @@ def unpack(archive: Path) -> Path:
         The directory, which holds ``meta.yaml``.
 
     Raises:
-        UserError: not a pack, damaged, with a member that would land elsewhere, or the
-            disk is full.
+        UserError: not a pack, damaged, larger than a pack is, with a member that would
+            land elsewhere, or the disk is full.
     """
     try:
         with zipfile.ZipFile(archive) as opened:
@@ -52,12 +64,12 @@ def unpack(archive: Path) -> Path:
             home = cache_dir() / "packs" / cached_sha256(archive)
             if not home.is_dir():
                 _extract(opened, archive, home)
-    except _DAMAGE as e:
-        raise UserError(
-            f"{archive}: not a whole zip ({e or type(e).__name__}); copy or pack it "
-            "again"
-        ) from e
-    except OSError as e:
+    except (*_DAMAGE, OSError) as e:
+        if not isinstance(e, OSError) or e.errno == errno.EINVAL:  # a place before 0
+            raise UserError(
+                f"{archive}: not a whole zip ({e or type(e).__name__}); copy or pack "
+                "it again"
+            ) from e
         raise UserError(
             f"{e.filename or archive}: {e.strerror or e}; free some space, or set "
             "ESPNET_LLADA_CACHE to a writable directory"
@@ -67,17 +79,12 @@ def unpack(archive: Path) -> Path:
 
 def _extract(opened: zipfile.ZipFile, archive: Path, home: Path) -> None:
     """Make ``home`` in one rename, so that it exists only when it is complete."""
-    for member in opened.infolist():
-        link = stat.S_ISLNK(member.external_attr >> 16)
-        if link or not _is_inside(member.filename):
-            raise UserError(
-                f"{archive}: its member '{member.filename}' would be written outside "
-                "the directory of the model; get the zip from its author again"
-            )
+    members = _checked_members(opened, archive)
     home.parent.mkdir(parents=True, exist_ok=True)
     temporary = Path(tempfile.mkdtemp(prefix=".unpack.", dir=home.parent))
     try:
-        opened.extractall(temporary)
+        for path, member in members.items():
+            _write(opened, member, temporary / path)
         temporary.chmod(0o755)  # mkdtemp makes 0700; the cache may be shared
         try:
             os.rename(temporary, home)
@@ -88,17 +95,74 @@ def _extract(opened: zipfile.ZipFile, archive: Path, home: Path) -> None:
         shutil.rmtree(temporary, ignore_errors=True)
 
 
+def _write(opened: zipfile.ZipFile, member: zipfile.ZipInfo, target: Path) -> None:
+    target.parent.mkdir(parents=True, exist_ok=True)
+    # zipfile reads no byte more than declared, and a member that has more is damaged.
+    with opened.open(member) as source, open(target, "wb") as f:
+        shutil.copyfileobj(source, f)
+    if target.suffix in WEIGHT_SUFFIXES and not checksum_file(target).exists():
+        write_checksum(target)
+
+
+def _checked_members(
+    opened: zipfile.ZipFile, archive: Path
+) -> dict[PurePosixPath, zipfile.ZipInfo]:
+    """The files of a pack by path, before any of it is read."""
+    members: dict[PurePosixPath, zipfile.ZipInfo] = {}
+    by_hand = f"if you trust {archive}, unzip it yourself and name the directory"
+    if (count := len(opened.infolist())) > MAX_MEMBERS:
+        raise UserError(f"{archive}: holds {count} files; {by_hand}")
+    for member in opened.infolist():
+        name = member.filename
+        kind = stat.S_IFMT(member.external_attr >> 16)
+        if kind not in _PLAIN or "\0" in member.orig_filename or not _is_inside(name):
+            raise UserError(
+                f"{archive}: its member {name[:80]!a} would be written outside the "
+                "directory of the model, or is no plain file; get the zip from its "
+                "author again"
+            )
+        if member.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
+            raise UserError(f"{archive}: compressed in an unusual way; {by_hand}")
+        path = PurePosixPath(name)
+        first = members.get(path, member)
+        if (first.CRC, first.file_size) != (member.CRC, member.file_size):
+            raise UserError(f"{archive}: has {name[:80]!a} twice; pack it again")
+        if not member.is_dir():
+            members[path] = member
+    # Of one file system names differ that are the same on another.
+    same = {str(path).casefold() for path in members}
+    parents = (str(p).casefold() for path in members for p in path.parents)
+    if len(same) < len(members) or any(parent in same for parent in parents):
+        raise UserError(f"{archive}: two members would be one file; pack it again")
+    total, packed = sum(m.file_size for m in members.values()), archive.stat().st_size
+    if total > MAX_BYTES or total > max(MAX_RATIO * packed, ANY_RATIO_BYTES):
+        raise UserError(
+            f"{archive}: {packed / 1e6:.1f} MB that unpack to {total / 1e6:.1f} MB; "
+            f"{by_hand}"
+        )
+    return members
+
+
 def _is_inside(name: str) -> bool:
     path = PurePosixPath(name)
-    return not path.is_absolute() and ".." not in path.parts and "\\" not in name
+    return (
+        not re.search(r"[\0-\x1f\x7f]", name)
+        and "\\" not in name
+        and not path.is_absolute()
+        and not PureWindowsPath(name).drive
+        and bool(path.parts)
+        and ".." not in path.parts
+        and len(name) < MAX_NAME
+        and all(len(part.encode(errors="replace")) < 256 for part in path.parts)
+    )
 
 
 class _Configs(Struct):
-    asr_train_config: PackedName
+    asr_train_config: str
 
 
 class _Models(Struct):
-    asr_model_file: PackedName
+    asr_model_file: str
 
 
 class _Meta(Struct):

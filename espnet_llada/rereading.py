@@ -162,8 +162,10 @@ class Rereader:
         tokens = torch.where(one, new[rows], old[rows])
         texts = _chosen(tokens, self._places(tokens))
         texts = list(zip(rows.tolist(), texts, strict=True))
+        given = _chosen(old, self._places(old))
         likely = torch.tensor(self.reader.likelihoods(texts), device=old.device)
-        likely += torch.tensor(self.reader.aligned(texts), device=old.device)
+        changes = [(row, given[row], text) for row, text in texts]
+        likely += torch.tensor(self.reader.objections(changes), device=old.device)
         before = likely.new_zeros(len(old))
         before[rows[tried == 0]] = likely[tried == 0]
         worse = one & (likely < before[rows] + margin)[:, None]

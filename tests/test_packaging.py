@@ -70,9 +70,10 @@ def test_metadata(checkout, tmp_path):
 
 
 def test_wheel_and_sdist_hold_every_module_and_the_mini_models(checkout, tmp_path):
-    stand_ins = ["README.md", "lm/tokenizer.json", "lm/model.safetensors"]
+    tensors = ("model.safetensors", "model.safetensors.sha256")
+    stand_ins = ["README.md", *(f"lm/{name}" for name in ("tokenizer.json", *tensors))]
     for system in ("llama", "llada"):
-        names = ("config.yaml", "decode.yaml", "model.safetensors")
+        names = ("config.yaml", "decode.yaml", *tensors)
         stand_ins += [f"{system}/{name}" for name in names]
     mini = checkout / "espnet_llada/mini"
     for name in stand_ins:

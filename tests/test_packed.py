@@ -6,6 +6,7 @@ import os
 import shutil
 import subprocess
 import sys
+import warnings
 import zipfile
 from pathlib import Path
 
@@ -15,7 +16,7 @@ import yaml
 
 from espnet_llada import Deliberator, Speech2Text, UserError
 from espnet_llada.bin import cli
-from espnet_llada.checkpoint import atomic_torch_save, trained_state
+from espnet_llada.checkpoint import atomic_torch_save, read_state, trained_state
 from espnet_llada.loading import find_model
 from espnet_llada.model import WhisperLLM
 from espnet_llada.packed import unpack
@@ -106,7 +107,7 @@ def test_a_pack_decodes_the_same_text_elsewhere(
         shutil.copytree("unzipped", cache / "models/mine")
         assert decode(Speech2Text.from_pretrained("mine", steps=3), speech) == text
         deliberator = Deliberator.from_pretrained(str(moved), mask_ratio=0.0)
-        assert deliberator(speech[0], "the dog")[0][0] == "THE DOG"
+        assert deliberator(speech[0], "the dog")[0][0] == "the dog"
         files = [str(path) for path in speech]
         assert (
             cli.main(["transcribe", *files, "--steps", "3", "--model", "model.zip"])
@@ -201,6 +202,18 @@ def test_packed_from_another_directory(repo, recipe, speech, text, tmp_path):
         os.rename(away, recipe / "exp")
 
 
+NOT_TAKEN = {
+    "fifo": ["a"],
+    "twice": ["a", "a"],
+    "case": ["a", "A"],
+    "below": ["a", "A/b"],
+    "back": ["a\\..\\..\\b"],
+    "drive": ["C:/windows"],
+    "control": ["a\nerror: b"],
+    "long": ["a" * 300],
+}
+
+
 def bad_archives(folder: Path, good: Path) -> dict[str, str]:
     """{file: what its message says}."""
     folder.mkdir()
@@ -231,7 +244,25 @@ def bad_archives(folder: Path, good: Path) -> dict[str, str]:
             info = zipfile.ZipInfo(member)
             info.external_attr = (0o120777 if name == "link" else 0o100644) << 16
             opened.writestr(info, "/etc/passwd")
+    for name, members in NOT_TAKEN.items():
+        with zipfile.ZipFile(folder / f"{name}.zip", "w") as opened:
+            opened.writestr("meta.yaml", metas["gone"])
+            for i, member in enumerate(members):
+                info = zipfile.ZipInfo(member)
+                if name == "fifo":
+                    info.external_attr = 0o010644 << 16
+                with warnings.catch_warnings():
+                    warnings.simplefilter("ignore")  # of a name that is there twice
+                    opened.writestr(info, str(i))
     return {
+        "fifo.zip": "no plain file",
+        "twice.zip": "'a' twice",
+        "case.zip": "two members would be one file",
+        "below.zip": "two members would be one file",
+        "back.zip": "outside the directory",
+        "drive.zip": "outside the directory",
+        "control.zip": "outside the directory",
+        "long.zip": "outside the directory",
         "text.zip": "not a whole zip",
         "cut.zip": "not a whole zip",
         "flipped.zip": "not a whole zip",
@@ -259,6 +290,66 @@ def test_bad_archives_are_one_line_and_leave_nothing(archive, tmp_path, cache):
         find_model(checkpoint)
 
 
+def packed_anyhow(path: Path, members: dict[str, bytes]) -> Path:
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as opened:
+        for name, content in {"meta.yaml": b"{}", **members}.items():
+            opened.writestr(name, content)
+    return path
+
+
+def declare(path: Path, size: int, says: int) -> Path:
+    """Have the zip say another size of what is ``size`` bytes long."""
+    content, old = path.read_bytes(), size.to_bytes(4, "little")
+    assert content.count(old) == 2  # at the member, and in the directory
+    path.write_bytes(content.replace(old, says.to_bytes(4, "little")))
+    return path
+
+
+def test_what_a_pack_unpacks_to_is_bounded(tmp_path, cache, monkeypatch, archive):
+    monkeypatch.setattr("espnet_llada.packed.ANY_RATIO_BYTES", 1_000_000)
+    zeros = 2_000_003
+    members = {"a.pth": bytes(zeros)}
+    bomb = packed_anyhow(tmp_path / "bomb.zip", members)
+    lies = declare(packed_anyhow(tmp_path / "lies.zip", members), zeros, 1_000)
+    giant = declare(packed_anyhow(tmp_path / "giant.zip", members), zeros, 4 * 10**9)
+    many = packed_anyhow(tmp_path / "many.zip", {str(i): b"" for i in range(10_001)})
+    by_hand = "unzip it yourself and name the directory"
+    for file, message in {
+        bomb: rf"0\.0 MB that unpack to 2\.0 MB; .*{by_hand}",
+        giant: rf"unpack to 4000\.0 MB; .*{by_hand}",
+        lies: "not a whole zip",
+        many: f"holds 10002 files; .*{by_hand}",
+    }.items():
+        with pytest.raises(UserError, match=message) as e:
+            unpack(file)
+        assert str(file) in str(e.value) and "\n" not in str(e.value)
+    assert not list(cache.rglob("a.pth"))
+    noise = packed_anyhow(tmp_path / "ok.zip", {"a.pth": os.urandom(zeros)})
+    assert (unpack(noise) / "a.pth").stat().st_size == zeros
+    monkeypatch.setattr("espnet_llada.packed.MAX_BYTES", zeros - 1)
+    shutil.rmtree(cache)
+    with pytest.raises(UserError, match=f"unpack to 2.0 MB; .*{by_hand}"):
+        unpack(noise)
+    with zipfile.ZipFile(archive) as opened:
+        opened.extractall(tmp_path / "by hand")
+    monkeypatch.setattr("espnet_llada.packed.MAX_BYTES", 1)
+    with pytest.raises(UserError, match=by_hand):
+        find_model(archive)
+    assert find_model(tmp_path / "by hand")[1].is_file()
+
+
+def test_a_bit_that_turns_in_what_was_unpacked_is_found(archive, cache):
+    _, checkpoint = find_model(archive)
+    assert read_state(checkpoint)
+    content = bytearray(checkpoint.read_bytes())
+    content[len(content) // 2] ^= 1
+    checkpoint.write_bytes(content)
+    with pytest.raises(UserError, match=f"damaged .*; delete {cache}/packs/.*anew"):
+        read_state(checkpoint)
+    shutil.rmtree(cache / "packs")
+    assert read_state(find_model(archive)[1])
+
+
 def test_unpacking_once_and_in_one_step(archive, tmp_path, cache, monkeypatch):
     home = unpack(archive)
     stamp = (home / "meta.yaml").stat().st_mtime_ns
@@ -266,13 +357,12 @@ def test_unpacking_once_and_in_one_step(archive, tmp_path, cache, monkeypatch):
     assert unpack(tmp_path / "other_name.zip") == home
     assert (home / "meta.yaml").stat().st_mtime_ns == stamp
     shutil.rmtree(home)
-    real = zipfile.ZipFile.extractall
+    real = os.rename
 
-    def faster_twin(self, path, *args):  # another process finishes in the meantime
-        real(self, path, *args)
-        if not home.exists():
-            shutil.copytree(path, home)
+    def faster_twin(made, target):  # another process finishes in the meantime
+        shutil.copytree(made, target)
+        real(made, target)
 
-    monkeypatch.setattr(zipfile.ZipFile, "extractall", faster_twin)
+    monkeypatch.setattr(os, "rename", faster_twin)
     assert unpack(archive) == home
     assert [p.name for p in home.parent.iterdir()] == [home.name]

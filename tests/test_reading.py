@@ -172,7 +172,7 @@ def judge(monkeypatch, value) -> None:
         return [float(value(*pair)) for pair in texts]
 
     monkeypatch.setattr(Reader, "likelihoods", likelihoods)
-    monkeypatch.setattr(Reader, "aligned", lambda _, texts: [0.0] * len(texts))
+    monkeypatch.setattr(Reader, "objections", lambda _, texts: [0.0] * len(texts))
 
 
 def test_a_change_that_reading_finds_less_likely_is_taken_back(

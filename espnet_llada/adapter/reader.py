@@ -15,7 +15,7 @@ from espnet_llada.adapter.text_qformer import TextQFormer
 Text = Sequence[int]
 
 _ALIGNED = 0.3
-"""Weight of the CTC beside the decoder."""
+"""Weight of the CTC's objections beside the decoder's log-probabilities."""
 
 _AT_ONCE = 2048
 """Tokens that are tried in one batch: 230 MB over a vocabulary of 28,000."""
@@ -175,11 +175,24 @@ class Reader:
             for read, n, own in zip(readings, kept, found, strict=True)
         ]
 
-    def aligned(self, texts: Sequence[tuple[int, Text]]) -> list[float]:
-        """What the CTC has to say of texts, each with its utterance: nats."""
+    def objections(self, changes: Sequence[tuple[int, Text, Text]]) -> list[float]:
+        """What the CTC has against texts in the place of others: at most 0 nats.
+
+        It only ever objects: of two words that sound alike it is the worse judge.
+
+        Args:
+            changes: N utterances, the text of before, and another one.
+        """
         if self.alignment is None:
-            return [0.0] * len(texts)
-        return [_ALIGNED * value for value in self.alignment(texts)]
+            return [0.0] * len(changes)
+        both = [(row, tuple(t)) for row, *texts in changes for t in texts]
+        once = list(dict.fromkeys(both))
+        known = dict(zip(once, self.alignment(once), strict=True))
+        values = [known[key] for key in both]
+        return [
+            _ALIGNED * min(0.0, new - old)
+            for old, new in zip(values[::2], values[1::2], strict=True)
+        ]
 
     def _following(
         self, readings: Sequence[Reading], kept: Sequence[int], texts: Sequence[Text]

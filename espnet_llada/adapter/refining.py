@@ -80,9 +80,9 @@ def _helped(
             for read in before
         ]
         read_again = reader.again(before, edited)
-        aligned = _aligned(reader, list(zip(before, edited, strict=True)))
-        for read, after, more in zip(before, read_again, aligned, strict=True):
-            gain, own = after.value - read.value + more, chosen[read.row]
+        objections = _objections(reader, before, edited)
+        for read, after, less in zip(before, read_again, objections, strict=True):
+            gain, own = after.value - read.value + less, chosen[read.row]
             if gain > 0 and (len(own) == 1 or gain >= own[0][0]):
                 helped[read.row] = after
             elif len(own) > 1:
@@ -110,25 +110,22 @@ def _gains(
         targets.append([*edit.instead, *text[edit.stop : edit.stop + AHEAD + 1]])
     before = [found[edit.row] for edit in tries]
     after = reader.values(before, [edit.start for edit in tries], targets)
-    edited = [
-        (read, _edited(read.text, [e])) for e, read in zip(tries, before, strict=True)
-    ]
-    aligned = _aligned(reader, edited)
+    edited = [_edited(found[edit.row].text, [edit]) for edit in tries]
+    objections = _objections(reader, before, edited)
     gains = [
-        value - math.fsum(read.own[edit.start : edit.stop + AHEAD + 1]) + more
-        for edit, read, value, more in zip(tries, before, after, aligned, strict=True)
+        value - math.fsum(read.own[edit.start : edit.stop + AHEAD + 1]) + less
+        for edit, read, value, less in zip(
+            tries, before, after, objections, strict=True
+        )
     ]
     return list(zip(gains, tries, strict=True))
 
 
-def _aligned(
-    reader: Reader, pairs: Sequence[tuple[Reading, Sequence[int]]]
+def _objections(
+    reader: Reader, before: Sequence[Reading], edited: Sequence[Sequence[int]]
 ) -> list[float]:
-    """How much likelier than what was read the CTC finds another text."""
-    before = {read.row: read.text for read, _ in pairs}
-    known = dict(zip(before, reader.aligned([*before.items()]), strict=True))
-    after = reader.aligned([(read.row, text) for read, text in pairs])
-    return [new - known[read.row] for new, (read, _) in zip(after, pairs, strict=True)]
+    pairs = zip(before, edited, strict=True)
+    return reader.objections([(read.row, read.text, text) for read, text in pairs])
 
 
 def _tries(read: Reading, eos: int) -> list[_Try]:

@@ -9,6 +9,7 @@ import torch
 
 from espnet_llada.audio.encoder import WhisperEncoder
 from espnet_llada.audio.whisper_file import hf_name, open_whisper
+from espnet_llada.weights.tensors import save_tensors
 
 
 def export_encoder(
@@ -25,18 +26,15 @@ def export_encoder(
         UserError: see ``open_whisper``; or a tensor is missing, unexpected or of
             another shape.
     """
-    from safetensors.torch import save_file
-
     file = open_whisper(source)
     with torch.device("meta"):
         encoder = WhisperEncoder(file.config)
     stored = file.check({name: v.shape for name, v in encoder.state_dict().items()})
-    # Some openai-whisper files hold transposed views.
     tensors = {
-        f"encoder.{hf_name(name)}": tensor.read(dtype).contiguous()
+        f"encoder.{hf_name(name)}": tensor.read(dtype)
         for name, tensor in stored.items()
     }
-    save_file(tensors, target / "model.safetensors", metadata={"format": "pt"})
+    save_tensors(tensors, target / "model.safetensors")
     config = {
         "model_type": "whisper",
         "d_model": file.config.d_model,

@@ -30,7 +30,7 @@ from espnet_llada.schema import Count
 from espnet_llada.types import UserError, check_writable, open_stream
 
 DEFAULT_MODEL = "mini"
-_OWN_PARSER = ("score", "sweep", "bench", "convert", "features", "plan")
+_OWN_PARSER = ("score", "sweep", "bench", "convert", "features", "plan", "weights")
 
 _TRANSCRIBE_EXAMPLE = """examples:
   espnet-llada transcribe speech.flac
@@ -141,8 +141,7 @@ def main(cmd: list[str] | None = None) -> int:
     """
     args = sys.argv[1:] if cmd is None else list(cmd)
     if args and args[0] in _OWN_PARSER:
-        _module(args[0]).main(args[1:])
-        return 0
+        return _module(args[0]).main(args[1:]) or 0
     logging.basicConfig(level=logging.WARNING, format="%(message)s")
     parsed = get_parser().parse_args(args)
     return parsed.run(parsed)

@@ -3,10 +3,18 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
+import errno
+import logging
 import multiprocessing
+import os
 import sys
-from collections.abc import Callable, Iterable
+import tempfile
+import threading
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
 from typing import Any
+from unittest import mock
 
 from espnet2.tasks import asr
 from espnet2.train.dataset import AbsDataset, ESPnetDataset
@@ -30,6 +38,9 @@ from espnet_llada.kaldi.table import read_table
 from espnet_llada.model import ENCODER
 from espnet_llada.trust import tensors_only
 from espnet_llada.types import SAMPLE_RATE, UserError
+
+_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+_ROOM = 1 << 20  # bytes
 
 
 class ASRTask(asr.ASRTask):
@@ -99,7 +110,11 @@ class ASRTask(asr.ASRTask):
                 "extract_feats_in_collect_stats": False,
             }
         try:
-            with our_readers(args.allow_pipes), tensors_only(trusted):
+            with (
+                _one_line_errors(Path(args.output_dir)),
+                our_readers(args.allow_pipes),
+                tensors_only(trusted),
+            ):
                 super().main_worker(args)
         except UserError as e:
             if multiprocessing.parent_process() is None:
@@ -165,6 +180,40 @@ class ASRTask(asr.ASRTask):
             collate_fn=collate_fn,
         )
         return UsableBatches(loader)
+
+
+@contextlib.contextmanager
+def _one_line_errors(output_dir: Path) -> Iterator[None]:
+    """What the system refuses to ESPnet (a full disk, mostly) as a UserError."""
+    try:
+        if output_dir.is_dir():
+            _check_room(output_dir)
+        with mock.patch.object(threading, "excepthook", _thread_failed):
+            yield
+    except BrokenPipeError:
+        raise
+    except OSError as e:
+        logging.debug("", exc_info=True)
+        reason = e.strerror or str(e).partition("\n")[0]
+        full = "free some space; --resume true goes on from the last whole epoch"
+        mend = full if e.errno in _FULL else "check that path, and who may use it"
+        raise UserError(f"{e.filename or output_dir}: {reason}; {mend}") from e
+
+
+def _thread_failed(args: threading.ExceptHookArgs) -> None:
+    """TensorBoard's writes in one, and raises its OSError in the main thread again."""
+    if isinstance(args.exc_value, OSError):
+        logging.warning("%s: %s", getattr(args.thread, "name", ""), args.exc_value)
+    else:
+        threading.__excepthook__(args)
+
+
+def _check_room(directory: Path) -> None:
+    """ESPnet empties an old config.yaml and then writes it: not on a full disk."""
+    with tempfile.TemporaryFile(dir=directory) as f:
+        f.write(bytes(_ROOM))
+        f.flush()
+        os.fsync(f.fileno())
 
 
 register()

@@ -16,7 +16,7 @@ from torch import Tensor
 from espnet_llada.lm.llama import LlamaConfig
 from espnet_llada.lm.loading import HEAD, empty_llama, stored_llama
 from espnet_llada.schema import Count, Natural, checked
-from espnet_llada.weights.tensors import StoredTensor
+from espnet_llada.weights.tensors import StoredTensor, save_tensors
 
 SHARD_BYTES = 4_000_000_000
 """A shard is in memory while it is written, so it bounds the memory needed."""
@@ -69,8 +69,6 @@ def export_llama(
     Raises:
         UserError: see ``lm.loading``.
     """
-    from safetensors.torch import save_file
-
     body, settings = empty_llama(source)
     stored = stored_llama(source, body)
     updates = updates or {}
@@ -84,7 +82,7 @@ def export_llama(
             tensor = _converted(stored[name], dtype, updates.get(name))
             tensors[_hf_name(name)] = tensor
         where |= dict.fromkeys(tensors, file)
-        save_file(tensors, target / file, metadata={"format": "pt"})
+        save_tensors(tensors, target / file)
         del tensor, tensors  # before the next shard is read
     if len(shards) > 1:
         total = sum(_bytes(t, dtype) for t in stored.values())

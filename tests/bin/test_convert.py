@@ -49,7 +49,8 @@ def test_a_second_run_writes_nothing_and_damage_is_mended(
     assert record["sources"]["release"]["name"] == "checkpoint_best.pth"
     assert all(len(s["sha256"]) == 64 for s in record["sources"].values())
     assert len(record["unused"]) == 16
-    assert set(record["outputs"]) == {"config.yaml", "model.safetensors"}
+    written = {"config.yaml", "model.safetensors", "model.safetensors.sha256"}
+    assert set(record["outputs"]) == written
 
 
 @pytest.mark.parametrize("option", ["--lm", "--whisper"])

@@ -251,3 +251,31 @@ def test_only_the_bad_row_is_named(tiny_config, monkeypatch):
     monkeypatch.setattr(lockstep, "total", lambda *counts: (3.0, 4.0, 0))
     _, stats, _ = model(*batch, seeds=torch.arange(3))
     assert float(stats["acc"]) == 0.75
+
+
+def test_a_full_disk_ends_in_one_line_and_leaves_the_old_files(
+    trainings, data, tiny_config, tmp_path
+):
+    """At once in a resume; where a picture, and where a checkpoint has no room."""
+    exp, plots = tmp_path / "exp", tmp_path / "plots"
+    cmd = train_command(exp, data, tiny_config)
+    assert trainings.run(job(exp, cmd)) == [0]
+    old = {f: f.read_bytes() for f in (exp / "out").iterdir()}
+    jobs = [
+        job(exp, [*cmd, "--max_epoch", "2"], "../1", largest=60_000),
+        job(exp, [*cmd, "--output_dir", f"{exp}/new"], "../2", largest=60_000),
+        job(plots, train_command(plots, data, tiny_config), "../3", largest=20_000),
+    ]
+    jobs[2]["cmd"] += ["--use_matplotlib", "true"]
+    assert trainings.run(*jobs) == [2, 2, 2]
+    assert old == {f: f.read_bytes() for f in (exp / "out").iterdir()}
+    assert not (exp / "new/checkpoint.pth").exists()
+    refused = "File too large; free some space; --resume true goes on from"
+    for log, words in {
+        "1": f"error: {exp}/out: {refused}",
+        "2": f"error: {exp}/new/checkpoint.pth: writing failed",
+        "3": f"error: {plots}/out: {refused}",
+    }.items():
+        text = (tmp_path / log).read_text()
+        assert text.splitlines()[-1].startswith(words), text
+        assert "Traceback" not in text

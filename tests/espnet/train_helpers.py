@@ -35,7 +35,7 @@ SETTINGS = {
 """Of a train YAML, beside what builds the model."""
 
 SERVER = """
-import json, os, signal, sys
+import json, os, resource, signal, sys
 answers = os.fdopen(os.dup(1), "w")
 os.dup2(2, 1)  # ESPnet prints while it is imported
 from espnet_llada.import_guards import before_espnet
@@ -81,6 +81,9 @@ for line in sys.stdin:
             try:
                 if job["die_before"]:
                     die_before(*job["die_before"], job["folder"])
+                if job["largest"]:
+                    signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+                    resource.setrlimit(resource.RLIMIT_FSIZE, (job["largest"],) * 2)
                 if job["poison"]:
                     poison(job["poison"])
                 launched = ["-m", "espnet2.bin.asr_train", *job["cmd"]]
@@ -138,6 +141,7 @@ def job(
     name: str = "train.log",
     die_before: tuple[str, int] | None = None,
     poison: str | None = None,
+    largest: int | None = None,
 ) -> dict:
     """A training for ``Trainings.run``.
 
@@ -148,11 +152,12 @@ def job(
         die_before: kill -9 before a file below ``exp/out`` whose name has this ending
             is replaced, linked or removed for the n-th time.
         poison: an utterance whose samples become NaN.
+        largest: bytes that a file can have; more are refused as by a full disk.
     """
     log, folder = str(exp / name), str(exp / "out")
     return {
         **{"cmd": cmd, "log": log, "folder": folder},
-        **{"die_before": die_before, "poison": poison},
+        **{"die_before": die_before, "poison": poison, "largest": largest},
     }
 
 

@@ -24,7 +24,7 @@ SHIM = """#!/bin/bash
 printf '%s ' "$@" >> "{calls}"
 echo >> "{calls}"
 case "$*" in
-    *"bin.cli sweep"* | *"bin.cli features"* | *"-m espnet_llada.weights"*) ;;
+    *"bin.cli sweep"* | *"bin.cli features"* | *"-m espnet_llada.bin.weights"*) ;;
     *"-m espnet_llada.recipe "*"--stage 1"[0-9]*) ;;
     *) exec "{python}" "$@" ;;
 esac

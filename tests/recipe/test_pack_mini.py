@@ -21,6 +21,7 @@ from espnet_llada.checkpoint import (
 )
 from espnet_llada.model import WhisperLLM
 from espnet_llada.weights.assets import Packaged
+from espnet_llada.weights.checksums import verify
 
 DECODE = "decode: {steps: 2, canvas_length: 6}\n"
 
@@ -88,7 +89,9 @@ def test_packed_models_decode_as_the_trained_ones(
         *(f"lm/{name}" for name in ("tokenizer.json", "tokenizer_config.json")),
         *(f"llada/{name}" for name in ("config.yaml", "decode.yaml")),
         *("llada/model.safetensors", "llama/config.yaml", "llama/model.safetensors"),
+        *(f"{part}/model.safetensors.sha256" for part in ("lm", "llada", "llama")),
     }
+    assert all(verify(f, fresh=True) for f in output.rglob("*.safetensors"))
     assert "MB" in capsys.readouterr().out
     assert [p.name for p in tmp_path.glob(".mini*")] == []
     assert (output / "llada/decode.yaml").read_text() == DECODE

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import hashlib
+import io
+import tarfile
 
 import pytest
 from range_server import serve
@@ -84,3 +86,29 @@ def test_pip_download_is_verified_too(wheel, server, pip_finds, tmp_path):
     wrong = Wheel(wheel.requirement, "0" * 64, wheel.size)
     with pytest.raises(FetchError, match="sha256"):
         fetch_wheel(wrong, tmp_path / "x.whl")
+
+
+SETUP = """\
+import pathlib, setuptools
+pathlib.Path({trace!r}).write_text("ran")
+setuptools.setup(name="toy-weights", version="1.0")
+"""
+
+
+def test_a_package_that_would_be_built_is_refused_unseen(
+    wheel, registry, pip_finds, tmp_path
+):
+    trace = tmp_path / "trace"
+    next(registry.iterdir()).unlink()
+    with tarfile.open(registry / "toy_weights-1.0.tar.gz", "w:gz") as sdist:
+        for name, text in (
+            ("setup.py", SETUP.format(trace=str(trace))),
+            ("PKG-INFO", "Metadata-Version: 2.1\nName: toy-weights\nVersion: 1.0\n"),
+        ):
+            info = tarfile.TarInfo(f"toy_weights-1.0/{name}")
+            info.size = len(text)
+            sdist.addfile(info, io.BytesIO(text.encode()))
+    for fetch in (fetch_wheel, download._pip_download):
+        with pytest.raises(FetchError, match="No matching distribution"):
+            fetch(wheel, tmp_path / "x.whl")
+    assert not trace.exists()

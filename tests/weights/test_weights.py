@@ -11,8 +11,9 @@ import threading
 import pytest
 
 from espnet_llada import weights
+from espnet_llada.bin.weights import main as command_main
 from espnet_llada.types import UserError
-from espnet_llada.weights import Asset, Packaged, download, resolve
+from espnet_llada.weights import Asset, Packaged, checksums, download, resolve
 from espnet_llada.weights.download import FetchError
 
 NAME = "toy.en"
@@ -105,7 +106,9 @@ def test_leftovers_of_a_killed_process_do_no_harm(asset, at_hand, cache, content
 
 def test_damaged_asset_is_refused(asset, at_hand, content):
     resolve(NAME, "whisper").path.write_bytes(content[:-1])
-    with pytest.raises(UserError, match="delete it"):
+    with pytest.raises(
+        UserError, match=r"toy.en.pt: damaged .* delete .*toy.en, to have it"
+    ):
         resolve(NAME, "whisper")
 
 
@@ -130,11 +133,9 @@ def test_unwritable_cache_is_one_line(asset, pip_finds, tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("shards", [1, 2])
-@pytest.mark.parametrize("cached_from", [0, 1 << 20])
-def test_identity_of_a_directory_is_its_content(
-    tmp_path, monkeypatch, shards, cached_from
-):
-    monkeypatch.setattr(weights, "CACHED_FROM", cached_from)
+@pytest.mark.parametrize("large", [0, 1 << 20])
+def test_identity_of_a_directory_is_its_content(tmp_path, monkeypatch, shards, large):
+    monkeypatch.setattr(checksums, "LARGE", large)
     home = tmp_path / "model"
     home.mkdir()
     (home / "config.json").write_text("{}")
@@ -147,19 +148,6 @@ def test_identity_of_a_directory_is_its_content(
     assert changed != before
     (home / "model-0.safetensors").write_bytes(bytes(100))
     assert resolve(home, "lm").sha256 == before
-
-
-def test_digest_of_a_large_file_is_kept(content, tmp_path, monkeypatch):
-    file = tmp_path / "model.pt"
-    file.write_bytes(content)
-    monkeypatch.setattr(weights, "CACHED_FROM", 1)
-    first = resolve(file, "whisper")
-
-    def read_again(path):
-        raise AssertionError(f"{path} is read again")
-
-    monkeypatch.setattr(weights, "sha256", read_again)
-    assert resolve(file, "whisper") == first
 
 
 def test_directory_without_weights(tmp_path):
@@ -197,9 +185,9 @@ def test_hub_failure_is_one_line(monkeypatch):
 
 
 def test_command_prints_paths_and_refuses_unknown_names(asset, at_hand, capsys):
-    weights.main([NAME])
+    command_main([NAME])
     assert capsys.readouterr().out.strip().endswith("toy.en.pt")
-    command = [sys.executable, "-m", "espnet_llada.weights", "nonsense"]
+    command = [sys.executable, "-m", "espnet_llada.bin.weights", "nonsense"]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 2
     assert done.stderr.startswith("error: nonsense: not a known asset; known: whisper")
@@ -244,7 +232,7 @@ def test_the_nearest_name_is_offered(packaged):
     with pytest.raises(UserError, match="did you mean 'stories15m'"):
         resolve("stories15", "lm")
     with pytest.raises(UserError, match=r"did you mean 'stories15m'\?\); known"):
-        weights.main(["stories-15m"])
+        command_main(["stories-15m"])
 
 
 @pytest.mark.network

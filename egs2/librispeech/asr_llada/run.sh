@@ -188,7 +188,7 @@ common=(
 
 if [ "${stop_stage}" -ge 10 ] && [ ${#weights[@]} -gt 0 ]; then
     log "Fetching the weights: ${weights[*]}"
-    python3 -m espnet_llada.weights "${weights[@]}"
+    python3 -m espnet_llada.bin.weights "${weights[@]}"
 fi
 
 if [ -n "${asr_config}" ]; then

@@ -25,7 +25,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
-from safetensors.numpy import save_file
+import torch
 
 sys.path.insert(0, str(Path(__file__).parent))
 from synthesis.packages import package
@@ -43,6 +43,7 @@ from espnet_llada.adapter.words import TOKENS_FILE, WordProjection
 from espnet_llada.bin.options import run_main
 from espnet_llada.kaldi.table import read_table
 from espnet_llada.types import atomic_write, check_directory
+from espnet_llada.weights.tensors import save_tensors
 
 MODEL_BYTES = 60_816_028  # of llama2.data; the tokenizer stands behind them
 BYTE_PIECES = range(3, 259)
@@ -187,7 +188,6 @@ def main(cmd: list[str] | None = None) -> None:
     table = tensors[EMBEDDING]
     rows = embeddings(written_tokens, pieces, table)
     output.mkdir(parents=True, exist_ok=True)
-    tokenizer_of(tokens, CUT).save(str(output / "tokenizer.json"), pretty=False)
     configs = {
         TOKENS_FILE: ids,
         "tokenizer_config.json": {
@@ -216,16 +216,17 @@ def main(cmd: list[str] | None = None) -> None:
             "torch_dtype": "float16",
         },
     }
+    files = {"tokenizer.json": tokenizer_of(tokens, CUT).to_str()}
     for name, content in configs.items():
+        indent = 1 if isinstance(content, dict) else None
+        files[name] = json.dumps(content, indent=indent) + "\n"
+    for name, text in files.items():
         with atomic_write(output / name) as temporary:
-            indent = 1 if isinstance(content, dict) else None
-            text = json.dumps(content, indent=indent) + "\n"
             temporary.write_text(text, encoding="utf-8")
     words = WordProjection.from_pretrained(WHISPER_WIDTH, WHISPER, output).words.numpy()
     tensors[EMBEDDING] = told_apart(rows, np.median(table[BYTE_PIECES], axis=0), words)
-    with atomic_write(output / "model.safetensors") as temporary:
-        halves = {k: np.ascontiguousarray(v, np.float16) for k, v in tensors.items()}
-        save_file(halves, temporary, metadata={"format": "pt"})
+    halves = {k: torch.from_numpy(v.astype(np.float16)) for k, v in tensors.items()}
+    save_tensors(halves, output / "model.safetensors")
     sys.stdout.write(f"{output}: {len(tokens)} tokens\n")
 
 

