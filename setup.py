@@ -33,6 +33,7 @@ INSTALL_REQUIRES = [
     "jiwer>=3.0",  # word error rates
     "matplotlib>=3.6",  # figures of the report
     "PyYAML>=5.1.2",  # configurations
+    "msgspec>=0.18",  # what files and options may hold, by declared types and bounds
     "filelock>=3.12",  # two processes never fetch the same weights at once
     "tqdm>=4.60",  # progress bars
 ]

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 
 from espnet_llada.audio.io import check_samples, load_audio
-from espnet_llada.decode_file import STRATEGY, make_options, model_options
+from espnet_llada.decode_file import job_options
 from espnet_llada.loading import Builder, find_model, load_model
 from espnet_llada.recognizer import Recognizer
 from espnet_llada.types import Hypothesis, LoadOptions, UserError
@@ -31,7 +31,8 @@ class InferenceAPI:
         device, lm, whisper, quantize_asr_model, trust_model: see ``LoadOptions``.
         use_audio: see ``Recognizer``.
         output_case: see ``Recognizer``.
-        **options: fields of ``SamplerOptions``.
+        **options: fields of ``SamplerOptions``; those that are not given are as the
+            decode.yaml beside ``asr_train_config`` says, if there is one.
 
     Raises:
         UserError: a file or an option does not fit.
@@ -53,7 +54,7 @@ class InferenceAPI:
         trust_model: bool = False,
         **options: Any,
     ):
-        sampler_options = make_options({"strategy": STRATEGY[self.task], **options})
+        sampler_options = job_options(asr_train_config, self.task, options, use_audio)
         if sampler_options.deliberates != (self.task == "deliberate"):
             needed = "Deliberator" if sampler_options.deliberates else "Speech2Text"
             raise UserError(
@@ -69,13 +70,8 @@ class InferenceAPI:
     def from_pretrained(
         cls, model_tag: str | Path, system: str = "llada", **options: Any
     ):
-        """Load a directory, a packed zip, a tag or a hub id; see ``find_model``.
-
-        Options that are not given are those of the model's decode.yaml, if any.
-        """
-        config, file = find_model(model_tag, system)
-        defaults = model_options(config, cls.task, options)
-        return cls(config, file, **{**defaults, **options})
+        """Load a directory, a packed zip, a tag or a hub id; see ``find_model``."""
+        return cls(*find_model(model_tag, system), **options)
 
     def _run(self, speech: Speech, utt_id: str, transcript: str | None) -> Result:
         given = None if transcript is None else [transcript]

@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -18,8 +17,8 @@ from espnet_llada.audio.whisper_file import open_whisper
 from espnet_llada.lm.backbone import Backbone
 from espnet_llada.lm.loading import empty_llama, llama_from
 from espnet_llada.lm.lora import LoraOptions, add_lora
-from espnet_llada.model import ATTENTION, is_ours
-from espnet_llada.types import SAMPLE_RATE, UserError
+from espnet_llada.model import ATTENTION, POSTENCODER, check_config, is_ours
+from espnet_llada.types import SAMPLE_RATE, UserError, local_path
 
 PROMPT_TOKENS = 24
 """LLaDA's chat template around the prompt; a few more or less change nothing here."""
@@ -99,7 +98,8 @@ def build(config: Mapping[str, Any]) -> Network:
     Raises:
         UserError: parts that are not ours, or of unknown sizes.
     """
-    if not is_ours(config):
+    check_config(config, "config")
+    if not is_ours(config) or config["postencoder"] != POSTENCODER:
         raise UserError(
             "plan knows encoder whisper_frozen, postencoder window_qformer and "
             f"decoder {' or '.join(ATTENTION)}; this config has other parts"
@@ -131,8 +131,8 @@ def _encoder(
     whisper: str = "whisper-tiny.en", dtype: str = "float32", **padding: Any
 ) -> WhisperEncoder:
     sizes = whisper_sizes(whisper)
-    if Path(whisper).expanduser().exists():
-        sizes = open_whisper(Path(whisper).expanduser()).config
+    if local_path(whisper).exists():
+        sizes = open_whisper(local_path(whisper)).config
     if sizes is None:
         raise UserError(f"{whisper}: unknown sizes; name a local directory of it")
     with torch.device("meta"):
@@ -143,7 +143,7 @@ def _encoder(
 
 def _lm(conf: Mapping[str, Any], attention: str, lora: LoraOptions | None) -> Backbone:
     name, layers = conf.get("lm", "smollm2-135m"), conf.get("num_layers")
-    path = Path(name).expanduser()
+    path = local_path(name)
     if path.exists():
         body, settings = empty_llama(path, layers)
     elif name in LANGUAGE_MODELS:

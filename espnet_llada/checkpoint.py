@@ -11,16 +11,25 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict
 
 import torch
 from torch import Tensor, nn
 
+from espnet_llada.schema import checked
 from espnet_llada.types import UserError, atomic_write
 from espnet_llada.weights.checksums import verify
 from espnet_llada.weights.tensors import check_tensors, why_unreadable
 
 IDENTITY = "frozen_weights"
+
+
+class _Names(TypedDict):
+    name: str
+    sha256: str
+
+
+_Identity = dict[str, _Names]
 
 
 def frozen_weights(model: nn.Module) -> dict[str, dict[str, str]]:
@@ -59,7 +68,16 @@ def read_identity(
             f"{source}: says not which frozen weights it belongs to; it is no "
             "espnet_llada checkpoint"
         )
-    return json.loads(bytes(state[IDENTITY].round().to(torch.uint8).tolist()))
+    numbers = state[IDENTITY].flatten().round()
+    try:
+        if not ((numbers >= 0) & (numbers < 256)).all():
+            raise ValueError("no bytes")
+        parts = json.loads(bytes(numbers.to(torch.uint8).tolist()))
+    except (ValueError, RecursionError) as e:
+        raise UserError(
+            f"{source}: its identity is damaged ({e}); copy it again"
+        ) from e
+    return checked(parts, _Identity, source)
 
 
 def load_trained(model: nn.Module, state: Mapping[str, Tensor], source: str) -> None:

@@ -4,9 +4,10 @@
     deliberate: {mask_ratio: 0.3, steps: 6}
     semi_ar: {num_blocks: 4, steps: 16}
 
-Each section holds fields of ``SamplerOptions``. They are that model's defaults for
-``espnet-llada transcribe`` (``Speech2Text``) and ``deliberate`` (``Deliberator``), or,
-under the name of a strategy, for whoever asks for one that is not the task's.
+Each section holds fields of ``SamplerOptions``. They are that model's defaults,
+whichever way it is used: ``espnet-llada``, ``Speech2Text`` and ``Deliberator``,
+``asr_inference``, the recipe's stage 12. ``decode`` transcribes, ``deliberate`` has a
+first pass; the name of a strategy is for whoever asks for one that is not the task's.
 """
 
 from __future__ import annotations
@@ -16,16 +17,16 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
+from espnet_llada.data_file import read_yaml
 from espnet_llada.sampler_options import STRATEGIES, SamplerOptions
+from espnet_llada.schema import check_options
 from espnet_llada.types import UserError, nearest
-from espnet_llada.yaml_file import read_yaml
 
 DECODE_FILE = "decode.yaml"
 STRATEGY = {"decode": "diffusion", "deliberate": "deliberation_low_confidence"}
 """The strategy of each task where nobody names another."""
 
-_FIELDS = {f.name: type(f.default) for f in fields(SamplerOptions)}
-_SWITCH = {"true": True, "false": False}
+_FIELDS = tuple(f.name for f in fields(SamplerOptions))
 
 
 def make_options(values: Mapping[str, Any]) -> SamplerOptions:
@@ -40,6 +41,32 @@ def make_options(values: Mapping[str, Any]) -> SamplerOptions:
             raise UserError(f"unknown option '{name}'{hint}; known: {sorted(_FIELDS)}")
     tail = {"tail": 0} if values.get("profile") == "release" else {}
     return SamplerOptions(**{**tail, **values})
+
+
+def job_options(
+    config: str | Path, task: str, given: Mapping[str, Any], use_audio: bool = True
+) -> SamplerOptions:
+    """What decoding does: what the user has said, and else what ``model_options`` says.
+
+    Every way to decode with a model comes here, so that all give the same text. (The
+    rows of a sweep or a bench say everything themselves.)
+
+    Args:
+        config: the model's config.yaml.
+        task: ``decode`` or ``deliberate``.
+        given: the options that the user has given, and no others.
+        use_audio: see ``Recognizer``.
+
+    Raises:
+        UserError: decode.yaml, or an option, does not fit.
+    """
+    defaults = model_options(config, task, {**given, "use_audio": use_audio})
+    return make_options({**defaults, **given})
+
+
+def task_of(strategy: str) -> str:
+    """The task that a strategy is for."""
+    return "deliberate" if strategy.startswith("deliberation") else "decode"
 
 
 def model_options(
@@ -92,20 +119,8 @@ def _section(
     if name in STRATEGIES and "strategy" in section:
         raise UserError(f"{path}: {name}: is a strategy; take its 'strategy' out")
     try:
-        values = {"strategy": strategy, **_typed(section)}
+        values = {"strategy": strategy, **check_options(section, SamplerOptions)}
         make_options(values)
     except UserError as e:
         raise UserError(f"{path}: {name}: {e}") from e
-    return values
-
-
-def _typed(section: Mapping[str, Any]) -> dict[str, Any]:
-    values = {}
-    for name, value in section.items():
-        kind = _FIELDS.get(name, str)
-        try:  # by way of text: int(0.7) would be 0
-            text = str(value)
-            values[name] = _SWITCH[text.lower()] if kind is bool else kind(text)
-        except (KeyError, ValueError) as e:
-            raise UserError(f"'{name}: {value}' is not a valid value") from e
     return values

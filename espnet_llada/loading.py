@@ -12,12 +12,14 @@ import yaml
 from torch import Tensor, nn
 
 from espnet_llada.checkpoint import load_trained, read_state
+from espnet_llada.data_file import read_yaml
 from espnet_llada.decode_file import DECODE_FILE
-from espnet_llada.model import ATTENTION, ENCODER, WhisperLLM, is_ours
+from espnet_llada.device import check_device, device_problem
+from espnet_llada.model import ATTENTION, ENCODER, WhisperLLM, check_config, is_ours
 from espnet_llada.packed import own_paths, packed_files, unpack
 from espnet_llada.quantize import check_quantizable, quantized
 from espnet_llada.trust import check_parts, tensors_only
-from espnet_llada.types import LoadOptions, UserError, atomic_write, nearest
+from espnet_llada.types import LoadOptions, UserError, atomic_write, local_path, nearest
 from espnet_llada.weights import from_hub
 from espnet_llada.weights.assets import MINI
 from espnet_llada.weights.checksums import cache_dir
@@ -63,6 +65,7 @@ def load_model(
     """
     options = options or LoadOptions()
     check_quantizable(options)
+    check_device(options.device)
     config = read_train_config(train_config)
     state = read_state(model_file)  # cheap, so a wrong path is told before the LM loads
     config = own_paths(config, Path(train_config))
@@ -79,12 +82,8 @@ def load_model(
     model.decoder.merge_lora()
     try:
         model = model.to(options.device).eval()
-    except (RuntimeError, AssertionError) as e:  # not there, or too small
-        reason = str(e).strip().splitlines()[0]
-        raise UserError(
-            f"device {options.device}: {reason:.160}; name one that is here and has "
-            "room, e.g. cpu"
-        ) from e
+    except RuntimeError as e:
+        raise UserError(device_problem(options.device, e)) from e
     return quantized(model) if options.quantize_asr_model else model
 
 
@@ -124,7 +123,7 @@ def _with_frozen(
         if given:
             conf[key] = str(given)
         config[section] = conf
-        path = Path(str(conf.get(key, "."))).expanduser()
+        path = local_path(str(conf.get(key, ".")))
         if (path.is_absolute() or path.parts[:1] == ("..",)) and not path.exists():
             raise UserError(
                 f"{source}: its {key} '{path}' is not on this machine; say where it is "
@@ -137,15 +136,12 @@ def read_train_config(path: str | Path) -> dict[str, Any]:
     """The config.yaml of a training with one of our decoders.
 
     Raises:
-        UserError: missing, not YAML, or of another kind of model.
+        UserError: missing, not YAML, of another kind of model, or with a value that
+            does not fit our parts.
     """
-    try:
-        config = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
-    except OSError as e:
-        raise UserError(f"{path}: cannot read it ({e.strerror}); train first") from e
-    except (yaml.YAMLError, UnicodeDecodeError) as e:
-        raise UserError(f"{path}: not valid YAML; use a training's config.yaml") from e
-    if not isinstance(config, dict) or config.get("decoder") not in ATTENTION:
+    config = read_yaml(path)
+    check_config(config, path)
+    if config.get("decoder") not in ATTENTION:
         raise UserError(
             f"{path}: not the config of a model with 'decoder: llada' or 'llama'"
         )
@@ -183,7 +179,7 @@ def find_model(name: str | Path, system: str = "llada") -> tuple[Path, Path]:
 
 def places_of(name: str) -> Iterator[Path]:
     """What exists of the name of a model, nearest first; see ``find_model``."""
-    places = [Path(name).expanduser(), _published() / name]
+    places = [local_path(name), _published() / name]
     if name in TAGS:
         places.append(TAGS[name])
     existing = [place for place in places if place.exists()]

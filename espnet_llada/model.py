@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Annotated, Any
 
 import torch
+from msgspec import Meta, Struct
 from torch import Tensor, nn
 
 from espnet_llada import weights
@@ -13,6 +14,7 @@ from espnet_llada.adapter.qformer import Frames, WindowQFormer, WindowReader
 from espnet_llada.adapter.whisper_qformer import WhisperQFormer
 from espnet_llada.audio.encoder import WhisperEncoder
 from espnet_llada.decoder import LMDecoder
+from espnet_llada.schema import Dtype, check_options, checked
 
 ENCODER, POSTENCODER = "whisper_frozen", "window_qformer"
 POSTENCODERS = {
@@ -26,9 +28,9 @@ ATTENTION = {"llada": "bidirectional", "llama": "causal"}
 
 def build_encoder(
     whisper: str = "whisper-tiny.en",
-    pad_seconds: float = 30.0,
+    pad_seconds: Annotated[float, Meta(ge=0.0, le=30.0)] = 30.0,
     keep_padding: bool = False,
-    dtype: str = "float32",
+    dtype: Dtype = "float32",
 ) -> WhisperEncoder:
     """The frozen encoder of ``encoder_conf``; see ``WhisperEncoder``.
 
@@ -44,6 +46,42 @@ def build_encoder(
     )
     encoder.weights = resolved
     return encoder
+
+
+PARTS = {
+    "encoder": {ENCODER: build_encoder},
+    "postencoder": POSTENCODERS,
+    "decoder": dict.fromkeys(ATTENTION, LMDecoder),
+}
+"""Our choices in a config, and what takes the options of ``…_conf``."""
+
+
+class _Sections(Struct):
+    """The keys of a config that are read here; training has many more."""
+
+    encoder: str | None = None
+    encoder_conf: dict[str, Any] | None = None
+    postencoder: str | None = None
+    postencoder_conf: dict[str, Any] | None = None
+    decoder: str | None = None
+    decoder_conf: dict[str, Any] | None = None
+
+
+def check_config(config: Mapping[str, Any], where: object) -> None:
+    """Hold a config to what the constructors of our parts are annotated with.
+
+    Args:
+        config: of a training; parts that are not ours are not looked at.
+        where: it comes from, for messages.
+
+    Raises:
+        UserError: names the section, the key, and what fits.
+    """
+    sections = checked(dict(config), _Sections, where)
+    for part, ours in PARTS.items():
+        if constructor := ours.get(getattr(sections, part)):
+            given = getattr(sections, f"{part}_conf") or {}
+            check_options(given, constructor, f"{where}: {part}_conf")
 
 
 def compile_layers(

@@ -19,8 +19,10 @@ from collections.abc import Mapping
 from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import Any
 
-import yaml
+from msgspec import Struct
 
+from espnet_llada.data_file import read_yaml
+from espnet_llada.schema import checked
 from espnet_llada.types import UserError
 from espnet_llada.weights.checksums import (
     WEIGHT_SUFFIXES,
@@ -155,6 +157,21 @@ def _is_inside(name: str) -> bool:
     )
 
 
+class _Configs(Struct):
+    asr_train_config: str
+
+
+class _Models(Struct):
+    asr_model_file: str
+
+
+class _Meta(Struct):
+    """Of meta.yaml the files of an ASR model."""
+
+    yaml_files: _Configs
+    files: _Models
+
+
 def packed_files(directory: Path) -> tuple[Path, Path] | None:
     """Config and checkpoint of an unpacked model; None where there is no meta.yaml.
 
@@ -165,13 +182,13 @@ def packed_files(directory: Path) -> tuple[Path, Path] | None:
     if not path.is_file():
         return None
     try:
-        meta = yaml.safe_load(path.read_text(encoding="utf-8"))
-        named = meta["yaml_files"][_CONFIG], meta["files"][_MODEL]
-    except (OSError, ValueError, yaml.YAMLError, KeyError, TypeError) as e:
+        meta = checked(read_yaml(path), _Meta, path)
+    except UserError as e:
         raise UserError(
-            f"{path}: names no {_CONFIG} and {_MODEL}; pack it with "
+            f"{e}: names no {_CONFIG} and {_MODEL}; pack it with "
             "'python -m espnet2.bin.pack asr'"
         ) from e
+    named = meta.yaml_files.asr_train_config, meta.files.asr_model_file
     config, model = (_beside(directory, name) for name in named)
     for name, file in zip(named, (config, model), strict=True):
         if file is None or not file.is_file():

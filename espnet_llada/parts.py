@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Annotated, Any, Literal
 
 import torch
+from msgspec import Meta
 from torch import nn
 
 from espnet_llada import weights
@@ -15,13 +16,12 @@ from espnet_llada.adapter.text_qformer import TextQFormer
 from espnet_llada.adapter.words import WordProjection
 from espnet_llada.lm.backbone import Backbone
 from espnet_llada.lm.lora import LoraOptions, add_lora, merge_lora
-from espnet_llada.lm.tokenizer import LMTokenizer
+from espnet_llada.lm.tokenizer import CASES, LMTokenizer
 from espnet_llada.objective import LOSSES
 from espnet_llada.pointer import Pointer
 from espnet_llada.prefix import AUDIO_POSITIONS
+from espnet_llada.schema import Dtype, Layers, OptionsOf, Share
 from espnet_llada.types import SpecialTokens, UserError
-
-PROJECTIONS = ("linear", "words")
 
 
 class Parts(nn.Module):
@@ -70,8 +70,10 @@ class Parts(nn.Module):
             have an empty position, so that deliberation learns to add words and to
             take some away (``slots``); for masked diffusion with a ``text_qformer``.
 
+    What fits is what the annotations say; ``model.check_config`` holds a config to it.
+
     Raises:
-        UserError: a value that does not fit, or options that exclude one another.
+        UserError: options that exclude one another.
     """
 
     def __init__(
@@ -79,33 +81,30 @@ class Parts(nn.Module):
         encoder_output_size: int,
         attention: str,
         lm: str = "smollm2-135m",
-        num_layers: int | None = None,
-        lora: Mapping[str, Any] | None = None,
+        num_layers: Layers | None = None,
+        lora: Annotated[Mapping[str, Any], OptionsOf(LoraOptions)] | None = None,
         train_lm: bool = False,
         compile_layers: bool = False,
         prompt: str = "Transcribe the audio:",
         chat_template: bool = True,
-        text_case: str = "lower",
-        loss: str = "llada",
-        canvas_slack: int = 32,
-        dtype: str = "float32",
-        ctc: Mapping[str, Any] | None = None,
-        projection: str = "linear",
+        text_case: Literal[CASES] = "lower",
+        loss: Literal[LOSSES] = "llada",
+        canvas_slack: Annotated[int, Meta(ge=0, le=8192)] = 32,
+        dtype: Dtype = "float32",
+        ctc: Annotated[Mapping[str, Any], OptionsOf(AlignmentCTC)] | None = None,
+        projection: Literal["linear", "words"] = "linear",
         whisper: str = "whisper-tiny.en",
-        audio_positions: str = "before",
+        audio_positions: Literal[AUDIO_POSITIONS] = "before",
         prefix_blind: bool = False,
         pointer: bool = False,
         text_as_audio: bool = False,
-        text_random: float = 0.0,
-        misheard: float = 0.0,
-        text_qformer: Mapping[str, Any] | None = None,
-        slots: float = 0.0,
+        text_random: Share = 0.0,
+        misheard: Share = 0.0,
+        text_qformer: Annotated[Mapping[str, Any], OptionsOf(TextQFormer)]
+        | None = None,
+        slots: Share = 0.0,
     ):
         super().__init__()
-        _check("projection", projection, PROJECTIONS)
-        _check("audio_positions", audio_positions, AUDIO_POSITIONS)
-        _check("loss", loss, LOSSES)
-        _check("dtype", dtype, ("float32", "bfloat16"))
         if projection == "words" and ctc is None:
             raise UserError("projection: words needs ctc; give it a weight")
         self.loss_name, self.canvas_slack = loss, canvas_slack
@@ -188,8 +187,3 @@ class Parts(nn.Module):
     def encode_texts(self, texts: Sequence[str]) -> list[list[int]]:
         """Token ids of transcripts, in the LM's text case, without EOS."""
         return [self.tokenizer.encode(text) for text in texts]
-
-
-def _check(name: str, value: str, allowed: Sequence[str]) -> None:
-    if value not in allowed:
-        raise UserError(f"{name}: {value!r}; allowed: {', '.join(allowed)}")

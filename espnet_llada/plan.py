@@ -9,19 +9,32 @@ addition count as two FLOPs; matrix products only.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
-from typing import Any
+from typing import Literal
 
 import torch
+from msgspec import Struct
 
 from espnet_llada.architectures import Gpu
 from espnet_llada.audio.features import N_FFT
 from espnet_llada.blueprint import Load, Network
+from espnet_llada.schema import Count
 from espnet_llada.types import UserError
 from espnet_llada.vocabulary import ELEMENTS
 
 FP32 = 4
 _OPTIMIZER_STATES = {"sgd": 0, "adadelta": 2, "adagrad": 1, "rmsprop": 1}  # Adam's: 2
+
+
+class Training(Struct):
+    """Of a train YAML what decides time and memory, besides the network."""
+
+    batch_type: str = "folded"
+    batch_size: Count = 20
+    num_iters_per_epoch: Count | None = None
+    max_epoch: Count = 40
+    accum_grad: Count = 1
+    optim: str = "adadelta"
+    train_dtype: Literal["float16", "float32", "float64", "bfloat16"] | None = None
 
 
 def parameters(network: Network) -> dict[str, dict[str, int]]:
@@ -166,12 +179,12 @@ def _qformer_bytes(network: Network, load: Load, mask_bytes: int) -> float:
 
 
 def memory(
-    network: Network, load: Load, config: Mapping[str, Any], gpus: int
+    network: Network, load: Load, training: Training, gpus: int
 ) -> dict[str, float]:
     """Bytes on one GPU at the peak, the start of the backward pass."""
     weights: dict[str, float] = {}
     trained = 0
-    itemsize = getattr(torch, config.get("train_dtype") or "float32").itemsize
+    itemsize = getattr(torch, training.train_dtype or "float32").itemsize
     for part in network.parts().values():
         for parameter in part.parameters():
             trained += parameter.numel() * parameter.requires_grad
@@ -179,7 +192,7 @@ def memory(
             size = itemsize if parameter.requires_grad else parameter.element_size()
             key = f"weights, {name if name == 'trained' else 'frozen ' + name}"
             weights[key] = weights.get(key, 0.0) + parameter.numel() * size
-    states = _OPTIMIZER_STATES.get(str(config.get("optim", "adadelta")).lower(), 2)
+    states = _OPTIMIZER_STATES.get(training.optim.lower(), 2)
     kept = activation_bytes(network, load)
     logits = load.rows * network.scored(load) * network.lm.vocab_size
     # So many at a time: in the head's dtype, in fp32, and their gradient.
@@ -195,12 +208,12 @@ def memory(
 
 
 def schedule(
-    config: Mapping[str, Any], gpus: int, hours: float, seconds: float
+    training: Training, gpus: int, hours: float, seconds: float
 ) -> dict[str, float]:
     """Iterations, optimizer steps, passes over the data.
 
     Args:
-        config: a train YAML.
+        training: of a train YAML.
         gpus: all of them.
         hours: of the training set.
         seconds: of its average utterance.
@@ -208,19 +221,18 @@ def schedule(
     Raises:
         UserError: batches that are not made by number of utterances.
     """
-    if config.get("batch_type", "folded") not in ("sorted", "unsorted", "folded"):
+    if training.batch_type not in ("sorted", "unsorted", "folded"):
         raise UserError(
-            f"batch_type {config['batch_type']}: plan knows sorted, unsorted, folded"
+            f"batch_type {training.batch_type}: plan knows sorted, unsorted, folded"
         )
-    batch = int(config.get("batch_size", 20))
-    utterances = hours * 3600 / seconds
-    per_epoch = config.get("num_iters_per_epoch") or math.ceil(utterances / batch)
-    iterations = int(config.get("max_epoch", 40)) * int(per_epoch)
+    batch, utterances = training.batch_size, hours * 3600 / seconds
+    per_epoch = training.num_iters_per_epoch or math.ceil(utterances / batch)
+    iterations = training.max_epoch * per_epoch
     return {
         "batch_size": batch,
         "rows": -(-batch // gpus),
         "iterations": iterations,
-        "optimizer_steps": iterations // int(config.get("accum_grad", 1)),
+        "optimizer_steps": iterations // training.accum_grad,
         "passes": iterations * batch / utterances,
     }
 

@@ -25,7 +25,7 @@ def check_quantizable(options: LoadOptions) -> None:
     """
     if not options.quantize_asr_model:
         return
-    if torch.device(options.device).type != "cpu":
+    if options.device.partition(":")[0] != "cpu":
         raise UserError(
             f"quantize_asr_model: torch does it on CPUs only, not on {options.device}; "
             "leave it out there"

@@ -187,7 +187,7 @@ def check_shapes(
 def _tensors(content: Any, path: Path) -> Mapping[str, Tensor]:
     state = content.get("model") if isinstance(content, Mapping) else None
     if not isinstance(state, Mapping) or not all(
-        isinstance(v, Tensor) for v in state.values()
+        isinstance(k, str) and isinstance(v, Tensor) for k, v in state.items()
     ):
         raise UserError(
             f"{path}: not a release checkpoint (no tensors under 'model'); name the "
@@ -197,14 +197,17 @@ def _tensors(content: Any, path: Path) -> Mapping[str, Tensor]:
 
 
 def _count(names: Mapping[str, Tensor], prefix: str) -> int:
-    """Layers: one more than the highest number; those below must all be there."""
+    """Layers: one more than the highest number; those below must all be there.
+
+    A damaged name may have any number: more layers than tensors there cannot be.
+    """
     numbers = [
         int(number)
         for name in names
         if name.startswith(prefix)
-        and (number := name.removeprefix(prefix).partition(".")[0]).isdigit()
+        and (number := name.removeprefix(prefix).partition(".")[0]).isdecimal()
     ]
-    return max(numbers, default=0) + 1
+    return min(max(numbers, default=0), len(names)) + 1
 
 
 def _refuse(path: Path, problem: str, names: set[str]) -> None:

@@ -20,7 +20,7 @@ from espnet_llada.lm.loading import empty_llama, stored_llama
 from espnet_llada.lm.lora import LoraOptions
 from espnet_llada.loading import write_model
 from espnet_llada.release import ReleaseTensors, check_shapes, lora_name, read_release
-from espnet_llada.types import UserError
+from espnet_llada.types import UserError, local_path
 from espnet_llada.weights import Weights
 from espnet_llada.weights.conversion import convert_once, describe
 
@@ -195,7 +195,7 @@ def _config(
 
 def _lasting(source: Weights) -> str:
     """A name that holds in any working directory; pinned names and hub ids do."""
-    local = Path(source.name).expanduser()
+    local = local_path(source.name)
     return str(local.absolute()) if local == source.path else source.name
 
 

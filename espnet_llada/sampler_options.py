@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
-from numbers import Integral, Real
+from dataclasses import dataclass
+from typing import Annotated, Literal
 
+from msgspec import Meta
+
+from espnet_llada.schema import Count, Share, Weight, check_options
 from espnet_llada.types import UserError
 
 STRATEGIES = (
@@ -18,6 +21,11 @@ STRATEGIES = (
 
 
 PROFILES = ("default", "release")
+
+Positions = Annotated[int, Meta(ge=1, le=8192)]
+"""Of a canvas; no LM here knows more."""
+Rate = Annotated[float, Meta(ge=0.0, le=1000.0)]
+Rounds = Annotated[int, Meta(ge=0, le=1000)]
 
 
 @dataclass(frozen=True)
@@ -91,73 +99,42 @@ class SamplerOptions:
         UserError: a value outside its range.
     """
 
-    strategy: str = "diffusion"
-    steps: int = 32
-    canvas_length: int = 64
-    tokens_per_second: float = 0.0
-    positions_per_vector: float = 0.0
-    num_blocks: int = 1
-    mask_ratio: float = 0.5
-    mask_below: float = 0.0
-    measuring_passes: int = 1
-    refine: int = 0
-    slots_below: float = 0.0
+    strategy: Literal[STRATEGIES] = "diffusion"
+    steps: Count = 32
+    canvas_length: Positions = 64
+    tokens_per_second: Rate = 0.0
+    positions_per_vector: Rate = 0.0
+    num_blocks: Count = 1
+    mask_ratio: Share = 0.5
+    mask_below: Share = 0.0
+    measuring_passes: Rounds = 1
+    refine: Rounds = 0
+    slots_below: Share = 0.0
     verify: bool = False
     second_opinion: bool = False
-    temperature: float = 0.0
-    remasking: str = "confidence"
-    tail: int = 1
-    seed: int = 0
-    profile: str = "default"
-    threshold: float = 0.0
-    beam_size: int = 1
-    reader_weight: float = 0.0
+    temperature: Weight = 0.0
+    remasking: Literal["confidence", "random"] = "confidence"
+    tail: Annotated[int, Meta(ge=0, le=8192)] = 1
+    seed: Annotated[int, Meta(ge=-(2**62), le=2**62)] = 0
+    profile: Literal[PROFILES] = "default"
+    threshold: Share = 0.0
+    beam_size: Annotated[int, Meta(ge=1, le=1024)] = 1
+    reader_weight: Weight = 0.0
     block_cache: bool = False
-    longest_piece: float = 30.0
+    longest_piece: Annotated[float, Meta(ge=1.0, le=30.0)] = 30.0
 
     def __post_init__(self) -> None:
-        for field in fields(self):
-            kinds, what = _KINDS[type(field.default)]
-            value = getattr(self, field.name)
-            # (True is a number to Python.)
-            switches = isinstance(value, bool) == (kinds is bool)
-            _require(isinstance(value, kinds) and switches, field.name, value, what)
-        _require(self.strategy in STRATEGIES, "strategy", self.strategy, STRATEGIES)
-        choices = ("confidence", "random")
-        _require(self.remasking in choices, "remasking", self.remasking, choices)
-        _require(self.steps >= 1, "steps", self.steps, ">= 1")
-        _require(self.canvas_length >= 1, "canvas_length", self.canvas_length, ">= 1")
-        rate = self.tokens_per_second
-        _require(rate >= 0.0, "tokens_per_second", rate, ">= 0")
-        rate = self.positions_per_vector
-        _require(rate >= 0.0, "positions_per_vector", rate, ">= 0")
-        _require(self.num_blocks >= 1, "num_blocks", self.num_blocks, ">= 1")
-        _require(0.0 <= self.mask_ratio <= 1.0, "mask_ratio", self.mask_ratio, "[0, 1]")
-        _require(0.0 <= self.mask_below <= 1.0, "mask_below", self.mask_below, "[0, 1]")
+        check_options(vars(self), type(self))
         measures = self.strategy in ("mask_ctc", "deliberation_low_confidence")
         allowed = "0: this strategy knows no probability of a token"
         _require(
             not self.mask_below or measures, "mask_below", self.mask_below, allowed
         )
         rounds, allowed = self.refine, "0: deliberation has no draft of its own"
-        _require(rounds >= 0, "refine", rounds, ">= 0")
         _require(not (rounds and self.deliberates), "refine", rounds, allowed)
-        slots = self.slots_below
-        _require(0.0 <= slots <= 1.0, "slots_below", slots, "[0, 1]")
         for name in ("slots_below", "verify"):
             value, allowed = getattr(self, name), "0: no text is on the canvas"
             _require(not value or self.edits, name, value, allowed)
-        passes = self.measuring_passes
-        _require(passes >= 0, "measuring_passes", passes, ">= 0")
-        _require(self.temperature >= 0.0, "temperature", self.temperature, ">= 0")
-        _require(self.tail >= 0, "tail", self.tail, ">= 0")
-        _require(0.0 <= self.threshold <= 1.0, "threshold", self.threshold, "[0, 1]")
-        _require(self.profile in PROFILES, "profile", self.profile, PROFILES)
-        _require(self.beam_size >= 1, "beam_size", self.beam_size, ">= 1")
-        weight = self.reader_weight
-        _require(weight >= 0.0, "reader_weight", weight, ">= 0")
-        longest = self.longest_piece
-        _require(1.0 <= longest <= 30.0, "longest_piece", longest, "[1, 30]")
         if self.profile == "release":
             self._check_release()
         elif self.strategy == "deliberation_low_confidence":
@@ -223,14 +200,6 @@ class SamplerOptions:
     def resizes(self) -> bool:
         """Whether EOS on the canvas is an empty position, and no end."""
         return self.edits and self.slots_below > 0
-
-
-_KINDS = {
-    bool: (bool, "true or false"),
-    int: (Integral, "a whole number"),
-    float: (Real, "a number"),
-    str: (str, "a word"),
-}
 
 
 def _require(holds: bool, name: str, value: object, allowed: object) -> None:

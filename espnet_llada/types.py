@@ -31,6 +31,9 @@ _LINKS = 40  # that a path may lead through, as the kernel has it
 class UserError(Exception):
     """Bad input. The message is one line that names the file and the mend."""
 
+    def __init__(self, message: str):
+        super().__init__(" ".join(message.splitlines()))  # whatever a user's text has
+
 
 def os_reason(error: OSError) -> str:
     """Its file, where there is one, and the system's words, without the number."""
@@ -42,6 +45,18 @@ def nearest(name: str, known: Iterable[str]) -> str:
     """The hint that follows an unknown name; empty when no known one is near."""
     near = difflib.get_close_matches(name, list(known), n=1)
     return f" (did you mean '{near[0]}'?)" if near else ""
+
+
+def local_path(name: str | os.PathLike) -> Path:
+    """The path that a user has written; ``~`` is a home directory if it is one's.
+
+    Raises:
+        UserError: a name in it that is longer than any file's.
+    """
+    path = Path(os.path.expanduser(name))
+    if any(len(os.fsencode(part)) > 255 for part in path.parts):
+        raise UserError(f"{str(name)[:60]}…: too long for a file's name; check it")
+    return path
 
 
 @contextlib.contextmanager

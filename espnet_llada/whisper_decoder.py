@@ -15,6 +15,7 @@ import torch
 
 from espnet_llada.audio.io import split_long
 from espnet_llada.audio.whisper_file import open_whisper
+from espnet_llada.device import check_device
 from espnet_llada.types import Hypothesis, UserError
 
 _MEND = "pip install --no-deps openai-whisper==20250625 tiktoken more-itertools numba"
@@ -52,6 +53,7 @@ class WhisperDecoder:
                 f"{path}: Whisper's own decoder needs an openai-whisper .pt file; "
                 "take the row 'system: whisper' out"
             )
+        check_device(device)
         self._whisper = whisper
         open_whisper(path, "decoder")  # refuses what is damaged, or holds code
         self._model = whisper.load_model(str(path), device=device)

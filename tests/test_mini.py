@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import jiwer
@@ -139,3 +142,50 @@ def test_a_first_pass_of_a_thousand_words_is_bounded_work(caplog):
     waveform = load_audio(path)[: 7 * 16_000]
     assert Deliberator.from_pretrained("mini")(waveform, text)[0][0] == text
     assert "more than can be said" in caplog.text
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("system", ["llada", "llama"])
+def test_every_way_in_gives_the_same_text(tmp_path, system):
+    clip = min(clips(), key=lambda path: path.stat().st_size)
+    config, file = find_model("mini", system)
+    exp, data = tmp_path / "exp", tmp_path / "dump/raw/one"
+    exp.mkdir()
+    data.mkdir(parents=True)
+    for source in config.parent.iterdir():
+        shutil.copy(source, exp)
+    (data / "wav.scp").write_text(f"{clip.stem} {clip}\n")
+    (data / "text").write_text(f"{clip.stem} {clips()[clip].upper()}\n")
+    decode = ["--data_path_and_name_and_type", f"{data}/wav.scp,speech,sound"]
+    files = ["--asr_train_config", str(config), "--asr_model_file", str(file)]
+    launcher = ["espnet_llada.run", "-m", "espnet2.bin.asr_inference", *decode]
+    stage = "--stage 12 --stop_stage 12 --skip_train true --ngpu 0 --inference_nj 1"
+    recipe = [*stage.split(), "--test_sets", "one", "--inference_tag", "decoded"]
+    recipe += ["--asr_exp", str(exp), "--inference_asr_model", file.name]
+    run = [
+        ["espnet_llada.bin.cli", "transcribe", str(clip), "--system", system],
+        [*launcher, *files, "--output_dir", "launched"],
+        ["espnet_llada.bin.asr_inference", *decode, *files, "--output_dir", "ours"],
+        ["espnet_llada.recipe", *recipe],
+    ]
+    if system == "llada":
+        run.append([*launcher, "--model_tag", "mini", "--output_dir", "by_tag"])
+    for command in run:
+        done = subprocess.run(
+            [sys.executable, "-m", *command],
+            cwd=tmp_path,
+            capture_output=True,
+            text=True,
+        )
+        assert done.returncode == 0, done.stderr
+        if "transcribe" in command:
+            said = [done.stdout]
+    written = *tmp_path.glob("*/1best_recog/text"), exp / "decoded/one/text"
+    said += [path.read_text() for path in written]
+    speech2text = Speech2Text(config, file)
+    named = Speech2Text.from_pretrained("mini", system)
+    both = speech2text, named
+    said += [f"{clip.stem} {one(clip)[0][0]}\n" for one in both]
+    assert len(said) == len(run) + 2 and len(set(said)) == 1, said
+    reference = clips()[clip].upper()
+    assert jiwer.wer(reference, said[0].partition(" ")[2]) < 0.3

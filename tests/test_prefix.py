@@ -7,7 +7,6 @@ import torch
 
 from espnet_llada.autoregressive import beam_search
 from espnet_llada.decoder import LMDecoder, last_valid
-from espnet_llada.types import UserError
 
 WIDTH = 16
 
@@ -65,11 +64,6 @@ def test_the_cache_gives_what_the_whole_sequence_gives(tiny_lm):
         best = decoder.next_token_logits(prefix, text, sizes)[:, -1].argmax(dim=-1)
         assert best.tolist() == found.tokens[:, i].tolist()
         text = torch.cat([text, best[:, None]], dim=1)
-
-
-def test_another_place_is_refused(tiny_lm):
-    with pytest.raises(UserError, match="'behind'; allowed: before, beside"):
-        build(tiny_lm, "causal", "behind")
 
 
 @torch.no_grad()

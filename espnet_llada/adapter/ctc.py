@@ -18,7 +18,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from espnet_llada.adapter.heard import first_places
-from espnet_llada.types import UserError
+from espnet_llada.schema import Weight
 from espnet_llada.vocabulary import at_once, scores
 
 _NEVER = -1e4  # a logit; torch's CTC makes NaN of infinite ones
@@ -69,22 +69,17 @@ class AlignmentCTC(nn.Module):
         only: train by this loss alone; the LM is not run (to warm the adapter up).
         scale: of the logits at first; by default such that two unrelated rows differ
             by about one nat.
-
-    Raises:
-        UserError: a weight that does not fit.
     """
 
     def __init__(
         self,
         embedding: Tensor,
         width: int,
-        weight: float = 0.1,
+        weight: Weight = 0.1,
         only: bool = False,
-        scale: float | None = None,
+        scale: Weight | None = None,
     ):
         super().__init__()
-        if weight < 0:
-            raise UserError(f"ctc: weight {weight} must be at least 0")
         self.weight, self.only = weight, only
         tokens, size = embedding.shape
         if scale is None:

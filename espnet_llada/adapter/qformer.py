@@ -8,14 +8,24 @@ window of 17 encoder frames (0.34 s).
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from typing import Annotated
 
 import torch
 import torch.nn.functional as F
+from msgspec import Meta
 from torch import Tensor, nn
 
+from espnet_llada import schema
 from espnet_llada.compiling import for_any_shape
+from espnet_llada.schema import Layers, Share, Width
+from espnet_llada.types import UserError
 
 _EPS = 1e-12  # BERT's LayerNorm
+_LARGEST = 1 << 30
+"""Weights of a Q-Former; more is a typing error, and would not fit into memory."""
+
+Queries = Annotated[int, Meta(ge=1, le=448)]
+Window = Annotated[int, Meta(ge=1, le=1500)]
 
 
 class Frames(nn.Module):
@@ -158,22 +168,33 @@ class WindowQFormer(WindowReader):
         window: see ``WindowReader``.
         dropout: as in BERT, on embeddings, attention and residual branches.
         time_mask, drop_last_window, jitter: see ``WindowReader``.
+
+    Raises:
+        UserError: heads that do not divide ``hidden``, or too many weights.
     """
 
     def __init__(
         self,
         input_size: int,
-        hidden: int = 768,
-        layers: int = 2,
-        heads: int = 12,
-        ffn: int = 3072,
-        queries: int = 4,
-        window: int = 17,
-        dropout: float = 0.1,
-        time_mask: int = 0,
+        hidden: Width = 768,
+        layers: Layers = 2,
+        heads: Layers = 12,
+        ffn: Width = 3072,
+        queries: Queries = 4,
+        window: Window = 17,
+        dropout: Share = 0.1,
+        time_mask: schema.Frames = 0,
         drop_last_window: bool = False,
         jitter: bool = False,
     ):
+        if hidden % heads:
+            raise UserError(f"heads: {heads} does not divide hidden {hidden}")
+        numbers = layers * hidden * (6 * hidden + 2 * input_size + 2 * ffn)
+        if numbers > _LARGEST:
+            raise UserError(
+                f"layers {layers}, hidden {hidden} and ffn {ffn} are {numbers:.1e} "
+                "weights; make them smaller"
+            )
         noise = torch.randn(queries, hidden) * 0.02
         super().__init__(noise, window, time_mask, drop_last_window, jitter=jitter)
         self.norm = nn.LayerNorm(hidden, eps=_EPS)

@@ -17,9 +17,11 @@ Source: a Q-Former that reads text beside its queries is InstructBLIP's (arXiv
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Annotated
 
 import torch
 import torch.nn.functional as F
+from msgspec import Meta
 from torch import Tensor, nn
 from torch.nn.utils.rnn import pad_sequence
 
@@ -33,6 +35,7 @@ from espnet_llada.adapter.whisper_qformer import (
 )
 from espnet_llada.audio.whisper_file import WhisperConfig
 from espnet_llada.frozen import Pretrained
+from espnet_llada.schema import Share, Weight
 from espnet_llada.vocabulary import scores
 
 
@@ -54,9 +57,9 @@ class TextQFormer(Pretrained):
         self,
         config: WhisperConfig,
         tensors: dict[str, Tensor],
-        bottleneck: int = 64,
-        weight: float = 1.0,
-        first_pass: float = 0.0,
+        bottleneck: Annotated[int, Meta(ge=0, le=4096)] = 64,
+        weight: Weight = 1.0,
+        first_pass: Share = 0.0,
         only: bool = False,
     ):
         super().__init__()

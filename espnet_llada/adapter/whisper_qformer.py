@@ -13,15 +13,18 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Annotated
 
 import torch
 import torch.nn.functional as F
+from msgspec import Meta
 from torch import Tensor, nn
 
 from espnet_llada import weights
-from espnet_llada.adapter.qformer import WindowReader
+from espnet_llada.adapter.qformer import Queries, Window, WindowReader
 from espnet_llada.audio.block import Attention, Block, Projected
 from espnet_llada.audio.whisper_file import WhisperConfig, open_whisper
+from espnet_llada.schema import Frames
 from espnet_llada.types import UserError
 
 _TIMESTAMPS = 1501  # end the vocabulary of every Whisper; <|notimestamps|> before them
@@ -50,11 +53,11 @@ class WhisperQFormer(WindowReader):
         self,
         input_size: int,
         whisper: str = "whisper-tiny.en",
-        queries: int = 1,
-        window: int = 8,
-        time_mask: int = 0,
+        queries: Queries = 1,
+        window: Window = 8,
+        time_mask: Frames = 0,
         drop_last_window: bool = False,
-        context: int = 0,
+        context: Annotated[int, Meta(ge=0, le=250)] = 0,
         jitter: bool = False,
         hand_on: bool = False,
     ):

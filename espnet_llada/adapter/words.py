@@ -11,22 +11,27 @@ a CTC.
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
+from typing import Annotated
 
 import torch
 import torch.nn.functional as F
+from msgspec import Meta
 from torch import Tensor, nn
 
 from espnet_llada import weights
 from espnet_llada.adapter.ctc import Windows
 from espnet_llada.adapter.heard import Heard
 from espnet_llada.audio.whisper_file import open_whisper
+from espnet_llada.data_file import read_json
 from espnet_llada.frozen import Pretrained
+from espnet_llada.schema import LARGEST
 from espnet_llada.types import UserError
 
 TOKENS_FILE = "whisper_tokens.json"
 """In an LM's directory: Whisper's id of each of its tokens, -1 where there is none."""
+
+_Ids = Annotated[list[Annotated[int, Meta(ge=-1, le=LARGEST)]], Meta(min_length=1)]
 
 SILENT = 0.9
 """A window whose blank is more probable than that is left out."""
@@ -58,16 +63,15 @@ class WordProjection(Pretrained):
         Raises:
             UserError: the LM has not got Whisper's tokens, or of another width.
         """
-        try:
-            ids = json.loads((lm / TOKENS_FILE).read_text(encoding="utf-8"))
-        except (OSError, ValueError) as e:
+        if not (lm / TOKENS_FILE).exists():
             raise UserError(
-                f"{lm}/{TOKENS_FILE}: not readable ({e}); projection: words needs an "
-                "LM with Whisper's tokens, as local/make_lm.py makes it"
-            ) from e
+                f"{lm}/{TOKENS_FILE}: not there; projection: words needs an LM with "
+                "Whisper's tokens, as local/make_lm.py makes it"
+            )
+        ids = read_json(lm / TOKENS_FILE, _Ids)
         file = open_whisper(weights.resolve(whisper, "whisper").path, "decoder")
         table = file.tensors[file.rename("token_embedding.weight")].read(torch.float32)
-        if table.shape[1] != width or max(ids) >= len(table):
+        if table.shape[1] != width or not 0 <= max(ids) < len(table):
             raise UserError(
                 f"{whisper}: its token embeddings {tuple(table.shape)} do not fit "
                 f"vectors of width {width} and {lm}/{TOKENS_FILE}; name the adapter's"

@@ -20,11 +20,14 @@ from pathlib import Path
 from typing import Any
 
 from filelock import FileLock, Timeout
+from msgspec import Struct
 
 from espnet_llada.audio.encoder import WhisperEncoder
+from espnet_llada.data_file import read_json
 from espnet_llada.kaldi.archive import parse_place, read_entry
 from espnet_llada.kaldi.pipe import is_command
 from espnet_llada.kaldi.table import read_table
+from espnet_llada.schema import Natural
 from espnet_llada.types import UserError, atomic_write
 from espnet_llada.weights import Weights
 from espnet_llada.weights.download import sha256
@@ -116,29 +119,38 @@ def stored_entries(
         problem = _damage(ark, content, verify)
         if problem:
             log.warning("%s: %s; it will be made again", ark, problem)
-        elif storage in (None, content["storage"]):
-            for utt_id, (offset, frames, source) in content["entries"].items():
+        elif storage in (None, content.storage):
+            for utt_id, (offset, frames, source) in content.entries.items():
                 entries[utt_id] = Entry(ark, offset, frames, source)
     return entries
 
 
-def _description(ark: Path) -> dict[str, Any]:
-    """What ``write_shard`` has written about ``ark``; empty where there is nothing."""
+class _Shard(Struct):
+    """What ``write_shard`` writes about an archive."""
+
+    storage: str
+    bytes: Natural
+    sha256: str
+    entries: dict[str, tuple[Natural, Natural, str]]
+
+
+def _description(ark: Path) -> _Shard | None:
+    """What ``write_shard`` has written about ``ark``; None where that is no use."""
     try:
-        return json.loads(ark.with_suffix(".json").read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return {}
+        return read_json(ark.with_suffix(".json"), _Shard)
+    except UserError:
+        return None
 
 
-def _damage(ark: Path, content: Mapping[str, Any], verify: bool) -> str:
+def _damage(ark: Path, content: _Shard | None, verify: bool) -> str:
     if not ark.is_file():
         return "missing"
-    if not content:
+    if content is None:
         return "not described by the .json beside it"
     size = ark.stat().st_size
-    if size != content["bytes"]:
-        return f"holds {size} bytes, {content['bytes']} were written"
-    if verify and sha256(ark) != content["sha256"]:
+    if size != content.bytes:
+        return f"holds {size} bytes, {content.bytes} were written"
+    if verify and sha256(ark) != content.sha256:
         return "its sha256 is not that of what was written"
     return ""
 
@@ -150,7 +162,7 @@ def next_shard(directory: Path) -> int:
 
 def _number(shard: Path) -> int:
     number = shard.name.split(".")[1]
-    return int(number) if number.isdigit() else 0
+    return int(number) if number.isdecimal() else 0
 
 
 def write_tables(
@@ -202,9 +214,9 @@ def check_scp(scp: Path, wanted: Mapping[str, Any]) -> None:
 def _check_identity(directory: Path, wanted: Mapping[str, Any], mend: str) -> None:
     file = directory / _IDENTITY
     try:
-        have = json.loads(file.read_text(encoding="utf-8"))
-    except ValueError as e:
-        raise UserError(f"{file}: not valid JSON; {mend}") from e
+        have = read_json(file)
+    except UserError as e:
+        raise UserError(f"{e}; {mend}") from e
     for key, value in wanted.items():
         if key != "whisper" and have.get(key) != value:
             raise UserError(

@@ -6,14 +6,17 @@ names. Errors speak of tensors by the names they have in the file.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Annotated, Any
 
 import torch
+from msgspec import Meta, Struct
 from torch import Tensor
 
+from espnet_llada.data_file import read_json
+from espnet_llada.schema import Layers, Width, checked
 from espnet_llada.types import UserError
 from espnet_llada.weights.tensors import (
     StoredTensor,
@@ -56,12 +59,27 @@ class WhisperConfig:
         max_frames: rows of the position table; 1500 frames are 30 s.
     """
 
-    d_model: int
-    layers: int
-    heads: int
-    ffn: int
-    n_mels: int
-    max_frames: int = 1500
+    d_model: Width
+    layers: Layers
+    heads: Layers
+    ffn: Width
+    n_mels: Annotated[int, Meta(ge=1, le=1024)]
+    max_frames: Annotated[int, Meta(ge=1, le=1 << 16)] = 1500
+
+    @classmethod
+    def of(cls, sizes: Mapping[str, Any], where: object) -> WhisperConfig:
+        """Sizes that a Whisper can have.
+
+        Raises:
+            UserError: one that is missing or does not fit.
+        """
+        config = checked(sizes, cls, where)
+        if config.d_model % config.heads:
+            raise UserError(
+                f"{where}: {config.heads} heads do not divide the width "
+                f"{config.d_model}; use an unmodified Whisper"
+            )
+        return config
 
 
 @dataclass(frozen=True)
@@ -136,49 +154,60 @@ def open_whisper(path: Path, part: str = "encoder") -> WhisperFile:
     )
 
 
+class _OpenAI(Struct):
+    """What an openai-whisper checkpoint holds."""
+
+    dims: dict[str, int]
+    model_state_dict: dict[str, Any]
+
+
 def _open_openai(path: Path, part: str) -> WhisperFile:
     prefix, kind = f"{part}.", "an openai-whisper checkpoint"
+    where = f"{path}: not {kind}"
     dims: dict[str, int] = {}
 
-    def state_of_part(content: Mapping) -> dict[str, Tensor]:
-        dims.update(content["dims"])
-        state = content["model_state_dict"]
+    def state_of_part(content: Any) -> dict[str, Tensor]:
+        opened = checked(content, _OpenAI, where)
+        dims.update(opened.dims)
+        state = opened.model_state_dict
+        if not all(torch.is_tensor(v) for v in state.values()):
+            raise UserError(f"{where}; use OpenAI's file")
         return {name: v for name, v in state.items() if name.startswith(prefix)}
 
-    try:
-        tensors = stored_torch(path, kind, state_of_part)
-        side = {"encoder": "audio", "decoder": "text"}[part]
-        config = WhisperConfig(
-            d_model=dims[f"n_{side}_state"],
-            layers=dims[f"n_{side}_layer"],
-            heads=dims[f"n_{side}_head"],
-            ffn=4 * dims[f"n_{side}_state"],
-            n_mels=dims["n_mels"],
-            max_frames=dims[f"n_{side}_ctx"],
-        )
-    except (KeyError, TypeError, AttributeError) as e:
-        raise UserError(f"{path}: not {kind} ({e} is amiss); use OpenAI's file") from e
+    tensors = stored_torch(path, kind, state_of_part)
+    side = {"encoder": "audio", "decoder": "text"}[part]
+    names = {
+        "d_model": f"n_{side}_state",
+        "layers": f"n_{side}_layer",
+        "heads": f"n_{side}_head",
+        "n_mels": "n_mels",
+        "max_frames": f"n_{side}_ctx",
+    }
+    sizes = {ours: dims[theirs] for ours, theirs in names.items() if theirs in dims}
+    sizes["ffn"] = 4 * sizes.get("d_model", 0)
+    config = WhisperConfig.of(sizes, where)
     return WhisperFile(path, part, config, tensors, lambda ours: prefix + ours)
 
 
 def _open_huggingface(path: Path, part: str) -> WhisperFile:
-    config = _read_json(path / "config.json")
+    file = path / "config.json"
+    config = read_json(file)
     if config.get("activation_function", "gelu") != "gelu":
-        raise UserError(
-            f"{path}/config.json: activation_function must be gelu; use a Whisper"
-        )
+        raise UserError(f"{file}: activation_function must be gelu; use a Whisper")
     positions = {"encoder": "max_source_positions", "decoder": "max_target_positions"}
-    try:
-        sizes = WhisperConfig(
-            d_model=config["d_model"],
-            layers=config[f"{part}_layers"],
-            heads=config[f"{part}_attention_heads"],
-            ffn=config[f"{part}_ffn_dim"],
-            n_mels=config["num_mel_bins"],
-            max_frames=config[positions[part]],
-        )
-    except KeyError as e:
-        raise UserError(f"{path}/config.json: lacks {e}; use a Whisper") from e
+    names = {
+        "d_model": "d_model",
+        "layers": f"{part}_layers",
+        "heads": f"{part}_attention_heads",
+        "ffn": f"{part}_ffn_dim",
+        "n_mels": "num_mel_bins",
+        "max_frames": positions[part],
+    }
+    for name in names.values():
+        if name not in config:
+            raise UserError(f"{file}: lacks '{name}'; use a Whisper")
+    sizes = {ours: config[theirs] for ours, theirs in names.items()}
+    sizes = WhisperConfig.of(sizes, file)
     tensors = {
         name: tensor
         for name, tensor in stored_safetensors(_weight_files(path)).items()
@@ -199,15 +228,14 @@ def hf_name(name: str) -> str:
     return name
 
 
+class _Index(Struct):
+    """Of model.safetensors.index.json: the file of each tensor, beside it."""
+
+    weight_map: dict[str, Annotated[str, Meta(pattern=r"^[\w.-]+\.safetensors$")]]
+
+
 def _weight_files(path: Path) -> list[Path]:
     index = path / "model.safetensors.index.json"
     if not index.is_file():
         return [path / "model.safetensors"]
-    return [path / name for name in set(_read_json(index)["weight_map"].values())]
-
-
-def _read_json(path: Path) -> dict:
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as e:
-        raise UserError(f"{path}: not readable ({e}); download it again") from e
+    return [path / name for name in set(read_json(index, _Index).weight_map.values())]

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import argparse
 import logging
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -20,13 +21,15 @@ from espnet_llada.bin.decoding import (
     add_pipe_option,
     add_sampler_options,
     decode_all,
+    given_options,
     load_options,
     read_first_pass,
-    sampler_options,
-    str2bool,
 )
-from espnet_llada.bin.options import OptionParser, run_main
+from espnet_llada.bin.options import OfKind, OptionParser, run_main, str2bool
+from espnet_llada.decode_file import job_options, task_of
 from espnet_llada.kaldi.table import read_recordings, read_table
+from espnet_llada.sampler_options import SamplerOptions
+from espnet_llada.schema import Count, Natural
 from espnet_llada.types import UserError
 
 # These say where things are; every other option is a part of the job's identity.
@@ -69,8 +72,12 @@ def get_parser(strategy: str = "diffusion") -> argparse.ArgumentParser:
         default="auto",
         help="upper, lower, keep; auto: upper, or as the first pass has it",
     )
-    parser.add_argument("--batch_size", type=int, default=1, help="utterances at once")
-    parser.add_argument("--ngpu", type=int, default=0, help="0 decodes on the CPU")
+    parser.add_argument(
+        "--batch_size", type=OfKind(Count), default=1, help="utterances at once"
+    )
+    parser.add_argument(
+        "--ngpu", type=OfKind(Natural), default=0, help="0 decodes on the CPU"
+    )
     parser.add_argument(
         "--resume",
         type=str2bool,
@@ -78,7 +85,7 @@ def get_parser(strategy: str = "diffusion") -> argparse.ArgumentParser:
         help="keep what a former job of the same options and files has decoded",
     )
     parser.add_argument("--log_level", default="INFO", help="of the log on stderr")
-    add_sampler_options(parser, strategy)
+    add_sampler_options(parser, strategy, given_only=True)
     return parser
 
 
@@ -96,12 +103,12 @@ def main(cmd: list[str] | None = None, strategy: str = "diffusion") -> None:
     )
     for name in ("output_dir", "data_path_and_name_and_type"):
         _require(args, name)
-    options = sampler_options(args)
+    model, given = _model_files(args), given_options(args)
+    task = task_of(given.get("strategy", strategy))
+    options = job_options(model[0], task, given, args.use_audio)
     utterances = _utterances(args, options.deliberates)
-    model = _model_files(args)
-    batch_size = max(1, args.batch_size)
-    identity = _identity(args, utterances, model)
-    place = Path(args.output_dir)
+    batch_size, place = args.batch_size, Path(args.output_dir)
+    identity = _identity(args, options, utterances, model)
     with DecodeDir(place, identity, utterances, batch_size, args.resume) as directory:
         todo = directory.todo
         recognizer = _recognizer(args, options, model) if todo else None
@@ -149,16 +156,19 @@ def _model_files(args: argparse.Namespace) -> tuple[str | Path, str | Path]:
 
 def _identity(
     args: argparse.Namespace,
+    options: SamplerOptions,
     utterances: list[Utterance],
     model: tuple[str | Path, str | Path],
 ) -> dict[str, Any]:
-    options = {k: v for k, v in vars(args).items() if k not in _PLACES}
+    others = {k: v for k, v in vars(args).items() if k not in _PLACES}
     files = dict(zip(("asr_train_config", "asr_model_file"), model, strict=True))
-    return identity_of(options, utterances, files)
+    return identity_of({**others, **asdict(options)}, utterances, files)
 
 
 def _recognizer(
-    args: argparse.Namespace, options, model: tuple[str | Path, str | Path]
+    args: argparse.Namespace,
+    options: SamplerOptions,
+    model: tuple[str | Path, str | Path],
 ):
     from espnet_llada.espnet.inference import build_with_espnet
     from espnet_llada.loading import load_model

@@ -8,10 +8,13 @@ import sys
 import time
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
-from espnet_llada.bin.options import OptionParser, run_main
+from msgspec import Meta
+
+from espnet_llada.bin.options import OfKind, OptionParser, run_main
 from espnet_llada.bin.sweep import add_row_options, place_of, read_rows
+from espnet_llada.schema import Count
 from espnet_llada.types import UserError, atomic_write, check_writable
 
 if TYPE_CHECKING:
@@ -23,6 +26,8 @@ _TRAINING_FILES = ("TRAINING.md", "training.json")
 RANDOM = "random"
 """For --model: the YAML's train_configs with random weights, made on the device."""
 
+_SECONDS = Annotated[float, Meta(gt=0.0, le=3600.0)]
+_THREADS = Annotated[int, Meta(ge=0, le=1024)]
 _EXAMPLE = """\
 example, in the recipe (make bench does it):
   espnet-llada bench conf/bench_mini.yaml --model mini --data data/dev_synth \\
@@ -54,8 +59,12 @@ def get_parser() -> argparse.ArgumentParser:
     add_row_options(parser)
     parser.add_argument("--durations", default="2 7 15 30", help="seconds (2 7 15 30)")
     parser.add_argument("--batches", default="1 4 16", help="utterances (1 4 16)")
-    parser.add_argument("--repeats", type=int, default=5, help="of each cell (5)")
-    parser.add_argument("--threads", type=int, default=0, help="of torch (its default)")
+    parser.add_argument(
+        "--repeats", type=OfKind(Count), default=5, help="of each cell (5)"
+    )
+    parser.add_argument(
+        "--threads", type=OfKind(_THREADS), default=0, help="of torch (its default)"
+    )
     parser.add_argument(
         "--training",
         action="store_true",
@@ -71,9 +80,8 @@ def main(cmd: list[str] | None = None) -> None:
         UserError: options, the YAML, a file or the model do not fit.
     """
     args = get_parser().parse_args(cmd)
-    durations, batches = _numbers(args, "durations"), _numbers(args, "batches")
-    if args.repeats < 1:
-        raise UserError(f"--repeats {args.repeats}: at least 1")
+    durations = _numbers(args, "durations", _SECONDS)
+    batches = _numbers(args, "batches", Count)
     sweep = read_rows(args)
     for row in sweep.rows:
         if row.first_pass is not None:
@@ -86,6 +94,9 @@ def main(cmd: list[str] | None = None) -> None:
         )
     import torch
 
+    from espnet_llada.device import check_device
+
+    check_device(args.device)
     if args.threads:
         torch.set_num_threads(args.threads)
     args.output.mkdir(parents=True, exist_ok=True)
@@ -94,7 +105,7 @@ def main(cmd: list[str] | None = None) -> None:
     if args.training:
         _training(args, sweep.train_configs, durations)
     else:
-        _decoding(args, sweep, durations, [int(b) for b in batches])
+        _decoding(args, sweep, durations, batches)
 
 
 def _decoding(
@@ -164,13 +175,14 @@ def _write(
             temporary.write_text(f"{lines}\n", encoding="utf-8")
 
 
-def _numbers(args: argparse.Namespace, name: str) -> list[float]:
+def _numbers(args: argparse.Namespace, name: str, kind: Any) -> list[Any]:
+    read = OfKind(kind)
     try:
-        numbers = [float(value) for value in getattr(args, name).split()]
-    except ValueError as e:
+        numbers = [read(value) for value in getattr(args, name).split()]
+    except argparse.ArgumentTypeError as e:
         raise UserError(f"--{name}: {e}") from e
-    if not numbers or min(numbers) <= 0:
-        raise UserError(f"--{name} '{getattr(args, name)}': expected numbers above 0")
+    if not numbers:
+        raise UserError(f"--{name}: expected at least one number")
     return numbers
 
 

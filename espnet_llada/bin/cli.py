@@ -22,10 +22,11 @@ from espnet_llada.bin.decoding import (
     load_options,
     read_first_pass,
 )
-from espnet_llada.bin.options import OptionParser, run_main
-from espnet_llada.decode_file import STRATEGY, make_options, model_options
+from espnet_llada.bin.options import OfKind, OptionParser, run_main
+from espnet_llada.decode_file import STRATEGY, job_options
 from espnet_llada.kaldi.table import normal_id
 from espnet_llada.sampler_options import STRATEGIES
+from espnet_llada.schema import Count
 from espnet_llada.types import UserError, check_writable, open_stream
 
 DEFAULT_MODEL = "mini"
@@ -122,7 +123,9 @@ def _command(
         default="auto",
         help="upper, lower, keep; auto: upper, or as the first pass has it",
     )
-    parser.add_argument("--batch_size", type=int, default=4, help="files at once")
+    parser.add_argument(
+        "--batch_size", type=OfKind(Count), default=4, help="files at once"
+    )
     parser.add_argument("--device", default="cpu", help="cpu, cuda, …")
     deliberates = task == "deliberate"
     strategies = [s for s in STRATEGIES if s.startswith("deliberation_") == deliberates]
@@ -186,9 +189,7 @@ def _run(
     from espnet_llada.recognizer import Recognizer
 
     files = find_model(args.model, args.system)
-    given = given_options(args)
-    defaults = model_options(files[0], task, {**given, "use_audio": use_audio})
-    options = make_options({**defaults, **given})
+    options = job_options(files[0], task, given_options(args), use_audio)
 
     def decode(todo: Sequence[Utterance]) -> Iterator[Outcome]:
         if not todo:

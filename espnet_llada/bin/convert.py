@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 
 from espnet_llada.bin.options import OptionParser, run_main
-from espnet_llada.types import UserError, check_directory
+from espnet_llada.types import UserError, check_directory, local_path
 
 _EXAMPLE = """\
 examples:
@@ -63,7 +63,7 @@ def main(cmd: list[str] | None = None) -> None:
     """Convert, and tell on stdout what was written."""
     args = get_parser().parse_args(cmd)
     _check(args)
-    output, unused = Path(args.output), []
+    output, unused = local_path(args.output), []
     check_directory(output)
     if args.release:
         from espnet_llada.release_import import ReleaseOptions, import_release

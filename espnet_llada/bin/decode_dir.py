@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any, TextIO
 
 from espnet_llada.bin.decoding import Outcome, Utterance
+from espnet_llada.data_file import read_json
 from espnet_llada.types import UserError, atomic_write
 from espnet_llada.weights.checksums import cached_sha256
 
@@ -207,8 +208,8 @@ class DecodeDir:
     def _wanted(self) -> dict[str, dict[str, str]]:
         """{id: {file: line}} of what a former job has left, whole batches only."""
         try:
-            former = json.loads((self.top / IDENTITY).read_text(encoding="utf-8"))
-        except (OSError, ValueError):
+            former = read_json(self.top / IDENTITY)
+        except UserError:
             return {}
         if former != self.identity:
             changed = [k for k, v in self.identity.items() if former.get(k) != v]

@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from espnet_llada.bin.options import str2bool
 from espnet_llada.kaldi.table import read_text
 from espnet_llada.sampler_options import PROFILES, STRATEGIES, SamplerOptions
 from espnet_llada.types import (
@@ -48,15 +49,6 @@ _HELP = {
     "block_cache": "compute in a sub-block's later passes its positions alone",
     "longest_piece": "seconds; what is longer is cut where it is quiet",
 }
-
-
-def str2bool(value: str) -> bool:
-    """ESPnet's way to write a switch: true or false."""
-    table = {"true": True, "1": True, "yes": True, "false": False, "0": False}
-    table["no"] = False
-    if value.lower() not in table:
-        raise ValueError(value)
-    return table[value.lower()]
 
 
 def add_sampler_options(

@@ -14,12 +14,15 @@ from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
-from espnet_llada.bin.decoding import add_pipe_option, str2bool
+from msgspec import Meta
+
+from espnet_llada.bin.decoding import add_pipe_option
 from espnet_llada.bin.malloc import keep_freed_memory
-from espnet_llada.bin.options import OptionParser, run_main
+from espnet_llada.bin.options import OfKind, OptionParser, run_main, str2bool
 from espnet_llada.kaldi.table import read_numbers, read_recordings
+from espnet_llada.schema import Count, Jobs
 from espnet_llada.types import SAMPLE_RATE, UserError, check_directory
 
 _EXAMPLE = """\
@@ -35,6 +38,7 @@ training reads OUTPUT/feats.scp,speech,kaldi_ark. A run that was broken off goes
 where it stopped; utterances that are there already are not encoded again. Frames of
 one encoder are refused by a training with another one, or with other padding.
 """
+_SECONDS = Annotated[float, Meta(gt=0.0, le=1e6)]
 _COPIED = ("text", "utt2spk", "spk2utt")
 _UNKNOWN_LENGTH = 10 * SAMPLE_RATE  # guess where no header tells it
 
@@ -55,7 +59,9 @@ def get_parser() -> argparse.ArgumentParser:
     parser.add_argument("--wav_scp", required=True, help="'id path' lines")
     parser.add_argument("--output", required=True, help="directory of the features")
     add_pipe_option(parser)
-    parser.add_argument("--nj", type=int, default=1, help="processes (default: 1)")
+    parser.add_argument(
+        "--nj", type=OfKind(Jobs), default=1, help="processes (default: 1)"
+    )
     parser.add_argument("--device", default="cpu", help="cpu, cuda (all of them), …")
     parser.add_argument(
         "--storage",
@@ -64,10 +70,16 @@ def get_parser() -> argparse.ArgumentParser:
         help="float16 (default) halves the size; a bfloat16 encoder loses nothing",
     )
     parser.add_argument(
-        "--shard_size", type=int, default=256, help="utterances (default: 256)"
+        "--shard_size",
+        type=OfKind(Count),
+        default=256,
+        help="utterances (default: 256)",
     )
     parser.add_argument(
-        "--batch_seconds", type=float, default=60.0, help="at once (default: 60)"
+        "--batch_seconds",
+        type=OfKind(_SECONDS),
+        default=60.0,
+        help="at once (default: 60)",
     )
     parser.add_argument(
         "--verify",
@@ -86,9 +98,6 @@ def main(cmd: list[str] | None = None) -> None:
     """
     args = get_parser().parse_args(cmd)
     logging.basicConfig(level=logging.WARNING, format="%(message)s")
-    for name in ("nj", "shard_size", "batch_seconds"):
-        if getattr(args, name) <= 0:
-            raise UserError(f"--{name} {getattr(args, name)}: expected more than 0")
     output = Path(args.output)
     check_directory(output)
     conf = _encoder_conf(args.train_config)
@@ -211,9 +220,10 @@ def _devices(device: str, jobs: int, devices: Any) -> Any:
     """The queue ``devices`` with one device for each process."""
     import torch
 
+    from espnet_llada.device import check_device
+
+    check_device(device)
     count = torch.cuda.device_count() if device == "cuda" else 0
-    if device == "cuda" and not count:
-        raise UserError("--device cuda: torch sees no GPU here; use --device cpu")
     for i in range(jobs):
         devices.put(f"cuda:{i % count}" if count else device)
     return devices

@@ -5,15 +5,72 @@ from __future__ import annotations
 import argparse
 import copy
 import logging
-from collections.abc import Callable
-from typing import Any
+import re
+from collections.abc import Callable, Mapping
+from typing import Annotated, Any, get_args, get_origin
+
+from msgspec import Meta
 
 from espnet_llada.bin import process
 from espnet_llada.bin.malloc import keep_freed_memory
+from espnet_llada.data_file import read_yaml
+from espnet_llada.schema import checked
 from espnet_llada.types import UserError, nearest, os_reason
-from espnet_llada.yaml_file import read_yaml
 
-_SHELL_ONLY = ("config", "help", "trust_model")  # a file must not ask to be trusted
+WHOLE = Annotated[int, Meta(ge=-(2**62), le=2**62)]
+FINITE = Annotated[float, Meta(ge=-1e300, le=1e300)]
+_SWITCH = {
+    "true": True,
+    "1": True,
+    "yes": True,
+    "false": False,
+    "0": False,
+    "no": False,
+}
+
+
+class OfKind:
+    """Type of an option that is a number or a switch; a YAML has it as such.
+
+    Args:
+        kind: a number with its bounds, or ``bool`` (see ``schema``).
+    """
+
+    def __init__(self, kind: Any):
+        self.kind = kind
+        self._base = get_args(kind)[0] if get_origin(kind) is Annotated else kind
+
+    def __call__(self, text: str) -> Any:
+        """What is written on the command line."""
+        try:
+            return checked(self._read(text), self.kind)
+        except UserError as e:
+            raise argparse.ArgumentTypeError(str(e)) from e
+
+    def _read(self, text: str) -> Any:
+        """The number; the text itself where it is none."""
+        if self._base is bool and text.lower() in _SWITCH:
+            return _SWITCH[text.lower()]
+        # int() and float() also take 1_000, spaces and the digits of any script.
+        if not re.fullmatch(r"[-+.a-zA-Z0-9]+", text):
+            return text
+        for kind in (int, float):
+            try:
+                return kind(text)
+            except ValueError:
+                continue
+        return text
+
+
+str2bool = OfKind(bool)
+"""ESPnet's way to write a switch: true or false."""
+
+_SHELL_ONLY = (
+    "config",
+    "help",
+    "version",
+    "trust_model",
+)  # a file must not ask to be trusted
 
 
 class OptionParser(argparse.ArgumentParser):
@@ -26,6 +83,8 @@ class OptionParser(argparse.ArgumentParser):
     def __init__(self, *args, **kwargs):
         # An abbreviation would hide a misspelt option, and break when one is added.
         super().__init__(*args, allow_abbrev=False, **kwargs)
+        self.register("type", int, OfKind(WHOLE))
+        self.register("type", float, OfKind(FINITE))
 
     def parse_args(self, args=None, namespace=None):
         """As argparse's; an option that is left over is refused by name."""
@@ -43,7 +102,7 @@ class OptionParser(argparse.ArgumentParser):
         # A parser around subcommands sees their --config too; it is theirs to read.
         if not config or all(a.dest != "config" for a in self._actions):
             return parsed, rest
-        self.set_defaults(**self._checked(config))
+        self.set_defaults(**self.values_of(read_yaml(config), config))
         return super().parse_known_args(args, namespace)
 
     def _names(self) -> list[str]:
@@ -54,31 +113,45 @@ class OptionParser(argparse.ArgumentParser):
                     names += parser._names()
         return names
 
-    def _checked(self, path: str) -> dict[str, Any]:
-        actions = {a.dest: a for a in self._actions}
-        values = {}
-        for key, value in read_yaml(path).items():
-            if key in _SHELL_ONLY and key in actions:
-                raise UserError(f"{path}: {key} is for the command line; take it out")
-            if key not in actions:
-                raise UserError(f"{path}: unknown key '{key}'{nearest(key, actions)}")
-            values[key] = self._converted(path, actions[key], value)
-        return values
+    def values_of(self, given: Mapping[str, Any], where: str) -> dict[str, Any]:
+        """Options that a YAML gives, as on the command line but of their own kind.
 
-    def _converted(self, path: str, action: argparse.Action, value: Any) -> Any:
-        if value is None or action.type is None:
-            converted = value
-        else:
-            try:
-                converted = action.type(value if action.type is bool else str(value))
-            except (ValueError, argparse.ArgumentTypeError) as e:
-                raise UserError(
-                    f"{path}: '{action.dest}: {value}' is not a valid value"
-                ) from e
-        if action.choices and converted not in action.choices:
-            allowed = ", ".join(map(str, action.choices))
-            raise UserError(f"{path}: '{action.dest}: {value}' is not one of {allowed}")
-        return converted
+        Args:
+            given: {option without dashes: value}.
+            where: they come from, for messages.
+
+        Raises:
+            UserError: an unknown option, or a value that does not fit.
+        """
+        known = {a.dest: a for a in self._actions if a.option_strings}
+        for key in given:
+            if key in known and key in _SHELL_ONLY:
+                raise UserError(f"{where}: {key} is for the command line; take it out")
+            if key not in known:
+                raise UserError(f"{where}: unknown key '{key}'{nearest(key, known)}")
+        return {k: self._value(v, known[k], where) for k, v in given.items()}
+
+    def _value(self, value: Any, action: argparse.Action, where: str) -> Any:
+        if value is None and action.default is None:
+            return None
+        kind = self._kind(action)
+        value = checked(value, kind, f"{where}: {action.dest}")
+        if kind is not str:
+            return value
+        try:
+            value = self._get_value(action, value)
+            self._check_value(action, value)
+        except argparse.ArgumentError as e:
+            raise UserError(f"{where}: {action.dest}: {e.message}") from e
+        return value
+
+    def _kind(self, action: argparse.Action) -> Any:
+        if action.nargs == 0:  # a switch by its name alone
+            return bool
+        function = self._registry_get("type", action.type, action.type)
+        kind = getattr(function, "kind", str)
+        many = action.nargs in ("+", "*") or isinstance(action, argparse._AppendAction)
+        return list[kind] if many else kind
 
     def error(self, message: str):
         """argparse's own complaints, as one line without the usage block."""

@@ -6,14 +6,21 @@ import argparse
 import json
 import sys
 from collections.abc import Iterator
-from typing import Any
+from typing import Annotated, Any
+
+from msgspec import Meta
 
 from espnet_llada.architectures import GPUS
-from espnet_llada.bin.options import OptionParser, run_main
+from espnet_llada.bin.options import OfKind, OptionParser, run_main
+from espnet_llada.data_file import read_yaml
+from espnet_llada.schema import checked
 from espnet_llada.types import UserError
-from espnet_llada.yaml_file import read_yaml
 
 _USABLE = 0.95  # of a GPU's memory; the rest is lost between blocks
+_NUMBER = Annotated[int, Meta(ge=1, le=100_000)]
+_HOURS = Annotated[float, Meta(gt=0.0, le=1e9)]
+_SECONDS = Annotated[float, Meta(gt=0.0, le=3600.0)]
+_SHARE = Annotated[float, Meta(gt=0.0, le=1.0)]
 _EXAMPLE = """\
 examples:
   espnet-llada plan conf/train_asr_whisper_llada_8b.yaml
@@ -43,18 +50,18 @@ def get_parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--gpu", default="h100", help=f"{', '.join(GPUS)} (default: h100)"
     )
-    options: list[tuple[str, type, Any, str]] = [
-        ("num_gpus", int, 8, "that train together"),
-        ("hours_of_audio", float, 960.0, "of the training set"),
-        ("seconds", float, 12.3, "of an average utterance"),
-        ("tokens", int, 45, "of its transcript"),
-        ("max_seconds", float, 24.5, "of the longest utterance"),
-        ("max_tokens", int, 130, "of the longest transcript"),
-        ("mfu", float, 0.35, "share of the GPU's peak that training reaches"),
+    options: list[tuple[str, Any, Any, str]] = [
+        ("num_gpus", _NUMBER, 8, "that train together"),
+        ("hours_of_audio", _HOURS, 960.0, "of the training set"),
+        ("seconds", _SECONDS, 12.3, "of an average utterance"),
+        ("tokens", _NUMBER, 45, "of its transcript"),
+        ("max_seconds", _SECONDS, 24.5, "of the longest utterance"),
+        ("max_tokens", _NUMBER, 130, "of the longest transcript"),
+        ("mfu", _SHARE, 0.35, "share of the GPU's peak that training reaches"),
     ]
     for name, kind, default, text in options:
         text = f"{text} (default: {default})"
-        parser.add_argument(f"--{name}", type=kind, default=default, help=text)
+        parser.add_argument(f"--{name}", type=OfKind(kind), default=default, help=text)
     parser.add_argument(
         "--cached", action="store_true", help="frames from `espnet-llada features`"
     )
@@ -82,18 +89,15 @@ def make_plan(args: argparse.Namespace) -> dict[str, Any]:
 
     if args.gpu not in GPUS:
         raise UserError(f"--gpu {args.gpu}: known are {', '.join(GPUS)}")
-    for name in ("num_gpus", "hours_of_audio", "seconds", "tokens", "mfu"):
-        if getattr(args, name) <= 0:
-            raise UserError(f"--{name} {getattr(args, name)}: expected more than 0")
-    if args.mfu > 1:
-        raise UserError(f"--mfu {args.mfu}: expected a share, at most 1")
     config = read_yaml(args.train_config)
+    training = checked(config, plan.Training, args.train_config)
+    data = args.num_gpus, args.hours_of_audio, args.seconds
     try:
         network = blueprint.build(config)
+        timing = plan.schedule(training, *data)
     except UserError as e:
         raise UserError(f"{args.train_config}: {e}") from e
     gpu = GPUS[args.gpu]
-    timing = plan.schedule(config, args.num_gpus, args.hours_of_audio, args.seconds)
     rows = int(timing["rows"])
     average = blueprint.Load(rows, args.seconds, args.tokens)
     longest = blueprint.Load(
@@ -102,7 +106,7 @@ def make_plan(args: argparse.Namespace) -> dict[str, Any]:
     counts = plan.parameters(network)
     trained = sum(part["trained"] for part in counts.values())
     work = plan.flops(network, average, args.cached)
-    memory = plan.memory(network, longest, config, args.num_gpus)
+    memory = plan.memory(network, longest, training, args.num_gpus)
     total = sum(memory.values())
     return {
         "config": args.train_config,

@@ -11,7 +11,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from espnet_llada.bin.decoding import add_origin_options, add_pipe_option
-from espnet_llada.bin.options import OptionParser, run_main
+from espnet_llada.bin.options import OfKind, OptionParser, run_main
+from espnet_llada.schema import Jobs
 from espnet_llada.types import UserError, check_writable
 
 if TYPE_CHECKING:
@@ -43,7 +44,7 @@ def get_parser() -> argparse.ArgumentParser:
     add_row_options(parser)
     add_pipe_option(parser)
     parser.add_argument("--sets", required=True, help='"test_read test_prompts ..."')
-    parser.add_argument("--nj", type=int, default=1, help="processes (1)")
+    parser.add_argument("--nj", type=OfKind(Jobs), default=1, help="processes (1)")
     return parser
 
 
@@ -108,8 +109,8 @@ def main(cmd: list[str] | None = None) -> None:
             )
     sets = args.sets.split()
     sizes = {name: _size(args.data / name, args.allow_pipes) for name in sets}
-    if not sets or args.nj < 1:
-        raise UserError("--sets and --nj: at least one of each")
+    if not sets:
+        raise UserError("--sets: at least one")
     place = place_of(args)
     systems = Systems(place)
     for system in dict.fromkeys(row.system for row in sweep.rows):

@@ -35,22 +35,27 @@ import argparse
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, Literal
+
+from msgspec import Meta, Struct
 
 from espnet_llada.bin import asr_inference
 from espnet_llada.bin.decoding import sampler_options
+from espnet_llada.data_file import read_yaml
 from espnet_llada.sampler_options import SamplerOptions
+from espnet_llada.schema import LARGEST, checked
 from espnet_llada.types import UserError, nearest
-from espnet_llada.yaml_file import read_yaml
 
 SYSTEMS = ("whisper", "llama", "llada")
-_TOP = ("baseline", "reference", "headline", "examples", "train_configs", "rows")
-_ROW = ("label", "group", "system", "config", "options", "each", "first_pass")
+_NAMING = ("baseline", "reference", "headline", "examples")
 _BENCH = ("runtime", "weights", "prefix_blind")
 RUNTIMES = ("plain", "static", "graph", "compile")
 """As a user would run it; with shapes and memory that never change; that as one CUDA
 graph; with its layers by torch.compile, on a GPU as one CUDA graph."""
-WEIGHTS = ("", "int8")
+_Value = bool | Annotated[int, Meta(ge=-LARGEST, le=LARGEST)]
+_Values = Annotated[
+    list[_Value | Annotated[float, Meta(ge=-1e9, le=1e9)]], Meta(min_length=1)
+]
 OPTIONS = ("use_audio", "output_case", "batch_size", "quantize_asr_model")
 """What a row's options may say beside the sampler's."""
 
@@ -137,26 +142,47 @@ class Sweep:
         )
 
 
+class _Entry(Struct, forbid_unknown_fields=True):
+    """A row of the YAML, or the rows of a curve."""
+
+    system: Literal[SYSTEMS]
+    label: str | None = None
+    group: str = ""
+    config: Annotated[str, Meta(min_length=1)] | None = None
+    options: dict[str, Any] | None = None
+    each: Annotated[dict[str, _Values], Meta(min_length=1, max_length=1)] | None = None
+    first_pass: str | None = None
+    runtime: Literal[RUNTIMES] = "plain"
+    weights: Literal["", "int8"] = ""
+    prefix_blind: bool = False
+
+
+class _Content(Struct, forbid_unknown_fields=True):
+    """The YAML."""
+
+    rows: Annotated[dict[str, dict[str, Any]], Meta(min_length=1)]
+    baseline: str | None = None
+    reference: str | None = None
+    headline: list[str] | str = ""
+    examples: list[str] | str = ""
+    train_configs: dict[str, str] | None = None
+
+
 def read_sweep(path: str | Path) -> Sweep:
     """Read and check a sweep.
 
     Raises:
         UserError: anything in it that would fail later.
     """
-    content = read_yaml(path)
-    _known(content, _TOP, str(path))
-    entries = content.get("rows")
-    if not isinstance(entries, dict) or not entries:
-        raise UserError(f"{path}: no rows; write 'rows:' with 'key: {{...}}' below it")
+    content = checked(read_yaml(path), _Content, path)
     rows: list[SweepRow] = []
-    for key, entry in entries.items():
+    for key, given in content.rows.items():
         where = f"{path}: row {key}"
-        if not isinstance(entry, dict):
-            raise UserError(f"{where}: expected {{label: …, system: …}}")
-        for row in _expanded(str(key), entry, where, Path(path).parent):
+        entry = checked(given, _Entry, where)
+        for row in _expanded(key, entry, where, Path(path).parent):
             _check(row, rows, f"{path}: row {row.key}")
             rows.append(row)
-    named = {name: _names(content, name) for name in _TOP[:4]}
+    named = {name: _names(getattr(content, name)) for name in _NAMING}
     keys = [row.key for row in rows]
     for name, values in named.items():
         for value in values:
@@ -165,116 +191,93 @@ def read_sweep(path: str | Path) -> Sweep:
                 raise UserError(f"{path}: {name}: no row '{value}'{hint}")
     return Sweep(
         tuple(rows),
-        next(iter(named["baseline"]), None),
-        next(iter(named["reference"]), None),
+        content.baseline,
+        content.reference,
         named["headline"],
         named["examples"],
-        _train_configs(content.get("train_configs") or {}, path),
+        _train_configs(content.train_configs or {}, path),
     )
 
 
-def _train_configs(entries: Any, path: str | Path) -> dict[str, Path]:
-    where = f"{path}: train_configs"
-    if not isinstance(entries, dict):
-        raise UserError(f"{where}: expected {{llada: a train YAML, llama: another}}")
-    _known(entries, SYSTEMS[1:], where)
-    return {name: Path(path).parent / str(file) for name, file in entries.items()}
+def _train_configs(entries: Mapping[str, str], path: str | Path) -> dict[str, Path]:
+    _known(entries, SYSTEMS[1:], f"{path}: train_configs")
+    return {name: Path(path).parent / file for name, file in entries.items()}
 
 
-def _names(content: Mapping[str, Any], name: str) -> tuple[str, ...]:
-    value = content.get(name) or []
-    return tuple(map(str, value if isinstance(value, list) else [value]))
+def _names(value: list[str] | str | None) -> tuple[str, ...]:
+    return tuple(value) if isinstance(value, list) else (value,) if value else ()
 
 
 def _known(content: Mapping[str, Any], names: Sequence[str], where: str) -> None:
     for key in content:
         if key not in names:
-            raise UserError(f"{where}: unknown key '{key}'{nearest(str(key), names)}")
+            raise UserError(f"{where}: unknown key '{key}'{nearest(key, names)}")
 
 
-def _expanded(
-    key: str, entry: dict[str, Any], where: str, folder: Path
-) -> Iterator[SweepRow]:
+def _expanded(key: str, entry: _Entry, where: str, folder: Path) -> Iterator[SweepRow]:
     """The row, or one for each value of ``each``."""
-    _known(entry, _ROW + _BENCH, where)
-    each = entry.get("each")
-    if each is None:
-        yield _row(key, entry, {}, where, folder)
+    if entry.each is None:
+        yield _row(key, entry, entry.label, {}, where, folder)
         return
-    values = next(iter(each.values())) if isinstance(each, dict) else None
-    if not isinstance(values, list) or not values or len(each) != 1:
-        raise UserError(f"{where}: each: expected one option, as {{steps: [1, 2]}}")
-    (axis,) = each
+    ((axis, values),) = entry.each.items()
     for value in values:
-        named = {**entry, "label": _filled(entry.get("label"), value, where)}
-        new = _filled(key, value, where)
-        row = _row(new, named, {axis: value}, f"{where} ({axis}: {value})", folder)
+        label = None if entry.label is None else _filled(entry.label, value, where)
+        new, place = _filled(key, value, where), f"{where} ({axis}: {value})"
+        row = _row(new, entry, label, {axis: value}, place, folder)
         yield replace(row, axis=axis, value=float(value))
 
 
-def _filled(template: Any, value: Any, where: str) -> str:
+def _filled(template: str, value: float, where: str) -> str:
     try:
-        percent = round(100 * float(value))
-        return str(template).format(value, percent=percent)
-    except (LookupError, ValueError, TypeError) as e:
+        return template.format(value, percent=round(100 * value))
+    except (LookupError, ValueError, TypeError, AttributeError) as e:
         raise UserError(f"{where}: '{template}' with {value!r}: {e}") from e
 
 
 def _row(
-    key: str, entry: Mapping[str, Any], more: dict[str, Any], where: str, folder: Path
+    key: str,
+    entry: _Entry,
+    label: str | None,
+    more: dict[str, Any],
+    where: str,
+    folder: Path,
 ) -> SweepRow:
-    system = entry.get("system")
-    if system not in SYSTEMS:
-        raise UserError(f"{where}: system: {system!r}; allowed: {', '.join(SYSTEMS)}")
-    given = entry.get("options") or {}
-    if not isinstance(given, dict):
-        raise UserError(f"{where}: options: expected {{option: value}}")
-    args = _parsed(entry.get("config"), {**given, **more}, where, folder)
+    args = _parsed(entry.config, {**(entry.options or {}), **more}, where, folder)
     try:
         options = sampler_options(args)
     except UserError as e:
         raise UserError(f"{where}: {e}") from e
     return SweepRow(
         key=key,
-        label=str(entry.get("label") or key),
-        group=str(entry.get("group") or ""),
-        system=system,
+        label=label or key,
+        group=entry.group,
+        system=entry.system,
         options=options,
         use_audio=args.use_audio,
         output_case=args.output_case,
-        batch_size=max(1, args.batch_size),
+        batch_size=args.batch_size,
         quantize_asr_model=args.quantize_asr_model,
-        first_pass=entry.get("first_pass"),
-        runtime=_choice(entry, "runtime", RUNTIMES, where),
-        weights=_choice(entry, "weights", WEIGHTS, where),
-        prefix_blind=_choice(entry, "prefix_blind", (False, True), where),
+        first_pass=entry.first_pass,
+        runtime=entry.runtime,
+        weights=entry.weights,
+        prefix_blind=entry.prefix_blind,
     )
-
-
-def _choice(
-    entry: Mapping[str, Any], name: str, allowed: Sequence[Any], where: str
-) -> Any:
-    value = entry.get(name, allowed[0])
-    if value not in allowed:
-        choices = ", ".join(str(choice) for choice in allowed if choice != "")
-        raise UserError(f"{where}: {name}: {value!r}; allowed: {choices}")
-    return value
 
 
 def _parsed(
     config: str | None, options: dict[str, Any], where: str, folder: Path
 ) -> argparse.Namespace:
-    """What ``asr_inference`` makes of a decode YAML and options."""
+    """What a decode YAML and options say, by the options of ``asr_inference``."""
     command = ["--config", str(folder / config)] if config else ["--batch_size", "8"]
+    known = [*SamplerOptions.__dataclass_fields__, *OPTIONS]
+    _known(options, known, f"{where}: options")
     parser = asr_inference.get_parser()
-    sampler = SamplerOptions.__dataclass_fields__
-    for name, value in options.items():
-        _known({name: value}, [*sampler, *OPTIONS], f"{where}: options")
-        command += [f"--{name}", str(value)]
     try:
-        return parser.parse_args(command)
+        args = parser.parse_args(command)
+        vars(args).update(parser.values_of(options, "options"))
     except UserError as e:
         raise UserError(f"{where}: {e}") from e
+    return args
 
 
 def _check(row: SweepRow, above: Sequence[SweepRow], where: str) -> None:

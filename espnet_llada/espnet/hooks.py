@@ -20,8 +20,8 @@ from espnet_llada.decoder import LMDecoder
 from espnet_llada.espnet.model import TOKENIZER, ESPnetLLMModel
 from espnet_llada.espnet.modules import FrozenWhisperEncoder
 from espnet_llada.lm.tokenizer import LMTokenizer
-from espnet_llada.model import ATTENTION, POSTENCODER, POSTENCODERS, build_encoder
-from espnet_llada.types import ESPNET_TOKENS, UserError, nearest
+from espnet_llada.model import ATTENTION, POSTENCODER, check_config
+from espnet_llada.types import ESPNET_TOKENS
 
 
 def uses_our_decoder(args: argparse.Namespace) -> bool:
@@ -67,7 +67,7 @@ def build_llm_model(
     # config.yaml is written from args afterwards: keep it small and portable.
     args.token_list = list(ESPNET_TOKENS)
     _prepare(args)
-    check_sections(args)
+    check_config(vars(args), args.config or "config")
     sides = copy.copy(args)
     sides.decoder, sides.model = None, "espnet"
     sides.ctc_conf, sides.model_conf = {}, {"ctc_weight": 1.0, "report_cer": False}
@@ -126,29 +126,6 @@ def _check_data(args: argparse.Namespace, encoder: Any) -> None:
             here = (name, loader) == ("speech", "kaldi_ark") and Path(path).is_file()
             if here and isinstance(encoder, FrozenWhisperEncoder):
                 encoder.check_data(Path(path))
-
-
-def check_sections(args: argparse.Namespace) -> None:
-    """Refuse a key in our sections of the config that nothing would read.
-
-    Raises:
-        UserError: names the key, the section and the nearest known key.
-    """
-    sections: dict[str, Any] = {"decoder_conf": LMDecoder.__init__}
-    if args.encoder == "whisper_frozen":
-        sections["encoder_conf"] = build_encoder
-    if args.postencoder in POSTENCODERS:
-        postencoder = asr.postencoder_choices.get_class(args.postencoder)
-        sections["postencoder_conf"] = postencoder.__init__
-    given_by_espnet = {"self", "input_size", "encoder_output_size", "attention"}
-    for section, function in sections.items():
-        known = set(inspect.signature(function).parameters) - given_by_espnet
-        for key in getattr(args, section) or {}:
-            if key not in known:
-                raise UserError(
-                    f"{args.config or 'config'}: unknown key '{key}' in {section}"
-                    f"{nearest(key, known)}"
-                )
 
 
 def text_tokenizer(args: argparse.Namespace) -> LMTokenizer:

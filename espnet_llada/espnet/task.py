@@ -23,6 +23,7 @@ from torch.multiprocessing import ProcessExitedException
 from torch.utils.data import DataLoader
 
 from espnet_llada.bin.decoding import add_pipe_option
+from espnet_llada.data_file import read_yaml
 from espnet_llada.espnet.data import (
     WHISPER_SECONDS,
     UsableBatches,
@@ -37,7 +38,6 @@ from espnet_llada.kaldi.table import read_table
 from espnet_llada.model import ENCODER
 from espnet_llada.trust import tensors_only
 from espnet_llada.types import SAMPLE_RATE, UserError
-from espnet_llada.yaml_file import read_yaml
 
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 _ROOM = 1 << 20  # bytes

@@ -80,6 +80,11 @@ class Backbone(Pretrained):
             mask_id = config_mask_id
         if mask_id is None:
             mask_id = body.config.vocab_size
+        if mask_id > body.config.vocab_size:
+            raise UserError(
+                f"{path}: mask token {mask_id} of {body.config.vocab_size} tokens; "
+                "fetch its config.json and tokenizer again"
+            )
         return cls(body, head, attention, mask_id)
 
     def train_layers(self) -> None:

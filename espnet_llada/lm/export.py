@@ -10,10 +10,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from msgspec import Struct
 from torch import Tensor
 
 from espnet_llada.lm.llama import LlamaConfig
 from espnet_llada.lm.loading import HEAD, empty_llama, stored_llama
+from espnet_llada.schema import Count, Natural, checked
 from espnet_llada.weights.tensors import StoredTensor, save_tensors
 
 SHARD_BYTES = 4_000_000_000
@@ -87,7 +89,8 @@ def export_llama(
         index = {"metadata": {"total_size": total}, "weight_map": where}
         _write_json(target / "model.safetensors.index.json", index)
     written = dtype or stored["embed_tokens.weight"].dtype
-    _write_json(target / "config.json", _config(body.config, settings, written))
+    content = _config(body.config, settings, written, source)
+    _write_json(target / "config.json", content)
     for pattern in _TOKENIZER:
         for file in source.glob(pattern):
             shutil.copyfile(file, target / file.name)
@@ -130,20 +133,29 @@ def _hf_name(name: str) -> str:
     return name if name == HEAD else f"model.{name}"
 
 
+class _LladaTokens(Struct):
+    """Of a LLaDA's config.json what its network does not need, but a Llama's has."""
+
+    max_sequence_length: Count
+    eos_token_id: Natural
+    mask_token_id: Natural
+
+
 def _config(
-    config: LlamaConfig, settings: Mapping[str, Any], dtype: torch.dtype
+    config: LlamaConfig, settings: Mapping[str, Any], dtype: torch.dtype, source: Path
 ) -> dict[str, Any]:
     """config.json: a Llama's as it was; a LLaDA's as transformers 4 and 5 read it."""
     if settings["model_type"] == "llama":
         content = dict(settings)
     else:
+        tokens = checked(settings, _LladaTokens, source)
         content = {k: v for k, v in asdict(config).items() if v is not None}
         content |= {
             "architectures": ["LlamaForCausalLM"],
-            "max_position_embeddings": settings["max_sequence_length"],
+            "max_position_embeddings": tokens.max_sequence_length,
             "bos_token_id": None,
-            "eos_token_id": settings["eos_token_id"],
-            "mask_token_id": settings["mask_token_id"],
+            "eos_token_id": tokens.eos_token_id,
+            "mask_token_id": tokens.mask_token_id,
         }
     content.pop("dtype", None)  # transformers 5's name of the next
     return content | {"torch_dtype": str(dtype).removeprefix("torch.")}

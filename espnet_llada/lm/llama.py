@@ -11,33 +11,66 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, replace
+from typing import Annotated, Any
 
 import torch
 import torch.nn.functional as F
+from msgspec import Meta, Struct
 from torch import Tensor, nn
 
 from espnet_llada.lm.cache import KVCache, StaticKVCache
+from espnet_llada.schema import Count, Layers, Share, Tokens, Width, checked
 from espnet_llada.types import UserError
+
+Positive = Annotated[float, Meta(gt=0.0, le=1e12)]
+
+
+class Llama3Scaling(Struct):
+    """``rope_scaling`` of a config.json, for ``rope_type: llama3``."""
+
+    rope_type: str
+    factor: Positive
+    low_freq_factor: Positive
+    high_freq_factor: Positive
+    original_max_position_embeddings: Count
 
 
 @dataclass(frozen=True)
 class LlamaConfig:
     """A Llama's sizes, under the names of its config.json."""
 
-    vocab_size: int
-    hidden_size: int
-    intermediate_size: int
-    num_hidden_layers: int
-    num_attention_heads: int
-    num_key_value_heads: int
-    rms_norm_eps: float = 1e-6
-    rope_theta: float = 10_000.0
-    rope_scaling: Mapping[str, Any] | None = None
-    head_dim: int = 0
+    vocab_size: Tokens
+    hidden_size: Width
+    intermediate_size: Width
+    num_hidden_layers: Layers
+    num_attention_heads: Layers
+    num_key_value_heads: Layers
+    rms_norm_eps: Share = 1e-6
+    rope_theta: Positive = 10_000.0
+    rope_scaling: Llama3Scaling | None = None
+    head_dim: Annotated[int, Meta(ge=0, le=4096)] = 0
     tie_word_embeddings: bool = False
     model_type: str = "llama"  # peft looks for it
+
+    @classmethod
+    def of(cls, sizes: Mapping[str, Any], where: object) -> LlamaConfig:
+        """Sizes that a Llama can have; ``head_dim`` may be left to the others.
+
+        Raises:
+            UserError: one that is missing or does not fit.
+        """
+        config = checked(sizes, cls, where)
+        heads, shared = config.num_attention_heads, config.num_key_value_heads
+        if heads % shared:
+            raise UserError(
+                f"{where}: {heads} attention heads cannot share {shared} keys; fetch "
+                "its config.json again"
+            )
+        size = config.head_dim or config.hidden_size // heads
+        if not size or size % 2:
+            raise UserError(f"{where}: head_dim {size} does not fit; allowed: 2, 4, …")
+        return replace(config, head_dim=size)
 
     @classmethod
     def from_settings(cls, settings: Mapping[str, Any], where: object) -> LlamaConfig:
@@ -48,36 +81,39 @@ class LlamaConfig:
             where: it comes from, for messages.
 
         Raises:
-            UserError: a size is missing, or a variant that is not implemented.
+            UserError: a size is missing or does not fit, or a variant that is not
+                implemented.
         """
-        rope = dict(
-            settings.get("rope_parameters") or settings.get("rope_scaling") or {}
-        )
+        given = checked(settings, _Settings, where)
+        rope = dict(given.rope_parameters or given.rope_scaling or {})
         rope.setdefault("rope_type", rope.pop("type", "default"))
         unknown = {
-            "rope_scaling": rope["rope_type"] not in ("default", "llama3"),
-            "attention_bias": settings.get("attention_bias"),
-            "mlp_bias": settings.get("mlp_bias"),
-            "hidden_act": settings.get("hidden_act", "silu") != "silu",
+            "rope_scaling": rope["rope_type"] not in ("default", "llama3") and rope,
+            "attention_bias": given.attention_bias,
+            "mlp_bias": given.mlp_bias,
+            "hidden_act": given.hidden_act != "silu" and given.hidden_act,
         }
         for name, strange in unknown.items():
             if strange:
-                value = rope if name == "rope_scaling" else settings[name]
-                raise UserError(f"{where}: {name} {value} is not supported")
-        heads = settings.get("num_attention_heads")
-        known = {name: settings[name] for name in _SIZES if settings.get(name)}
-        if missing := [name for name in _SIZES if name not in known]:
-            raise UserError(f"{where}: no {missing[0]} in its config.json")
-        theta = rope.pop("rope_theta", None) or settings.get("rope_theta") or 10_000.0
-        return cls(
-            **known,
-            num_key_value_heads=settings.get("num_key_value_heads") or heads,
-            rms_norm_eps=settings.get("rms_norm_eps", 1e-6),
-            rope_theta=float(theta),
-            rope_scaling=rope if rope["rope_type"] == "llama3" else None,
-            head_dim=settings.get("head_dim") or settings["hidden_size"] // heads,
-            tie_word_embeddings=bool(settings.get("tie_word_embeddings", False)),
-        )
+                raise UserError(f"{where}: {name} {strange} is not supported")
+        sizes = {f: settings[f] for f in _SIZES if settings.get(f) is not None}
+        sizes.setdefault("num_key_value_heads", settings.get("num_attention_heads"))
+        theta = rope.get("rope_theta") or settings.get("rope_theta")
+        if theta is not None:
+            sizes["rope_theta"] = theta
+        if rope["rope_type"] == "llama3":
+            sizes["rope_scaling"] = rope
+        return cls.of(sizes, where)
+
+
+class _Settings(Struct):
+    """Of a config.json what decides whether it is a Llama of ours."""
+
+    rope_parameters: dict[str, Any] | None = None
+    rope_scaling: dict[str, Any] | None = None
+    attention_bias: bool | None = False
+    mlp_bias: bool | None = False
+    hidden_act: str = "silu"
 
 
 _SIZES = (
@@ -86,6 +122,10 @@ _SIZES = (
     "intermediate_size",
     "num_hidden_layers",
     "num_attention_heads",
+    "num_key_value_heads",
+    "rms_norm_eps",
+    "head_dim",
+    "tie_word_embeddings",
 )
 
 
@@ -176,10 +216,10 @@ def _frequencies(config: LlamaConfig) -> Tensor:
     if given is None:
         return plain
     # Long waves are stretched, short ones kept, those between blended.
-    low, high = given["low_freq_factor"], given["high_freq_factor"]
-    turns = given["original_max_position_embeddings"] * plain / (2 * math.pi)
+    low, high = given.low_freq_factor, given.high_freq_factor
+    turns = given.original_max_position_embeddings * plain / (2 * math.pi)
     kept = ((turns - low) / (high - low)).clamp(0.0, 1.0)
-    return plain * (kept + (1.0 - kept) / given["factor"])
+    return plain * (kept + (1.0 - kept) / given.factor)
 
 
 class _Layer(nn.Module):

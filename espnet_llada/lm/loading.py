@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
+from msgspec import Struct
 from torch import nn
 
-from espnet_llada.lm.llama import Llama, LlamaConfig, Rotary
+from espnet_llada.data_file import read_json
+from espnet_llada.lm.llama import Llama, LlamaConfig, Positive, Rotary
+from espnet_llada.schema import Layers, Natural, Share, Tokens, Width, checked
 from espnet_llada.types import UserError
 from espnet_llada.weights.tensors import StoredTensor, check_tensors, stored_safetensors
 
@@ -67,7 +69,7 @@ def empty_llama(
     Raises:
         UserError: no such directory, not a Llama or LLaDA, or it has fewer layers.
     """
-    settings = _read_config(path)
+    settings = read_json(path / "config.json")
     return llama_from(settings, path, num_layers), settings
 
 
@@ -112,7 +114,7 @@ def stored_llama(path: Path, body: Llama) -> dict[str, StoredTensor]:
     for name, tensor in stored_safetensors(files).items():
         ours = our_name(name)
         layer = ours.split(".")[1] if ours.startswith("layers.") else ""
-        if not (layer.isdigit() and int(layer) >= layers):
+        if not (layer.isdecimal() and int(layer) >= layers):
             stored[ours] = tensor
     expected = {name: p.shape for name, p in body.named_parameters()}
     if body.config.tie_word_embeddings:
@@ -123,39 +125,49 @@ def stored_llama(path: Path, body: Llama) -> dict[str, StoredTensor]:
     return stored
 
 
-def _read_config(path: Path) -> dict[str, Any]:
-    file = path / "config.json"
-    try:
-        return json.loads(file.read_text(encoding="utf-8"))
-    except OSError as e:
-        raise UserError(
-            f"{file}: cannot read it ({e.strerror}); name a directory that holds a "
-            "Llama or LLaDA checkpoint"
-        ) from e
-    except ValueError as e:
-        raise UserError(f"{file}: not valid JSON; fetch the checkpoint again") from e
+class _Named(Struct):
+    """What a config.json says first, and what both kinds may have."""
+
+    model_type: str = "nothing"
+    mask_token_id: Natural | None = None
+
+
+class _Llada(Struct):
+    """A LLaDA's config.json, as far as it is read here."""
+
+    d_model: Width
+    n_layers: Layers
+    n_heads: Layers
+    mlp_hidden_size: Width
+    vocab_size: Tokens
+    rms_norm_eps: Share
+    rope_theta: Positive
+    weight_tying: bool
+    n_kv_heads: Layers | None = None
+    embedding_size: Tokens | None = None
 
 
 def _llama_config(settings: dict[str, Any], path: object) -> LlamaConfig:
-    kind = settings.get("model_type")
+    kind = checked(settings, _Named, path).model_type
     if kind == "llama":
         return LlamaConfig.from_settings(settings, path)
     if kind != "llada":
         raise UserError(
             f"{path}: model_type '{kind}' is neither llama nor llada; name another LM"
         )
-    return LlamaConfig(
-        vocab_size=settings.get("embedding_size") or settings["vocab_size"],
-        hidden_size=settings["d_model"],
-        intermediate_size=settings["mlp_hidden_size"],
-        num_hidden_layers=settings["n_layers"],
-        num_attention_heads=settings["n_heads"],
-        num_key_value_heads=settings.get("n_kv_heads") or settings["n_heads"],
-        rms_norm_eps=settings["rms_norm_eps"],
-        rope_theta=settings["rope_theta"],
-        head_dim=settings["d_model"] // settings["n_heads"],
-        tie_word_embeddings=settings["weight_tying"],
-    )
+    given = checked(settings, _Llada, path)
+    sizes = {
+        "vocab_size": given.embedding_size or given.vocab_size,
+        "hidden_size": given.d_model,
+        "intermediate_size": given.mlp_hidden_size,
+        "num_hidden_layers": given.n_layers,
+        "num_attention_heads": given.n_heads,
+        "num_key_value_heads": given.n_kv_heads or given.n_heads,
+        "rms_norm_eps": given.rms_norm_eps,
+        "rope_theta": given.rope_theta,
+        "tie_word_embeddings": given.weight_tying,
+    }
+    return LlamaConfig.of(sizes, path)
 
 
 def our_name(name: str) -> str:

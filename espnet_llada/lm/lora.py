@@ -5,9 +5,18 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Annotated, Literal
 
 import torch
+from msgspec import Meta
 from torch import nn
+
+from espnet_llada.schema import Share, Weight
+
+Linears = Literal[
+    "q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"
+]
+"""Of a layer of the LM."""
 
 
 @dataclass(frozen=True)
@@ -21,10 +30,14 @@ class LoraOptions:
         target_modules: names of the Linear layers that get an update.
     """
 
-    r: int = 8
-    alpha: float = 32
-    dropout: float = 0.1
-    target_modules: Sequence[str] = ("q_proj", "k_proj", "v_proj")
+    r: Annotated[int, Meta(ge=1, le=4096)] = 8
+    alpha: Weight = 32
+    dropout: Share = 0.1
+    target_modules: Annotated[Sequence[Linears], Meta(min_length=1)] = (
+        "q_proj",
+        "k_proj",
+        "v_proj",
+    )
 
 
 def add_lora(body: nn.Module, options: LoraOptions) -> None:

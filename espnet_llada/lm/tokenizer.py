@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
-import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from msgspec import Struct
+
+from espnet_llada.data_file import read_json
+from espnet_llada.schema import checked
 from espnet_llada.types import UserError
 
 CASES = ("lower", "upper", "keep")
@@ -57,7 +61,10 @@ class LMTokenizer:
         import_torchaudio()  # transformers imports it
         from transformers import PreTrainedTokenizerFast
 
-        return PreTrainedTokenizerFast.from_pretrained(self.path, local_files_only=True)
+        with _reading(self.path):
+            return PreTrainedTokenizerFast.from_pretrained(
+                self.path, local_files_only=True
+            )
 
     @cached_property
     def fingerprint(self) -> int:
@@ -105,10 +112,30 @@ class LMTokenizer:
                 "set chat_template: false"
             )
         turn = [{"role": "user", "content": text}]
-        wrapped = self._hf.apply_chat_template(
-            turn, add_generation_prompt=True, tokenize=False
-        )
+        with _reading(self.path):
+            wrapped = self._hf.apply_chat_template(
+                turn, add_generation_prompt=True, tokenize=False
+            )
         return self._hf.encode(wrapped, add_special_tokens=False)
+
+
+class _Config(Struct):
+    """Of tokenizer_config.json what transformers would stumble over much later."""
+
+    model_max_length: float | None = None
+    clean_up_tokenization_spaces: bool | None = None
+
+
+@contextlib.contextmanager
+def _reading(path: Path) -> Iterator[None]:
+    """What tokenizers and transformers raise, which have no type for a damaged file."""
+    try:
+        yield
+    except Exception as e:
+        raise UserError(
+            f"{path}: its tokenizer is of no use ({type(e).__name__}: {e!s:.200}); "
+            "fetch it again"
+        ) from e
 
 
 class _Plain:
@@ -128,12 +155,12 @@ class _Plain:
         """None where transformers has to decide what its files mean together."""
         from tokenizers import Tokenizer
 
-        try:
-            text = (path / "tokenizer_config.json").read_text(encoding="utf-8")
-            settings = json.loads(text)
-            tokenizer = Tokenizer.from_file(str(path / "tokenizer.json"))
-        except Exception:  # tokenizers has no narrower one; transformers will say it
+        if not (path / "tokenizer_config.json").exists():
             return None
+        settings = read_json(path / "tokenizer_config.json")
+        checked(settings, _Config, path / "tokenizer_config.json")
+        with _reading(path):
+            tokenizer = Tokenizer.from_file(str(path / "tokenizer.json"))
         others = ("special_tokens_map.json", "added_tokens.json")
         strange = set(settings) - {*_SPECIAL, *_CHANGES_NOTHING}
         strange |= {name for name in others if (path / name).exists()}

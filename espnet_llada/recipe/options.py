@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import os
 import sys
+from argparse import ArgumentTypeError
 from collections.abc import Sequence
 from dataclasses import dataclass, field, fields
 from typing import Any
 
-from espnet_llada.bin.options import nearest
-from espnet_llada.types import SAMPLE_RATE, UserError
+from espnet_llada.bin.options import FINITE, WHOLE, OfKind
+from espnet_llada.types import SAMPLE_RATE, UserError, nearest
 
 _JOBS = min(32, os.cpu_count() or 1)
 
@@ -131,9 +132,11 @@ def _convert(word: str, option: Any, value: str) -> Any:
         if value not in ("true", "false"):
             raise UserError(f"{word} {value}: expected true or false")
         return value == "true"
+    if kind is str:
+        return value
     try:
-        return kind(value)
-    except ValueError:
+        return OfKind(WHOLE if kind is int else FINITE)(value)
+    except ArgumentTypeError:
         raise UserError(f"{word} {value}: expected a number") from None
 
 

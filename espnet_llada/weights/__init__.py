@@ -17,7 +17,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from espnet_llada.types import UserError, atomic_write, nearest
+from espnet_llada.types import UserError, atomic_write, local_path, nearest
 from espnet_llada.weights.assets import ASSETS, Asset, Packaged
 from espnet_llada.weights.checksums import (
     MARKER,
@@ -71,7 +71,7 @@ def resolve(name_or_path: str | os.PathLike, kind: str) -> Weights:
             )
         find = _packaged if isinstance(asset, Packaged) else _pinned
         return find(name, asset)
-    path = Path(name).expanduser()
+    path = local_path(name)
     if path.exists():
         return Weights(name, path, _identity(path))
     if re.fullmatch(r"[\w-][\w.-]*/[\w.-]+", name):

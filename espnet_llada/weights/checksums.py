@@ -13,7 +13,8 @@ import os
 import re
 from pathlib import Path
 
-from espnet_llada.types import UserError, atomic_write
+from espnet_llada.data_file import read_json
+from espnet_llada.types import UserError, atomic_write, local_path
 from espnet_llada.weights.download import sha256
 
 SUFFIX = ".sha256"
@@ -33,7 +34,7 @@ _of_this_process: dict[str, list] = {}
 def cache_dir() -> Path:
     """``$ESPNET_LLADA_CACHE``, or ``~/.cache/espnet_llada``."""
     path = os.environ.get("ESPNET_LLADA_CACHE") or "~/.cache/espnet_llada"
-    return Path(path).expanduser().absolute()
+    return local_path(path).absolute()
 
 
 def cached_sha256(path: Path, fresh: bool = False) -> str:
@@ -62,9 +63,8 @@ def _store() -> Path:
 
 
 def _read_store() -> dict[str, list]:
-    with contextlib.suppress(OSError, ValueError):
-        if isinstance(content := json.loads(_store().read_text("utf-8")), dict):
-            return content
+    with contextlib.suppress(UserError):
+        return read_json(_store(), dict[str, list])
     return {}
 
 
@@ -116,10 +116,8 @@ def _of_asset(path: Path) -> str | None:
 
 def read_marker(directory: Path) -> dict[str, str]:
     """What a directory says of the pinned asset that it was made of; else empty."""
-    with contextlib.suppress(OSError, ValueError):
-        content = json.loads((directory / MARKER).read_text(encoding="utf-8"))
-        if isinstance(content, dict):
-            return {k: v for k, v in content.items() if isinstance(v, str)}
+    with contextlib.suppress(UserError):
+        return read_json(directory / MARKER, dict[str, str])
     return {}
 
 

@@ -14,7 +14,11 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+from msgspec import Struct
+
 from espnet_llada import __version__
+from espnet_llada.data_file import read_json
+from espnet_llada.schema import checked
 from espnet_llada.types import UserError
 from espnet_llada.weights import Weights
 from espnet_llada.weights.checksums import (
@@ -93,6 +97,13 @@ def convert_once(
     return True
 
 
+class _Output(Struct):
+    """A file in the record."""
+
+    bytes: int
+    sha256: str
+
+
 def _old_outputs(output: Path, recipe: Mapping[str, Any]) -> dict[str, Any] | None:
     """Files of an earlier conversion; None where it is this one and undamaged."""
     if not output.exists():
@@ -100,9 +111,9 @@ def _old_outputs(output: Path, recipe: Mapping[str, Any]) -> dict[str, Any] | No
     if not output.is_dir():
         raise UserError(f"{output}: not a directory; name another output")
     try:
-        record = json.loads((output / RECORD).read_text(encoding="utf-8"))
-        old = record.pop("outputs")
-    except (OSError, ValueError, KeyError) as e:
+        record = read_json(output / RECORD)
+        old = checked(record.pop("outputs", None), dict[str, _Output], output)
+    except UserError as e:
         if any(output.iterdir()):
             raise UserError(
                 f"{output}: exists and is no earlier conversion (no readable {RECORD} "
@@ -114,11 +125,11 @@ def _old_outputs(output: Path, recipe: Mapping[str, Any]) -> dict[str, Any] | No
     return old
 
 
-def _is(file: Path, was: Mapping[str, Any]) -> bool:
+def _is(file: Path, was: _Output) -> bool:
     return (
         file.is_file()
-        and file.stat().st_size == was["bytes"]
-        and cached_sha256(file) == was["sha256"]
+        and file.stat().st_size == was.bytes
+        and cached_sha256(file) == was.sha256
     )
 
 

@@ -8,7 +8,6 @@ import torch.nn.functional as F
 
 from espnet_llada import vocabulary
 from espnet_llada.adapter.ctc import AlignmentCTC, Windows, best_path
-from espnet_llada.types import UserError
 
 WIDTH, TOKENS = 16, 7
 
@@ -108,8 +107,3 @@ def test_a_vector_like_an_embedding_stands_for_its_token(ctc):
     log_probs = ctc.log_probs(audio, 50 * embedding[None], embedding)
     assert log_probs[..., 1:].argmax(dim=-1).tolist() == [list(range(TOKENS))]
     torch.testing.assert_close(log_probs.exp().sum(-1), torch.ones(1, TOKENS))
-
-
-def test_a_weight_that_does_not_fit_is_refused():
-    with pytest.raises(UserError, match="ctc: weight -1"):
-        AlignmentCTC(torch.randn(TOKENS, 8), WIDTH, weight=-1.0)

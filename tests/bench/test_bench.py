@@ -149,7 +149,9 @@ def test_what_does_not_fit_is_refused(data, tmp_path):
     command = [str(rows), "--data", str(data), "--output", str(tmp_path / "out")]
     with pytest.raises(UserError, match="row d: bench measures no first pass; drop it"):
         bench.main(command)
-    with pytest.raises(UserError, match="--durations '0': expected numbers above 0"):
+    with pytest.raises(
+        UserError, match="--durations: 0 does not fit; allowed: a number > 0"
+    ):
         bench.main([*command, "--durations", "0"])
     with pytest.raises(UserError, match="no such row"):
         bench.main([*command, "--rows", "x"])

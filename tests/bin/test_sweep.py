@@ -155,10 +155,10 @@ def test_some_rows_and_their_first_pass(rows_yaml):
         ("group: Diffusion", "grup: x", r"row steps\{\}: unknown key 'grup'.*'group'"),
         ("{steps: [1, 4]}", "{step: [1, 4]}", "unknown key 'step'.*'steps'"),
         ("{steps: [1, 4]}", "{steps: [0]}", r"steps: 0\): steps: 0 does not fit"),
-        ("{steps: [1, 4]}", "{steps: x}", "each: expected one option"),
+        ("{steps: [1, 4]}", "{steps: x}", r"each\[...\]: .*'x'.* allowed: a list"),
         ("label: AR, system: llama", "label: AR, system: gpt", "system: 'gpt'"),
         ("first_pass: llama", "first_pass: mask50", "no row 'mask50' above"),
-        ("first_pass: llama", "group: x", r"needs first_pass"),
+        ("first_pass: llama", "runtime: plain", r"needs first_pass"),
         ("system: llama,", "system: llama, config: no.yaml,", "no.yaml: cannot read"),
         (
             "system: llama, options: {",

@@ -70,7 +70,7 @@ def test_what_it_is_not_is_refused():
     }.items():
         with pytest.raises(UserError, match=f"config.json: {name} .*not supported"):
             LlamaConfig.from_settings({**SIZES, name: value}, "config.json")
-    with pytest.raises(UserError, match="no hidden_size in its config"):
+    with pytest.raises(UserError, match=r"lm/config.json: no hidden_size"):
         LlamaConfig.from_settings({**SIZES, "hidden_size": None}, "lm/config.json")
 
 
