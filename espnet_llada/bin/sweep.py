@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import logging
 import os
 import platform
@@ -83,7 +84,6 @@ def place_of(args: argparse.Namespace) -> Place:
         args.lm,
         args.whisper,
         trust_model=args.trust_model,
-        allow_pipes=args.allow_pipes,
     )
 
 
@@ -111,7 +111,7 @@ def main(cmd: list[str] | None = None) -> None:
     sizes = {name: _size(args.data / name, args.allow_pipes) for name in sets}
     if not sets:
         raise UserError("--sets: at least one")
-    place = place_of(args)
+    place = dataclasses.replace(place_of(args), allow_pipes=args.allow_pipes)
     systems = Systems(place)
     for system in dict.fromkeys(row.system for row in sweep.rows):
         systems.files(system)
