@@ -67,7 +67,7 @@ def build_llm_model(
     # config.yaml is written from args afterwards: keep it small and portable.
     args.token_list = list(ESPNET_TOKENS)
     _prepare(args)
-    check_config(vars(args), args.config or "config")
+    check_config(vars(args), getattr(args, "config", None) or "config")
     sides = copy.copy(args)
     sides.decoder, sides.model = None, "espnet"
     sides.ctc_conf, sides.model_conf = {}, {"ctc_weight": 1.0, "report_cer": False}
