@@ -83,7 +83,7 @@ def atomic_write(path: str | os.PathLike) -> Iterator[Path]:
         except OSError as e:
             raise UserError(
                 f"{path}: writing failed ({e.strerror}); the old file, if any, is "
-                "intact"
+                "intact: make room and run it again"
             ) from e
 
 

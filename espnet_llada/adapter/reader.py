@@ -178,7 +178,9 @@ class Reader:
     def objections(self, changes: Sequence[tuple[int, Text, Text]]) -> list[float]:
         """What the CTC has against texts in the place of others: at most 0 nats.
 
-        It only ever objects: of two words that sound alike it is the worse judge.
+        It only ever objects: of two words that sound alike it is the worse judge. Of
+        whether anything is spoken at all it is the better one, so it has its full say
+        where several tokens go.
 
         Args:
             changes: N utterances, the text of before, and another one.
@@ -189,10 +191,11 @@ class Reader:
         once = list(dict.fromkeys(both))
         known = dict(zip(once, self.alignment(once), strict=True))
         values = [known[key] for key in both]
-        return [
-            _ALIGNED * min(0.0, new - old)
-            for old, new in zip(values[::2], values[1::2], strict=True)
-        ]
+        found = []
+        for change, old, new in zip(changes, values[::2], values[1::2], strict=True):
+            gone = len(change[1]) - len(change[2])
+            found.append((1.0 if gone > 1 else _ALIGNED) * min(0.0, new - old))
+        return found
 
     def _following(
         self, readings: Sequence[Reading], kept: Sequence[int], texts: Sequence[Text]

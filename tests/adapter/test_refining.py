@@ -6,8 +6,9 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from said_reader import Said
+from said_reader import EOS, Said
 
+from espnet_llada.adapter.numbering import corrections
 from espnet_llada.adapter.refining import refined
 
 words_st = st.lists(st.integers(0, 9), max_size=7)
@@ -59,3 +60,26 @@ def test_a_row_does_not_depend_on_its_batch(pairs):
     for row, draft in enumerate(drafts):
         (alone,) = refined(Said(said[row]), [draft], 3)
         assert alone.text == together[row].text
+
+
+def test_what_the_audio_covers_is_not_left_out():
+    """The reader would stop after once; the CTC has heard it twice."""
+    twice = [1, 2, 3, 1, 2, 3]
+
+    def heard(texts):
+        pairs = [corrections(text, twice, EOS) for _, text in texts]
+        return [-40.0 * sum(a != b for a, b in row) for row in pairs]
+
+    reader = Said([1, 2, 3])
+    assert len(refined(reader, [twice], 2)[0].text) < 5
+    reader.alignment = heard
+    assert refined(reader, [twice], 2)[0].text == twice
+
+
+def test_objections_count_in_full_where_text_goes():
+    reader = Said([1, 2, 3])
+    reader.alignment = lambda texts: [float(sum(text)) for _, text in texts]
+    changes = [(0, [5, 5], [5, 4]), (0, [5, 5], [5]), (0, [5, 5], []), (0, [5], [9])]
+    assert reader.objections(changes) == pytest.approx([-0.3, -1.5, -10.0, 0.0])
+    reader.alignment = None
+    assert reader.objections(changes) == [0.0] * 4
