@@ -10,6 +10,7 @@ import contextlib
 import difflib
 import errno
 import os
+import re
 import shutil
 import stat
 import tempfile
@@ -28,11 +29,15 @@ tokens would cost a CTC head, and megabytes of YAML that each process parses for
 _LINKS = 40  # that a path may lead through, as the kernel has it
 
 
+_LINE_ENDS = re.compile("[\n\r\v\f\x1c-\x1e\x85\u2028\u2029]")
+
+
 class UserError(Exception):
     """Bad input. The message is one line that names the file and the mend."""
 
     def __init__(self, message: str):
-        super().__init__(" ".join(message.splitlines()))  # whatever a user's text has
+        # Whatever a user's text has, e.g. the name of a file.
+        super().__init__(_LINE_ENDS.sub(lambda m: ascii(m[0])[1:-1], message))
 
 
 def os_reason(error: OSError) -> str:

@@ -43,7 +43,6 @@ def get_parser() -> argparse.ArgumentParser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     add_row_options(parser)
-    add_pipe_option(parser)
     parser.add_argument("--sets", required=True, help='"test_read test_prompts ..."')
     parser.add_argument("--nj", type=OfKind(Jobs), default=1, help="processes (1)")
     return parser
@@ -55,6 +54,7 @@ def add_row_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--rows", default="", help='some rows only: "llama ..."')
     parser.add_argument("--model", default="mini", help="directory, tag or hub id")
     add_origin_options(parser)
+    add_pipe_option(parser)
     parser.add_argument("--data", required=True, type=Path, help="directory of speech")
     parser.add_argument("--output", required=True, type=Path, help="of everything")
     parser.add_argument("--device", default="cpu", help="cpu, cuda, ...")

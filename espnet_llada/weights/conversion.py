@@ -12,9 +12,9 @@ import shutil
 import tempfile
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
-from msgspec import Struct
+from msgspec import Meta, Struct
 
 from espnet_llada import __version__
 from espnet_llada.data_file import read_json
@@ -97,6 +97,11 @@ def convert_once(
     return True
 
 
+_NAME = r"(?!\.\.?(/|$))[^/\0]{1,63}"
+_Inside = Annotated[str, Meta(pattern=f"^{_NAME}(/{_NAME})*$")]
+"""The name of a file in the output: a record must not have others removed."""
+
+
 class _Output(Struct):
     """A file in the record."""
 
@@ -112,7 +117,7 @@ def _old_outputs(output: Path, recipe: Mapping[str, Any]) -> dict[str, Any] | No
         raise UserError(f"{output}: not a directory; name another output")
     try:
         record = read_json(output / RECORD)
-        old = checked(record.pop("outputs", None), dict[str, _Output], output)
+        old = checked(record.pop("outputs", None), dict[_Inside, _Output], output)
     except UserError as e:
         if any(output.iterdir()):
             raise UserError(

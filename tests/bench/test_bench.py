@@ -89,7 +89,7 @@ def test_each_repetition_decodes_speech_of_its_own(data):
 
 def test_the_meter_leaves_the_model_as_it_was(llada):
     recognizer = Recognizer(llada, SamplerOptions(steps=3, canvas_length=5))
-    speech = [np.random.default_rng(0).normal(0, 0.1, 8000).astype(np.float32)]
+    speech = [np.random.default_rng(1).normal(0, 0.1, 8000).astype(np.float32)]
     plain = recognizer(speech, ["a"])
     with Meter(llada, count_flops=True) as meter:
         assert recognizer(speech, ["a"]) == plain

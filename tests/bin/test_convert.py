@@ -81,6 +81,21 @@ def test_options_that_do_not_fit(tmp_path, arguments, message):
         cli.main(["convert", *arguments, "--output", str(tmp_path / "out")])
 
 
+@pytest.mark.parametrize("name", ["../thesis.txt", "/{tmp}/thesis.txt", "a/../../t"])
+def test_a_record_has_no_file_removed_elsewhere(tiny_lm, tmp_path, name):
+    (tmp_path / "thesis.txt").write_text("mine")
+    command = ["convert", "--lm", str(tiny_lm), "--output", str(tmp_path / "out")]
+    cli.main(command)
+    record = tmp_path / "out/convert.json"
+    content = json.loads(record.read_text())
+    content["version"] = "0"
+    content["outputs"][name.format(tmp=tmp_path)] = {"bytes": 4, "sha256": "0"}
+    record.write_text(json.dumps(content))
+    with pytest.raises(UserError, match="no earlier conversion"):
+        cli.main(command)
+    assert (tmp_path / "thesis.txt").read_text() == "mine"
+
+
 def test_other_directories_are_left_alone(tiny_llada, tmp_path):
     (tmp_path / "thesis.txt").write_text("mine")
     with pytest.raises(UserError, match="no earlier conversion"):
