@@ -242,7 +242,7 @@ def test_names_that_are_long_empty_or_no_utf_8(
     assert cli.main(transcribe(files=[*bad, *files])) == 1
     errors = capsys.readouterr().err.splitlines()
     assert [line.startswith("error: ") for line in errors] == [True] * 4
-    reasons = "Too many", r"no\xe9.flac: no such", "none .flac: no", "name too long"
+    reasons = "Too many", r"no\xe9.flac: no such", r"none\n.flac: no", "name too long"
     assert all(r in line for r, line in zip(reasons, errors, strict=True)), errors
     lines = (tmp_path / "text").read_bytes().decode("utf-8").splitlines()
     assert [line.split()[0] for line in lines] == ["_", "a_b", r"caf\xe9", "é"]
