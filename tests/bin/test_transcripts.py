@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import resource
 import signal
@@ -77,6 +78,7 @@ def start(
 
     if lines < COUNT:
         DecodeDir.write = write_and_wait
+    logging.root.handlers.clear()  # of the tests before it
     try:
         for number in (1, 2):
             os.dup2(os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND), number)
