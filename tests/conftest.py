@@ -201,7 +201,7 @@ def tiny_whisper(tmp_path_factory) -> Path:
 @pytest.fixture
 def word_lm(tiny_lm, tmp_path) -> Path:
     """tiny_lm, whose last tokens are tiny_whisper's 2 to 61."""
-    from espnet_llada.adapter.words import TOKENS_FILE
+    from espnet_llada.extensions.posterior_prefix.words import TOKENS_FILE
 
     path = shutil.copytree(tiny_lm, tmp_path / "lm")
     size = json.loads((path / "config.json").read_text())["vocab_size"]
@@ -286,8 +286,8 @@ def tiny_config(tiny_lm, tiny_whisper) -> dict:
 @pytest.fixture(scope="session")
 def model_dir(tiny_config, tmp_path_factory) -> Path:
     """``llada`` and ``llama`` below one directory, as a tag of the cache has them."""
-    from espnet_llada.checkpoint import atomic_torch_save, trained_state
-    from espnet_llada.model import WhisperLLM
+    from espnet_llada.build.model import WhisperLLM
+    from espnet_llada.io.checkpoint import atomic_torch_save, trained_state
 
     top = tmp_path_factory.mktemp("model")
     for decoder in ("llada", "llama"):

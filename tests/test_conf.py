@@ -11,8 +11,8 @@ import yaml
 
 from espnet_llada.bin import asr_inference
 from espnet_llada.bin.decoding import sampler_options
-from espnet_llada.bin.sweep_rows import read_sweep
-from espnet_llada.sampler_options import STRATEGIES
+from espnet_llada.core.options import STRATEGIES
+from espnet_llada.sweep.rows import read_sweep
 from espnet_llada.types import UserError
 
 CONF = Path(__file__).resolve().parents[1] / "conf"
@@ -37,8 +37,8 @@ def baseline(path: Path) -> Path:
 @pytest.mark.parametrize("path", TRAIN, **ids)
 def test_train_yaml(path, tmp_path):
     pytest.importorskip("espnet2")
+    from espnet_llada.build.model import check_config
     from espnet_llada.espnet.task import ASRTask
-    from espnet_llada.model import check_config
 
     cmd = ["--config", str(path), "--output_dir", str(tmp_path), "--token_list", "x"]
     args = ASRTask.get_parser().parse_args(cmd)  # refuses unknown top-level keys

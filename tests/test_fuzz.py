@@ -20,23 +20,23 @@ from fuzzing import ODD, as_json, as_yaml, command_line, damaged, mutated, one_l
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from espnet_llada.audio import feature_cache
-from espnet_llada.audio.encoder import WhisperEncoder
-from espnet_llada.audio.whisper_file import open_whisper
 from espnet_llada.bin import asr_inference, cli, convert, plan
 from espnet_llada.bin.decode_dir import DecodeDir
 from espnet_llada.bin.decoding import Utterance, read_first_pass
-from espnet_llada.bin.sweep_rows import read_sweep
-from espnet_llada.checkpoint import trained_state
-from espnet_llada.decode_file import job_options
-from espnet_llada.kaldi.table import read_scp, read_text
-from espnet_llada.lm.loading import load_llama
-from espnet_llada.lm.tokenizer import LMTokenizer
-from espnet_llada.loading import find_model, load_model
-from espnet_llada.model import WhisperLLM
+from espnet_llada.build.decode_file import job_options
+from espnet_llada.build.loading import find_model, load_model
+from espnet_llada.build.model import WhisperLLM
+from espnet_llada.core.options import SamplerOptions
+from espnet_llada.io import feature_cache
+from espnet_llada.io.checkpoint import trained_state
+from espnet_llada.io.kaldi.table import read_scp, read_text
+from espnet_llada.networks.encoder import WhisperEncoder
+from espnet_llada.networks.lm.loading import load_llama
+from espnet_llada.networks.lm.tokenizer import LMTokenizer
+from espnet_llada.networks.whisper_file import open_whisper
 from espnet_llada.recipe.options import Options, parse_options
-from espnet_llada.release import read_release
-from espnet_llada.sampler_options import SamplerOptions
+from espnet_llada.release.checkpoint import read_release
+from espnet_llada.sweep.rows import read_sweep
 from espnet_llada.types import UserError
 
 REPO = Path(__file__).parents[1]

@@ -12,13 +12,13 @@ import numpy as np
 import pytest
 
 from espnet_llada import Deliberator, Speech2Text
-from espnet_llada.audio.io import load_audio
-from espnet_llada.decode_file import make_options, model_options
-from espnet_llada.loading import find_model, load_model
-from espnet_llada.recognizer import Recognizer
-from espnet_llada.sampler_options import PROFILES, STRATEGIES
-from espnet_llada.weights import MARKER, cache_dir
-from espnet_llada.weights.assets import MINI
+from espnet_llada.build.decode_file import make_options, model_options
+from espnet_llada.build.loading import find_model, load_model
+from espnet_llada.core.options import PROFILES, STRATEGIES
+from espnet_llada.core.recognizer import Recognizer
+from espnet_llada.io.audio.reading import load_audio
+from espnet_llada.io.weights import MARKER, cache_dir
+from espnet_llada.io.weights.assets import MINI
 
 WEIGHTS = MINI / "llada/model.safetensors"
 CORPUS = (
@@ -75,7 +75,7 @@ def test_mini_transcribes_what_it_hears(heard):
 def test_a_long_recording_s_transcript_is_corrected_piece_by_piece(heard, monkeypatch):
     table = clips()
     pieces = [load_audio(path) for path in table]
-    monkeypatch.setattr("espnet_llada.recognizer.split_long", lambda *_: pieces)
+    monkeypatch.setattr("espnet_llada.core.recognizer.split_long", lambda *_: pieces)
     text = " ".join(table.values())
     wrong = text.replace(text.split()[3], "wrong", 1)
     assert wrong != text

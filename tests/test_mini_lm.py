@@ -10,9 +10,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from espnet_llada.adapter.words import TOKENS_FILE
-from espnet_llada.lm.tokenizer import LMTokenizer
-from espnet_llada.weights.assets import MINI
+from espnet_llada.extensions.posterior_prefix.words import TOKENS_FILE
+from espnet_llada.io.weights.assets import MINI
+from espnet_llada.networks.lm.tokenizer import LMTokenizer
 
 RECIPE = Path(__file__).parents[1] / "egs2/librispeech/asr_llada"
 TRANSCRIPTS = sorted((RECIPE / "mini/LibriSpeech").rglob("*.trans.txt"))

@@ -1,7 +1,7 @@
 """Decoding with shapes and addresses that never change: compiled, or as a CUDA graph.
 
 What a server would do to be fast: a GPU waits for nothing that the host decides. The
-tokens are those of the plain ways, ``autoregressive.beam_search`` with one hypothesis
+tokens are those of the plain ways, ``beam_search`` with one hypothesis
 and ``LMDecoder.logits_fn``.
 """
 
@@ -15,12 +15,12 @@ from torch import Tensor
 
 from espnet_llada.bench.graphs import Replayed, compiled, runner
 from espnet_llada.bench.memories import BlindPass, Continuation, LaterPass, Pass
-from espnet_llada.decoder import LMDecoder
-from espnet_llada.listening import Listening
-from espnet_llada.lm.llama import run_layer
-from espnet_llada.prefix import Prefix
-from espnet_llada.recognizer import Recognizer
-from espnet_llada.sampler import SamplerResult
+from espnet_llada.core.decoder import LMDecoder
+from espnet_llada.core.prefix import Prefix
+from espnet_llada.core.recognizer import Recognizer
+from espnet_llada.core.sampler import SamplerResult
+from espnet_llada.extensions.posterior_prefix.listening import Listening
+from espnet_llada.networks.lm.llama import run_layer
 from espnet_llada.types import UserError
 
 _MULTIPLE = 8

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import numpy as np
 
-from espnet_llada.audio.io import load_audio
-from espnet_llada.kaldi.table import read_recordings
+from espnet_llada.io.audio.reading import load_audio
+from espnet_llada.io.kaldi.table import read_recordings
 from espnet_llada.types import SAMPLE_RATE, UserError
 
 NOISE = "noise"

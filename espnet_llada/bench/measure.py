@@ -28,8 +28,8 @@ from espnet_llada.bench.meter import (
 from espnet_llada.bench.random_model import model_bytes
 from espnet_llada.bench.release import as_released
 from espnet_llada.bench.systems import RandomSystems
-from espnet_llada.bin.sweep_jobs import Systems
-from espnet_llada.bin.sweep_rows import SweepRow
+from espnet_llada.sweep.jobs import Systems
+from espnet_llada.sweep.rows import SweepRow
 
 
 @dataclass(frozen=True)

@@ -10,12 +10,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from espnet_llada.decoder import LMDecoder, last_valid
-from espnet_llada.lm.backbone import Backbone, additive_mask
-from espnet_llada.lm.cache import StaticKVCache
-from espnet_llada.lm.llama import Llama
-from espnet_llada.prefix import Prefix
-from espnet_llada.sampler import SamplerResult
+from espnet_llada.core.decoder import LMDecoder, last_valid
+from espnet_llada.core.prefix import Prefix
+from espnet_llada.core.sampler import SamplerResult
+from espnet_llada.networks.lm.backbone import Backbone, additive_mask
+from espnet_llada.networks.lm.cache import StaticKVCache
+from espnet_llada.networks.lm.llama import Llama
 
 
 def _hidden(body: Llama, run, embeds, mask, positions, caches) -> Tensor:

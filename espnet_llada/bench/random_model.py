@@ -12,11 +12,11 @@ from typing import Any
 import torch
 from torch import nn
 
-from espnet_llada.adapter.projection import LinearProjection
-from espnet_llada.blueprint import PROMPT_TOKENS, Network, build
-from espnet_llada.decoder import LMDecoder
-from espnet_llada.lm.llama import Rotary
-from espnet_llada.model import POSTENCODER, WhisperLLM
+from espnet_llada.build.model import POSTENCODER, WhisperLLM
+from espnet_llada.core.decoder import LMDecoder
+from espnet_llada.core.projection import LinearProjection
+from espnet_llada.networks.lm.llama import Rotary
+from espnet_llada.plan.meta_model import PROMPT_TOKENS, Network, build
 from espnet_llada.types import SpecialTokens, UserError
 
 _PLAIN = ("lm", "num_layers", "lora", "loss", "canvas_slack", "dtype")
@@ -67,7 +67,7 @@ def random_model(
 ) -> WhisperLLM:
     """Build it on ``device``; the host holds no weights.
 
-    Audio is not padded, whatever the config says: ``release.padding`` does that.
+    Audio is not padded, whatever the config says: ``padding`` does that.
 
     Args:
         config: a train config with the paper's parts.

@@ -13,8 +13,8 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor, nn
 
-from espnet_llada.audio.encoder import WhisperEncoder
-from espnet_llada.listening import Listening
+from espnet_llada.extensions.posterior_prefix.listening import Listening
+from espnet_llada.networks.encoder import WhisperEncoder
 
 PAD_SECONDS = 30.0
 

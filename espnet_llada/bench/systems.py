@@ -12,8 +12,8 @@ import torch
 from torch import nn
 
 from espnet_llada.bench.random_model import random_model
-from espnet_llada.bin.sweep_rows import SweepRow
-from espnet_llada.loading import read_train_config
+from espnet_llada.build.loading import read_train_config
+from espnet_llada.sweep.rows import SweepRow
 from espnet_llada.types import UserError
 
 
@@ -42,7 +42,7 @@ class RandomSystems:
         Raises:
             UserError: the row's system has no train config, or one that does not fit.
         """
-        from espnet_llada.recognizer import Recognizer
+        from espnet_llada.core.recognizer import Recognizer
 
         key = row.system, row.weights, row.prefix_blind
         if key not in self._models:

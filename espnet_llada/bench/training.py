@@ -17,14 +17,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from espnet_llada.audio.encoder import WhisperEncoder
 from espnet_llada.bench.kernels import kernels_of
 from espnet_llada.bench.material import NOISE, material_of
 from espnet_llada.bench.meter import PeakMemory, seconds_of
 from espnet_llada.bench.random_model import model_bytes, random_model
 from espnet_llada.bench.release import padding
-from espnet_llada.model import WhisperLLM, compile_layers
-from espnet_llada.objective import diffusion_loss, noisy_canvas
+from espnet_llada.build.model import WhisperLLM, compile_layers
+from espnet_llada.core.objective import diffusion_loss, noisy_canvas
+from espnet_llada.networks.encoder import WhisperEncoder
 
 ROWS = 4
 """Utterances on one GPU, as in the paper."""

@@ -14,11 +14,11 @@ from msgspec import Meta
 
 from espnet_llada.bin.options import OfKind, OptionParser, run_main
 from espnet_llada.bin.sweep import add_row_options, place_of, read_rows
-from espnet_llada.schema import Count
+from espnet_llada.io.schema import Count
 from espnet_llada.types import UserError, atomic_write, check_writable
 
 if TYPE_CHECKING:
-    from espnet_llada.bin.sweep_rows import Sweep
+    from espnet_llada.sweep.rows import Sweep
 
 _WRITTEN_EVERY = 20.0  # seconds
 _DECODING_FILES = ("BENCH.md", "bench.json")
@@ -94,7 +94,7 @@ def main(cmd: list[str] | None = None) -> None:
         )
     import torch
 
-    from espnet_llada.device import check_device
+    from espnet_llada.networks.device import check_device
 
     check_device(args.device)
     if args.threads:
@@ -116,7 +116,7 @@ def _decoding(
     from espnet_llada.bench import figures, measure, meter, tables
     from espnet_llada.bench.material import batches_of
     from espnet_llada.bench.systems import RandomSystems, measurable
-    from espnet_llada.bin.sweep_jobs import Systems
+    from espnet_llada.sweep.jobs import Systems
 
     dtype, systems = "float32", Systems(place_of(args), remember=False)
     if args.model == RANDOM:
@@ -152,7 +152,7 @@ def _training(
     args: argparse.Namespace, configs: Mapping[str, Path], durations: list[float]
 ) -> None:
     from espnet_llada.bench import meter, training
-    from espnet_llada.loading import read_train_config
+    from espnet_llada.build.loading import read_train_config
 
     if args.model != RANDOM or "llada" not in configs:
         raise UserError(

@@ -23,10 +23,10 @@ from espnet_llada.bin.decoding import (
     read_first_pass,
 )
 from espnet_llada.bin.options import OfKind, OptionParser, run_main
-from espnet_llada.decode_file import STRATEGY, job_options
-from espnet_llada.kaldi.table import normal_id
-from espnet_llada.sampler_options import STRATEGIES
-from espnet_llada.schema import Count
+from espnet_llada.build.decode_file import STRATEGY, job_options
+from espnet_llada.core.options import STRATEGIES
+from espnet_llada.io.kaldi.table import normal_id
+from espnet_llada.io.schema import Count
 from espnet_llada.types import UserError, check_writable, open_stream
 
 DEFAULT_MODEL = "mini"
@@ -184,9 +184,9 @@ def _run(
 ) -> int:
     _check(args, utterances)
     from espnet_llada.bin import transcripts
+    from espnet_llada.build.loading import find_model, load_model
+    from espnet_llada.core.recognizer import Recognizer
     from espnet_llada.espnet.inference import build_with_espnet
-    from espnet_llada.loading import find_model, load_model
-    from espnet_llada.recognizer import Recognizer
 
     files = find_model(args.model, args.system)
     options = job_options(files[0], task, given_options(args), use_audio)
@@ -216,7 +216,7 @@ def _run(
 def _check(args: argparse.Namespace, utterances: list[Utterance]) -> None:
     """Refuse what can be refused before the model loads."""
     if not any(os.path.exists(u.path) for u in utterances):
-        from espnet_llada.audio.io import load_audio
+        from espnet_llada.io.audio.reading import load_audio
 
         load_audio(utterances[0].path)  # says why
     if args.batch_size < 1:

@@ -66,7 +66,7 @@ def main(cmd: list[str] | None = None) -> None:
     output, unused = local_path(args.output), []
     check_directory(output)
     if args.release:
-        from espnet_llada.release_import import ReleaseOptions, import_release
+        from espnet_llada.release.importing import ReleaseOptions, import_release
 
         options = ReleaseOptions(
             heads=args.qformer_heads,
@@ -97,10 +97,10 @@ def _check(args: argparse.Namespace) -> None:
 def _convert_layout(args: argparse.Namespace, output: Path) -> bool:
     import torch
 
-    from espnet_llada import weights
-    from espnet_llada.audio.export import export_encoder
-    from espnet_llada.lm.export import export_llama
-    from espnet_llada.weights.conversion import convert_once, describe
+    from espnet_llada.io import weights
+    from espnet_llada.io.weights.conversion import convert_once, describe
+    from espnet_llada.networks.lm.export import export_llama
+    from espnet_llada.networks.whisper_export import export_encoder
 
     kind, export = ("lm", export_llama) if args.lm else ("whisper", export_encoder)
     source = weights.resolve(args.lm or args.whisper, kind)

@@ -20,13 +20,13 @@ from pathlib import Path
 from typing import Any, TextIO
 
 from espnet_llada.bin.decoding import Outcome, Utterance
-from espnet_llada.data_file import read_json
+from espnet_llada.io.data_file import read_json
+from espnet_llada.io.weights.checksums import cached_sha256
 from espnet_llada.types import UserError, atomic_write
-from espnet_llada.weights.checksums import cached_sha256
 
 FILES = ("text", "token", "token_int", "score", "passes", "seconds")
 IDENTITY = "decoding.json"
-_NO_DECODING = ("page", "recipe")  # code that cannot change a line
+_NO_DECODING = ("report", "recipe")  # code that cannot change a line
 
 
 def identity_of(

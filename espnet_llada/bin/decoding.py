@@ -13,8 +13,8 @@ from typing import Any
 import numpy as np
 
 from espnet_llada.bin.options import str2bool
-from espnet_llada.kaldi.table import read_text
-from espnet_llada.sampler_options import PROFILES, STRATEGIES, SamplerOptions
+from espnet_llada.core.options import PROFILES, STRATEGIES, SamplerOptions
+from espnet_llada.io.kaldi.table import read_text
 from espnet_llada.types import (
     SAMPLE_RATE,
     Hypothesis,
@@ -64,7 +64,7 @@ def add_sampler_options(
         strategy: the default one.
         strategies: those to choose from; ``deliberation_`` may be left out.
         given_only: an option that is not given is not in the namespace, so that the
-            model may decide (see ``decode_file.model_options``).
+            model may decide (see ``build.decode_file.model_options``).
     """
 
     def full_name(value: str) -> str:
@@ -216,7 +216,9 @@ def decode_all(
 
 
 def _decode_batch(recognizer, batch: list[Utterance]) -> list[Outcome]:
-    from espnet_llada.audio.io import load_audio  # scipy and soundfile: not for --help
+    from espnet_llada.io.audio.reading import (
+        load_audio,  # scipy and soundfile: not for --help
+    )
 
     outcomes: dict[int, Outcome] = {}
     readable: dict[int, np.ndarray] = {}

@@ -21,8 +21,8 @@ from msgspec import Meta
 from espnet_llada.bin.decoding import add_pipe_option
 from espnet_llada.bin.malloc import keep_freed_memory
 from espnet_llada.bin.options import OfKind, OptionParser, run_main, str2bool
-from espnet_llada.kaldi.table import read_numbers, read_recordings
-from espnet_llada.schema import Count, Jobs
+from espnet_llada.io.kaldi.table import read_numbers, read_recordings
+from espnet_llada.io.schema import Count, Jobs
 from espnet_llada.types import SAMPLE_RATE, UserError, check_directory
 
 _EXAMPLE = """\
@@ -102,8 +102,8 @@ def main(cmd: list[str] | None = None) -> None:
     check_directory(output)
     conf = _encoder_conf(args.train_config)
     table = read_recordings(args.wav_scp, args.allow_pipes)
-    from espnet_llada.audio import feature_cache
-    from espnet_llada.model import build_encoder
+    from espnet_llada.build.model import build_encoder
+    from espnet_llada.io import feature_cache
 
     encoder = build_encoder(**conf)
     wanted = feature_cache.identity(encoder, encoder.weights)
@@ -123,8 +123,8 @@ def main(cmd: list[str] | None = None) -> None:
 
 
 def _encoder_conf(train_config: str) -> dict[str, Any]:
-    from espnet_llada.loading import read_train_config
-    from espnet_llada.model import ENCODER
+    from espnet_llada.build.loading import read_train_config
+    from espnet_llada.build.model import ENCODER
 
     config = read_train_config(train_config)
     if config.get("encoder") != ENCODER:
@@ -139,7 +139,7 @@ def _fill(args: argparse.Namespace, conf: dict, table: dict[str, str]) -> None:
     """Encode what is not there yet."""
     from tqdm import tqdm
 
-    from espnet_llada.audio import feature_cache
+    from espnet_llada.io import feature_cache
 
     output = Path(args.output)
     have = feature_cache.stored_entries(output, args.storage, args.verify)
@@ -165,7 +165,7 @@ def _fill(args: argparse.Namespace, conf: dict, table: dict[str, str]) -> None:
 
 
 def _by_length(table: dict[str, str], wav_scp: Path) -> list:
-    from espnet_llada.audio.feature_writer import Utterance
+    from espnet_llada.io.feature_writer import Utterance
 
     counts = wav_scp.with_name("utt2num_samples")  # of stage 3
     known = read_numbers(counts) if counts.is_file() else {}
@@ -220,7 +220,7 @@ def _devices(device: str, jobs: int, devices: Any) -> Any:
     """The queue ``devices`` with one device for each process."""
     import torch
 
-    from espnet_llada.device import check_device
+    from espnet_llada.networks.device import check_device
 
     check_device(device)
     count = torch.cuda.device_count() if device == "cuda" else 0
@@ -234,7 +234,7 @@ def _start(conf: dict, devices: Any, threads: int = 0) -> None:
     global _encoder
     import torch
 
-    from espnet_llada.model import build_encoder
+    from espnet_llada.build.model import build_encoder
 
     if threads:
         keep_freed_memory()
@@ -244,7 +244,7 @@ def _start(conf: dict, devices: Any, threads: int = 0) -> None:
 
 
 def _work(ark: Path, utterances: Sequence, storage: str, seconds: float) -> int:
-    from espnet_llada.audio.feature_writer import write_shard
+    from espnet_llada.io.feature_writer import write_shard
 
     write_shard(ark, utterances, _encoder, storage, seconds)
     return len(utterances)

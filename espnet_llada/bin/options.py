@@ -13,8 +13,8 @@ from msgspec import Meta
 
 from espnet_llada.bin import process
 from espnet_llada.bin.malloc import keep_freed_memory
-from espnet_llada.data_file import read_yaml
-from espnet_llada.schema import checked
+from espnet_llada.io.data_file import read_yaml
+from espnet_llada.io.schema import checked
 from espnet_llada.types import UserError, nearest, os_reason
 
 WHOLE = Annotated[int, Meta(ge=-(2**62), le=2**62)]

@@ -10,10 +10,10 @@ from typing import Annotated, Any
 
 from msgspec import Meta
 
-from espnet_llada.architectures import GPUS
 from espnet_llada.bin.options import OfKind, OptionParser, run_main
-from espnet_llada.data_file import read_yaml
-from espnet_llada.schema import checked
+from espnet_llada.io.data_file import read_yaml
+from espnet_llada.io.schema import checked
+from espnet_llada.plan.architectures import GPUS
 from espnet_llada.types import UserError
 
 _USABLE = 0.95  # of a GPU's memory; the rest is lost between blocks
@@ -85,7 +85,8 @@ def main(cmd: list[str] | None = None) -> None:
 
 def make_plan(args: argparse.Namespace) -> dict[str, Any]:
     """The numbers: counts, bytes, FLOPs, hours."""
-    from espnet_llada import blueprint, plan
+    from espnet_llada.plan import estimate as plan
+    from espnet_llada.plan import meta_model as blueprint
 
     if args.gpu not in GPUS:
         raise UserError(f"--gpu {args.gpu}: known are {', '.join(GPUS)}")

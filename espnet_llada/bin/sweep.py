@@ -13,12 +13,12 @@ from typing import TYPE_CHECKING
 
 from espnet_llada.bin.decoding import add_origin_options, add_pipe_option
 from espnet_llada.bin.options import OfKind, OptionParser, run_main
-from espnet_llada.schema import Jobs
+from espnet_llada.io.schema import Jobs
 from espnet_llada.types import UserError, check_writable
 
 if TYPE_CHECKING:
-    from espnet_llada.bin.sweep_jobs import Place
-    from espnet_llada.bin.sweep_rows import Sweep
+    from espnet_llada.sweep.jobs import Place
+    from espnet_llada.sweep.rows import Sweep
 
 _EXAMPLE = """\
 example:
@@ -66,7 +66,7 @@ def read_rows(args: argparse.Namespace) -> Sweep:
     Raises:
         UserError: the YAML does not fit, or has no such row.
     """
-    from espnet_llada.bin.sweep_rows import read_sweep
+    from espnet_llada.sweep.rows import read_sweep
 
     sweep = read_sweep(args.sweep)
     return sweep.only(args.rows.split()) if args.rows.split() else sweep
@@ -74,7 +74,7 @@ def read_rows(args: argparse.Namespace) -> Sweep:
 
 def place_of(args: argparse.Namespace) -> Place:
     """Where everything is, by the same options."""
-    from espnet_llada.bin.sweep_jobs import Place
+    from espnet_llada.sweep.jobs import Place
 
     return Place(
         args.model,
@@ -96,9 +96,9 @@ def main(cmd: list[str] | None = None) -> None:
     args = get_parser().parse_args(cmd)
     logging.basicConfig(level=logging.WARNING, format="%(message)s")
     # After the parser, so that --help waits for nothing.
-    from espnet_llada.bin.sweep_jobs import Job, Systems, decode_jobs
-    from espnet_llada.bin.sweep_report import write_all
     from espnet_llada.scoring.table import check_results
+    from espnet_llada.sweep.jobs import Job, Systems, decode_jobs
+    from espnet_llada.sweep.report import write_all
 
     sweep = read_rows(args)
     for row in sweep.rows:
@@ -129,7 +129,7 @@ def main(cmd: list[str] | None = None) -> None:
 
 def _size(folder: Path, allow_pipes: bool) -> int:
     """Utterances of a set that can be decoded and scored."""
-    from espnet_llada.kaldi.table import read_recordings, read_text
+    from espnet_llada.io.kaldi.table import read_recordings, read_text
     from espnet_llada.scoring.wer import check_ids
 
     files = folder / "text", folder / "wav.scp"

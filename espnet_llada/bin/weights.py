@@ -9,8 +9,8 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from espnet_llada.bin.options import OptionParser, run_main
+from espnet_llada.io.weights.assets import ASSETS, MINI, Packaged
 from espnet_llada.types import UserError, nearest
-from espnet_llada.weights.assets import ASSETS, MINI, Packaged
 
 _EXAMPLE = f"""\
 examples:
@@ -59,7 +59,7 @@ def main(cmd: list[str] | None = None) -> int:
         return _verify(args.names)
     if not args.names:
         raise UserError(f"name what to fetch ({', '.join(ASSETS)}), or add --verify")
-    from espnet_llada.weights import resolve
+    from espnet_llada.io.weights import resolve
 
     for name in args.names:
         if name not in ASSETS:
@@ -72,7 +72,7 @@ def main(cmd: list[str] | None = None) -> int:
 
 def _verify(names: list[str]) -> int:
     """A line for each file; a damaged one does not hide the next."""
-    from espnet_llada.weights.checksums import verify
+    from espnet_llada.io.weights.checksums import verify
 
     damaged = 0
     for file in _files(names):
@@ -87,7 +87,7 @@ def _verify(names: list[str]) -> int:
 
 
 def _files(names: list[str]) -> Iterator[Path]:
-    from espnet_llada.weights.checksums import cache_dir
+    from espnet_llada.io.weights.checksums import cache_dir
 
     places = [p for n in names for p in _places(n)] if names else [MINI, cache_dir()]
     for place in places:
@@ -98,7 +98,7 @@ def _files(names: list[str]) -> Iterator[Path]:
 
 
 def _weights_below(directory: Path) -> list[Path]:
-    from espnet_llada.weights.checksums import WEIGHT_SUFFIXES
+    from espnet_llada.io.weights.checksums import WEIGHT_SUFFIXES
 
     files = [f for f in sorted(directory.rglob("*")) if f.suffix in WEIGHT_SUFFIXES]
     # What another process is just making has a dot before its name.
@@ -110,8 +110,8 @@ def _is_hidden(path: Path) -> bool:
 
 
 def _places(name: str) -> Iterable[Path]:
-    from espnet_llada.loading import places_of
-    from espnet_llada.weights.checksums import cache_dir
+    from espnet_llada.build.loading import places_of
+    from espnet_llada.io.weights.checksums import cache_dir
 
     if name not in ASSETS:
         found = list(places_of(name))

@@ -16,12 +16,12 @@ import torch
 from espnet2.train.dataset import AbsDataset, ESPnetDataset
 from torch import Tensor
 
-from espnet_llada.audio.io import load_audio
 from espnet_llada.espnet import lockstep
-from espnet_llada.kaldi.archive import read_entry
-from espnet_llada.kaldi.table import read_recordings, read_scp
+from espnet_llada.io.audio.reading import load_audio
+from espnet_llada.io.bad_utterances import LIMIT, Unusable, check
+from espnet_llada.io.kaldi.archive import read_entry
+from espnet_llada.io.kaldi.table import read_recordings, read_scp
 from espnet_llada.types import SAMPLE_RATE, UserError
-from espnet_llada.unusable import LIMIT, Unusable, check
 
 WHISPER_SECONDS = 30
 Batch = tuple[list[str], dict[str, Any]]

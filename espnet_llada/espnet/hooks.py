@@ -15,12 +15,12 @@ import torch
 from espnet2.tasks import asr
 from espnet2.train.preprocessor import AbsPreprocessor
 
-from espnet_llada import weights
-from espnet_llada.decoder import LMDecoder
+from espnet_llada.build.model import ATTENTION, POSTENCODER, check_config
+from espnet_llada.core.decoder import LMDecoder
 from espnet_llada.espnet.model import TOKENIZER, ESPnetLLMModel
 from espnet_llada.espnet.modules import FrozenWhisperEncoder
-from espnet_llada.lm.tokenizer import LMTokenizer
-from espnet_llada.model import ATTENTION, POSTENCODER, check_config
+from espnet_llada.io import weights
+from espnet_llada.networks.lm.tokenizer import LMTokenizer
 from espnet_llada.types import ESPNET_TOKENS
 
 

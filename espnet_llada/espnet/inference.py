@@ -8,8 +8,8 @@ from typing import Any, overload
 
 from torch import nn
 
-from espnet_llada.api import InferenceAPI, Result, Speech
-from espnet_llada.deliberation import Deliberator as _Deliberator
+from espnet_llada.inference.api import InferenceAPI, Result, Speech
+from espnet_llada.inference.deliberation import Deliberator as _Deliberator
 
 
 def build_with_espnet(config: Mapping[str, Any]) -> nn.Module:

@@ -11,11 +11,11 @@ from espnet2.torch_utils.device_funcs import force_gatherable
 from espnet2.train.abs_espnet_model import AbsESPnetModel
 from torch import Tensor, nn
 
-from espnet_llada.checkpoint import load_trained, trained_state
-from espnet_llada.decoder import LMDecoder
+from espnet_llada.build.model import compile_layers
+from espnet_llada.core.decoder import LMDecoder
+from espnet_llada.core.objective import Loss
 from espnet_llada.espnet import lockstep
-from espnet_llada.model import compile_layers
-from espnet_llada.objective import Loss
+from espnet_llada.io.checkpoint import load_trained, trained_state
 from espnet_llada.types import ESPNET_TOKENS, UserError
 
 _NO_WEIGHT = 1e-6
@@ -36,7 +36,7 @@ class ESPnetLLMModel(ESPnetASRModel):
     """Encoder side as ESPnet builds it, decoder ours; ``encode()`` is ESPnet's.
 
     The state dict holds the trained tensors and the identity of the frozen weights,
-    see ``espnet_llada.checkpoint``.
+    see ``espnet_llada.io.checkpoint``.
 
     Args:
         parts: a stock ``ESPnetASRModel`` whose encoder side is taken over.

@@ -13,8 +13,8 @@ import numpy as np
 from espnet2.fileio import read_text
 from espnet2.train import dataset, iterable_dataset
 
-from espnet_llada.kaldi.archive import read_entry
-from espnet_llada.kaldi.table import (
+from espnet_llada.io.kaldi.archive import read_entry
+from espnet_llada.io.kaldi.table import (
     checked_place,
     read_numbers,
     read_scp,

@@ -15,6 +15,7 @@ def register() -> None:
     before_espnet()
     from espnet2.tasks import abs_task, asr
 
+    from espnet_llada.build.model import ENCODER, POSTENCODER
     from espnet_llada.espnet.hooks import hook
     from espnet_llada.espnet.model import ESPnetLLMModel
     from espnet_llada.espnet.modules import (
@@ -26,7 +27,6 @@ def register() -> None:
         WindowQFormerPostEncoder,
     )
     from espnet_llada.espnet.scheduler import LinearWarmupCosine
-    from espnet_llada.model import ENCODER, POSTENCODER
 
     asr.encoder_choices.classes[ENCODER] = FrozenWhisperEncoder
     adapters = asr.postencoder_choices.classes

@@ -25,11 +25,11 @@ from espnet2.train.reporter import Reporter, SubReporter
 from espnet2.train.trainer import Trainer, TrainerOptions
 from torch import nn
 
-from espnet_llada.checkpoint import atomic_torch_save
+from espnet_llada.core.recognizer import seed_of
 from espnet_llada.espnet.data import TrainingBatches, UsableBatches
 from espnet_llada.espnet.epoch_files import complete_epoch, remove_leftovers
 from espnet_llada.espnet.model import ESPnetLLMModel, NonFiniteLoss
-from espnet_llada.recognizer import seed_of
+from espnet_llada.io.checkpoint import atomic_torch_save
 from espnet_llada.types import UserError
 
 

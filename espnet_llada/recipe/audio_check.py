@@ -77,7 +77,7 @@ def _check_end(path: str) -> str | None:
 
 
 def _check_all(path: str) -> str | None:
-    from espnet_llada.audio.io import load_audio
+    from espnet_llada.io.audio.reading import load_audio
 
     try:
         load_audio(path)

@@ -15,7 +15,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from espnet_llada.bin.options import OptionParser, run_main
-from espnet_llada.kaldi.table import read_table
+from espnet_llada.io.kaldi.table import read_table
 from espnet_llada.recipe.datadir import DataDir
 from espnet_llada.recipe.librispeech import spread, utterance_count
 from espnet_llada.recipe.logs import log_to_stdout

@@ -13,7 +13,7 @@ from multiprocessing import get_context
 from pathlib import Path
 from typing import NamedTuple
 
-from espnet_llada.kaldi.table import read_numbers
+from espnet_llada.io.kaldi.table import read_numbers
 from espnet_llada.recipe.datadir import (
     DataDir,
     make_dir,
@@ -127,7 +127,7 @@ def format_recording(recording: Recording) -> Formatted:
     """
     import soundfile
 
-    from espnet_llada.audio.io import load_audio
+    from espnet_llada.io.audio.reading import load_audio
 
     samples = load_audio(recording.source)
     path = recording.source

@@ -7,7 +7,7 @@ from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from espnet_llada.kaldi.table import read_recordings, read_table
+from espnet_llada.io.kaldi.table import read_recordings, read_table
 from espnet_llada.types import UserError, atomic_write
 
 

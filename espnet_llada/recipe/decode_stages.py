@@ -10,7 +10,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from espnet_llada.kaldi.table import read_numbers, read_table
+from espnet_llada.io.kaldi.table import read_numbers, read_table
 from espnet_llada.recipe.datadir import split_table
 from espnet_llada.recipe.jobs import Job, Tail, count_lines, run_jobs
 from espnet_llada.recipe.layout import Layout

@@ -20,11 +20,7 @@ from pathlib import Path, PurePosixPath
 from tqdm import tqdm
 
 from espnet_llada.bin.options import OptionParser, run_main
-from espnet_llada.recipe.datadir import make_dir, write_line
-from espnet_llada.recipe.logs import log_to_stdout
-from espnet_llada.recipe.subsets import SUBSETS
-from espnet_llada.types import UserError, nearest
-from espnet_llada.weights.download import (
+from espnet_llada.io.weights.download import (
     NETWORK_ERRORS,
     FetchError,
     RemoteFile,
@@ -32,6 +28,10 @@ from espnet_llada.weights.download import (
     sha256,
     size_of,
 )
+from espnet_llada.recipe.datadir import make_dir, write_line
+from espnet_llada.recipe.logs import log_to_stdout
+from espnet_llada.recipe.subsets import SUBSETS
+from espnet_llada.types import UserError, nearest
 
 logger = logging.getLogger(__name__)
 

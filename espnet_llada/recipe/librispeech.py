@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from espnet_llada.bin.options import OptionParser, run_main
-from espnet_llada.kaldi.table import normal_id, scan_table
+from espnet_llada.io.kaldi.table import normal_id, scan_table
 from espnet_llada.recipe.audio_check import CHECKS, check_audio
 from espnet_llada.recipe.datadir import (
     DataDir,

@@ -8,7 +8,7 @@ import shlex
 import sys
 from pathlib import Path
 
-from espnet_llada.kaldi.table import read_table
+from espnet_llada.io.kaldi.table import read_table
 from espnet_llada.recipe.datadir import split_table, write_table
 from espnet_llada.recipe.jobs import Job, Tail, count_lines, run_jobs
 from espnet_llada.recipe.layout import Layout

@@ -14,7 +14,7 @@ import string
 import subprocess
 from pathlib import Path
 
-from espnet_llada.kaldi.table import read_lines, read_text
+from espnet_llada.io.kaldi.table import read_lines, read_text
 from espnet_llada.scoring.align import Pair, align
 from espnet_llada.scoring.wer import (
     Counts,

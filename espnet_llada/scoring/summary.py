@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from espnet_llada.kaldi.table import read_text
+from espnet_llada.io.kaldi.table import read_text
 from espnet_llada.scoring.normalize import normalize_all
 from espnet_llada.scoring.significance import Change, Estimate, compare, estimate
 from espnet_llada.scoring.wer import (

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import jiwer
 
-from espnet_llada.kaldi.table import read_text
+from espnet_llada.io.kaldi.table import read_text
 from espnet_llada.types import UserError
 
 _PROCESS = {"word": jiwer.process_words, "char": jiwer.process_characters}

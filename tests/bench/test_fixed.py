@@ -8,11 +8,11 @@ import numpy as np
 import pytest
 import torch
 
-from espnet_llada.autoregressive import beam_search
+from espnet_llada.baseline.autoregressive import beam_search
 from espnet_llada.bench.fixed import FixedPass, StaticGreedy
-from espnet_llada.model import WhisperLLM
-from espnet_llada.recognizer import Recognizer
-from espnet_llada.sampler_options import SamplerOptions
+from espnet_llada.build.model import WhisperLLM
+from espnet_llada.core.options import SamplerOptions
+from espnet_llada.core.recognizer import Recognizer
 from espnet_llada.types import UserError
 
 RUNTIMES = [

@@ -13,10 +13,10 @@ import yaml
 from espnet_llada.bench import fixed, measure, meter, systems, training
 from espnet_llada.bench.random_model import empty_model, model_bytes, random_model
 from espnet_llada.bin import bench, sweep
-from espnet_llada.bin.sweep_rows import read_sweep
-from espnet_llada.model import compile_layers
-from espnet_llada.recognizer import Recognizer
-from espnet_llada.sampler_options import SamplerOptions
+from espnet_llada.build.model import compile_layers
+from espnet_llada.core.options import SamplerOptions
+from espnet_llada.core.recognizer import Recognizer
+from espnet_llada.sweep.rows import read_sweep
 from espnet_llada.types import UserError
 
 ROWS = """

@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from espnet_llada.audio.encoder import WhisperEncoder
 from espnet_llada.bin import cli
+from espnet_llada.networks.encoder import WhisperEncoder
 from espnet_llada.types import UserError
 
 

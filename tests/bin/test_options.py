@@ -6,7 +6,7 @@ import pytest
 
 from espnet_llada.bin import asr_inference, cli, plan
 from espnet_llada.bin.options import OfKind, OptionParser
-from espnet_llada.schema import Count
+from espnet_llada.io.schema import Count
 from espnet_llada.types import UserError
 
 

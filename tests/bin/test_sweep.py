@@ -16,7 +16,7 @@ import pytest
 import soundfile
 
 from espnet_llada.bin import sweep
-from espnet_llada.bin.sweep_rows import read_sweep
+from espnet_llada.sweep.rows import read_sweep
 from espnet_llada.types import UserError
 
 ROWS = """

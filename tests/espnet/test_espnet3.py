@@ -9,8 +9,8 @@ import torch
 import yaml
 
 from espnet_llada import Speech2Text
-from espnet_llada.checkpoint import trained_state
-from espnet_llada.model import WhisperLLM
+from espnet_llada.build.model import WhisperLLM
+from espnet_llada.io.checkpoint import trained_state
 
 OmegaConf = pytest.importorskip("omegaconf").OmegaConf
 instantiate = pytest.importorskip("hydra.utils").instantiate

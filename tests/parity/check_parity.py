@@ -21,15 +21,16 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from espnet_llada.decoder import LMDecoder
-from espnet_llada.listening import Listening
-from espnet_llada.loading import load_model
-from espnet_llada.objective import NoisyCanvas, diffusion_loss
-from espnet_llada.prefix import Prefix
-from espnet_llada.release_import import ReleaseOptions, import_release
-from espnet_llada.sampler import SamplerResult, blank_canvas, sample, transcript_canvas
-from espnet_llada.sampler.confidence import log_probabilities
-from espnet_llada.sampler_options import SamplerOptions
+from espnet_llada.build.loading import load_model
+from espnet_llada.core.canvas import blank_canvas, transcript_canvas
+from espnet_llada.core.confidence import log_probabilities
+from espnet_llada.core.decoder import LMDecoder
+from espnet_llada.core.objective import NoisyCanvas, diffusion_loss
+from espnet_llada.core.options import SamplerOptions
+from espnet_llada.core.prefix import Prefix
+from espnet_llada.core.sampler import SamplerResult, sample
+from espnet_llada.extensions.posterior_prefix.listening import Listening
+from espnet_llada.release.importing import ReleaseOptions, import_release
 from espnet_llada.types import SAMPLE_RATE
 
 TOLERANCE = {"embeds": 1e-5, "logits": 3e-4, "confidence": 1e-5, "loss": 1e-5}

@@ -22,10 +22,10 @@ import pytest
 import yaml
 from check_parity import check
 
-from espnet_llada.loading import load_model
-from espnet_llada.recognizer import Recognizer
-from espnet_llada.release_import import ReleaseOptions, import_release
-from espnet_llada.sampler_options import SamplerOptions
+from espnet_llada.build.loading import load_model
+from espnet_llada.core.options import SamplerOptions
+from espnet_llada.core.recognizer import Recognizer
+from espnet_llada.release.importing import ReleaseOptions, import_release
 
 HERE = Path(__file__).resolve().parent
 REFERENCE = HERE / "reference"

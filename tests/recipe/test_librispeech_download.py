@@ -17,10 +17,10 @@ import pytest
 from range_server import serve
 from recipe_helpers import write_chapter
 
+from espnet_llada.io.weights import download as fetching
 from espnet_llada.recipe import download, librispeech
 from espnet_llada.recipe.subsets import SUBSETS, Subset
 from espnet_llada.types import UserError
-from espnet_llada.weights import download as fetching
 
 ROOT = Path(__file__).parents[2]
 # In another process, where a fixture's patches do not reach.

@@ -11,17 +11,19 @@ import torch
 import yaml
 from recipe_helpers import RECIPE, snapshot
 
-from espnet_llada import Speech2Text, UserError, loading, weights
-from espnet_llada.checkpoint import (
+from espnet_llada import Speech2Text, UserError
+from espnet_llada.build import loading
+from espnet_llada.build.model import WhisperLLM
+from espnet_llada.io import weights
+from espnet_llada.io.checkpoint import (
     IDENTITY,
     atomic_torch_save,
     read_identity,
     read_state,
     trained_state,
 )
-from espnet_llada.model import WhisperLLM
-from espnet_llada.weights.assets import Packaged
-from espnet_llada.weights.checksums import verify
+from espnet_llada.io.weights.assets import Packaged
+from espnet_llada.io.weights.checksums import verify
 
 DECODE = "decode: {steps: 2, canvas_length: 6}\n"
 

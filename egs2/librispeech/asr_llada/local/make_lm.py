@@ -39,11 +39,11 @@ from vocabulary import (
     whisper_tokens,
 )
 
-from espnet_llada.adapter.words import TOKENS_FILE, WordProjection
 from espnet_llada.bin.options import run_main
-from espnet_llada.kaldi.table import read_table
+from espnet_llada.extensions.posterior_prefix.words import TOKENS_FILE, WordProjection
+from espnet_llada.io.kaldi.table import read_table
+from espnet_llada.io.weights.tensors import save_tensors
 from espnet_llada.types import atomic_write, check_directory
-from espnet_llada.weights.tensors import save_tensors
 
 MODEL_BYTES = 60_816_028  # of llama2.data; the tokenizer stands behind them
 BYTE_PIECES = range(3, 259)

@@ -21,7 +21,7 @@ from typing import NamedTuple
 
 import soundfile
 
-from espnet_llada.kaldi.table import read_table
+from espnet_llada.io.kaldi.table import read_table
 
 SECONDS = (2.0, 7.0)
 """Of train-mini and dev-mini: quick to train on, long enough for a few words."""

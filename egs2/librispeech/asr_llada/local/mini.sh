@@ -222,7 +222,7 @@ mini_training() {
 mini_pack() {
     local from=${lm} system
     [ "${lm}" != stories15m ] ||
-        from=$(python3 -c "from espnet_llada.weights import resolve; print(resolve('${lm}', 'lm').path)")
+        from=$(python3 -c "from espnet_llada.io.weights import resolve; print(resolve('${lm}', 'lm').path)")
     for system in llama llada; do
         [ -e "${models}/${system}/decode.yaml" ] ||
             cp "local/decode_mini_${system}.yaml" "${models}/${system}/decode.yaml"

@@ -23,22 +23,22 @@ from typing import Any
 from torch import Tensor
 
 from espnet_llada.bin.options import OptionParser, run_main
-from espnet_llada.checkpoint import (
-    IDENTITY,
-    identity_tensor,
-    read_identity,
-    read_state,
-)
-from espnet_llada.loading import (
+from espnet_llada.build.loading import (
     find_model,
     load_model,
     read_train_config,
     write_model,
 )
-from espnet_llada.model import is_ours
+from espnet_llada.build.model import is_ours
+from espnet_llada.io.checkpoint import (
+    IDENTITY,
+    identity_tensor,
+    read_identity,
+    read_state,
+)
+from espnet_llada.io.weights import ASSETS, Weights, resolve
+from espnet_llada.io.weights.checksums import write_checksum
 from espnet_llada.types import LoadOptions, UserError
-from espnet_llada.weights import ASSETS, Weights, resolve
-from espnet_llada.weights.checksums import write_checksum
 
 LM, LM_FILES = "stories15m", ("config.json", "model.safetensors", "tokenizer*.json")
 LM_MAY_HAVE = ("whisper_tokens.json",)

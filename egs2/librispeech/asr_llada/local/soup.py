@@ -18,7 +18,7 @@ from pathlib import Path
 import torch
 
 from espnet_llada.bin.options import OptionParser, run_main
-from espnet_llada.checkpoint import atomic_torch_save, read_state
+from espnet_llada.io.checkpoint import atomic_torch_save, read_state
 from espnet_llada.types import UserError, check_writable
 
 

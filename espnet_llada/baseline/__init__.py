@@ -1,0 +1,1 @@
+"""Whisper-LLaMA's search, and Whisper's own decoder."""

@@ -1,0 +1,258 @@
+"""From a train config and a checkpoint to a model that is ready to decode."""
+
+from __future__ import annotations
+
+import contextlib
+import re
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import yaml
+from torch import Tensor, nn
+
+from espnet_llada.io.checkpoint import load_trained, read_state
+from espnet_llada.io.data_file import read_yaml
+from espnet_llada.build.decode_file import DECODE_FILE
+from espnet_llada.networks.device import check_device, device_problem
+from espnet_llada.build.model import ATTENTION, ENCODER, WhisperLLM, check_config, is_ours
+from espnet_llada.io.packed import own_paths, packed_files, unpack
+from espnet_llada.networks.quantize import check_quantizable, quantized
+from espnet_llada.build.trust import check_parts, tensors_only
+from espnet_llada.types import LoadOptions, UserError, atomic_write, local_path, nearest
+from espnet_llada.io.weights import from_hub
+from espnet_llada.io.weights.assets import MINI
+from espnet_llada.io.weights.checksums import cache_dir
+from espnet_llada.io.weights.tensors import save_tensors
+
+MODEL_FILES = (
+    "model.safetensors",
+    "valid.acc.ave.pth",
+    "valid.loss.ave.pth",
+    "train.total_count.ave.pth",
+    "valid.acc.best.pth",
+    "valid.loss.best.pth",
+    "latest.pth",
+)
+"""Names looked for in a model directory, the first found is taken."""
+
+HUB_FILES = ("*.yaml", "*.safetensors", "*.pth", "*.npz")
+"""What is fetched of a model on the hub: no code. ``.pth`` is read as tensors only,
+``.npz`` without pickles, and what a config may name is in ``trust``."""
+
+TAGS = {"mini": MINI}
+"""The models that come with this package."""
+
+Builder = Callable[[Mapping[str, Any]], nn.Module]
+
+
+def load_model(
+    train_config: str | Path,
+    model_file: str | Path,
+    options: LoadOptions | None = None,
+    build_foreign: Builder | None = None,
+) -> nn.Module:
+    """Build a model, fill in its trained tensors and merge LoRA.
+
+    Args:
+        train_config: config.yaml of the training.
+        model_file: checkpoint of the trained tensors.
+        options: see there.
+        build_foreign: builds a model whose encoder is not ours (ESPnet's).
+
+    Raises:
+        UserError: a file is missing or does not fit; the message names it.
+    """
+    options = options or LoadOptions()
+    check_quantizable(options)
+    check_device(options.device)
+    config = read_train_config(train_config)
+    state = read_state(model_file)  # cheap, so a wrong path is told before the LM loads
+    config = own_paths(config, Path(train_config))
+    config = _with_frozen(config, train_config, options.lm, options.whisper)
+    if is_ours(config):
+        model = WhisperLLM.from_config(config)
+    elif build_foreign is not None:
+        model = _foreign(build_foreign, config, train_config, options.trust_model)
+    else:
+        raise UserError(
+            f"{train_config}: its encoder is ESPnet's own; use espnet_llada.Speech2Text"
+        )
+    load_trained(model, state, str(model_file))
+    model.decoder.merge_lora()
+    try:
+        model = model.to(options.device).eval()
+    except RuntimeError as e:
+        raise UserError(device_problem(options.device, e)) from e
+    return quantized(model) if options.quantize_asr_model else model
+
+
+def _foreign(
+    build: Builder, config: Mapping[str, Any], source: str | Path, trusted: bool
+) -> nn.Module:
+    if not trusted:
+        check_parts(config, source)
+    try:
+        with tensors_only(trusted):
+            return build(config)
+    except UserError:
+        raise
+    except Exception as e:  # ESPnet's parts raise whatever they run into
+        reason = " ".join(str(e).split())[:160]
+        raise UserError(
+            f"{source}: ESPnet cannot build this model ({type(e).__name__}: {reason}); "
+            "use the config.yaml that its training wrote"
+        ) from e
+
+
+def _with_frozen(
+    config: Mapping[str, Any],
+    source: str | Path,
+    lm: str | Path | None,
+    whisper: str | Path | None,
+) -> dict[str, Any]:
+    """The config with the given weights; every local path in it must exist."""
+    if whisper and config.get("encoder") != ENCODER:
+        raise UserError(f"whisper {whisper}: the encoder of {source} is no Whisper")
+    config = dict(config)
+    for section, key, given in (
+        ("decoder_conf", "lm", lm),
+        ("encoder_conf", "whisper", whisper),
+    ):
+        conf = dict(config.get(section) or {})
+        if given:
+            conf[key] = str(given)
+        config[section] = conf
+        path = local_path(str(conf.get(key, ".")))
+        if (path.is_absolute() or path.parts[:1] == ("..",)) and not path.exists():
+            raise UserError(
+                f"{source}: its {key} '{path}' is not on this machine; say where it is "
+                f"with {key} (--{key} on the command line)"
+            )
+    return config
+
+
+def read_train_config(path: str | Path) -> dict[str, Any]:
+    """The config.yaml of a training with one of our decoders.
+
+    Raises:
+        UserError: missing, not YAML, of another kind of model, or with a value that
+            does not fit our parts.
+    """
+    config = read_yaml(path)
+    check_config(config, path)
+    if config.get("decoder") not in ATTENTION:
+        raise UserError(
+            f"{path}: not the config of a model with 'decoder: llada' or 'llama'"
+        )
+    return config
+
+
+def find_model(name: str | Path, system: str = "llada") -> tuple[Path, Path]:
+    """Config and checkpoint of a model by name.
+
+    Args:
+        name: a model directory, a zip or a tag. The directory is an ``exp/asr_…`` of
+            the recipe, an unpacked zip, or one with a ``llada`` and a ``llama``
+            directory of that kind; the zip is one that ``espnet2.bin.pack asr``
+            (stage 14) made; the tag is one of the cache (``bin.publish`` writes
+            there), ``mini`` (the models inside this package) or ``owner/name`` on the
+            model hub. They are tried in this order; a directory without a model does
+            not hide the tag of its name.
+        system: ``llada`` or ``llama``, where there are both.
+
+    Raises:
+        UserError: nothing of that name, or no model in it.
+    """
+    places = []
+    for place in places_of(str(name)):
+        top = unpack(place) if place.is_file() else place
+        for directory in (top, top / system):
+            if files := packed_files(directory) or _trained_files(directory):
+                return files
+        places.append(top)
+    if not places:
+        raise _unknown(str(name))
+    where = ", ".join(map(str, places))
+    raise UserError(f"{where}: no config.yaml in it; name a trained exp directory")
+
+
+def places_of(name: str) -> Iterator[Path]:
+    """What exists of the name of a model, nearest first; see ``find_model``."""
+    places = [local_path(name), _published() / name]
+    if name in TAGS:
+        places.append(TAGS[name])
+    existing = [place for place in places if place.exists()]
+    if not existing and re.fullmatch(r"\w[\w.-]*/[\w.-]+", name):
+        existing = [from_hub(name, HUB_FILES)]
+    yield from existing
+
+
+def _published() -> Path:
+    return cache_dir() / "models"
+
+
+def _unknown(name: str) -> UserError:
+    if name in TAGS:
+        return UserError(
+            f"{name}: this installation of espnet_llada lacks {TAGS[name]}; install it "
+            "with that directory, or name a trained exp directory"
+        )
+    tags = sorted({*TAGS, *(p.name for p in _published().glob("[!.]*"))})
+    return UserError(
+        f"{name}: no such model directory, zip or tag{nearest(name, tags)}; name a "
+        f"trained exp directory, or one of the tags: {', '.join(tags)}"
+    )
+
+
+def _trained_files(directory: Path) -> tuple[Path, Path] | None:
+    config = directory / "config.yaml"
+    if not config.exists():
+        return None
+    for file in MODEL_FILES:
+        if (directory / file).exists():
+            return config, directory / file
+    raise UserError(f"{directory}: no checkpoint in it; train first (stage 11)")
+
+
+def publish(exp_dir: Path, system: str, tag: str) -> Path:
+    """Copy a trained model into the cache as ``tag``; returns its directory.
+
+    Only the trained tensors are copied (MBs).
+    """
+    config, model_file = find_model(exp_dir, system)
+    content = own_paths(read_train_config(config), config)
+    directory = _published() / tag / system
+    write_model(directory, content, read_state(model_file), config.parent)
+    return directory
+
+
+def write_model(
+    directory: Path,
+    config: Mapping[str, Any],
+    state: Mapping[str, Tensor],
+    source: Path | None = None,
+) -> None:
+    """Write a model directory that ``find_model`` takes; config.yaml comes last.
+
+    Args:
+        directory: is made where it does not exist.
+        config: a train config, or what inference reads of one.
+        state: see ``io.checkpoint.trained_state``.
+        source: the directory of a model whose decode.yaml, if any, is copied.
+
+    Raises:
+        UserError: it cannot be written; an old model there is intact.
+    """
+    directory.mkdir(parents=True, exist_ok=True)
+    texts = {"config.yaml": yaml.safe_dump(dict(config), sort_keys=False).encode()}
+    if source is not None and (source / DECODE_FILE).exists():
+        texts[DECODE_FILE] = (source / DECODE_FILE).read_bytes()
+    with contextlib.ExitStack() as written:
+        # Nothing is replaced before all is written: a full disk leaves the old model.
+        for name, text in texts.items():
+            temporary = written.enter_context(atomic_write(directory / name))
+            temporary.write_bytes(text)
+        save_tensors(state, directory / "model.safetensors")
+        if DECODE_FILE not in texts:
+            (directory / DECODE_FILE).unlink(missing_ok=True)

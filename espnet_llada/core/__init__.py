@@ -1,0 +1,1 @@
+"""The paper: Q-Former, canvas, masking, the denoising loop, losses, recognition."""

@@ -1,0 +1,194 @@
+"""Training objectives of the masked-diffusion LM and of its autoregressive twin."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from espnet_llada.core.confidence import RowRandom
+from espnet_llada.types import SpecialTokens, UserError
+
+LOSSES = ("llada", "flat", "release")
+
+NLL = Callable[[Tensor, Tensor, Tensor], tuple[Tensor, Tensor]]
+"""Hidden states (B, L, d), targets (B, L) int64 and counted (B, L) bool -> of the N
+counted positions -log p(target) (N,) float32, and (N,) bool, whether the target is the
+most probable token."""
+
+
+@dataclass(frozen=True)
+class NoisyCanvas:
+    """A batch of transcripts with some positions masked.
+
+    Attributes:
+        tokens: (B, L) int64, what the LM sees.
+        targets: (B, L) int64, what it has to restore; EOS behind the transcript.
+        lengths: (B,) int64, canvas positions of each row.
+        masked: (B, L) bool.
+        mask_probability: (B,) float32, the chance t at which a row was masked.
+    """
+
+    tokens: Tensor
+    targets: Tensor
+    lengths: Tensor
+    masked: Tensor
+    mask_probability: Tensor
+
+    def given(self, text: Tensor, lengths: Tensor) -> Tensor:
+        """(B, L): ``tokens`` with another text (B, T) where nothing is masked."""
+        width = self.tokens.shape[1]
+        text = F.pad(text, (0, max(0, width - text.shape[1])))[:, :width]
+        places = torch.arange(width, device=text.device)
+        kept = self.masked | (places >= lengths[:, None])
+        return torch.where(kept, self.tokens, text)
+
+
+@dataclass(frozen=True)
+class Loss:
+    """A training loss as a sum and its denominator.
+
+    Both add up over the parts of a batch, so the loss of a batch does not depend on
+    how it is split over processes.
+
+    Attributes:
+        rows: (B,) float32, nats: each row's part of the sum.
+        weights: (B,) float32, each row's part of the denominator.
+        right: scalar float32, scored positions whose most probable token is right.
+        scored: scalar float32, positions that the loss looks at.
+    """
+
+    rows: Tensor
+    weights: Tensor
+    right: Tensor
+    scored: Tensor
+
+    @property
+    def weight(self) -> Tensor:
+        """The denominator, a scalar."""
+        return self.weights.sum()
+
+    @property
+    def mean(self) -> Tensor:
+        """The loss itself; 0 with zero gradients where nothing is scored."""
+        return self.rows.sum() / self.weight.clamp(min=1)
+
+    def plus(self, other: Tensor) -> Loss:
+        """With another loss added: (B,), of which ``mean`` gets the weighted mean."""
+        return replace(self, rows=self.rows + other * self.weights)
+
+    def of_nothing(self) -> Loss:
+        """The same graph, for a backward pass that adds zero to every gradient."""
+        none = torch.zeros_like(self.right)
+        return Loss(self.rows * 0, torch.zeros_like(self.weights), none, none)
+
+
+def logits_nll(
+    logits: Tensor, targets: Tensor, counted: Tensor
+) -> tuple[Tensor, Tensor]:
+    """The ``NLL`` of hidden states that are logits already."""
+    logits, targets = logits[counted], targets[counted]
+    nll = F.cross_entropy(logits.float(), targets, reduction="none")
+    return nll, logits.argmax(dim=-1) == targets
+
+
+def noisy_canvas(
+    text: Tensor,
+    text_lengths: Tensor,
+    special: SpecialTokens,
+    loss: str,
+    seeds: Sequence[int],
+    slack: int = 0,
+    longest: int | None = None,
+) -> NoisyCanvas:
+    """Draw a mask ratio t ~ U(0, 1) for each row and mask each position with chance t.
+
+    Args:
+        text: (B, T) int64 transcripts; what stands behind a row's end is ignored.
+        text_lengths: (B,) int64.
+        special: mask and EOS ids.
+        loss: ``release`` (paper's repository): every row's canvas is the longest
+            transcript of the batch, EOS behind shorter ones. ``llada`` (LLaDA's SFT
+            guideline) and ``flat``: each row is its transcript, an EOS, and 0 to
+            ``slack`` EOS more, so that the end of a transcript is learnt whatever the
+            canvas.
+        seeds: one for each row; a row's draws depend on nothing else.
+        slack: see above (positions).
+        longest: for ``release``, the longest transcript of a batch that these rows
+            are a part of (tokens).
+    """
+    random = RowRandom(seeds, text.device)
+    ones = torch.ones_like(text_lengths)
+    t, extra = (random.uniform(ones, 1)[:, 0] for _ in range(2))
+    if loss == "release":
+        longest = int(text_lengths.max()) if longest is None else longest
+        lengths = torch.full_like(text_lengths, longest)
+    else:
+        lengths = text_lengths + 1 + (extra * (slack + 1)).floor().long()
+        t = t * (1 - 1e-3) + 1e-3  # off zero, since the loss divides by it
+    width = int(lengths.max())
+    places = torch.arange(width, device=text.device)
+    targets = F.pad(text, (0, max(0, width - text.shape[1])))[:, :width]
+    targets = targets.masked_fill(places >= text_lengths[:, None], special.eos)
+    masked = random.uniform(lengths, width) < t[:, None]
+    masked = masked & (places < lengths[:, None])
+    tokens = targets.masked_fill(masked, special.mask)
+    return NoisyCanvas(tokens, targets, lengths, masked, t)
+
+
+def diffusion_loss(
+    hidden: Tensor, canvas: NoisyCanvas, loss: str, nll: NLL = logits_nll
+) -> Loss:
+    """Cross-entropy of the masked positions.
+
+    ``release``, ``flat``: mean over all masked positions of the batch. ``llada``: each
+    position weighted by 1 / t, divided by its row's canvas length, mean over rows (an
+    upper bound of the negative log-likelihood for each token, LLaDA eq. 3); a row of
+    which almost nothing is masked has large weights, so it is the noisier one. No
+    masked position gives 0 with zero gradients, where a plain mean would be NaN.
+
+    Args:
+        hidden: (B, L, d), what ``nll`` takes.
+        canvas: the canvas that was fed.
+        loss: one of ``LOSSES``.
+        nll: sees the masked positions only.
+
+    Raises:
+        UserError: an unknown loss.
+    """
+    if loss not in LOSSES:
+        raise UserError(f"loss: {loss!r}; allowed: {', '.join(LOSSES)}")
+    flat = _flat_loss(hidden, canvas.targets, canvas.masked, nll)
+    if loss != "llada":
+        return flat
+    rows = flat.rows / (canvas.mask_probability * canvas.lengths)
+    return Loss(rows, torch.ones_like(rows), flat.right, flat.scored)
+
+
+def causal_loss(
+    hidden: Tensor, text: Tensor, lengths: Tensor, eos: int, nll: NLL = logits_nll
+) -> Loss:
+    """Cross-entropy of transcript and EOS, mean over tokens.
+
+    Args:
+        hidden: (B, T + 1, d), what ``nll`` takes; position i predicts token i, one past
+            the end the EOS.
+        text: (B, T) int64.
+        lengths: (B,) int64.
+        eos: id.
+        nll: sees the positions of transcripts and their ends only.
+    """
+    places = torch.arange(text.shape[1] + 1, device=text.device)
+    targets = F.pad(text, (0, 1)).masked_fill(places >= lengths[:, None], eos)
+    return _flat_loss(hidden, targets, places <= lengths[:, None], nll)
+
+
+def _flat_loss(hidden: Tensor, targets: Tensor, counted: Tensor, nll: NLL) -> Loss:
+    """The mean of -log p(target) over all counted positions, which are (B, L) bool."""
+    values, right = nll(hidden, targets, counted)
+    rows = values.new_zeros(counted.shape).masked_scatter(counted, values).sum(dim=1)
+    weights = counted.sum(dim=1).float()
+    return Loss(rows, weights, right.sum().float(), weights.sum())

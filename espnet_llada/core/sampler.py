@@ -1,0 +1,239 @@
+"""The denoising loop: the only one in the package."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from espnet_llada.core.canvas import Canvas
+from espnet_llada.core.confidence import (
+    RowRandom,
+    ends,
+    log_probabilities,
+    propose,
+)
+from espnet_llada.core.masking import lowest
+from espnet_llada.core.options import SamplerOptions
+from espnet_llada.core.schedule import commits_per_pass
+from espnet_llada.core.strategies import LogitsFn, Plan, make_plan
+from espnet_llada.release.profile import PROFILE
+from espnet_llada.types import SpecialTokens
+
+__all__ = ["LogitsFn", "LogitsProcessor", "OnPass", "Pass", "SamplerResult", "sample"]
+
+
+@dataclass(frozen=True)
+class SamplerResult:
+    """A filled batch.
+
+    Attributes:
+        tokens: (B, L) int64; a row's text is what is not EOS: behind the first one
+            there is nothing else, except in the ``release`` profile and with slots.
+            Without mask tokens, except that the ``release`` profile may leave some.
+        log_probs: (B, L) float32, natural log-probability of each token when it was
+            committed; 0 where a token was given or follows from a committed EOS.
+        passes: (B,) int64, forward passes spent on each row, planning included.
+    """
+
+    tokens: Tensor
+    log_probs: Tensor
+    passes: Tensor
+
+
+@dataclass(frozen=True)
+class Pass:
+    """What one forward pass did, for whoever watches the canvas fill.
+
+    Attributes:
+        seen: (B, L) int64, the canvas before it; masked positions hold the mask token.
+        tokens: (B, L) int64, the canvas after it.
+        committed: (B, L) bool, positions whose token this pass decided; none in the
+            pass that measures a transcript.
+        log_probs: (B, L) float32, natural log-probability of each token at the pass
+            that decided it, or that measured it; 0 where neither was.
+        rows: (B,) bool, rows that the pass is counted for.
+    """
+
+    seen: Tensor
+    tokens: Tensor
+    committed: Tensor
+    log_probs: Tensor
+    rows: Tensor
+
+
+OnPass = Callable[[Pass], None]
+
+LogitsProcessor = Callable[[Tensor, Tensor, Tensor], tuple[Tensor, Tensor]]
+"""A second judge: canvas (B, L), where a pass may commit (B, L), log-probabilities
+(N, V) of the N positions there -> these, some of them others, and (B, L) bool,
+positions that are committed in any case."""
+
+
+@torch.no_grad()
+def sample(
+    logits_fn: LogitsFn,
+    canvas: Canvas,
+    options: SamplerOptions,
+    special: SpecialTokens,
+    seeds: Sequence[int] | None = None,
+    on_pass: OnPass | None = None,
+    beside: LogitsProcessor | None = None,
+) -> SamplerResult:
+    """Fill a batch of canvases.
+
+    Args:
+        logits_fn: see ``LogitsFn``.
+        canvas: blank for decoding, a transcript for deliberation.
+        options: the strategy and its budget.
+        special: mask and EOS ids.
+        seeds: one per row, for random masks and draws; ``options.seed`` by default.
+        on_pass: called after each forward pass; it changes nothing.
+        beside: has its say in every pass.
+
+    Returns:
+        The result; row r depends on row r of the canvas and on ``seeds[r]`` alone,
+        as far as that holds for ``logits_fn``.
+    """
+    batch, device = len(canvas.tokens), canvas.tokens.device
+    random = RowRandom([options.seed] * batch if seeds is None else seeds, device)
+    plan = make_plan(logits_fn, canvas, options, special, random)
+    given = logits_fn, canvas, options, special, random, on_pass, beside
+    return _Denoiser(*given).run(plan)
+
+
+class _Denoiser:
+    """State of one run of the loop: tokens, who committed them, passes."""
+
+    def __init__(
+        self,
+        logits_fn: LogitsFn,
+        canvas: Canvas,
+        options: SamplerOptions,
+        special: SpecialTokens,
+        random: RowRandom,
+        on_pass: OnPass | None,
+        beside: LogitsProcessor | None,
+    ):
+        self.logits_fn, self.canvas, self.options = logits_fn, canvas, options
+        self.on_pass, self.beside = on_pass, beside
+        self.special, self.random = special, random
+        self.tokens = canvas.tokens.clone()
+        self.log_probs = torch.zeros(self.tokens.shape, device=self.tokens.device)
+        # Given tokens come from the first pass and are not (yet) masked; the sampler
+        # may neither change them nor cut them off.
+        self.given = canvas.valid & (self.tokens != special.mask)
+        self.profile = PROFILE[options.profile]
+        self.protects = self.profile.protects_text and not options.resizes
+        self.ends_at_eos = not options.edits or self.protects
+        # Rows of which a block is still to come, and rows that committed an EOS.
+        self.open = torch.ones_like(canvas.lengths, dtype=torch.bool)
+        self.ended = ~self.open
+
+    def run(self, plan: Plan) -> SamplerResult:
+        passes = plan.spent.clone()
+        if plan.measured is not None:
+            none = torch.zeros_like(self.given)
+            self.tell(self.tokens, none, plan.measured, plan.spent > 0)
+        for block in plan.blocks:
+            self.enter(block.positions)
+            entered, masked = self.tokens, self.tokens == self.special.mask
+            counted = block.reach if self.options.edits else block.positions
+            quota = commits_per_pass((masked & counted).sum(dim=1), block.passes)
+            for commits in quota.unbind(dim=1):
+                masked = (self.tokens == self.special.mask) & self.canvas.valid
+                masked &= self.open[:, None]
+                here = masked & block.reach
+                alive = (masked if self.profile.looks_beyond_block else here).any(1)
+                if not alive.any():
+                    break
+                passes += alive
+                seen = self.tokens
+                chosen = self.step(here, commits)
+                self.tell(seen, chosen, self.log_probs, alive)
+            if not self.ends_at_eos:
+                # The release takes over a sub-block only, nothing beside it.
+                self.tokens = torch.where(block.positions, self.tokens, entered)
+            self.open &= ~self.ended
+        return SamplerResult(self.tokens, self.log_probs, passes)
+
+    def tell(
+        self, seen: Tensor, committed: Tensor, log_probs: Tensor, rows: Tensor
+    ) -> None:
+        """Show a pass to whoever watches."""
+        if self.on_pass is not None:
+            done = seen, self.tokens, committed, log_probs, rows
+            self.on_pass(Pass(*done))
+
+    def enter(self, positions: Tensor) -> None:
+        """Mask a block, except behind an EOS that this run has committed."""
+        committed_eos = (self.tokens == self.special.eos) & ~self.given
+        committed_eos &= self.canvas.valid
+        if self.ends_at_eos:
+            positions = positions & (committed_eos.cumsum(dim=1) == 0)
+        self.tokens = self.tokens.masked_fill(positions, self.special.mask)
+        self.given = self.given & ~positions
+
+    def step(self, masked: Tensor, commits: Tensor) -> Tensor:
+        """One forward pass: propose, commit the surest, close the tail behind EOS.
+
+        Args:
+            masked: (B, L) bool, where this pass may commit.
+            commits: (B,) int64, so many positions at least.
+
+        Returns:
+            (B, L) bool, what was committed.
+        """
+        # A row that waits for the others draws nothing, as if it were alone.
+        draws = self.canvas.lengths * masked.any(dim=1)
+        proposal, log_prob, settled = self._propose(masked, draws)
+        if self.options.remasking == "random":
+            order = self.random.uniform(draws, self.tokens.shape[1])
+        else:
+            order = -log_prob
+        chosen = lowest(order.masked_fill(settled, -torch.inf), masked, commits)
+        if self.options.threshold:
+            sure = log_prob >= math.log(self.options.threshold)
+            chosen = chosen | (masked & sure)
+        self.tokens = torch.where(chosen, proposal, self.tokens)
+        self.log_probs = torch.where(chosen, log_prob, self.log_probs)
+        if self.ends_at_eos:
+            self._close_tail(chosen & (proposal == self.special.eos))
+        return chosen
+
+    def _propose(self, masked: Tensor, draws: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Tokens, their log-probabilities, and which come first; (B, L) each."""
+        logits = self.logits_fn(self.tokens, masked)
+        log_probs = log_probabilities(
+            logits,
+            self.special,
+            mask_token=self.profile.commits_mask_token,
+        )
+        if self.protects:
+            log_probs = ends(log_probs, masked, self.tokens, self.special)
+        settled = torch.zeros_like(masked)
+        if self.beside is not None:
+            log_probs, settled = self.beside(self.tokens, masked, log_probs)
+        temperature, noise = self.options.temperature, None
+        if temperature:
+            size = masked.shape[1], log_probs.shape[-1]
+            noise = self.random.gumbel(draws, *size)[masked]
+        tokens, values = propose(log_probs, temperature, noise)
+        proposal = self.tokens.masked_scatter(masked, tokens)
+        log_prob = torch.zeros_like(self.log_probs).masked_scatter(masked, values)
+        return proposal, log_prob, settled
+
+    def _close_tail(self, new_eos: Tensor) -> None:
+        """Everything behind a committed EOS is EOS, row by row.
+
+        Words of the same pass behind it are dropped; in the paper's release, those of
+        earlier passes and of the first pass as well (see ``ends``).
+        """
+        eos = new_eos.long()
+        self.ended = self.ended | new_eos.any(dim=1)
+        tail = ((eos.cumsum(dim=1) - eos) > 0) & self.canvas.valid
+        self.tokens = self.tokens.masked_fill(tail, self.special.eos)
+        self.log_probs = self.log_probs.masked_fill(tail, 0.0)

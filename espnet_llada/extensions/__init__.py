@@ -1,0 +1,1 @@
+"""Beyond the paper: what the small models, and speed, make use of."""

@@ -1,0 +1,131 @@
+"""Which token of a transcript each vector is: for audio that stands beside the text."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+import torch
+
+from espnet_llada.extensions.posterior_prefix.heard import Heard
+
+LIKELY, OTHER = 0.5, 1.2
+"""Costs of a token that is among a vector's likeliest, though not the first of them,
+and of one that is not; a token without a vector, or a vector without one, costs 1."""
+
+GHOST = 0.3
+"""Of a vector without a token, where its tokens have half of it or less."""
+
+
+def beside(
+    heard: Heard,
+    transcripts: Sequence[Sequence[int]],
+    positions: Sequence[Sequence[int]] | None = None,
+) -> Heard:
+    """The same audio, its vectors numbered by the tokens of a transcript.
+
+    Without a transcript a vector is numbered by how many words were heard before it,
+    so a single word too many moves all that follow. Aligned with a transcript by edit
+    distance it stands beside the token that it is; one without a token has the number
+    of the token before it.
+
+    Args:
+        heard: of B rows; where it names no tokens, it is returned as it is.
+        transcripts: B rows of token ids.
+        positions: of each token of them on the canvas; by default they are counted.
+    """
+    if heard.tokens is None:
+        return heard
+    tokens, counts = heard.tokens.tolist(), heard.counts.tolist()
+    sure = (heard.shares.sum(dim=2) > 0.5).tolist()
+    places = heard.places.tolist()
+    for row, text in enumerate(transcripts):
+        size = counts[row]
+        if text and size:
+            alone = [1.0 if known else GHOST for known in sure[row][:size]]
+            numbers, _ = _aligned(tokens[row][:size], alone, text)
+            numbers = [max(number, 0) for number in numbers]
+            if positions is not None:
+                numbers = [positions[row][number] for number in numbers]
+            places[row][:size] = numbers
+    places = torch.tensor(places, dtype=torch.int64, device=heard.counts.device)
+    return replace(heard, places=places.reshape(heard.places.shape))
+
+
+def spoken(transcript: Sequence[int], text: Sequence[int]) -> list[int]:
+    """How many tokens of a text the first 0, 1, ... tokens of a transcript stand for.
+
+    Where the transcript lacks one, it is counted with the token behind it; one too many
+    stands for none.
+    """
+    if not text:
+        return [0] * (len(transcript) + 1)
+    numbers, _ = _aligned([[t] for t in transcript], [1.0] * len(transcript), text)
+    return [0, *(number + 1 for number in numbers)]
+
+
+def corrections(
+    transcript: Sequence[int], text: Sequence[int], nothing: int
+) -> list[tuple[int, int]]:
+    """Side by side what is to stand in place of a transcript, and what does.
+
+    Args:
+        transcript: token ids.
+        text: what is said.
+        nothing: the id beside a token that lacks, or that is one too many.
+    """
+    numbers, own = _aligned([[t] for t in transcript], [1.0] * len(transcript), text)
+    pairs, done = [], 0
+    for token, number, said in zip(transcript, numbers, own, strict=True):
+        before = number if said else number + 1
+        pairs += [(missed, nothing) for missed in text[done:before]]
+        pairs.append((text[number] if said else nothing, token))
+        done = number + 1
+    return pairs + [(missed, nothing) for missed in text[done:]]
+
+
+def _aligned(
+    vectors: Sequence[Sequence[int]], alone: Sequence[float], text: Sequence[int]
+) -> tuple[list[int], list[bool]]:
+    """The token's number for each vector, and whether it is that token.
+
+    A vector without a token (``alone``: what that costs) has the number of the token
+    before it, from -1 on.
+    """
+    before = [float(j) for j in range(len(text) + 1)]
+    # For each vector and each end in the text: 0 if it is the last token of it, 1 if it
+    # has no token, 2 if that token has no vector.
+    steps = []
+    for likely, lone in zip(vectors, alone, strict=True):
+        first, others = likely[0], set(likely)
+        row, step = [before[0] + lone], [1]
+        for j, token in enumerate(text):
+            known = LIKELY if token in others else OTHER
+            options = (
+                before[j] + (0.0 if token == first else known),
+                before[j + 1] + lone,
+                row[j] + 1.0,
+            )
+            best = min(options)
+            row.append(best)
+            step.append(options.index(best))
+        before = row
+        steps.append(step)
+    return _walk_back(steps, len(text))
+
+
+def _walk_back(
+    steps: Sequence[Sequence[int]], end: int
+) -> tuple[list[int], list[bool]]:
+    numbers, own = [0] * len(steps), [False] * len(steps)
+    i = len(steps)
+    while i:
+        step = steps[i - 1][end]
+        if step == 2:  # a token without a vector
+            end -= 1
+            continue
+        i -= 1
+        own[i] = step == 0
+        end -= own[i]
+        numbers[i] = end if own[i] else end - 1
+    return numbers, own

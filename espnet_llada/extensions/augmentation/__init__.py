@@ -1,0 +1,1 @@
+"""Errors and audio that training makes up."""

@@ -1,0 +1,83 @@
+"""Texts with errors that a reader makes itself, to train it alone.
+
+What it goes on from when it transcribes or corrects is what it has taken for right
+before: scheduled sampling (Bengio et al. 2015, arXiv 1506.03099).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from espnet_llada.core.confidence import RowRandom
+
+
+@dataclass(frozen=True)
+class Errors:
+    """Which share of a text's tokens is replaced, is lost, or has another beside it."""
+
+    replaced: float = 0.0
+    lost: float = 0.0
+    extra: float = 0.0
+
+
+MISREAD = ((0.35, Errors()), (0.25, Errors(0.15)), (0.4, Errors(0.06, 0.03, 0.03)))
+"""Shares of the texts of a training, and what becomes of them."""
+
+
+def misread(
+    texts: Sequence[Sequence[int]], log_probs: Tensor, eos: int, seeds: Sequence[int]
+) -> list[list[int]]:
+    """Texts with errors that a reader makes itself.
+
+    Args:
+        texts: B rows of token ids.
+        log_probs: (B, T + 1, V), what it has next along them.
+        eos: id; no error.
+        seeds: one for each row; a row's draws depend on nothing else.
+    """
+    random, found = RowRandom(seeds), []
+    for row, text in enumerate(texts):
+        kind, *draws = random.row(row, 1 + 3 * len(text))
+        errors = _kind(kind)
+        others = _drawn(log_probs[row, : len(text)], text, eos, draws[0::3])
+        fates = zip(text, others, draws[1::3], draws[2::3], strict=True)
+        found.append([t for fate in fates for t in _misread(errors, *fate)])
+    return found
+
+
+def _kind(draw: float) -> Errors:
+    for share, errors in MISREAD[:-1]:
+        if draw < share:
+            return errors
+        draw -= share
+    return MISREAD[-1][1]
+
+
+def _misread(
+    errors: Errors, token: int, other: int, fate: float, side: float
+) -> list[int]:
+    if fate < errors.replaced:
+        return [other]
+    if fate < errors.replaced + errors.lost:
+        return []
+    if fate < errors.replaced + errors.lost + errors.extra:
+        return [token, other] if side < 0.5 else [other, token]
+    return [token]
+
+
+def _drawn(
+    log_probs: Tensor, text: Sequence[int], eos: int, draws: Sequence[float]
+) -> list[int]:
+    """For each token another one, by what (T, V) gives it."""
+    count = min(len(text), len(log_probs))  # what is behind the longest is not read
+    chances = log_probs[:count].exp()
+    chances[:, eos] = 0.0
+    chances[range(count), list(text[:count])] = 0.0
+    levels = chances.cumsum(dim=1)
+    aims = torch.tensor(draws[:count], device=levels.device) * levels[:, -1]
+    drawn = torch.searchsorted(levels, aims[:, None], right=True)[:, 0]
+    return [*drawn.clamp(max=levels.shape[1] - 1).tolist(), *text[count:]]

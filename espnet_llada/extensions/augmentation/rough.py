@@ -1,0 +1,164 @@
+"""Text made to look like audio: what the LM can learn of listening without any speech.
+
+Behind ``projection: words`` an utterance looks to the LM like a rough transcript of
+itself: a vector for each word that was heard, some of them doubtful, some wrong, some
+of a word that nobody said. The same made from text lets the LM learn to copy, and how
+its tokens follow one another, from far more words than there is speech for. The shares
+below are roughly those of an earlier adapter of the mini's on dev speech (LOG.md of the
+recipe).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from espnet_llada.core.confidence import RowRandom
+from espnet_llada.extensions.posterior_prefix.heard import Heard
+
+MISSED = 0.02
+"""Of the tokens have no vector."""
+
+GHOSTS = 0.16
+"""How likely a vector of no token stands before a token."""
+
+WRONG = 0.08
+"""Of the tokens are heard as another one."""
+
+DOUBT = 0.8
+"""The largest share that a token which is heard rightly lacks of its vector; the median
+lacks an eighth of it."""
+
+
+def rough_audio(
+    text: Tensor, lengths: Tensor, embedding: Tensor, seeds: Sequence[int]
+) -> Heard:
+    """Vectors as ``WordProjection`` hands them on, of text.
+
+    Args:
+        text: (B, T) int64 transcripts; what stands behind a row's end is ignored.
+        lengths: (B,) int64.
+        embedding: (V, d), the LM's.
+        seeds: one for each row; a row's draws depend on nothing else.
+
+    Returns:
+        Vectors (B, A, d) of two tokens each.
+    """
+    random = RowRandom(seeds, text.device)
+    heard = _heard(text.clamp(min=0), lengths, random)
+    mixture = _mixture(heard, len(embedding), random)
+    tokens = torch.stack([heard.tokens, mixture.token], dim=2)
+    shares = torch.stack([mixture.own, mixture.other], dim=2)
+    vectors = (shares[..., None] * embedding[tokens]).sum(dim=2)
+    return Heard(vectors, heard.counts, tokens, shares)
+
+
+def sprinkled(
+    text: Tensor, lengths: Tensor, share: float, vocabulary: int, seeds: Sequence[int]
+) -> Tensor:
+    """Text with some tokens replaced by any others.
+
+    An LM that could guess most of a text learns to guess; what it cannot guess it has
+    to copy, and rare words as often as frequent ones.
+
+    Args:
+        text: (B, T) int64, as for ``rough_audio``.
+        lengths: (B,) int64.
+        share: of the tokens, in [0, 1].
+        vocabulary: tokens to draw from.
+        seeds: one for each row; a row's draws depend on nothing else.
+    """
+    random = RowRandom(seeds, text.device)
+    width = text.shape[1]
+    drawn = _any_token(random.uniform(lengths, width), vocabulary)
+    chosen = random.uniform(lengths, width) < share
+    valid = torch.arange(width, device=text.device) < lengths[:, None]
+    return torch.where(chosen & valid, drawn, text)
+
+
+def misheard(given: Tensor, heard: Heard, share: float, seeds: Sequence[int]) -> Tensor:
+    """Given tokens, some replaced by others that were heard at their place.
+
+    A first pass has errors that sound like what was said, and so has what an LM has
+    committed itself; one that has seen nothing but true context believes all of it.
+
+    Args:
+        given: (B, L) int64, response positions from the first.
+        heard: says what sounds alike; where it names no tokens, nothing changes.
+        share: of the tokens, in [0, 1].
+        seeds: one for each row; a row's draws depend on nothing else.
+    """
+    if not share or heard.tokens is None or not heard.tokens.numel():
+        return given
+    random, width = RowRandom(seeds, given.device), given.shape[1]
+    places = torch.arange(width, device=given.device)
+    # The first vector of that number.
+    numbers = heard.places.masked_fill(~heard.valid, -1)
+    there = numbers[:, None] == places[:, None]  # (B, L, A)
+    known, vector = there.any(dim=2), there.byte().argmax(dim=2)
+    every = torch.full((len(given),), width)
+    other = random.uniform(every, width) * (heard.tokens.shape[2] - 1)
+    rows = torch.arange(len(given), device=given.device)[:, None]
+    found = heard.tokens[rows, vector, 1 + other.long()]
+    chosen = known & (random.uniform(every, width) < share)
+    return torch.where(chosen, found, given)
+
+
+def _any_token(draws: Tensor, vocabulary: int) -> Tensor:
+    """Numbers in [0, 1) -> token ids; rounding may bring a number up to 1."""
+    return (draws * vocabulary).long().clamp(max=vocabulary - 1)
+
+
+@dataclass(frozen=True)
+class _Heard:
+    """Which tokens have a vector: ``tokens`` (B, A), of no token where ``ghost``."""
+
+    tokens: Tensor
+    ghost: Tensor
+    counts: Tensor
+
+
+def _heard(text: Tensor, lengths: Tensor, random: RowRandom) -> _Heard:
+    width = text.shape[1]
+    chances = torch.tensor([GHOSTS, 1.0 - MISSED], device=text.device)
+    there = random.uniform(lengths * 2, width * 2).unflatten(1, (width, 2)) < chances
+    valid = torch.arange(width, device=text.device) < lengths[:, None]
+    there = (there & valid[..., None]).flatten(1)
+    counts = there.sum(dim=1)
+    order = (~there).int().argsort(dim=1, stable=True)[:, : int(counts.max())]
+    return _Heard(text.gather(1, order // 2), order % 2 == 0, counts)
+
+
+@dataclass(frozen=True)
+class _Mixture:
+    """The shares of a vector's own token and of another one, which is ``token``."""
+
+    own: Tensor
+    other: Tensor
+    token: Tensor
+
+
+def _mixture(heard: _Heard, vocabulary: int, random: RowRandom) -> _Mixture:
+    """What is left of a vector's share 1 is the blank's."""
+    counts, width = heard.counts, heard.tokens.shape[1]
+
+    def draw() -> Tensor:
+        return random.uniform(counts, width)
+
+    step = torch.where(draw() < 0.5, 1, -1)
+    beside = torch.arange(width, device=counts.device) + step
+    last = (counts[:, None] - 1).clamp(min=0)
+    neighbour = heard.tokens.gather(1, beside.clamp(min=0).minimum(last))
+    any_token = _any_token(draw(), vocabulary)
+    token = torch.where(draw() < 0.5, neighbour, any_token)
+    sure = 1 - DOUBT * draw() ** 3
+    rest = (1 - sure) * draw()
+    wrong = draw() < WRONG
+    own, other = torch.where(wrong, rest, sure), torch.where(wrong, sure * draw(), rest)
+    token = torch.where(wrong, any_token, token)
+    own = own.masked_fill(heard.ghost, 0.0)
+    # Of a ghost's vector the blank has more than half in three of five cases.
+    return _Mixture(own, torch.where(heard.ghost, draw() ** 1.5, other), token)

@@ -1,0 +1,107 @@
+"""How well a text agrees with the audio frame by frame: its CTC log-likelihood.
+
+Whisper's decoder, teacher-forced along a text, prefers to stop repeating itself and
+speaks into silence. A CTC aligns: it finds a text unlikely that has no word where
+something is spoken, or a word where nothing is.
+
+Source: the rescoring of hybrid CTC/attention recognition (Watanabe et al. 2017).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import cached_property
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
+
+from espnet_llada.extensions.posterior_prefix.ctc import AlignmentCTC, Windows
+
+_IMPOSSIBLE = -1e4
+"""Of a text with more tokens than the audio has vectors."""
+
+_AT_ONCE = 1 << 22
+"""Log-probabilities of alignments that are held together (16 MB)."""
+
+
+class CTCAlignment:
+    """Log-likelihoods of texts under a CTC, for a batch of utterances.
+
+    Args:
+        ctc: its blank and its scale.
+        audio: (U, A, width), vectors of the adapter.
+        projected: (U, A, d).
+        table: (V, d), of the output layer.
+        windows: what ``ctc.heard`` made of these.
+    """
+
+    def __init__(
+        self,
+        ctc: AlignmentCTC,
+        audio: Tensor,
+        projected: Tensor,
+        table: Tensor,
+        windows: Windows,
+    ):
+        self.windows = windows
+        self._ctc, self._audio, self._projected, self._table = (
+            ctc,
+            audio,
+            projected,
+            table,
+        )
+        self._columns: list[dict[int, Tensor]] = [{} for _ in windows.lengths]
+
+    def rows(self, chosen: Tensor) -> CTCAlignment:
+        """Of some of the utterances, (N,) int64."""
+        layer = self._audio[chosen], self._projected[chosen], self._table
+        return CTCAlignment(self._ctc, *layer, self.windows.rows(chosen))
+
+    @cached_property
+    def _total(self) -> Tensor:
+        """(U, A): the logarithm of what a softmax divides by, blank included."""
+        blank = self._ctc.blank(self._audio.to(self._ctc.blank.weight.dtype))
+        return blank[..., 0].float() - self.windows.blank
+
+    def __call__(self, texts: Sequence[tuple[int, Sequence[int]]]) -> list[float]:
+        """The log-likelihood (nats) of texts, each with its utterance."""
+        found: list[float] = []
+        size = max((len(text) for _, text in texts), default=0) + 1
+        step = max(1, _AT_ONCE // (size * self._audio.shape[1]))
+        for start in range(0, len(texts), step):
+            found += self._some(texts[start : start + step])
+        return found
+
+    def _some(self, texts: Sequence[tuple[int, Sequence[int]]]) -> list[float]:
+        self._compute({(row, token) for row, text in texts for token in text})
+        lengths, columns, targets = self.windows.lengths.tolist(), [], []
+        for row, text in texts:
+            first = {token: n for n, token in enumerate(dict.fromkeys(text), 1)}
+            targets.append([first[token] for token in text])
+            own = [self.windows.blank[row], *(self._columns[row][t] for t in first)]
+            columns.append(torch.stack(own))
+        width = max(map(len, columns))
+        table = torch.stack([F.pad(c, (0, 0, 0, width - len(c))) for c in columns])
+        device = table.device
+        rows = [torch.tensor(t, dtype=torch.long, device=device) for t in targets]
+        sizes = torch.tensor([len(t) for t in targets], device=device)
+        nll = F.ctc_loss(
+            table.permute(2, 0, 1),
+            pad_sequence(rows, batch_first=True),
+            torch.tensor([lengths[row] for row, _ in texts], device=device),
+            sizes,
+            reduction="none",
+        )
+        return (-nll).clamp(min=_IMPOSSIBLE).tolist()
+
+    def _compute(self, wanted: set[tuple[int, int]]) -> None:
+        """(A,) log-probabilities of each token that an utterance has not met yet."""
+        for row, columns in enumerate(self._columns):
+            new = sorted(t for r, t in wanted if r == row and t not in columns)
+            if new:
+                hidden = self._projected[row] * self._ctc.scale
+                scores = hidden @ self._table[new].T.to(hidden.dtype)
+                log_probs = scores.float() - self._total[row][:, None]
+                columns.update(zip(new, log_probs.T, strict=True))

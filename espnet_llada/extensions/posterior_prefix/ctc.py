@@ -1,0 +1,229 @@
+"""An auxiliary CTC loss over the LM's tokens, so that the adapter learns to align.
+
+An LM that is trained from the start with its own loss learns to ignore an adapter that
+says nothing yet. CTC first makes what the projection hands to the LM look like the
+words that are spoken. Its output layer is a frozen table: the LM's own embedding, or
+Whisper's (``posterior_prefix.words``). Its best path is also a draft for the strategy
+``mask_ctc``.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from espnet_llada.extensions.posterior_prefix.heard import first_places
+from espnet_llada.io.schema import Weight
+from espnet_llada.networks.vocabulary import at_once, scores
+
+_NEVER = -1e4  # a logit; torch's CTC makes NaN of infinite ones
+
+
+@dataclass(frozen=True)
+class Windows:
+    """What the CTC hears in each of the adapter's vectors.
+
+    Attributes:
+        best: (B, A) int64, the most probable: a token's id + 1, 0 for the blank.
+        values: (B, A) float32, its log-probability.
+        blank: (B, A) float32, the log-probability of the blank.
+        speaking: (B, A) bool, vectors whose blank is less probable than ``silent``.
+        log_probs: (S, 1 + V) float32, of those alone, blank first: of all vectors they
+            would be a megabyte for each second at 28,000 tokens.
+        lengths: (B,) int64, vectors of each row.
+    """
+
+    best: Tensor
+    values: Tensor
+    blank: Tensor
+    speaking: Tensor
+    log_probs: Tensor
+    lengths: Tensor
+
+    def rows(self, chosen: Tensor) -> Windows:
+        """Some of the rows, (N,) int64."""
+        speaking = self.speaking[chosen]
+        numbers = (self.speaking.flatten().cumsum(dim=0) - 1).view_as(self.speaking)
+        return Windows(
+            self.best[chosen],
+            self.values[chosen],
+            self.blank[chosen],
+            speaking,
+            self.log_probs[numbers[chosen][speaking]],
+            self.lengths[chosen],
+        )
+
+
+class AlignmentCTC(nn.Module):
+    """CTC whose output layer is a frozen table; fields of ``decoder_conf.ctc``.
+
+    Args:
+        embedding: (V, d), a row for each of the LM's tokens.
+        width: of the adapter's vectors, from which the blank is told.
+        weight: of this loss (nats for each token) beside the LM's.
+        only: train by this loss alone; the LM is not run (to warm the adapter up).
+        scale: of the logits at first; by default such that two unrelated rows differ
+            by about one nat.
+    """
+
+    def __init__(
+        self,
+        embedding: Tensor,
+        width: int,
+        weight: Weight = 0.1,
+        only: bool = False,
+        scale: Weight | None = None,
+    ):
+        super().__init__()
+        self.weight, self.only = weight, only
+        tokens, size = embedding.shape
+        if scale is None:
+            scale = 1 / (float(embedding.float().std()) ** 2 * math.sqrt(size))
+        self.scale = nn.Parameter(torch.tensor(scale))
+        self.blank = nn.Linear(width, 1)
+        nn.init.constant_(self.blank.bias, math.log(tokens) - 1)  # most are blank
+
+    def log_probs(self, audio: Tensor, projected: Tensor, embedding: Tensor) -> Tensor:
+        """(..., width), (..., d), (V, d) -> (..., 1 + V), float32; blank first."""
+        shape = *audio.shape[:-1], 1 + len(embedding)
+        logits = torch.empty(shape, dtype=torch.float32, device=audio.device)
+        logits[..., :1] = self.blank(audio.to(self.blank.weight.dtype))
+        table = embedding.to(projected.dtype)
+        scores(projected * self.scale, table, out=logits[..., 1:])
+        return logits.log_softmax(dim=-1)
+
+    def heard(
+        self,
+        audio: Tensor,
+        projected: Tensor,
+        embedding: Tensor,
+        lengths: Tensor,
+        silent: float = 0.0,
+    ) -> Windows:
+        """What each vector says, a few of them at a time.
+
+        Args:
+            audio: (B, A, width).
+            projected: (B, A, d).
+            embedding: (V, d).
+            lengths: (B,) int64, vectors of each row.
+            silent: see ``Windows``.
+        """
+        places = torch.arange(audio.shape[1], device=lengths.device)
+        there = places < lengths[:, None]
+        step, found = at_once(audio.device, len(embedding)), []
+        parts = [of_all[there].split(step) for of_all in (audio, projected)]
+        for part in zip(*parts, strict=True):
+            log_probs = self.log_probs(*part, embedding)
+            top = log_probs.detach().max(dim=-1)
+            blank = log_probs[:, 0].clone()  # a view would keep them all
+            speaking = blank.exp() < silent
+            each = top.indices, top.values, blank, speaking
+            found.append((*each, log_probs[speaking]))
+        *each, kept = map(torch.cat, zip(*found, strict=True))
+
+        def placed(values: Tensor) -> Tensor:
+            return values.new_zeros(there.shape).masked_scatter(there, values)
+
+        return Windows(*map(placed, each), kept, lengths)
+
+    def forward(
+        self,
+        audio: Tensor,
+        projected: Tensor,
+        embedding: Tensor,
+        lengths: Tensor,
+        text: Tensor,
+        text_lengths: Tensor,
+    ) -> Tensor:
+        """Loss of each row, in nats for each token.
+
+        A row's CTC has a column for the blank, one for each token of its transcript,
+        and one for all other tokens together, of which no path makes use.
+
+        Args:
+            audio: (B, A, width).
+            projected: (B, A, d).
+            embedding: (V, d).
+            lengths: (B,) int64, audio vectors of each row.
+            text: (B, T) int64 transcripts. One that has more tokens than there are
+                vectors for has a loss of 0.
+            text_lengths: (B,) int64.
+        """
+        places = torch.arange(text.shape[1], device=text.device)
+        text = torch.where(places < text_lengths[:, None], text, text[:, :1]).clamp(0)
+        first = first_places(text)
+        # Under autocast in the dtype that the projection had.
+        hidden = (projected * self.scale).to(projected.dtype)
+        embedding = embedding.to(hidden.dtype)
+        own = (hidden @ embedding[text].transpose(1, 2)).float()
+        own = own.masked_fill((first != places)[:, None], _NEVER)
+        rest = _RestLogSumExp.apply(hidden, embedding, text)
+        blank = self.blank(audio.to(self.blank.weight.dtype)).float()
+        columns = torch.cat([blank, own, rest[..., None]], dim=-1)
+        nll = F.ctc_loss(
+            columns.log_softmax(dim=-1).transpose(0, 1),
+            first + 1,
+            lengths,
+            text_lengths,
+            reduction="none",
+            zero_infinity=True,
+        )
+        return nll / text_lengths.clamp(min=1)
+
+
+class _RestLogSumExp(torch.autograd.Function):
+    """log-sum-exp over all tokens but a row's own, row by row.
+
+    As in ``lm.head``: the embedding is frozen, so each row leaves the gradient of its
+    vectors, and no logits of the whole batch.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, hidden: Tensor, embedding: Tensor, text: Tensor) -> Tensor:
+        total = hidden.new_empty(hidden.shape[:2], dtype=torch.float32)
+        gradient = torch.empty_like(hidden) if ctx.needs_input_grad[0] else None
+        with torch.autocast(hidden.device.type, enabled=False):
+            for row, own in enumerate(text):
+                logits = (hidden[row] @ embedding.T).float()
+                logits[:, own] = float("-inf")
+                total[row] = logits.logsumexp(dim=-1)
+                if gradient is not None:
+                    p = logits.sub_(total[row][:, None]).exp_()
+                    gradient[row] = p.to(embedding.dtype) @ embedding
+        ctx.save_for_backward(gradient)
+        return total
+
+    @staticmethod
+    def backward(ctx: Any, total_gradient: Tensor):
+        (gradient,) = ctx.saved_tensors
+        return (gradient * total_gradient[..., None]).to(gradient.dtype), None, None
+
+
+def best_path(windows: Windows) -> tuple[list[list[int]], list[list[float]]]:
+    """The most probable path of each row, without blanks and repeats.
+
+    Returns:
+        Token ids of each row; and of each token the highest log-probability that a
+        vector of its own gives it.
+    """
+    ids: list[list[int]] = []
+    confidence: list[list[float]] = []
+    paths = windows.best.tolist(), windows.values.tolist(), windows.lengths.tolist()
+    for path, value, n in zip(*paths, strict=True):
+        ids.append([])
+        confidence.append([])
+        for place in range(n):
+            if path[place] == 0:
+                continue
+            if place and path[place] == path[place - 1]:
+                confidence[-1][-1] = max(confidence[-1][-1], value[place])
+                continue
+            ids[-1].append(path[place] - 1)
+            confidence[-1].append(value[place])
+    return ids, confidence

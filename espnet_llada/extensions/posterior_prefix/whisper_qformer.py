@@ -1,0 +1,221 @@
+"""A window-level Q-Former that begins as Whisper's own decoder.
+
+BLIP-2's Q-Former begins as BERT, with cross-attention from nothing. Whisper's decoder
+is the one network that has already learnt to read these frames. Each layer has what a
+Q-Former's has: self-attention, cross-attention, feed-forward. Shown one window of
+frames at a time and a fixed query in place of the words so far, it names the word that
+is spoken there before any training: for "he should get home as fast as he could" the
+windows of 0.16 s of Whisper tiny.en give "he should get home home as - fast as he could
+could".
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated
+
+import torch
+import torch.nn.functional as F
+from msgspec import Meta
+from torch import Tensor, nn
+
+from espnet_llada.core.qformer import Queries, Window, WindowReader
+from espnet_llada.io import weights
+from espnet_llada.io.schema import Frames
+from espnet_llada.networks.block import Attention, Block, Projected
+from espnet_llada.networks.whisper_file import WhisperConfig, open_whisper
+from espnet_llada.types import UserError
+
+_TIMESTAMPS = 1501  # end the vocabulary of every Whisper; <|notimestamps|> before them
+_ENGLISH_ONLY = 51864  # tokens of such a Whisper; the others have one more at least
+_FIRST_WORD = 2  # position of the token from which the first word is predicted
+
+
+class WhisperQFormer(WindowReader):
+    """Whisper's decoder, trained on, as the adapter.
+
+    Args:
+        input_size: width of the encoder frames; that of the decoder.
+        whisper: name or path of the weights, the encoder's best.
+        queries: vectors for each window.
+        window: see ``WindowReader``.
+        time_mask, drop_last_window, jitter: see ``WindowReader``.
+        context: see ``WindowReader``; a learned vector then tells a frame's place.
+        hand_on: put each window's own frames behind its vector, for a ``text_qformer``.
+
+    Raises:
+        UserError: no such weights, or of another width; ``hand_on`` with several
+            queries.
+    """
+
+    def __init__(
+        self,
+        input_size: int,
+        whisper: str = "whisper-tiny.en",
+        queries: Queries = 1,
+        window: Window = 8,
+        time_mask: Frames = 0,
+        drop_last_window: bool = False,
+        context: Annotated[int, Meta(ge=0, le=250)] = 0,
+        jitter: bool = False,
+        hand_on: bool = False,
+    ):
+        resolved = weights.resolve(whisper, "whisper")
+        config, tensors = read_decoder(resolved.path)
+        if config.d_model != input_size:
+            raise UserError(
+                f"{whisper}: its decoder reads frames of width {config.d_model}, the "
+                f"encoder's have {input_size}; name the same Whisper for both"
+            )
+        words = tensors.pop("token_embedding.weight")
+        places = tensors.pop("positional_embedding")
+        place = torch.arange(_FIRST_WORD, _FIRST_WORD + queries).clamp(
+            max=len(places) - 1
+        )
+        start = words[special_tokens(len(words))[0][-1]]
+        query = start + places[place]
+        if hand_on and queries > 1:
+            raise UserError(f"hand_on needs one query a window, not {queries}")
+        super().__init__(
+            query, window, time_mask, drop_last_window, context, jitter, hand_on
+        )
+        self.weights = resolved
+        self.blocks = nn.ModuleList(DecoderBlock(config) for _ in range(config.layers))
+        self.ln = nn.LayerNorm(config.d_model)
+        self.load_state_dict({"queries": self.queries.data, **tensors})
+        if queries == 1:  # then self-attention has no use for them
+            for block in self.blocks:
+                block.attn.query = block.attn.key = None
+        self.place = None
+        if context:
+            self.place = nn.Parameter(torch.zeros(window + 2 * context, input_size))
+
+    def read(self, keys: Tensor, seen: Tensor) -> Tensor:
+        """See ``WindowReader``."""
+        x = self.queries.expand(len(keys), -1, -1)
+        if self.place is not None:
+            keys = keys + self.place
+        return self.ln(self.through(self.blocks, x, keys, seen))
+
+
+def read_decoder(path: Path) -> tuple[WhisperConfig, dict[str, Tensor]]:
+    """Sizes and tensors of a Whisper's decoder, by OpenAI's names."""
+    file = open_whisper(path, "decoder")
+    config, width = file.config, file.config.d_model
+    with torch.device("meta"):
+        shapes = {
+            f"blocks.{i}.{name}": tensor.shape
+            for i in range(config.layers)
+            for name, tensor in DecoderBlock(config).state_dict().items()
+        }
+    shapes |= {"ln.weight": torch.Size([width]), "ln.bias": torch.Size([width])}
+    shapes["positional_embedding"] = torch.Size([config.max_frames, width])
+    table = file.rename("token_embedding.weight")
+    if table in file.tensors:  # the vocabulary differs between Whispers
+        shapes["token_embedding.weight"] = file.tensors[table].shape
+    return config, file.read(shapes, torch.float32)
+
+
+def special_tokens(size: int) -> tuple[list[int], int]:
+    """What an English transcript without timestamps begins with, and its end.
+
+    By their places before the end of the vocabulary, which are those of openai/whisper
+    ``tokenizer.py``. (Vocabularies of tests are too small to have them.)
+
+    Args:
+        size: of the vocabulary.
+    """
+    no_timestamps = size - _TIMESTAMPS - 1
+    if size > _ENGLISH_ONLY:
+        end = 50257
+        start = [end + 1, end + 2, no_timestamps - 4, no_timestamps]
+    else:
+        end = no_timestamps - 106
+        start = [end + 1, no_timestamps]
+    return [max(0, token) for token in start], max(0, end)
+
+
+class _CrossAttention(Attention):
+    """Attention to a window, with the projections of its frames moved to the queries.
+
+    q (K m) = (K' q) m, and the sum of a V m is V times the sum of a m. So there is one
+    product for each query and head instead of one for each frame, and a window has
+    more frames than queries.
+    """
+
+    def forward(self, x: Tensor, memory: Tensor, seen: Tensor) -> Tensor:
+        heads = (self.heads, -1)
+        key = self.key.weight.unflatten(0, heads)  # (H, D, M)
+        value = self.value.weight.unflatten(0, heads)
+        query = self.query(x).unflatten(-1, heads)  # (N, Q, H, D)
+        asked = torch.einsum("nqhd,hdm->nqhm", query, key).flatten(1, 2)
+        scores = asked @ memory.transpose(1, 2)
+        scores = scores.float() * query.shape[-1] ** -0.5  # (N, Q H, K)
+        scores = scores.masked_fill(~seen[:, 0], float("-inf"))
+        mixed = scores.softmax(dim=-1).to(asked.dtype) @ memory.to(asked.dtype)
+        mixed = mixed.unflatten(1, query.shape[1:3])
+        mixed = torch.einsum("nqhm,hdm->nqhd", mixed, value).flatten(2)
+        return self.out(mixed + self.value.bias)
+
+    def projected(self, frames: Tensor) -> Projected:
+        """Keys and values of an utterance's frames (K, d)."""
+        return self._heads(self.key(frames[None])), self._heads(
+            self.value(frames[None])
+        )
+
+    def along(self, x: Tensor, memory: Sequence[Projected], rows: Tensor) -> Tensor:
+        """The same for texts of utterances whose frames are projected already.
+
+        Args:
+            x: (N, Q, d).
+            memory: of each utterance.
+            rows: (N,) int64, the utterance of each text.
+        """
+        query = self.query(x).unflatten(-1, (self.heads, -1))
+        mixed = torch.empty_like(query)
+        for row in rows.unique().tolist():
+            own = rows == row
+            asked = query[own].flatten(0, 1).transpose(0, 1)[None]
+            found = F.scaled_dot_product_attention(asked, *memory[row])[0]
+            mixed[own] = found.transpose(0, 1).unflatten(0, (-1, x.shape[1]))
+        return self.out(mixed.flatten(2))
+
+
+class DecoderBlock(Block):
+    """A decoder layer: cross-attention between the two parts."""
+
+    def __init__(self, config: WhisperConfig):
+        super().__init__(config)
+        self.cross_attn = _CrossAttention(config)
+        self.cross_attn_ln = nn.LayerNorm(config.d_model)
+
+    def forward(
+        self, x: Tensor, memory: Tensor, seen: Tensor, causal: bool = False
+    ) -> Tensor:
+        """Queries (N, Q, d) that read frames (N, K, d), of which ``seen`` are there.
+
+        ``causal``: a query sees those before it only, as in Whisper.
+        """
+        x = x + self.attn(self.attn_ln(x), causal)
+        x = x + self.cross_attn(self.cross_attn_ln(x), memory, seen)
+        return x + self.mlp(self.mlp_ln(x))
+
+    def along(
+        self,
+        x: Tensor,
+        memory: Sequence[Projected],
+        rows: Tensor,
+        past: Projected,
+        seen: Tensor,
+    ) -> tuple[Tensor, Projected]:
+        """Likewise, with several texts of an utterance, behind what was read of them.
+
+        Args:
+            x, memory, rows: see ``_CrossAttention.along``.
+            past, seen: see ``Attention.behind``.
+        """
+        attended, own = self.attn.behind(self.attn_ln(x), past, seen)
+        x = x + attended
+        x = x + self.cross_attn.along(self.cross_attn_ln(x), memory, rows)
+        return x + self.mlp(self.mlp_ln(x)), own

@@ -1,0 +1,143 @@
+"""A projection by way of words: what the adapter hears, as the LM's own embeddings.
+
+Where the adapter began as Whisper's decoder and the LM has Whisper's tokens, a vector
+times Whisper's token embeddings says which token is heard. The LM is handed the mean of
+its own embeddings under that distribution, so an utterance looks to it like a rough
+transcript of itself, rare words included, and it knows before any training how to copy.
+
+Source: LegoSLM (arXiv 2505.11352), which mixes an LM's embeddings by the posteriors of
+a CTC.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import torch
+import torch.nn.functional as F
+from msgspec import Meta
+from torch import Tensor, nn
+
+from espnet_llada.extensions.posterior_prefix.ctc import Windows
+from espnet_llada.extensions.posterior_prefix.heard import Heard
+from espnet_llada.io import weights
+from espnet_llada.io.data_file import read_json
+from espnet_llada.io.schema import LARGEST
+from espnet_llada.networks.frozen import Pretrained
+from espnet_llada.networks.whisper_file import open_whisper
+from espnet_llada.types import UserError
+
+TOKENS_FILE = "whisper_tokens.json"
+"""In an LM's directory: Whisper's id of each of its tokens, -1 where there is none."""
+
+_Ids = Annotated[list[Annotated[int, Meta(ge=-1, le=LARGEST)]], Meta(min_length=1)]
+
+SILENT = 0.9
+"""A window whose blank is more probable than that is left out."""
+
+LIKELIEST = 8
+"""Tokens of a vector that ``Heard`` names."""
+
+
+class WordProjection(Pretrained):
+    """Posteriors over the LM's tokens -> a mixture of its embeddings; never trained.
+
+    Args:
+        words: (V, width), Whisper's embedding of each of the LM's tokens.
+    """
+
+    def __init__(self, words: Tensor):
+        super().__init__()
+        self.words = nn.Parameter(words, requires_grad=False)
+
+    @classmethod
+    def from_pretrained(cls, width: int, whisper: str, lm: Path) -> WordProjection:
+        """Read the words that an LM shares with a Whisper.
+
+        Args:
+            width: of the adapter's vectors.
+            whisper: name or path of the weights, those of the adapter.
+            lm: the LM's directory.
+
+        Raises:
+            UserError: the LM has not got Whisper's tokens, or of another width.
+        """
+        if not (lm / TOKENS_FILE).exists():
+            raise UserError(
+                f"{lm}/{TOKENS_FILE}: not there; projection: words needs an LM with "
+                "Whisper's tokens, as local/make_lm.py makes it"
+            )
+        ids = read_json(lm / TOKENS_FILE, _Ids)
+        file = open_whisper(weights.resolve(whisper, "whisper").path, "decoder")
+        table = file.tensors[file.rename("token_embedding.weight")].read(torch.float32)
+        if table.shape[1] != width or not 0 <= max(ids) < len(table):
+            raise UserError(
+                f"{whisper}: its token embeddings {tuple(table.shape)} do not fit "
+                f"vectors of width {width} and {lm}/{TOKENS_FILE}; name the adapter's"
+            )
+        known = torch.tensor(ids)
+        words = table[known.clamp(min=0)]
+        # The mean of all words is never more probable than the best of them.
+        words[known < 0] = words[known >= 0].mean(dim=0)
+        return cls(words)
+
+    def ctc_layer(self, audio: Tensor, embedding: Tensor) -> tuple[Tensor, Tensor]:
+        """The vectors and the table whose products are the CTC's logits."""
+        return audio.to(self.words.dtype), self.words
+
+    def view(self, windows: Windows, embedding: Tensor) -> Heard:
+        """The LM's view of what was heard: one vector for each word.
+
+        Windows that are almost surely without a word are left out, and neighbours that
+        hear the same one are averaged (as in CTC compression, Gaido et al. 2021,
+        arXiv 2102.01578). What is left is about as long as the transcript.
+
+        Args:
+            windows: of the CTC over ``words``, silent from ``SILENT`` on.
+            embedding: (V, lm_width), the LM's; a blank counts as zero.
+
+        Returns:
+            Vectors (B, W, lm_width), in the dtype of ``embedding``, and their tokens.
+        """
+        segments, counts = _segments(windows)
+        shape = len(counts), int(counts.max())
+        sizes = segments.new_zeros(shape).flatten()
+        sizes = sizes.index_add(0, segments, torch.ones_like(segments))
+        sums = windows.log_probs.new_zeros(len(sizes), windows.log_probs.shape[-1])
+        sums = sums.index_add(0, segments, windows.log_probs.exp())
+        words = (sums / sizes.clamp(min=1)[:, None])[:, 1:]
+        return mixtures(words.unflatten(0, shape), counts, embedding)
+
+
+def mixtures(
+    words: Tensor, counts: Tensor, embedding: Tensor, places: Tensor | None = None
+) -> Heard:
+    """Distributions over the LM's tokens as the LM is shown them.
+
+    Args:
+        words: (B, W, V), the share of each token.
+        counts: (B,) int64, how many each row has.
+        embedding: (V, lm_width), the LM's.
+        places: see ``Heard``.
+    """
+    vectors = words.to(embedding.dtype) @ embedding
+    shares, tokens = words.topk(min(LIKELIEST, words.shape[2]), dim=2)
+    return Heard(vectors, counts, tokens, shares, places=places)
+
+
+def _segments(windows: Windows) -> tuple[Tensor, Tensor]:
+    """Which vector a window becomes a part of.
+
+    Returns:
+        (S,) int64, the vector of each window that speaks, counted through all rows with
+        the padding of the shorter ones; and (B,) int64, the vectors of each row.
+    """
+    kept, best = windows.speaking, windows.best
+    again = kept[:, 1:] & kept[:, :-1] & (best[:, 1:] == best[:, :-1])
+    again = again & (best[:, 1:] > 0)
+    begins = kept & ~F.pad(again, (1, 0))
+    counts = begins.sum(dim=1)
+    rows = torch.arange(len(counts), device=counts.device)[:, None]
+    segments = begins.cumsum(dim=1) - 1 + rows * counts.max()
+    return segments[kept], counts

@@ -1,0 +1,1 @@
+"""Whisper's decoder, with adapters, teacher-forced along a text."""

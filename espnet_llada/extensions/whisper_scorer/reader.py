@@ -1,0 +1,342 @@
+"""Reads any number of texts along the audio of a batch, and no token of them twice."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+from espnet_llada.extensions.ctc_alignment import CTCAlignment
+from espnet_llada.extensions.whisper_scorer.text_qformer import TextQFormer
+
+Text = Sequence[int]
+
+_ALIGNED = 0.3
+"""Weight of the CTC's objections beside the decoder's log-probabilities."""
+
+_AT_ONCE = 2048
+"""Tokens that are tried in one batch: 230 MB over a vocabulary of 28,000."""
+
+
+@dataclass(frozen=True)
+class Reading:
+    """A text that was read along an utterance.
+
+    Attributes:
+        row: the utterance, of a batch.
+        text: its token ids.
+        log_probs: (T + 1, V), what the audio has next behind each of its tokens, see
+            ``TextQFormer.forward``; behind fewer of them where the text is too long.
+        own: what that gives to each token, as far as it was read, and to the end.
+        past: keys and values of what was read, for texts that begin alike.
+    """
+
+    row: int
+    text: list[int]
+    log_probs: Tensor
+    own: list[float]
+    past: Tensor
+
+    @property
+    def value(self) -> float:
+        """The log-probability of the text and its end."""
+        return math.fsum(self.own)
+
+
+class Reader:
+    """A ``TextQFormer`` in front of the audio of a batch.
+
+    Args:
+        text_qformer: see there.
+        frames: (U, F, d_model) of the encoder, of U utterances.
+        words: (V, d_model), Whisper's embedding of each token.
+        eos: id of the token that stands for the end.
+        alignment: of the same batch; without one the CTC has no say.
+    """
+
+    def __init__(
+        self,
+        text_qformer: TextQFormer,
+        frames: Tensor,
+        words: Tensor,
+        eos: int,
+        alignment: CTCAlignment | None = None,
+    ):
+        self.text_qformer, self.words, self.eos = text_qformer, words, eos
+        self.alignment = alignment
+        self.device = frames.device
+        self.memory = text_qformer.projected(frames)
+        self._last: dict[int, Reading] = {}
+
+    def __call__(self, rows: Sequence[int], texts: Sequence[Text]) -> list[Reading]:
+        """Read texts, each going on from what was last read of its utterance.
+
+        Args:
+            rows: the utterance of each text.
+            texts: N rows of token ids.
+        """
+        new: dict[int, Text] = {}
+        for row, text in zip(rows, texts, strict=True):
+            if row not in self._last:
+                new.setdefault(row, text)
+        if new:
+            self._last |= {read.row: read for read in self._whole(new)}
+        found = self.again([self._last[row] for row in rows], texts)
+        self._last |= {read.row: read for read in found}
+        return found
+
+    def _whole(self, texts: Mapping[int, Text]) -> list[Reading]:
+        longest = self.text_qformer.longest
+        rows = list(texts)
+        found = self._along(rows, [text[:longest] for text in texts.values()])
+        return [
+            self._reading(*read)
+            for read in zip(rows, map(list, texts.values()), *found, strict=True)
+        ]
+
+    def behind(
+        self,
+        readings: Sequence[Reading],
+        kept: Sequence[int],
+        texts: Sequence[Text],
+    ) -> tuple[list[Tensor], list[Tensor]]:
+        """What comes behind each token of texts that go on from others.
+
+        Args:
+            readings: N, of the others.
+            kept: how many of their tokens stand before each text.
+            texts: N rows of token ids.
+
+        Returns:
+            N tensors (T, V) of log-probabilities, fewer where that is too long; and
+            what ``Reading.past`` has of those tokens.
+        """
+        longest, begin = self.text_qformer.longest, len(self.text_qformer.start)
+        pairs = list(zip(kept, texts, strict=True))
+        fitting = [list(text[: max(0, longest - size)]) for size, text in pairs]
+        if not any(fitting):
+            return [r.log_probs[:0] for r in readings], [r.past[:0] for r in readings]
+        pasts = [r.past[: begin + n] for r, n in zip(readings, kept, strict=True)]
+        return self._along([r.row for r in readings], fitting, pasts)
+
+    def again(
+        self, readings: Sequence[Reading], texts: Sequence[Text]
+    ) -> list[Reading]:
+        """Read texts that begin like others; only what is behind that is computed."""
+        pairs = list(zip(readings, texts, strict=True))
+        kept = _kept(readings, texts)
+        more = [text[n:] for (_, text), n in zip(pairs, kept, strict=True)]
+        found = self.behind(readings, kept, more)
+        begin, whole = len(self.text_qformer.start), []
+        for (read, text), n, *new in zip(pairs, kept, *found, strict=True):
+            if list(text) == read.text:
+                whole.append(read)
+                continue
+            log_probs = torch.cat([read.log_probs[: n + 1], new[0]])
+            past = torch.cat([read.past[: begin + n], new[1]])
+            whole.append(self._reading(read.row, list(text), log_probs, past))
+        return whole
+
+    def values(
+        self,
+        readings: Sequence[Reading],
+        kept: Sequence[int],
+        following: Sequence[Text],
+    ) -> list[float]:
+        """The log-probability of tokens that go on from texts.
+
+        Args:
+            readings: N, of the texts.
+            kept: how many of their tokens stand before what follows.
+            following: N rows of token ids, at least one each; the last may be the end.
+        """
+        return list(map(math.fsum, self._following(readings, kept, following)))
+
+    def likelihoods(self, texts: Sequence[tuple[int, Text]]) -> list[float]:
+        """The log-probability of texts and their ends, each with its utterance.
+
+        Of a text only what is behind its like beginning with the text that was last
+        read of its utterance is computed, and nothing of it is kept.
+        """
+        new = {row: text for row, text in reversed(texts) if row not in self._last}
+        if new:
+            self(list(new), list(new.values()))
+        readings = [self._last[row] for row, _ in texts]
+        kept = _kept(readings, [text for _, text in texts])
+        following = [
+            [*text[n:], self.eos] for (_, text), n in zip(texts, kept, strict=True)
+        ]
+        found = self._following(readings, kept, following)
+        return [
+            math.fsum([*read.own[:n], *own])
+            for read, n, own in zip(readings, kept, found, strict=True)
+        ]
+
+    def objections(self, changes: Sequence[tuple[int, Text, Text]]) -> list[float]:
+        """What the CTC has against texts in the place of others: at most 0 nats.
+
+        It only ever objects: of two words that sound alike it is the worse judge. Of
+        whether anything is spoken at all it is the better one, so it has its full say
+        where several tokens go.
+
+        Args:
+            changes: N utterances, the text of before, and another one.
+        """
+        if self.alignment is None:
+            return [0.0] * len(changes)
+        both = [(row, tuple(t)) for row, *texts in changes for t in texts]
+        once = list(dict.fromkeys(both))
+        known = dict(zip(once, self.alignment(once), strict=True))
+        values = [known[key] for key in both]
+        found = []
+        for change, old, new in zip(changes, values[::2], values[1::2], strict=True):
+            gone = len(change[1]) - len(change[2])
+            found.append((1.0 if gone > 1 else _ALIGNED) * min(0.0, new - old))
+        return found
+
+    def _following(
+        self, readings: Sequence[Reading], kept: Sequence[int], texts: Sequence[Text]
+    ) -> list[list[float]]:
+        """The log-probability of each token that goes on from texts; see ``values``.
+
+        A few of them are read at a time, whose log-probabilities over the vocabulary
+        are held together.
+        """
+        found: list[list[float]] = []
+        for these in _groups([len(text) for text in texts]):
+            group = readings[these], kept[these], texts[these]
+            log_probs, _ = self.behind(*group[:2], [row[:-1] for row in group[2]])
+            for read, n, row, behind in zip(*group, log_probs, strict=True):
+                first = read.log_probs[n, row[0]].item()
+                found.append([first, *log_probs_of(behind, row[1 : len(behind) + 1])])
+        return found
+
+    def _along(
+        self,
+        rows: Sequence[int],
+        texts: Sequence[Text],
+        pasts: Sequence[Tensor] | None = None,
+    ) -> tuple[list[Tensor], list[Tensor]]:
+        here = torch.tensor(rows, dtype=torch.long, device=self.device)
+        given = texts, self.words, self.eos, pasts
+        return self.text_qformer.along(self.memory, here, *given)
+
+    def _reading(
+        self, row: int, text: list[int], log_probs: Tensor, past: Tensor
+    ) -> Reading:
+        own = log_probs_of(log_probs, [*text[: len(log_probs) - 1], self.eos])
+        return Reading(row, text, log_probs, own, past)
+
+
+class Beside:
+    """What a reader expects next, for a search by another model.
+
+    Args:
+        reader: of the batch.
+        weight: of its log-probabilities.
+    """
+
+    def __init__(self, reader: Reader, weight: float):
+        self.reader, self.weight = reader, weight
+        self._known: dict[tuple[int, Text], Reading] = {}
+
+    def __call__(self, rows: Sequence[int], texts: Sequence[Text]) -> Tensor:
+        """(N, V): ``weight`` times the log-probability of each token behind texts.
+
+        Args:
+            rows: the utterance of each text.
+            texts: N rows of token ids. Each is empty, or one that the call before had
+                and a token more: a search writes them token by token.
+        """
+        keys = list(zip(rows, map(tuple, texts), strict=True))
+        if not self._known:
+            found = self.reader(rows, texts)
+        else:
+            found = self._longer(
+                [self._known[row, text[:-1]] for row, text in keys], texts
+            )
+        self._known = dict(zip(keys, found, strict=True))
+        return self.weight * torch.stack([read.log_probs[-1] for read in found])
+
+    def _longer(
+        self, readings: Sequence[Reading], texts: Sequence[Text]
+    ) -> list[Reading]:
+        """By one token; of the log-probabilities the last ones are kept."""
+        kept = [len(text) - 1 for text in texts]
+        new = self.reader.behind(readings, kept, [text[-1:] for text in texts])
+        found = []
+        for read, text, log_probs, past in zip(readings, texts, *new, strict=True):
+            # Behind the longest text that is read there is nothing new.
+            last = log_probs if len(log_probs) else read.log_probs
+            past = torch.cat([read.past, past])
+            found.append(replace(read, text=list(text), log_probs=last, past=past))
+        return found
+
+
+def spelled(
+    reader: Reader, rows: int, longest: int
+) -> tuple[list[list[int]], list[list[float]]]:
+    """The texts that a reader itself goes on with, token by token.
+
+    Args:
+        reader: of a batch.
+        rows: utterances of it.
+        longest: tokens of a text.
+
+    Returns:
+        Token ids without the end, and the log-probability of each.
+    """
+    beside, live = Beside(reader, 1.0), list(range(rows))
+    texts: list[list[int]] = [[] for _ in live]
+    sure: list[list[float]] = [[] for _ in live]
+    while live:
+        values, tokens = beside(live, [texts[row] for row in live]).max(dim=1)
+        going = []
+        for row, token, value in zip(
+            live, tokens.tolist(), values.tolist(), strict=True
+        ):
+            if token == reader.eos:
+                continue
+            texts[row].append(token)
+            sure[row].append(value)
+            if len(texts[row]) < longest:
+                going.append(row)
+        live = going
+    return texts, sure
+
+
+def log_probs_of(log_probs: Tensor, tokens: Text) -> list[float]:
+    """What (T, V) gives to the T tokens."""
+    ids = torch.tensor(tokens, dtype=torch.long, device=log_probs.device)
+    return log_probs.gather(1, ids[:, None])[:, 0].tolist()
+
+
+def _groups(sizes: Sequence[int]) -> Iterator[slice]:
+    """Neighbours with ``_AT_ONCE`` tokens together, or one that has more."""
+    start = taken = 0
+    for end, size in enumerate(sizes):
+        if taken and taken + size > _AT_ONCE:
+            yield slice(start, end)
+            start, taken = end, 0
+        taken += size
+    if taken:
+        yield slice(start, len(sizes))
+
+
+def _kept(readings: Sequence[Reading], texts: Sequence[Text]) -> list[int]:
+    """How many tokens of each text were read already."""
+    return [
+        min(_alike(read.text, text), len(read.log_probs) - 1)
+        for read, text in zip(readings, texts, strict=True)
+    ]
+
+
+def _alike(first: Text, second: Text) -> int:
+    """How many tokens two texts begin with that are the same."""
+    pairs = zip(first, second, strict=False)
+    return next(
+        (n for n, (a, b) in enumerate(pairs) if a != b), min(len(first), len(second))
+    )

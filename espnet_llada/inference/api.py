@@ -1,0 +1,118 @@
+"""What ``Speech2Text`` and ``Deliberator`` share: loading, options, results."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from espnet_llada.build.decode_file import job_options
+from espnet_llada.build.loading import Builder, find_model, load_model
+from espnet_llada.core.recognizer import Recognizer
+from espnet_llada.io.audio.reading import check_samples, load_audio
+from espnet_llada.types import Hypothesis, LoadOptions, UserError
+
+Result = list[tuple[str, list[str], list[int], Hypothesis]]
+"""ESPnet's ``Speech2Text`` result: text, tokens, token ids, hypothesis; best first."""
+
+Speech = np.ndarray | torch.Tensor | str | Path
+"""float32 (T,) at 16 kHz, or an audio file."""
+
+
+class InferenceAPI:
+    """A loaded model behind a call for one utterance.
+
+    Args:
+        asr_train_config: config.yaml of the training.
+        asr_model_file: checkpoint of its trained tensors.
+        device, lm, whisper, quantize_asr_model, trust_model: see ``LoadOptions``.
+        use_audio: see ``Recognizer``.
+        output_case: see ``Recognizer``.
+        **options: fields of ``SamplerOptions``; those that are not given are as the
+            decode.yaml beside ``asr_train_config`` says, if there is one.
+
+    Raises:
+        UserError: a file or an option does not fit.
+    """
+
+    task = "decode"
+    build_foreign: Builder | None = None
+
+    def __init__(
+        self,
+        asr_train_config: str | Path,
+        asr_model_file: str | Path,
+        device: str = "cpu",
+        use_audio: bool = True,
+        output_case: str = "auto",
+        lm: str | Path | None = None,
+        whisper: str | Path | None = None,
+        quantize_asr_model: bool = False,
+        trust_model: bool = False,
+        **options: Any,
+    ):
+        sampler_options = job_options(asr_train_config, self.task, options, use_audio)
+        if sampler_options.deliberates != (self.task == "deliberate"):
+            needed = "Deliberator" if sampler_options.deliberates else "Speech2Text"
+            raise UserError(
+                f"strategy {sampler_options.strategy}: is for {needed}, not for "
+                f"{type(self).__name__}"
+            )
+        loading = LoadOptions(device, lm, whisper, quantize_asr_model, trust_model)
+        files = asr_train_config, asr_model_file
+        model = load_model(*files, loading, type(self).build_foreign)
+        self.recognizer = Recognizer(model, sampler_options, use_audio, output_case)
+
+    @classmethod
+    def from_pretrained(
+        cls, model_tag: str | Path, system: str = "llada", **options: Any
+    ):
+        """Load a directory, a packed zip, a tag or a hub id; see ``find_model``."""
+        return cls(*find_model(model_tag, system), **options)
+
+    def _run(self, speech: Speech, utt_id: str, transcript: str | None) -> Result:
+        given = None if transcript is None else [transcript]
+        return self._run_batch([speech], utt_id, given)[0]
+
+    def _run_batch(
+        self, batch: Sequence[Speech], utt_id: str, transcripts: list[str] | None
+    ) -> list[Result]:
+        """Each utterance as if it came alone: all of them go by ``utt_id``."""
+        waveforms = [_waveform(speech, utt_id) for speech in batch]
+        if not waveforms:
+            return []
+        ids = [utt_id] * len(waveforms)
+        return [
+            [(h.text, list(h.tokens), list(h.token_ids), h)]
+            for h in self.recognizer(waveforms, ids, transcripts)
+        ]
+
+
+def _waveform(speech: Speech, utt_id: str) -> np.ndarray:
+    if isinstance(speech, (str, Path)):
+        return load_audio(speech)
+    name = f"speech of utterance {utt_id}"
+    if isinstance(speech, torch.Tensor):
+        floats = speech.float() if speech.is_floating_point() else speech
+        speech = floats.detach().cpu().numpy()
+    if not isinstance(speech, np.ndarray):
+        raise UserError(
+            f"{name}: a {type(speech).__name__}; give an array, a tensor or a file"
+        )
+    if speech.dtype.kind != "f":
+        raise UserError(
+            f"{name}: {speech.dtype} samples; give floats in [-1, 1], of int16 those "
+            "divided by 32768"
+        )
+    if speech.ndim != 1:
+        raise UserError(
+            f"{name}: shape {speech.shape}; give mono samples (T,), e.g. the mean over "
+            "the channels"
+        )
+    if not len(speech):
+        raise UserError(f"{name}: holds no samples")
+    check_samples(name, speech)
+    return speech.astype(np.float32, copy=False)

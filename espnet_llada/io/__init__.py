@@ -1,0 +1,1 @@
+"""Files: audio, Kaldi tables, checkpoints, weights and their cache; knows no model."""

@@ -1,0 +1,1 @@
+"""Recordings in any container, joined or cut."""

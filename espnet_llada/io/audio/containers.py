@@ -1,0 +1,195 @@
+"""Finds every recording in a file.
+
+Files are joined by ``cat``, by recorders that restart and by stations that stream; a
+decoder stops at the end of the first recording and says nothing.
+"""
+
+from __future__ import annotations
+
+import re
+import zlib
+from collections.abc import Iterator
+from typing import NamedTuple
+
+import numpy as np
+import soundfile
+
+from espnet_llada.io.audio.chunks import read_chunked
+from espnet_llada.io.audio.mpeg import find_mpeg, read_mpeg
+from espnet_llada.io.audio.stream import (
+    CHUNKED,
+    FLAC,
+    BytesFile,
+    Stream,
+    find_file,
+    skip_tags,
+    truncated,
+)
+
+_STRAY_BYTES = 1441
+"""How much of a file may be neither audio nor a tag: the longest frame of an MP3, which
+often begins within one or lacks the end of its last. More may be speech."""
+
+_PAGE = re.compile(rb"OggS\x00")
+_MIRRORED = bytes(int(f"{byte:08b}"[::-1], 2) for byte in range(256))
+_UNKNOWN_FRAMES = np.iinfo(np.int64).max
+
+
+class Found(NamedTuple):
+    """What a file holds.
+
+    Attributes:
+        streams: the bytes of each recording, as libsndfile reads them, in order.
+        notes: what is to be said of the file, by topic.
+        lost: bytes that are neither audio nor a tag.
+    """
+
+    streams: list[memoryview]
+    notes: dict[str, str]
+    lost: int
+
+
+def split_file(name: str, content: memoryview) -> Found:
+    """Every recording in a file; the whole of it where nothing is known of it.
+
+    Args:
+        name: for the messages.
+        content: the whole file.
+
+    Raises:
+        UserError: the file ends before a recording in it does, or more than a little
+            of it is neither audio nor a tag.
+    """
+    streams, notes, lost = found = _scan(name, content)
+    if not streams:
+        return Found([content], {}, 0)
+    if lost > _STRAY_BYTES:
+        raise truncated(name, f"{lost} bytes of it are neither audio nor a tag")
+    if lost:
+        notes["stray"] = f"{lost} bytes of it are neither audio nor a tag; left out"
+    if len(streams) > 1:
+        notes["joined"] = f"{len(streams)} recordings joined end to end; read as one"
+    return found
+
+
+def _scan(name: str, content: memoryview, in_wav: bool = False) -> Found:
+    found = Found([], {}, 0)
+    at = skip_tags(content, 0)
+    while at < len(content):
+        end = at
+        first = not (in_wav or found.streams)
+        for stream in _read_at(name, content, at, first, in_wav):
+            found = _added(found, name, stream)
+            end = stream.end
+        if end == at:  # nothing that is known begins here
+            behind = find_file(content, at + 1, len(content))
+            end = len(content) if behind is None else behind
+            found = found._replace(lost=found.lost + end - at)
+        at = skip_tags(content, end)
+    return found
+
+
+def _added(found: Found, name: str, stream: Stream) -> Found:
+    notes = {stream.note: stream.note} if stream.note else {}
+    inner = Found([], {}, 0)
+    if stream.inner is not None:
+        inner = _scan(name, stream.inner, in_wav=True)
+    return Found(
+        # libsndfile may know what the WAV has in it.
+        found.streams + (inner.streams or [stream.content]),
+        found.notes | notes,
+        found.lost + stream.lost + (inner.lost if inner.streams else 0),
+    )
+
+
+def _read_at(
+    name: str, content: memoryview, at: int, first: bool, in_wav: bool
+) -> Iterator[Stream]:
+    """The recordings that begin here and follow one another; none where none is."""
+    if CHUNKED.match(content, at) and not in_wav:
+        yield read_chunked(name, content, at)
+    elif _PAGE.match(content, at):
+        yield from _read_ogg(name, content, at)
+    elif FLAC.match(content, at):
+        yield _read_decoded(content, at)
+    elif (start := find_mpeg(content, at, at + _STRAY_BYTES)) is not None:
+        yield from read_mpeg(name, content, at, start)
+    elif first:  # what libsndfile alone knows, or no audio
+        yield _read_decoded(content, 0)  # some begin with zeros
+
+
+def _read_ogg(name: str, content: memoryview, start: int) -> Iterator[Stream]:
+    """The links of a chain: each one's first pages say that they begin it."""
+    at, begun = start, False
+    while _PAGE.match(content, at):
+        begins = content[at + 5 : at + 6] in (b"\x02", b"\x06")
+        if begins and begun:
+            yield Stream(content[start:at], at)
+            start, begun = at, False
+        begun = begun or not begins
+        body = at + 27 + int.from_bytes(content[at + 26 : at + 27], "big")
+        end = body + sum(content[at + 27 : body])
+        if end > len(content) or not _is_page(content[at:end]):
+            # libogg leaves out such a page, and up to a second of speech with it.
+            raise truncated(name, f"its Ogg page at byte {at} is damaged")
+        at = end
+    yield Stream(content[start:at], at)
+
+
+def _is_page(page: memoryview) -> bool:
+    """Whether its checksum is right: zlib's CRC-32 but for the order of the bits."""
+    mirrored = b"".join((page[:22], bytes(4), page[26:])).translate(_MIRRORED)
+    crc = zlib.crc32(mirrored, 0xFFFFFFFF) ^ 0xFFFFFFFF
+    return page[22:26] == crc.to_bytes(4, "big").translate(_MIRRORED)
+
+
+def _read_decoded(content: memoryview, start: int) -> Stream:
+    """A recording whose end only its decoder knows: the least that it reads it from.
+
+    In most files that is all there is, which one look tells: without the last byte the
+    last sample is not there.
+    """
+    behind = FLAC.search(content, start + 4)
+    file = content[start : behind.start() if behind else len(content)]
+    if bytes(file[-128:-125]) == b"TAG":  # ID3v1 has no place in FLAC, but is common
+        file = file[:-128]
+    frames = _frames(file)
+    if frames and _reads_last(file[:-1], frames):
+        short, enough = 0, len(file) - 1
+        while short + 1 < enough:
+            middle = (short + enough) // 2
+            if _reads_all(file[:middle], frames):
+                enough = middle
+            else:
+                short = middle
+        file = file[:enough]
+    return Stream(file, start + len(file))
+
+
+def _frames(file: memoryview) -> int:
+    """The samples that it says it has; 0 where nothing is to be cut off behind them."""
+    try:
+        with soundfile.SoundFile(BytesFile(file)) as f:
+            known = f.format not in ("MP3", "SDS") and f.frames != _UNKNOWN_FRAMES
+            return f.frames if known else 0
+    except soundfile.LibsndfileError:
+        return 0
+
+
+def _reads_last(file: memoryview, frames: int) -> bool:
+    try:
+        with soundfile.SoundFile(BytesFile(file)) as f:
+            f.seek(frames - 1)
+            return f.frames == frames and len(f.read(1)) == 1
+    except soundfile.LibsndfileError:
+        return False
+
+
+def _reads_all(file: memoryview, frames: int) -> bool:
+    """The same without seeking, at which a decoder is lost in what is behind."""
+    try:
+        with soundfile.SoundFile(BytesFile(file)) as f:
+            blocks = f.blocks(1 << 16, dtype="int16")
+            return f.frames == frames == sum(map(len, blocks))
+    except soundfile.LibsndfileError:
+        return False

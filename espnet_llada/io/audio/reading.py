@@ -1,0 +1,244 @@
+"""Reads speech from files: mono float32 at 16 kHz, or one clear line of refusal."""
+
+from __future__ import annotations
+
+import logging
+import math
+import os
+import re
+import stat
+from pathlib import Path
+
+import numpy as np
+import soundfile
+
+from espnet_llada.io.audio.containers import split_file
+from espnet_llada.io.audio.foreign import not_audio
+from espnet_llada.io.audio.stream import BytesFile, truncated
+from espnet_llada.io.kaldi.archive import read_entry
+from espnet_llada.io.kaldi.pipe import Pipe
+from espnet_llada.types import SAMPLE_RATE, UserError
+
+_ARK = re.compile(r"(?P<file>.+\.ark):(?P<offset>\d+)")
+_UNKNOWN_LENGTH = 0x7FFF0000  # what sox and ffmpeg write as length into a pipe
+_BLOCK_FRAMES = 1 << 22
+_RATES = range(1_000, 768_001)
+_CANCELLED = 0.1  # of the energy that is left of channels without anything in common
+_PEAK = 8.0  # float samples above this are not in [-1, 1] units at all
+_INTEGERS = {"uint8": (128, 1 << 7), "int16": (0, 1 << 15)}  # offset, full scale
+
+_said: set[str] = set()
+
+
+def load_audio(path: str | os.PathLike) -> np.ndarray:
+    """Read one recording as mono speech at 16 kHz.
+
+    Other sample rates are resampled and channels are averaged, or the loudest is taken
+    where they cancel one another; recordings joined end to end are read as one. The
+    first file of each kind is named in a warning, once per process.
+
+    Truncation is detected where the container says how long it is (WAV, AIFF and their
+    kin, FLAC, MP3). A length of 0, or one that is no length, is that of a recorder that
+    died or wrote into a pipe: what is there is read. An Ogg file says nothing, so one
+    that lacks whole pages reads as a shorter recording.
+
+    Args:
+        path: a file that libsndfile reads (WAV, FLAC, Ogg Vorbis or Opus, MP3), or
+            ``file.ark:offset`` as in Kaldi's wav.scp; or a ``Pipe``.
+
+    Returns:
+        Samples of shape (T,), float32 in [-1, 1], T >= 1.
+
+    Raises:
+        UserError: the file is missing, unreadable, empty, truncated, not audio, or
+            holds samples that are not numbers or not in [-1, 1] units.
+    """
+    if isinstance(path, Pipe):
+        return path.read(load_audio)
+    name = os.fspath(path)
+    if ark := _ARK.fullmatch(name):
+        _check_file(Path(ark["file"]))
+        return _to_mono_16k(name, *_read_ark(name, ark))
+    found = split_file(name, _read_bytes(Path(name)))
+    waveforms = [_to_mono_16k(name, *_decode(name, s)) for s in found.streams]
+    for topic, note in found.notes.items():
+        _say_once(topic, "%s: %s", name, note)
+    return waveforms[0] if len(waveforms) == 1 else np.concatenate(waveforms)
+
+
+def split_long(waveform: np.ndarray, max_seconds: float = 30.0) -> list[np.ndarray]:
+    """Cut a recording at its quietest places into pieces that the encoder takes.
+
+    Each cut is at the middle of the quietest 0.2 s within the last third of the
+    longest piece allowed there; among equals, the latest.
+
+    Args:
+        waveform: samples of shape (T,) at 16 kHz.
+        max_seconds: the longest piece allowed (seconds).
+
+    Returns:
+        Views of ``waveform``, none empty, that concatenate to it; no piece at all
+        for an empty waveform.
+
+    Raises:
+        ValueError: the waveform is not 1-D or ``max_seconds`` is below one sample.
+    """
+    longest = int(max_seconds * SAMPLE_RATE)
+    if waveform.ndim != 1 or longest < 1:
+        raise ValueError(f"shape {waveform.shape}, max_seconds {max_seconds}")
+    pieces = []
+    start = 0
+    while len(waveform) - start > longest:
+        first = start + longest - longest // 3
+        cut = first + _quietest(waveform[first : start + longest])
+        pieces.append(waveform[start:cut])
+        start = cut
+    if start < len(waveform):
+        pieces.append(waveform[start:])
+    return pieces
+
+
+def _quietest(samples: np.ndarray) -> int:
+    """Index of the middle of the quietest 0.2 s; ``samples`` may be shorter."""
+    width = min(SAMPLE_RATE // 5, len(samples))
+    energy = np.concatenate(([0.0], np.cumsum(np.square(samples, dtype=np.float64))))
+    windows = energy[width:] - energy[: len(energy) - width]
+    return len(windows) - 1 - int(np.argmin(windows[::-1])) + width // 2
+
+
+def _read_bytes(path: Path) -> memoryview:
+    _check_file(path)
+    try:
+        return memoryview(path.read_bytes())
+    except OSError as e:
+        raise UserError(f"{path}: cannot read ({e.strerror}); copy it again") from e
+
+
+def _check_file(path: Path) -> None:
+    try:
+        status = path.stat()
+        if stat.S_ISDIR(status.st_mode):
+            raise UserError(f"{path}: is a directory; name an audio file inside it")
+        if not stat.S_ISREG(status.st_mode):
+            raise UserError(f"{path}: not a regular file; save the audio to one first")
+        if status.st_size == 0:
+            raise UserError(f"{path}: empty file (0 bytes); record or copy it again")
+        with open(path, "rb"):
+            pass
+    except FileNotFoundError as e:
+        raise UserError(f"{path}: no such audio file; check the path") from e
+    except PermissionError as e:
+        raise UserError(f"{path}: no permission to read; chmod +r it") from e
+    except (OSError, ValueError) as e:  # ValueError: a null byte in the name
+        raise UserError(f"{path!s:.200}: cannot open ({e}); check the path") from e
+
+
+def _decode(name: str, content: memoryview) -> tuple[np.ndarray, int]:
+    """Samples of shape (T, channels) and their rate (Hz)."""
+    try:
+        file = soundfile.SoundFile(BytesFile(content))
+    except soundfile.LibsndfileError as e:
+        raise not_audio(name, content, e.error_string.rstrip(".")) from e
+    with file as f:
+        if f.frames == np.iinfo(np.int64).max:  # libsndfile fails at its end
+            detail = "its header lacks the length, as from a pipe"
+            raise not_audio(name, content, detail)
+        if f.format == "SDS":  # libsndfile complains of a broken one on stdout
+            raise not_audio(name, content, "it is a MIDI sample dump")
+        blocks = []
+        try:
+            # In blocks, since a header may promise any number of samples.
+            while len(block := f.read(_BLOCK_FRAMES, dtype="float32", always_2d=True)):
+                blocks.append(block)
+        except soundfile.LibsndfileError as e:
+            detail = e.error_string.removeprefix("Error : ").rstrip(".")
+            raise truncated(name, detail) from e
+        decoded = sum(map(len, blocks))
+        # An MP3's length is a count of frames that some encoders get wrong by a few.
+        slack = f.samplerate // 10 if f.format == "MP3" else 0
+        if decoded + slack < f.frames:
+            raise truncated(name, "its header promises more samples than there are")
+    if not decoded:
+        raise UserError(f"{name}: holds no samples; record or copy it again")
+    return np.concatenate(blocks), f.samplerate
+
+
+def _read_ark(name: str, ark: re.Match) -> tuple[np.ndarray, int]:
+    """The same for a waveform inside a Kaldi archive."""
+    with open(ark["file"], "rb") as f:
+        f.seek(int(ark["offset"]))
+        head = f.read(16)
+        left = f.seek(0, os.SEEK_END) - int(ark["offset"])
+    # Checked here because kaldiio returns what there is of a truncated WAV.
+    if not head.startswith((b"RIFF", b"fLaC", b"AUDIO")):
+        raise UserError(
+            f"{name}: no waveform begins at this offset; rebuild wav.scp for this ark"
+        )
+    if left < _entry_bytes(head) < _UNKNOWN_LENGTH:
+        raise truncated(name, "the ark ends inside it")
+    rate, samples = read_entry(name)
+    if not samples.size:
+        raise UserError(f"{name}: holds no samples; rebuild the ark")
+    offset, scale = _INTEGERS.get(samples.dtype.name, (0, 1))
+    floats = (samples.astype(np.float32) - offset) / scale
+    return floats.reshape(len(samples), -1), rate
+
+
+def _entry_bytes(head: bytes) -> int:
+    """What the entry's header says of its size; 0 if nothing."""
+    if head.startswith(b"RIFF"):
+        return 8 + int.from_bytes(head[4:8], "little")
+    if head.startswith(b"AUDIO"):  # kaldiio's own: a byte, and as many of length
+        return 6 + head[5] + int.from_bytes(head[6 : 6 + head[5]], "little")
+    return 0
+
+
+def check_samples(name: str, samples: np.ndarray) -> None:
+    """Refuse float samples that are no numbers, or far above full scale."""
+    peak = np.abs(samples).max()
+    if not np.isfinite(peak):  # max() carries a NaN through
+        raise UserError(f"{name}: has NaN or infinite samples; export it again")
+    if peak > _PEAK:
+        raise UserError(
+            f"{name}: float samples reach {peak:.6g}, full scale is 1; rescale them"
+        )
+
+
+def _to_mono_16k(name: str, samples: np.ndarray, rate: int) -> np.ndarray:
+    check_samples(name, samples)
+    if rate not in _RATES:
+        raise UserError(f"{name}: implausible rate of {rate} Hz; export it again")
+    mono = samples[:, 0] if samples.shape[1] == 1 else _mix(name, samples)
+    if rate != SAMPLE_RATE:
+        _say_once("rate", "%s: %d Hz, resampled to %d Hz", name, rate, SAMPLE_RATE)
+        from scipy.signal import resample_poly  # only where it is needed
+
+        divisor = math.gcd(rate, SAMPLE_RATE)
+        mono = resample_poly(mono, SAMPLE_RATE // divisor, rate // divisor)
+    # Lossy codecs and the resampler's filter overshoot full scale a little.
+    return np.clip(mono, -1.0, 1.0).astype(np.float32, copy=False)
+
+
+def _mix(name: str, samples: np.ndarray) -> np.ndarray:
+    """One channel out of several: shape (T, channels) to (T,)."""
+    channels = samples.shape[1]
+    mean = samples.mean(axis=1, dtype=np.float32)
+    # Of n channels that have nothing in common, or of which one alone is not silent,
+    # the mean has 1/n of their energy. Much less is left only where they cancel one
+    # another, as where one wire of a stereo cable is turned round (correlation -0.9
+    # or below). Variances: a constant offset is no sound.
+    energies = samples.var(axis=0, dtype=np.float64)
+    left = mean.var(dtype=np.float64)
+    if channels * left < _CANCELLED * energies.mean():
+        message = "%s: its %d channels cancel one another; channel %d alone is taken"
+        loudest = int(energies.argmax())
+        _say_once("cancelled", message, name, channels, loudest + 1)
+        return samples[:, loudest]
+    _say_once("channels", "%s: %d channels, averaged", name, channels)
+    return mean
+
+
+def _say_once(topic: str, message: str, *args: object) -> None:
+    if topic not in _said:
+        _said.add(topic)
+        logging.warning(message + " (said once; other files may be too)", *args)

@@ -1,0 +1,167 @@
+"""Digests of weights files, and whether a file still is what was once written.
+
+Beside a tensor file of ours lies ``NAME.sha256``, as sha256sum writes it and
+``sha256sum -c`` reads it. Weights without one (a user's own directory) are taken as
+they are.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import re
+from pathlib import Path
+
+from espnet_llada.io.data_file import read_json
+from espnet_llada.io.weights.download import sha256
+from espnet_llada.types import UserError, atomic_write, local_path
+
+SUFFIX = ".sha256"
+MARKER = "weights.json"
+"""In a directory that was made of a pinned asset; has the digest of its weights."""
+
+WEIGHT_SUFFIXES = (".safetensors", ".pt", ".pth", ".bin", ".gguf")
+
+LARGE = 128 << 20
+"""Bytes. Smaller files are hashed in every process (Whisper tiny.en: 0.05 s); a larger
+one when it is first seen or has been written to, and by ``espnet-llada weights
+--verify``."""
+
+_of_this_process: dict[str, list] = {}
+
+
+def cache_dir() -> Path:
+    """``$ESPNET_LLADA_CACHE``, or ``~/.cache/espnet_llada``."""
+    path = os.environ.get("ESPNET_LLADA_CACHE") or "~/.cache/espnet_llada"
+    return local_path(path).absolute()
+
+
+def cached_sha256(path: Path, fresh: bool = False) -> str:
+    """Digest of a file that no process reads twice for it; see ``LARGE``.
+
+    Args:
+        path: the file.
+        fresh: read it now, whatever is known of it.
+    """
+    stat = path.stat()
+    large = stat.st_size >= LARGE
+    known = _read_store() if large else _of_this_process
+    # st_ctime tells of a write after which st_mtime was set back.
+    state = [stat.st_size, stat.st_ino, stat.st_mtime_ns, stat.st_ctime_ns]
+    key = str(path.resolve())
+    found = known.get(key)
+    if fresh or not isinstance(found, list) or found[:-1] != state:
+        known[key] = found = [*state, sha256(path)]
+        if large:
+            _write_store(known)
+    return found[-1]
+
+
+def _store() -> Path:
+    return cache_dir() / "digests.json"
+
+
+def _read_store() -> dict[str, list]:
+    with contextlib.suppress(UserError):
+        return read_json(_store(), dict[str, list])
+    return {}
+
+
+def _write_store(known: dict[str, list]) -> None:
+    with contextlib.suppress(OSError, UserError):  # only a cache
+        _store().parent.mkdir(parents=True, exist_ok=True)
+        with atomic_write(_store()) as temporary:
+            temporary.write_text(json.dumps(known, indent=1), encoding="utf-8")
+
+
+def checksum_file(path: Path) -> Path:
+    """Where the checksum of a file lies."""
+    return path.with_name(path.name + SUFFIX)
+
+
+def checksum_line(digest: str, name: str) -> str:
+    """The content of ``checksum_file``."""
+    return f"{digest}  {name}\n"
+
+
+def write_checksum(path: Path) -> None:
+    """Write the checksum of a file that was just made."""
+    line = checksum_line(sha256(path), path.name)
+    checksum_file(path).write_text(line, encoding="utf-8")
+
+
+def recorded_sha256(path: Path) -> str | None:
+    """What a file's digest should be: of its checksum, its asset or its hub.
+
+    Raises:
+        UserError: a checksum that cannot be read.
+    """
+    beside = checksum_file(path)
+    if beside.is_file():
+        text = beside.read_text(encoding="utf-8", errors="replace")
+        if found := re.match(r"\\?([0-9a-fA-F]{64})\s", text + "\n"):
+            return found[1].lower()
+        raise UserError(
+            f"{beside}: not what sha256sum writes; delete it, or copy it again"
+        )
+    return _of_asset(path) or _of_hub(path)
+
+
+def _of_asset(path: Path) -> str | None:
+    content = read_marker(path.parent).get("content_sha256")
+    # Of the directory's weights; so it says nothing when others were put beside them.
+    return content if content and weight_files(path.parent) == [path] else None
+
+
+def read_marker(directory: Path) -> dict[str, str]:
+    """What a directory says of the pinned asset that it was made of; else empty."""
+    with contextlib.suppress(UserError):
+        return read_json(directory / MARKER, dict[str, str])
+    return {}
+
+
+def _of_hub(path: Path) -> str | None:
+    """huggingface_hub names the file behind a large one's link by its digest."""
+    file = path.resolve()
+    blob = file.parent.name == "blobs" and re.fullmatch("[0-9a-f]{64}", file.name)
+    return file.name if blob else None
+
+
+def weight_files(directory: Path) -> list[Path]:
+    """The files of a directory that hold tensors, by name."""
+    return sorted(f for f in directory.iterdir() if f.suffix in WEIGHT_SUFFIXES)
+
+
+def verify(path: Path, fresh: bool = False) -> bool:
+    """Compare a file with what was recorded of it; False where nothing was.
+
+    Args:
+        path: the file.
+        fresh: see ``cached_sha256``.
+
+    Raises:
+        UserError: it is damaged; the message says where to get it anew.
+    """
+    wanted = recorded_sha256(path)
+    if wanted is None:
+        return False
+    if cached_sha256(path, fresh) != wanted:
+        raise UserError(
+            f"{path}: damaged or changed, its sha256 is not the recorded one; "
+            f"{_mend(path)}"
+        )
+    return True
+
+
+def _mend(path: Path) -> str:
+    if not path.is_relative_to(cache_dir()):
+        changed = f" (changed on purpose: delete {checksum_file(path).name})"
+        return "copy, make or install it again" + (
+            changed if checksum_file(path).exists() else ""
+        )
+    parts = path.relative_to(cache_dir()).parts
+    if parts[0] == "models":
+        return "publish it again"
+    made = cache_dir().joinpath(*parts[: 2 if parts[0] == "packs" else 1])
+    return f"delete {made}, to have it made anew"

@@ -1,0 +1,168 @@
+"""A conversion's output: complete or absent, with a record of its sources, made once.
+
+The record, ``convert.json``, names every source and every file written with its size
+and sha256. A second run that would read and write the same leaves all bytes alone.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Annotated, Any
+
+from msgspec import Meta, Struct
+
+from espnet_llada import __version__
+from espnet_llada.io.data_file import read_json
+from espnet_llada.io.schema import checked
+from espnet_llada.io.weights import Weights
+from espnet_llada.io.weights.checksums import (
+    WEIGHT_SUFFIXES,
+    cached_sha256,
+    recorded_sha256,
+)
+from espnet_llada.io.weights.download import sha256
+from espnet_llada.types import UserError
+
+RECORD = "convert.json"
+
+
+def describe(weights: Weights) -> dict[str, Any]:
+    """A source in the record: name, bytes and sha256 of its weights.
+
+    Of a directory every file that a conversion may read is listed besides.
+    """
+    path = weights.path
+    if path.is_file():
+        size = path.stat().st_size
+        return {"name": path.name, "bytes": size, "sha256": weights.sha256}
+    files = sorted(f for f in path.iterdir() if f.is_file())
+    tensors = [f for f in files if f.suffix in WEIGHT_SUFFIXES]
+    texts = [f for f in files if f.suffix in (".json", ".txt", ".jinja", ".model")]
+    return {
+        "name": path.name,
+        "bytes": sum(f.stat().st_size for f in tensors),
+        "sha256": weights.sha256,
+        "files": {f.name: cached_sha256(f) for f in tensors + texts},
+    }
+
+
+def convert_once(
+    output: Path, recipe: Mapping[str, Any], write: Callable[[Path], None]
+) -> bool:
+    """Have ``write`` fill ``output``, unless it has done so from the same recipe.
+
+    Args:
+        output: directory to make. One that exists must be empty or an earlier
+            conversion; files of other origin in the latter stay.
+        recipe: everything that the output depends on, and what the record shall say.
+        write: writes into the directory it is given, which becomes ``output``.
+
+    Returns:
+        False where nothing had to be done.
+
+    Raises:
+        UserError: ``output`` is something else, or it cannot be written.
+    """
+    recipe = json.loads(json.dumps({"version": __version__, **recipe}))
+    old = _old_outputs(output, recipe)
+    if old is None:
+        return False
+    try:
+        output.parent.mkdir(parents=True, exist_ok=True)
+        made = Path(tempfile.mkdtemp(prefix=f".{output.name}.", dir=output.parent))
+        try:
+            try:
+                write(made)
+            except UserError as e:  # by the name it was to get
+                raise UserError(str(e).replace(str(made), str(output))) from e
+            new = _seal(made)
+            content = json.dumps({**recipe, "outputs": new}, indent=1) + "\n"
+            (made / RECORD).write_text(content, encoding="utf-8")
+            (made / RECORD).chmod(0o666 & ~_umask())
+            _publish(made, output, [*new, RECORD])
+        finally:
+            shutil.rmtree(made, ignore_errors=True)
+        for name in old.keys() - new.keys():
+            (output / name).unlink(missing_ok=True)
+    except OSError as e:
+        raise UserError(
+            f"{output}: cannot write it ({e.strerror or e}); free some space or choose "
+            "another directory"
+        ) from e
+    return True
+
+
+_NAME = r"(?!\.\.?(/|$))[^/\0]{1,63}"
+_Inside = Annotated[str, Meta(pattern=f"^{_NAME}(/{_NAME})*$")]
+"""The name of a file in the output: a record must not have others removed."""
+
+
+class _Output(Struct):
+    """A file in the record."""
+
+    bytes: int
+    sha256: str
+
+
+def _old_outputs(output: Path, recipe: Mapping[str, Any]) -> dict[str, Any] | None:
+    """Files of an earlier conversion; None where it is this one and undamaged."""
+    if not output.exists():
+        return {}
+    if not output.is_dir():
+        raise UserError(f"{output}: not a directory; name another output")
+    try:
+        record = read_json(output / RECORD)
+        old = checked(record.pop("outputs", None), dict[_Inside, _Output], output)
+    except UserError as e:
+        if any(output.iterdir()):
+            raise UserError(
+                f"{output}: exists and is no earlier conversion (no readable {RECORD} "
+                "in it); name another output"
+            ) from e
+        return {}
+    if record == recipe and all(_is(output / n, was) for n, was in old.items()):
+        return None
+    return old
+
+
+def _is(file: Path, was: _Output) -> bool:
+    return (
+        file.is_file()
+        and file.stat().st_size == was.bytes
+        and cached_sha256(file) == was.sha256
+    )
+
+
+def _seal(made: Path) -> dict[str, dict[str, Any]]:
+    """Size and digest of each file, flushed and readable by whom the umask lets."""
+    made.chmod(0o777 & ~_umask())
+    outputs = {}
+    for file in sorted(f for f in made.rglob("*") if f.is_file()):
+        file.chmod(0o666 & ~_umask())  # safetensors writes 0600
+        with open(file, "rb") as f:
+            os.fsync(f.fileno())
+        digest = recorded_sha256(file) or sha256(file)  # of tensors it was just taken
+        described = {"bytes": file.stat().st_size, "sha256": digest}
+        outputs[file.relative_to(made).as_posix()] = described
+    return outputs
+
+
+def _publish(made: Path, output: Path, names: list[str]) -> None:
+    """One rename where it can be; else file by file, the record last."""
+    if not output.exists() or not any(output.iterdir()):
+        os.replace(made, output)
+        return
+    for name in names:
+        (output / name).parent.mkdir(parents=True, exist_ok=True)
+        os.replace(made / name, output / name)
+
+
+def _umask() -> int:
+    umask = os.umask(0)
+    os.umask(umask)
+    return umask

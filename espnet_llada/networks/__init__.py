@@ -1,0 +1,1 @@
+"""Whisper's encoder, the LM, its tokenizer: no idea of ASR strategies."""

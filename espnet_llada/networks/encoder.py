@@ -1,0 +1,234 @@
+"""The frozen Whisper encoder: waveforms in, one frame for each 20 ms out.
+
+Source: ``AudioEncoder`` in openai/whisper ``whisper/model.py``, whose parameter names
+are kept.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from espnet_llada.networks.block import Block
+from espnet_llada.networks.compiling import for_any_shape
+from espnet_llada.networks.features import HOP_LENGTH, log_mel
+from espnet_llada.networks.frozen import Pretrained
+from espnet_llada.networks.whisper_file import WhisperConfig, open_whisper
+from espnet_llada.types import SAMPLE_RATE, UserError
+
+SAMPLES_PER_FRAME = 2 * HOP_LENGTH  # the second convolution has stride 2
+AT_ONCE = 16 * SAMPLE_RATE
+"""Samples that a CPU encodes together: more of them leave its caches."""
+
+
+class WhisperEncoder(Pretrained):
+    """Whisper's encoder with its log-mel front end; never trained.
+
+    Args:
+        config: sizes.
+        pad_seconds: every row is padded with silence to at least this; Whisper was
+            trained at 30. With 0 a row is padded no further than the next
+            ``pad_multiple_seconds``, which costs less and sees less silence.
+        keep_padding: return the frames of the padding as well (the paper's release:
+            1500 frames whatever the duration) instead of a row's own frames.
+        pad_multiple_seconds: rows longer than ``pad_seconds`` are padded to a
+            multiple of this, so that rows of similar length run together.
+
+    Attributes:
+        run: how a layer is run in training: ``run_block``, or that by torch.compile.
+
+    Raises:
+        UserError: a duration that is no multiple of 0.02 s or does not fit the
+            position table.
+    """
+
+    def __init__(
+        self,
+        config: WhisperConfig,
+        pad_seconds: float = 30.0,
+        keep_padding: bool = False,
+        pad_multiple_seconds: float = 1.0,
+    ) -> None:
+        super().__init__()
+        self.config = config
+        self.keep_padding = keep_padding
+        self.padding = {
+            "pad_seconds": float(pad_seconds),
+            "keep_padding": keep_padding,
+            "pad_multiple_seconds": float(pad_multiple_seconds),
+        }
+        self._longest = config.max_frames * SAMPLES_PER_FRAME
+        self._pad = self._samples("pad_seconds", pad_seconds, at_least=0)
+        self._multiple = self._samples(
+            "pad_multiple_seconds", pad_multiple_seconds, at_least=SAMPLES_PER_FRAME
+        )
+        width = config.d_model
+        self.conv1 = nn.Conv1d(config.n_mels, width, 3, padding=1)
+        self.conv2 = nn.Conv1d(width, width, 3, stride=2, padding=1)
+        self.positional_embedding = nn.Parameter(torch.zeros(config.max_frames, width))
+        self.blocks = nn.ModuleList(Block(config) for _ in range(config.layers))
+        self.ln_post = nn.LayerNorm(width)
+        self.run, self._trains = run_block, False
+        self.requires_grad_(False)
+        self.eval()
+
+    @classmethod
+    def from_pretrained(
+        cls,
+        path: str | Path,
+        pad_seconds: float = 30.0,
+        keep_padding: bool = False,
+        pad_multiple_seconds: float = 1.0,
+        dtype: torch.dtype = torch.float32,
+    ) -> WhisperEncoder:
+        """Load the encoder's weights, and nothing else of the model.
+
+        Args:
+            path: an openai-whisper ``.pt``, or a Hugging Face directory with
+                ``config.json`` and ``model.safetensors`` (or its sharded index).
+            pad_seconds: see the class.
+            keep_padding: see the class.
+            pad_multiple_seconds: see the class.
+            dtype: of the weights and of the frames returned.
+
+        Raises:
+            UserError: no such weights, or an encoder tensor is missing, unexpected
+                or of another shape.
+        """
+        file = open_whisper(Path(path))
+        with torch.device("meta"):
+            encoder = cls(file.config, pad_seconds, keep_padding, pad_multiple_seconds)
+        shapes = {name: v.shape for name, v in encoder.state_dict().items()}
+        encoder.load_state_dict(file.read(shapes, dtype), assign=True)
+        return encoder
+
+    @property
+    def d_model(self) -> int:
+        """Width of a frame."""
+        return self.config.d_model
+
+    @property
+    def n_mels(self) -> int:
+        """Mel bands of the input features."""
+        return self.config.n_mels
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Of the weights and of the frames."""
+        return self.positional_embedding.dtype
+
+    @property
+    def max_samples(self) -> int:
+        """The longest row that fits, 30 s for every published Whisper."""
+        return self._longest
+
+    def train(self, mode: bool = True) -> WhisperEncoder:
+        """Stay in eval mode, whatever the model around this one does."""
+        self._trains = mode
+        return super().train(False)
+
+    def compile_layers(self, backend: str = "inductor") -> None:
+        """Have training run the layers by torch.compile, for batches of any shape.
+
+        In bf16 the frames then differ by rounding: fewer of its steps are stored.
+        """
+        self.run = for_any_shape(run_block, backend)
+
+    @torch.no_grad()
+    def forward(self, speech: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
+        """Encode a batch of waveforms.
+
+        A row's frames do not depend on the rest of the batch. Each row is copied, up
+        to its own length, into zeros whose number follows from that length alone,
+        and rows of equal padded length run together: attention therefore sees one
+        row's own (padded) frames and nothing else, the log-mel floor is taken per
+        row, and no other step mixes rows. Hence no attention mask is needed.
+
+        Args:
+            speech: samples of shape (B, T) at 16 kHz; what lies beyond a row's
+                length is ignored.
+            lengths: samples of each row, shape (B,), int64.
+
+        Returns:
+            Frames of shape (B, F, d_model), zeros beyond a row's own, and the
+            number of frames of each row, shape (B,), int64: ceil(samples / 320), or
+            those of the padded row with ``keep_padding``.
+
+        Raises:
+            UserError: a row is empty or longer than the position table (30 s).
+        """
+        samples = lengths.tolist()
+        self._check_lengths(samples)
+        padded = [self.padded_samples(n) for n in samples]
+        covered = padded if self.keep_padding else samples
+        counts = [-(-n // SAMPLES_PER_FRAME) for n in covered]
+        frames = torch.zeros(
+            (len(samples), max(counts, default=0), self.d_model),
+            dtype=self.dtype,
+            device=speech.device,
+        )
+        for size, rows in _groups(padded, speech.device):
+            group = speech.new_zeros((len(rows), size), dtype=torch.float32)
+            for i, row in enumerate(rows):
+                group[i, : samples[row]] = speech[row, : samples[row]]
+            # Not under autocast: frames are those of the weights' own dtype, so that
+            # they are the same in training, in decoding and in a feature cache.
+            with torch.autocast(speech.device.type, enabled=False):
+                encoded = self._encode(log_mel(group, self.n_mels))
+            for i, row in enumerate(rows):
+                frames[row, : counts[row]] = encoded[i, : counts[row]]
+        return frames, torch.tensor(counts, dtype=torch.int64, device=lengths.device)
+
+    def _encode(self, mel: Tensor) -> Tensor:
+        """(B, n_mels, 2F) to (B, F, d_model)."""
+        x = F.gelu(self.conv1(mel.to(self.conv1.weight.dtype)))
+        x = F.gelu(self.conv2(x)).transpose(1, 2)
+        x = x + self.positional_embedding[: x.shape[1]]
+        run = self.run if self._trains else run_block
+        for block in self.blocks:
+            x = run(block, x)
+        return self.ln_post(x)
+
+    def padded_samples(self, samples: int) -> int:
+        """Samples that a row of ``samples`` is padded to."""
+        multiple = -(-samples // self._multiple) * self._multiple
+        return min(max(self._pad, multiple), self._longest)
+
+    def _check_lengths(self, samples: list[int]) -> None:
+        for row, n in enumerate(samples):
+            if n < 1:
+                raise UserError(f"row {row} of the batch holds no samples; remove it")
+            if n > self._longest:
+                raise UserError(
+                    f"row {row} of the batch is {n / SAMPLE_RATE:.2f} s long, the "
+                    f"encoder takes {self._longest / SAMPLE_RATE:g} s; cut it first"
+                )
+
+    def _samples(self, name: str, seconds: float, at_least: int) -> int:
+        samples = round(seconds * SAMPLE_RATE)
+        if samples % SAMPLES_PER_FRAME or not at_least <= samples <= self._longest:
+            raise UserError(
+                f"{name}: {seconds!r} does not fit; allowed: multiples of 0.02 from "
+                f"{at_least / SAMPLE_RATE:g} to {self._longest / SAMPLE_RATE:g}"
+            )
+        return samples
+
+
+def run_block(block: nn.Module, x: Tensor) -> Tensor:
+    """The layer; compiled as a function, code for one fits them all."""
+    return block(x)
+
+
+def _groups(
+    padded: Sequence[int], device: torch.device
+) -> Iterator[tuple[int, list[int]]]:
+    """A length and rows that have it, to be encoded together."""
+    for size in sorted(set(padded)):
+        rows = [row for row, n in enumerate(padded) if n == size]
+        step = max(1, AT_ONCE // size) if device.type == "cpu" else len(rows)
+        for start in range(0, len(rows), step):
+            yield size, rows[start : start + step]

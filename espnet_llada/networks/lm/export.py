@@ -1,0 +1,165 @@
+"""Writes an LM in Hugging Face's Llama layout: names translated, LoRA merged."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from msgspec import Struct
+from torch import Tensor
+
+from espnet_llada.io.schema import Count, Natural, checked
+from espnet_llada.io.weights.tensors import StoredTensor, save_tensors
+from espnet_llada.networks.lm.llama import LlamaConfig
+from espnet_llada.networks.lm.loading import HEAD, empty_llama, stored_llama
+
+SHARD_BYTES = 4_000_000_000
+"""A shard is in memory while it is written, so it bounds the memory needed."""
+
+_TOKENIZER = (
+    "tokenizer*",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "chat_template*",
+    "vocab.json",
+    "merges.txt",
+)
+
+
+@dataclass(frozen=True)
+class Update:
+    """A LoRA update of one weight: W + scale * B A.
+
+    Attributes:
+        a: (r, inputs).
+        b: (outputs, r).
+        scale: alpha / r.
+    """
+
+    a: Tensor
+    b: Tensor
+    scale: float
+
+    def merged(self, weight: Tensor) -> Tensor:
+        """The sum, in fp64, so that rounding it is the only error."""
+        b, a = self.b.double(), self.a.double()
+        return torch.addmm(weight.double(), b, a, alpha=self.scale)
+
+
+def export_llama(
+    source: Path,
+    target: Path,
+    dtype: torch.dtype | None = None,
+    updates: Mapping[str, Update] | None = None,
+) -> None:
+    """Write ``source`` as a Llama directory: config, weights, tokenizer.
+
+    Args:
+        source: directory in LLaDA's or Hugging Face's Llama layout.
+        target: existing directory to write into.
+        dtype: of the weights written; that of each tensor in ``source`` by default.
+        updates: LoRA to merge, by the weight's name inside ``Llama``. The sum is
+            rounded once; bf16 loses updates below 1/256 of a weight.
+
+    Raises:
+        UserError: see ``networks.lm.loading``.
+    """
+    body, settings = empty_llama(source)
+    stored = stored_llama(source, body)
+    updates = updates or {}
+    shards = _shards(stored, dtype)
+    where: dict[str, str] = {}
+    for i, names in enumerate(shards, start=1):
+        count = f"-{i:05d}-of-{len(shards):05d}" if len(shards) > 1 else ""
+        file = f"model{count}.safetensors"
+        tensors = {}
+        for name in names:
+            tensor = _converted(stored[name], dtype, updates.get(name))
+            tensors[_hf_name(name)] = tensor
+        where |= dict.fromkeys(tensors, file)
+        save_tensors(tensors, target / file)
+        del tensor, tensors  # before the next shard is read
+    if len(shards) > 1:
+        total = sum(_bytes(t, dtype) for t in stored.values())
+        index = {"metadata": {"total_size": total}, "weight_map": where}
+        _write_json(target / "model.safetensors.index.json", index)
+    written = dtype or stored["embed_tokens.weight"].dtype
+    content = _config(body.config, settings, written, source)
+    _write_json(target / "config.json", content)
+    for pattern in _TOKENIZER:
+        for file in source.glob(pattern):
+            shutil.copyfile(file, target / file.name)
+
+
+def _converted(
+    stored: StoredTensor, dtype: torch.dtype | None, update: Update | None
+) -> Tensor:
+    if update is None:
+        return stored.read(dtype)
+    return update.merged(stored.read()).to(dtype or stored.dtype)
+
+
+def _shards(
+    stored: Mapping[str, StoredTensor], dtype: torch.dtype | None
+) -> list[list[str]]:
+    """Names for each file, in the network's order."""
+    shards: list[list[str]] = [[]]
+    size = 0
+    for name in sorted(stored, key=_order):
+        needed = _bytes(stored[name], dtype)
+        if shards[-1] and size + needed > SHARD_BYTES:
+            shards.append([])
+            size = 0
+        shards[-1].append(name)
+        size += needed
+    return shards
+
+
+def _order(name: str) -> tuple[int, str]:
+    parts = name.split(".")
+    return (int(parts[1]) if parts[0] == "layers" else -1, name)
+
+
+def _bytes(stored: StoredTensor, dtype: torch.dtype | None) -> int:
+    return stored.shape.numel() * (dtype or stored.dtype).itemsize
+
+
+def _hf_name(name: str) -> str:
+    return name if name == HEAD else f"model.{name}"
+
+
+class _LladaTokens(Struct):
+    """Of a LLaDA's config.json what its network does not need, but a Llama's has."""
+
+    max_sequence_length: Count
+    eos_token_id: Natural
+    mask_token_id: Natural
+
+
+def _config(
+    config: LlamaConfig, settings: Mapping[str, Any], dtype: torch.dtype, source: Path
+) -> dict[str, Any]:
+    """config.json: a Llama's as it was; a LLaDA's as transformers 4 and 5 read it."""
+    if settings["model_type"] == "llama":
+        content = dict(settings)
+    else:
+        tokens = checked(settings, _LladaTokens, source)
+        content = {k: v for k, v in asdict(config).items() if v is not None}
+        content |= {
+            "architectures": ["LlamaForCausalLM"],
+            "max_position_embeddings": tokens.max_sequence_length,
+            "bos_token_id": None,
+            "eos_token_id": tokens.eos_token_id,
+            "mask_token_id": tokens.mask_token_id,
+        }
+    content.pop("dtype", None)  # transformers 5's name of the next
+    return content | {"torch_dtype": str(dtype).removeprefix("torch.")}
+
+
+def _write_json(path: Path, content: Mapping[str, Any]) -> None:
+    path.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")

@@ -1,0 +1,186 @@
+"""Reads a Llama or LLaDA checkpoint directory into a ``Llama``."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from msgspec import Struct
+from torch import nn
+
+from espnet_llada.io.data_file import read_json
+from espnet_llada.io.schema import Layers, Natural, Share, Tokens, Width, checked
+from espnet_llada.io.weights.tensors import (
+    StoredTensor,
+    check_tensors,
+    stored_safetensors,
+)
+from espnet_llada.networks.lm.llama import Llama, LlamaConfig, Positive, Rotary
+from espnet_llada.types import UserError
+
+# LLaDA's names (ML-GSAI/LLaDA modeling_llada.py) -> transformers' Llama names, ours.
+_LLADA_TOP = {
+    "model.transformer.wte.weight": "embed_tokens.weight",
+    "model.transformer.ln_f.weight": "norm.weight",
+    "model.transformer.ff_out.weight": "lm_head.weight",
+}
+_LLADA_BLOCK = {
+    "attn_norm": "input_layernorm",
+    "q_proj": "self_attn.q_proj",
+    "k_proj": "self_attn.k_proj",
+    "v_proj": "self_attn.v_proj",
+    "attn_out": "self_attn.o_proj",
+    "ff_norm": "post_attention_layernorm",
+    "ff_proj": "mlp.gate_proj",  # through SiLU
+    "up_proj": "mlp.up_proj",
+    "ff_out": "mlp.down_proj",
+}
+
+
+HEAD = "lm_head.weight"
+
+
+def load_llama(
+    path: Path, num_layers: int | None, dtype: torch.dtype
+) -> tuple[Llama, nn.Parameter, int | None]:
+    """The body, the head's weight and the mask token's id where the config has one.
+
+    Names and shapes are checked before the first tensor is read. Tensors are then read
+    and converted one by one, so the peak is one tensor above the result.
+
+    Raises:
+        UserError: no such directory, not a Llama or LLaDA, or tensors do not match.
+    """
+    body, settings = empty_llama(path, num_layers)
+    stored = stored_llama(path, body)
+    tensors = {name: tensor.read(dtype) for name, tensor in stored.items()}
+    head = tensors.pop(HEAD, None)
+    body.load_state_dict(tensors, assign=True)
+    if head is None:
+        weight = body.embed_tokens.weight
+    else:
+        weight = nn.Parameter(head, requires_grad=False)
+    return body, weight, settings.get("mask_token_id")
+
+
+def empty_llama(
+    path: Path, num_layers: int | None = None
+) -> tuple[Llama, dict[str, Any]]:
+    """A ``Llama`` without memory for its weights; and config.json.
+
+    Raises:
+        UserError: no such directory, not a Llama or LLaDA, or it has fewer layers.
+    """
+    settings = read_json(path / "config.json")
+    return llama_from(settings, path, num_layers), settings
+
+
+def llama_from(
+    settings: dict[str, Any], path: object, num_layers: int | None = None
+) -> Llama:
+    """The same from the content of a config.json.
+
+    Args:
+        settings: of a Llama or a LLaDA.
+        path: where they come from, for messages.
+        num_layers: keep the first so many layers; all by default.
+    """
+    config = _llama_config(settings, path)
+    if num_layers is not None:
+        if not 1 <= num_layers <= config.num_hidden_layers:
+            raise UserError(
+                f"num_layers: {num_layers} does not fit; {path} has "
+                f"{config.num_hidden_layers} layers"
+            )
+        config = replace(config, num_hidden_layers=num_layers)
+    with torch.device("meta"):
+        body = Llama(config)
+    body.rotary_emb = Rotary(config)  # its buffer is not in the files
+    return body
+
+
+def stored_llama(path: Path, body: Llama) -> dict[str, StoredTensor]:
+    """The tensors for ``body`` by its own names, and ``HEAD`` unless it is tied.
+
+    Layers past the body's last are left out.
+
+    Raises:
+        UserError: a tensor is missing, unexpected or of another shape; a file is
+            damaged.
+    """
+    files = sorted(path.glob("*.safetensors"))
+    if not files:
+        raise UserError(f"{path}: no *.safetensors in it; convert the checkpoint first")
+    layers = body.config.num_hidden_layers
+    stored = {}
+    for name, tensor in stored_safetensors(files).items():
+        ours = our_name(name)
+        layer = ours.split(".")[1] if ours.startswith("layers.") else ""
+        if not (layer.isdecimal() and int(layer) >= layers):
+            stored[ours] = tensor
+    expected = {name: p.shape for name, p in body.named_parameters()}
+    if body.config.tie_word_embeddings:
+        stored.pop(HEAD, None)  # some files repeat the embedding under this name
+    else:
+        expected[HEAD] = expected["embed_tokens.weight"]
+    check_tensors(expected, stored, path)
+    return stored
+
+
+class _Named(Struct):
+    """What a config.json says first, and what both kinds may have."""
+
+    model_type: str = "nothing"
+    mask_token_id: Natural | None = None
+
+
+class _Llada(Struct):
+    """A LLaDA's config.json, as far as it is read here."""
+
+    d_model: Width
+    n_layers: Layers
+    n_heads: Layers
+    mlp_hidden_size: Width
+    vocab_size: Tokens
+    rms_norm_eps: Share
+    rope_theta: Positive
+    weight_tying: bool
+    n_kv_heads: Layers | None = None
+    embedding_size: Tokens | None = None
+
+
+def _llama_config(settings: dict[str, Any], path: object) -> LlamaConfig:
+    kind = checked(settings, _Named, path).model_type
+    if kind == "llama":
+        return LlamaConfig.from_settings(settings, path)
+    if kind != "llada":
+        raise UserError(
+            f"{path}: model_type '{kind}' is neither llama nor llada; name another LM"
+        )
+    given = checked(settings, _Llada, path)
+    sizes = {
+        "vocab_size": given.embedding_size or given.vocab_size,
+        "hidden_size": given.d_model,
+        "intermediate_size": given.mlp_hidden_size,
+        "num_hidden_layers": given.n_layers,
+        "num_attention_heads": given.n_heads,
+        "num_key_value_heads": given.n_kv_heads or given.n_heads,
+        "rms_norm_eps": given.rms_norm_eps,
+        "rope_theta": given.rope_theta,
+        "tie_word_embeddings": given.weight_tying,
+    }
+    return LlamaConfig.of(sizes, path)
+
+
+def our_name(name: str) -> str:
+    """LLaDA's or Hugging Face's name of a tensor -> that inside ``Llama``."""
+    if name in _LLADA_TOP:
+        return _LLADA_TOP[name]
+    if name.startswith("model.transformer.blocks."):
+        place = name.removeprefix("model.transformer.blocks.")
+        layer, _, rest = place.partition(".")
+        part, _, kind = rest.rpartition(".")
+        return f"layers.{layer}.{_LLADA_BLOCK.get(part, part)}.{kind}"
+    return name.removeprefix("model.")

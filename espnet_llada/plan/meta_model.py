@@ -1,0 +1,171 @@
+"""The network of a train config on the meta device: shapes without weights."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import nn
+
+from espnet_llada.build.model import ATTENTION, POSTENCODER, check_config, is_ours
+from espnet_llada.core.qformer import WindowQFormer
+from espnet_llada.networks.encoder import SAMPLES_PER_FRAME, WhisperEncoder
+from espnet_llada.networks.lm.backbone import Backbone
+from espnet_llada.networks.lm.loading import empty_llama, llama_from
+from espnet_llada.networks.lm.lora import LoraOptions, add_lora
+from espnet_llada.networks.whisper_file import open_whisper
+from espnet_llada.plan.architectures import LANGUAGE_MODELS, whisper_sizes
+from espnet_llada.types import SAMPLE_RATE, UserError, local_path
+
+PROMPT_TOKENS = 24
+"""LLaDA's chat template around the prompt; a few more or less change nothing here."""
+
+
+@dataclass(frozen=True)
+class Load:
+    """What one GPU does in one iteration.
+
+    Attributes:
+        rows: utterances.
+        seconds: of each.
+        tokens: of each transcript.
+    """
+
+    rows: int
+    seconds: float
+    tokens: int
+
+
+@dataclass(frozen=True)
+class Network:
+    """The parts of a config, on the meta device."""
+
+    encoder: WhisperEncoder
+    postencoder: WindowQFormer
+    projection: nn.Linear
+    lm: Backbone
+    lora: LoraOptions | None
+    loss: str
+    slack: int
+    amp: bool
+
+    def parts(self) -> dict[str, nn.Module]:
+        """By the names that a checkpoint has."""
+        return {
+            "encoder": self.encoder,
+            "postencoder": self.postencoder,
+            "decoder.projection": self.projection,
+            "decoder.lm": self.lm,
+        }
+
+    def frames(self, load: Load) -> tuple[int, int]:
+        """Encoder frames of a row: those computed and those handed on."""
+        samples = round(load.seconds * SAMPLE_RATE)
+        computed = self.encoder.padded_samples(samples) // SAMPLES_PER_FRAME
+        own = -(-samples // SAMPLES_PER_FRAME)
+        return computed, computed if self.encoder.keep_padding else own
+
+    def windows(self, load: Load) -> int:
+        frames = self.frames(load)[1]
+        round_ = math.floor if self.postencoder.drop_last_window else math.ceil
+        return round_(frames / self.postencoder.window)
+
+    def response(self, load: Load) -> int:
+        """Response positions of a row."""
+        if self.lm.attention == "causal":
+            return load.tokens + 1
+        return load.tokens + (0 if self.loss == "release" else 1 + self.slack)
+
+    def scored(self, load: Load) -> float:
+        """Positions of a row that go through the head; masked ones are half of them."""
+        causal = self.lm.attention == "causal"
+        return self.response(load) * (1.0 if causal else 0.5)
+
+    def positions(self, load: Load) -> int:
+        """Positions of the LM: prompt, audio, response."""
+        audio = self.windows(load) * len(self.postencoder.queries)
+        # Causally the first token is predicted from the last audio position.
+        causal = self.lm.attention == "causal"
+        return PROMPT_TOKENS + audio + self.response(load) - causal
+
+
+def build(config: Mapping[str, Any]) -> Network:
+    """The network of a train config, without weights.
+
+    Raises:
+        UserError: parts that are not ours, or of unknown sizes.
+    """
+    check_config(config, "config")
+    if not is_ours(config) or config["postencoder"] != POSTENCODER:
+        raise UserError(
+            "plan knows encoder whisper_frozen, postencoder window_qformer and "
+            f"decoder {' or '.join(ATTENTION)}; this config has other parts"
+        )
+    encoder = _encoder(**config.get("encoder_conf") or {})
+    decoder = config.get("decoder_conf") or {}
+    if decoder.get("train_lm"):
+        raise UserError("plan knows an LM with LoRA, not decoder_conf train_lm: true")
+    lora = None if decoder.get("lora") is None else LoraOptions(**decoder["lora"])
+    lm = _lm(decoder, ATTENTION[config["decoder"]], lora)
+    with torch.device("meta"):
+        postencoder = WindowQFormer(
+            encoder.d_model, **config.get("postencoder_conf") or {}
+        )
+        projection = nn.Linear(postencoder.hidden, lm.width)
+    return Network(
+        encoder,
+        postencoder,
+        projection,
+        lm,
+        lora,
+        decoder.get("loss", "llada"),
+        decoder.get("canvas_slack", 32),
+        bool(config.get("use_amp", False)),
+    )
+
+
+def _encoder(
+    whisper: str = "whisper-tiny.en", dtype: str = "float32", **padding: Any
+) -> WhisperEncoder:
+    sizes = whisper_sizes(whisper)
+    if local_path(whisper).exists():
+        sizes = open_whisper(local_path(whisper)).config
+    if sizes is None:
+        raise UserError(f"{whisper}: unknown sizes; name a local directory of it")
+    with torch.device("meta"):
+        encoder = WhisperEncoder(sizes, **padding)
+    _cast(encoder, dtype)
+    return encoder
+
+
+def _lm(conf: Mapping[str, Any], attention: str, lora: LoraOptions | None) -> Backbone:
+    name, layers = conf.get("lm", "smollm2-135m"), conf.get("num_layers")
+    path = local_path(name)
+    if path.exists():
+        body, settings = empty_llama(path, layers)
+    elif name in LANGUAGE_MODELS:
+        settings = LANGUAGE_MODELS[name]
+        body = llama_from(settings, name, layers)
+    else:
+        known = ", ".join(LANGUAGE_MODELS)
+        raise UserError(
+            f"{name}: unknown sizes; name a local directory of it, or one of {known}"
+        )
+    _cast(body, conf.get("dtype", "float32"))
+    head = body.embed_tokens.weight
+    if not body.config.tie_word_embeddings:
+        head = nn.Parameter(torch.empty_like(head), requires_grad=False)
+    mask_id = settings.get("mask_token_id", body.config.vocab_size)
+    with torch.device("meta"):
+        lm = Backbone(body, head, attention, mask_id)
+        if lora is not None:
+            add_lora(lm.body, lora)
+    return lm
+
+
+def _cast(module: nn.Module, dtype: str) -> None:
+    for parameter in module.parameters():
+        parameter.data = parameter.data.to(getattr(torch, dtype))

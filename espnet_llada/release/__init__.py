@@ -1,0 +1,1 @@
+"""The paper's published implementation as it is, and its checkpoint."""

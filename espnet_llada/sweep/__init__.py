@@ -1,0 +1,1 @@
+"""The rows of an experiment, its jobs and its results."""

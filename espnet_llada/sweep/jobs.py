@@ -1,0 +1,299 @@
+"""Decodes the rows of a sweep: each pair of row and set is a job that resumes.
+
+``OUTPUT/<row>/<set>/text`` is what ESPnet's stage 12 would leave, with the job's other
+files in ``logdir/output.1``.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import hashlib
+import logging
+import multiprocessing
+import os
+import signal
+import threading
+import time
+from collections.abc import Iterator, Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from concurrent.futures.process import BrokenProcessPool
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from espnet_llada.bin.decode_dir import DecodeDir, identity_of
+from espnet_llada.bin.decoding import (
+    Outcome,
+    Utterance,
+    decode_all,
+    read_first_pass,
+)
+from espnet_llada.bin.malloc import keep_freed_memory
+from espnet_llada.io.kaldi.table import read_recordings
+from espnet_llada.sweep.rows import OPTIONS, SweepRow
+from espnet_llada.types import LoadOptions, UserError, atomic_write
+
+_REMEMBERED = 1 << 29  # bytes of encoded audio that a process keeps
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where everything is; see the options of ``sweep``."""
+
+    model: str
+    data: Path
+    output: Path
+    device: str = "cpu"
+    lm: str | None = None
+    whisper: str | None = None
+    trust_model: bool = False
+    allow_pipes: bool = False
+
+    def recordings(self, name: str) -> dict[str, str]:
+        """The audio of a set."""
+        return read_recordings(self.data / name / "wav.scp", self.allow_pipes)
+
+    def text(self, row: str, name: str) -> Path:
+        """The transcripts of a row and a set; written when the job is done."""
+        return self.output / row / name / "text"
+
+
+@dataclass(frozen=True)
+class Job:
+    """One row on one set."""
+
+    row: SweepRow
+    set: str
+
+
+class Systems:
+    """The models of a process, each loaded when it is first needed.
+
+    Args:
+        place: see there.
+        remember: keep the encoded audio, which is the same for every row.
+    """
+
+    def __init__(self, place: Place, remember: bool = True):
+        self.place, self.remember = place, remember
+        self._models: dict[str, Any] = {}
+
+    def recognizer(self, row: SweepRow):
+        """What decodes a row."""
+        if row.system == "whisper":
+            return self._whisper
+        from espnet_llada.core.recognizer import Recognizer
+
+        model = self._model(row.system, row.quantize_asr_model)
+        return Recognizer(model, row.options, row.use_audio, row.output_case)
+
+    def files(self, system: str) -> dict[str, Path]:
+        """What decides a row's lines besides its options."""
+        from espnet_llada.build.loading import find_model
+
+        if system == "whisper":
+            return {"whisper_file": self._whisper_file}
+        names = ("asr_train_config", "asr_model_file")
+        return dict(zip(names, find_model(self.place.model, system), strict=True))
+
+    @functools.cached_property
+    def _whisper_file(self) -> Path:
+        from espnet_llada.build.loading import find_model, read_train_config
+        from espnet_llada.io import weights
+
+        config = read_train_config(find_model(self.place.model, "llama")[0])
+        conf = config.get("encoder_conf") or {}
+        name = self.place.whisper or conf.get("whisper", "whisper-tiny.en")
+        return weights.resolve(name, "whisper").path
+
+    @functools.cached_property
+    def _whisper(self):
+        from espnet_llada.baseline.whisper_decoder import WhisperDecoder
+
+        return WhisperDecoder(self._whisper_file, self.place.device)
+
+    def _model(self, system: str, quantize: bool):
+        key = system, quantize
+        if key not in self._models:
+            self._models[key] = self._load(*key)
+        return self._models[key]
+
+    def _load(self, system: str, quantize: bool):
+        from espnet_llada.build.loading import find_model, load_model
+        from espnet_llada.espnet.inference import build_with_espnet
+
+        place = self.place
+        files = find_model(place.model, system)
+        origin = place.lm, place.whisper
+        options = LoadOptions(place.device, *origin, quantize, place.trust_model)
+        model = load_model(*files, options, build_with_espnet)
+        if self.remember:
+            model.encode = Encoded(model.encode)
+        return model
+
+
+class Encoded:
+    """Remembers the encoded audio of each batch, which is the same for every row.
+
+    Attributes:
+        spared: seconds that remembering has saved since it was last set to 0. They
+            are added to a row's time, so that its RTF is that of the whole system.
+    """
+
+    def __init__(self, encode):
+        self._encode, self._memory, self._bytes = encode, {}, 0
+        self.spared = 0.0
+
+    def __call__(self, speech, lengths):
+        """As the model's own ``encode``."""
+        digest = hashlib.blake2b(speech.cpu().numpy().tobytes())
+        key = digest.digest(), tuple(lengths.tolist())
+        if key in self._memory:
+            *result, seconds = self._memory[key]
+            self.spared += seconds
+            return tuple(result)
+        start = time.perf_counter()
+        audio, sizes = self._encode(speech, lengths)
+        seconds = time.perf_counter() - start
+        self._bytes += audio.numel() * audio.element_size()
+        if self._bytes < _REMEMBERED:
+            self._memory[key] = audio, sizes, seconds
+        return audio, sizes
+
+
+def utterances(place: Place, job: Job) -> list[Utterance]:
+    """The set, with the first pass where the row deliberates."""
+    table = place.recordings(job.set)
+    if job.row.first_pass is None:
+        return [Utterance(utt, path) for utt, path in table.items()]
+    texts = read_first_pass(place.text(job.row.first_pass, job.set), table)
+    return [Utterance(utt, path, texts[utt]) for utt, path in table.items()]
+
+
+def decode(systems: Systems, job: Job) -> Iterator[int]:
+    """Run a job; yields the utterances done with each step, those of before first.
+
+    Raises:
+        UserError: the model does not fit, or no utterance could be decoded.
+    """
+    place, row = systems.place, job.row
+    target, todo = place.text(row.key, job.set), utterances(place, job)
+    names = ("options", "system", *OPTIONS)
+    settings: dict[str, Any] = {name: getattr(row, name) for name in names}
+    settings["options"] = dataclasses.asdict(row.options)
+    identity = identity_of(settings, todo, systems.files(row.system))
+    folder, size = target.parent / "logdir/output.1", row.batch_size
+    with DecodeDir(folder, identity, todo, size) as directory:
+        yield len(todo) - len(directory.todo)
+        if directory.todo or not target.is_file():
+            recognizer = systems.recognizer(row) if directory.todo else None
+            target.unlink(missing_ok=True)
+            directory.begin()
+            for outcome in _timed(recognizer, directory.todo, size):
+                directory.write(outcome)
+                yield 1
+            _report(target.parent, directory.finish(), len(todo))
+            with atomic_write(target) as temporary:
+                lines = (folder / "1best_recog/text").read_bytes()
+                temporary.write_bytes(b"".join(sorted(lines.splitlines(True))))
+
+
+def _timed(recognizer, todo: Sequence[Utterance], size: int) -> Iterator[Outcome]:
+    """Decode; each utterance has its share of the encoder's time."""
+    encode = getattr(getattr(recognizer, "model", None), "encode", None)
+    for first in range(0, len(todo), size):
+        if encode:
+            encode.spared = 0.0
+        outcomes = list(decode_all(recognizer, todo[first : first + size], size))
+        spared = encode.spared if encode else 0.0
+        audio = sum(o.audio_seconds for o in outcomes) or 1.0
+        for o in outcomes:
+            seconds = o.decode_seconds + spared * o.audio_seconds / audio
+            yield dataclasses.replace(o, decode_seconds=seconds)
+
+
+def _report(folder: Path, failures: list[str], total: int) -> None:
+    if failures and len(failures) == total:
+        raise UserError(f"{folder}: all {total} utterances failed: {failures[0]}")
+    for line in failures:
+        logging.warning(f"{folder}: failed: {line}")
+
+
+def decode_jobs(place: Place, jobs: Sequence[Job], nj: int, total: int) -> None:
+    """Run all jobs; one that deliberates waits for its first pass.
+
+    Args:
+        place: where everything is.
+        jobs: first passes above the jobs that need them.
+        nj: processes; the cores are shared out evenly.
+        total: utterances of all jobs, for the progress bar.
+
+    Raises:
+        UserError: the first that a job has raised.
+    """
+    from tqdm import tqdm
+
+    with tqdm(total=total, unit="utt", delay=2, disable=None, desc="sweep") as bar:
+        if nj == 1:
+            systems = Systems(place)
+            for job in jobs:
+                for done in decode(systems, job):
+                    bar.update(done)
+            return
+        context = multiprocessing.get_context("spawn")
+        done = context.Value("q", 0)
+        arguments = (place, done, nj)
+        with ProcessPoolExecutor(nj, context, _begin, arguments) as pool:
+            try:
+                for _ in _all(pool, jobs):
+                    bar.update(done.value - bar.n)
+            except BrokenProcessPool as e:
+                raise UserError(
+                    "a decoding process was killed (out of memory?); start again, "
+                    "which goes on from here, perhaps with a smaller --nj"
+                ) from e
+            except BaseException:
+                pool.shutdown(wait=False, cancel_futures=True)
+                raise
+
+
+def _all(pool: ProcessPoolExecutor, jobs: Sequence[Job]) -> Iterator[None]:
+    """Submit each job once its first pass is there; yields twice a second."""
+    waiting, running, finished = list(jobs), {}, set()
+    while waiting or running:
+        for job in list(waiting):
+            first = job.row.first_pass
+            if first is None or (first, job.set) in finished:
+                future: Future = pool.submit(_decode_here, job)
+                running[future] = (job.row.key, job.set)
+                waiting.remove(job)
+        done, _ = wait(running, timeout=0.5, return_when=FIRST_COMPLETED)
+        for future in done:
+            future.result()
+            finished.add(running.pop(future))
+        yield
+
+
+def _begin(place: Place, done, nj: int) -> None:
+    """Start of a process."""
+    import torch
+
+    global _SYSTEMS, _DONE
+    keep_freed_memory()
+    _SYSTEMS, _DONE = Systems(place), done
+    signal.signal(signal.SIGINT, signal.SIG_DFL)  # the parent says "interrupted"
+    torch.set_num_threads(max(1, len(os.sched_getaffinity(0)) // nj))
+    # Of a parent that was killed nothing else would tell.
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+
+
+def _end_with_parent() -> None:
+    multiprocessing.parent_process().join()
+    os._exit(1)
+
+
+def _decode_here(job: Job) -> None:
+    for done in decode(_SYSTEMS, job):
+        with _DONE.get_lock():
+            _DONE.value += done

@@ -1,0 +1,81 @@
+"""From decoded rows to RESULTS.md, results.json and report.html."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+from espnet_llada.io.kaldi.table import read_text
+from espnet_llada.report.figures import Entry
+from espnet_llada.report.report import Example, Report, write_report
+from espnet_llada.report.words import choose
+from espnet_llada.scoring.overview import overview
+from espnet_llada.scoring.summary import summary_rows
+from espnet_llada.scoring.table import write_results
+from espnet_llada.sweep.jobs import Place, Systems
+from espnet_llada.sweep.rows import Sweep, SweepRow
+
+
+def write_all(sweep: Sweep, place: Place, sets: Sequence[str], subtitle: str) -> None:
+    """Score every row and write everything into ``place.output``.
+
+    Args:
+        sweep: the rows, decoded.
+        place: where they are.
+        sets: the sets that they were decoded on.
+        subtitle: how it came about.
+    """
+    labels = {row.key: row.label for row in sweep.rows}
+    systems = [(row.label, place.output / row.key) for row in sweep.rows]
+    base = sweep.baseline and labels[sweep.baseline]
+    rows = summary_rows(systems, place.data, base, sets)
+    groups = {row.label: row.group for row in sweep.rows}
+    if any(row.first_pass for row in sweep.rows):
+        subtitle += "; passes and RTF of deliberation come on top of its first pass's"
+    tables = f"\n{subtitle}\n{overview(rows, groups)}"
+    write_results(rows, place.output / "RESULTS.md", tables)
+    lines = [labels[key] for key in (sweep.baseline, sweep.reference) if key]
+    report = Report(
+        title="Whisper-LLaDA: every row of the sweep",
+        subtitle=subtitle,
+        rows=rows,
+        entries=[_entry(row) for row in sweep.rows],
+        lines=lines,
+        headline=[labels[key] for key in sweep.headline],
+        examples=list(_examples(sweep, place, sets)),
+    )
+    write_report(report, place.output / "report.html")
+
+
+def _entry(row: SweepRow) -> Entry:
+    decodes = not row.options.deliberates
+    return Entry(row.key, row.label, row.group, row.axis, row.value, decodes)
+
+
+def _examples(sweep: Sweep, place: Place, sets: Sequence[str]) -> Iterator[Example]:
+    """A few utterances of the rows that the sweep names, decoded once more."""
+    from tqdm import tqdm
+
+    systems = Systems(place)
+    pairs = [(sweep.row(key), name) for key in sweep.examples for name in sets]
+    for row, name in tqdm(pairs, delay=2, disable=None, leave=False, desc="examples"):
+        yield from _of_set(systems, row, place, name)
+
+
+def _of_set(
+    systems: Systems, row: SweepRow, place: Place, name: str
+) -> Iterator[Example]:
+    from espnet_llada.io.audio.reading import load_audio
+    from espnet_llada.sweep.trace import trace
+
+    refs = read_text(place.data / name / "text")
+    results = read_text(place.text(row.key, name))
+    first = row.first_pass and read_text(place.text(row.first_pass, name))
+    audio = place.recordings(name)
+    for chosen in choose(refs, results, first):
+        utt = chosen.utt_id
+        given = first[utt] if first else None
+        frames = []
+        if row.system == "llada":
+            recognizer = systems.recognizer(row)
+            frames = trace(recognizer, load_audio(audio[utt]), utt, given)[1]
+        yield Example(row.label, name, chosen, refs[utt], results[utt], given, frames)

@@ -1,0 +1,310 @@
+"""The rows of a sweep: read from YAML, expanded and checked before anything runs.
+
+    baseline: llama                 # the row that the others are compared with
+    reference: whisper              # a second line in the figures
+    headline: [whisper, llama, diffusion_steps4]      # shown on top of the report
+    examples: [lowconf_mask30, diffusion_steps4]      # whose passes the report shows
+    rows:
+      whisper: {label: Whisper's own decoder, system: whisper}
+      llama: {label: Whisper-LLaMA, system: llama, config: decode_greedy.yaml}
+      diffusion_steps{}:
+        label: diffusion, {} passes
+        group: Diffusion decoding   # heading in the tables, name in the figures
+        system: llada
+        config: decode_diffusion.yaml
+        each: {steps: [1, 2, 4]}    # one row for each value, a curve over all
+      lowconf_mask{percent}:
+        label: low confidence, {percent} % masked
+        system: llada
+        config: deliberate_low_confidence.yaml
+        first_pass: llama           # a row above
+        options: {steps: 8}         # instead of the config's
+        each: {mask_ratio: [0.1, 0.3]}
+
+For ``espnet-llada bench`` alone: ``train_configs: {llada: train_….yaml}`` at the top
+says what ``--model random`` builds; a row may have ``runtime``, one of ``RUNTIMES``,
+``weights: int8`` and ``prefix_blind: true``, as if trained so.
+
+``config`` and ``train_configs`` are relative to this file. ``{}`` is the value of
+``each``, ``{percent}`` the same as a percentage.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from msgspec import Meta, Struct
+
+from espnet_llada.bin import asr_inference
+from espnet_llada.bin.decoding import sampler_options
+from espnet_llada.core.options import SamplerOptions
+from espnet_llada.io.data_file import read_yaml
+from espnet_llada.io.schema import LARGEST, checked
+from espnet_llada.types import UserError, nearest
+
+SYSTEMS = ("whisper", "llama", "llada")
+_NAMING = ("baseline", "reference", "headline", "examples")
+_BENCH = ("runtime", "weights", "prefix_blind")
+RUNTIMES = ("plain", "static", "graph", "compile")
+"""As a user would run it; with shapes and memory that never change; that as one CUDA
+graph; with its layers by torch.compile, on a GPU as one CUDA graph."""
+_Value = bool | Annotated[int, Meta(ge=-LARGEST, le=LARGEST)]
+_Values = Annotated[
+    list[_Value | Annotated[float, Meta(ge=-1e9, le=1e9)]], Meta(min_length=1)
+]
+OPTIONS = ("use_audio", "output_case", "batch_size", "quantize_asr_model")
+"""What a row's options may say beside the sampler's."""
+
+
+@dataclass(frozen=True)
+class SweepRow:
+    """One way to decode.
+
+    Attributes:
+        key: names its directory.
+        label: in the tables.
+        group: heading in the tables, name of the curve; "" for none.
+        system: one of ``SYSTEMS``.
+        options: of the sampler.
+        use_audio, output_case, batch_size, quantize_asr_model: see
+            ``asr_inference --help``.
+        first_pass: key of the row that is deliberated over.
+        runtime, weights, prefix_blind: for the bench, see above.
+        axis, value: the option that the rows of a curve differ in, and what it is
+            here; None for a row that stands alone.
+    """
+
+    key: str
+    label: str
+    group: str
+    system: str
+    options: SamplerOptions
+    use_audio: bool = True
+    output_case: str = "auto"
+    batch_size: int = 8
+    quantize_asr_model: bool = False
+    first_pass: str | None = None
+    axis: str | None = None
+    value: float | None = None
+    runtime: str = "plain"
+    weights: str = ""
+    prefix_blind: bool = False
+
+    @property
+    def only_for_bench(self) -> bool:
+        """Whether it has what a sweep does not know."""
+        return self.runtime != "plain" or bool(self.weights) or self.prefix_blind
+
+
+@dataclass(frozen=True)
+class Sweep:
+    """A checked sweep; the keys below are rows of it.
+
+    ``train_configs``: {system: train config}, for a bench of random weights.
+    """
+
+    rows: tuple[SweepRow, ...]
+    baseline: str | None = None
+    reference: str | None = None
+    headline: tuple[str, ...] = ()
+    examples: tuple[str, ...] = ()
+    train_configs: Mapping[str, Path] = field(default_factory=dict)
+
+    def row(self, key: str) -> SweepRow:
+        """The row of that key."""
+        return next(row for row in self.rows if row.key == key)
+
+    def only(self, keys: Sequence[str]) -> Sweep:
+        """Some rows and the first passes that they need.
+
+        Raises:
+            UserError: there is no such row.
+        """
+        known = [row.key for row in self.rows]
+        for key in keys:
+            if key not in known:
+                raise UserError(f"--rows {key}: no such row{nearest(key, known)}")
+        wanted = {*keys, *(self.row(key).first_pass for key in keys)}
+        # A first pass may have been deliberated over another one itself.
+        while more := {self.row(k).first_pass for k in wanted - {None}} - wanted:
+            wanted |= more
+        return Sweep(
+            tuple(row for row in self.rows if row.key in wanted),
+            self.baseline if self.baseline in wanted else None,
+            self.reference if self.reference in wanted else None,
+            tuple(key for key in self.headline if key in wanted),
+            tuple(key for key in self.examples if key in wanted),
+            self.train_configs,
+        )
+
+
+class _Entry(Struct, forbid_unknown_fields=True):
+    """A row of the YAML, or the rows of a curve."""
+
+    system: Literal[SYSTEMS]
+    label: str | None = None
+    group: str = ""
+    config: Annotated[str, Meta(min_length=1)] | None = None
+    options: dict[str, Any] | None = None
+    each: Annotated[dict[str, _Values], Meta(min_length=1, max_length=1)] | None = None
+    first_pass: str | None = None
+    runtime: Literal[RUNTIMES] = "plain"
+    weights: Literal["", "int8"] = ""
+    prefix_blind: bool = False
+
+
+class _Content(Struct, forbid_unknown_fields=True):
+    """The YAML."""
+
+    rows: Annotated[dict[str, dict[str, Any]], Meta(min_length=1)]
+    baseline: str | None = None
+    reference: str | None = None
+    headline: list[str] | str = ""
+    examples: list[str] | str = ""
+    train_configs: dict[str, str] | None = None
+
+
+def read_sweep(path: str | Path) -> Sweep:
+    """Read and check a sweep.
+
+    Raises:
+        UserError: anything in it that would fail later.
+    """
+    content = checked(read_yaml(path), _Content, path)
+    rows: list[SweepRow] = []
+    for key, given in content.rows.items():
+        where = f"{path}: row {key}"
+        entry = checked(given, _Entry, where)
+        for row in _expanded(key, entry, where, Path(path).parent):
+            _check(row, rows, f"{path}: row {row.key}")
+            rows.append(row)
+    named = {name: _names(getattr(content, name)) for name in _NAMING}
+    keys = [row.key for row in rows]
+    for name, values in named.items():
+        for value in values:
+            if value not in keys:
+                hint = nearest(value, keys)
+                raise UserError(f"{path}: {name}: no row '{value}'{hint}")
+    return Sweep(
+        tuple(rows),
+        content.baseline,
+        content.reference,
+        named["headline"],
+        named["examples"],
+        _train_configs(content.train_configs or {}, path),
+    )
+
+
+def _train_configs(entries: Mapping[str, str], path: str | Path) -> dict[str, Path]:
+    _known(entries, SYSTEMS[1:], f"{path}: train_configs")
+    return {name: Path(path).parent / file for name, file in entries.items()}
+
+
+def _names(value: list[str] | str | None) -> tuple[str, ...]:
+    return tuple(value) if isinstance(value, list) else (value,) if value else ()
+
+
+def _known(content: Mapping[str, Any], names: Sequence[str], where: str) -> None:
+    for key in content:
+        if key not in names:
+            raise UserError(f"{where}: unknown key '{key}'{nearest(key, names)}")
+
+
+def _expanded(key: str, entry: _Entry, where: str, folder: Path) -> Iterator[SweepRow]:
+    """The row, or one for each value of ``each``."""
+    if entry.each is None:
+        yield _row(key, entry, entry.label, {}, where, folder)
+        return
+    ((axis, values),) = entry.each.items()
+    for value in values:
+        label = None if entry.label is None else _filled(entry.label, value, where)
+        new, place = _filled(key, value, where), f"{where} ({axis}: {value})"
+        row = _row(new, entry, label, {axis: value}, place, folder)
+        yield replace(row, axis=axis, value=float(value))
+
+
+def _filled(template: str, value: float, where: str) -> str:
+    try:
+        return template.format(value, percent=round(100 * value))
+    except (LookupError, ValueError, TypeError, AttributeError) as e:
+        raise UserError(f"{where}: '{template}' with {value!r}: {e}") from e
+
+
+def _row(
+    key: str,
+    entry: _Entry,
+    label: str | None,
+    more: dict[str, Any],
+    where: str,
+    folder: Path,
+) -> SweepRow:
+    args = _parsed(entry.config, {**(entry.options or {}), **more}, where, folder)
+    try:
+        options = sampler_options(args)
+    except UserError as e:
+        raise UserError(f"{where}: {e}") from e
+    return SweepRow(
+        key=key,
+        label=label or key,
+        group=entry.group,
+        system=entry.system,
+        options=options,
+        use_audio=args.use_audio,
+        output_case=args.output_case,
+        batch_size=args.batch_size,
+        quantize_asr_model=args.quantize_asr_model,
+        first_pass=entry.first_pass,
+        runtime=entry.runtime,
+        weights=entry.weights,
+        prefix_blind=entry.prefix_blind,
+    )
+
+
+def _parsed(
+    config: str | None, options: dict[str, Any], where: str, folder: Path
+) -> argparse.Namespace:
+    """What a decode YAML and options say, by the options of ``asr_inference``."""
+    command = ["--config", str(folder / config)] if config else ["--batch_size", "8"]
+    known = [*SamplerOptions.__dataclass_fields__, *OPTIONS]
+    _known(options, known, f"{where}: options")
+    parser = asr_inference.get_parser()
+    try:
+        args = parser.parse_args(command)
+        vars(args).update(parser.values_of(options, "options"))
+    except UserError as e:
+        raise UserError(f"{where}: {e}") from e
+    return args
+
+
+def _check(row: SweepRow, above: Sequence[SweepRow], where: str) -> None:
+    """What a recognizer would refuse, and what rows have to do with each other."""
+    keys, options = [r.key for r in above], row.options
+    if row.key in keys or "/" in row.key or row.key.startswith("."):
+        raise UserError(f"{where}: the key is given twice, or names no directory")
+    if row.label in (r.label for r in above):
+        raise UserError(f"{where}: label '{row.label}' is given twice")
+    if row.system == "whisper" and options != SamplerOptions():
+        raise UserError(f"{where}: Whisper's own decoder takes no config or options")
+    if options.deliberates and row.system != "llada":
+        raise UserError(f"{where}: strategy {options.strategy} needs system: llada")
+    if options.beam_size > 1 and row.system != "llama":
+        raise UserError(f"{where}: beam_size {options.beam_size} needs system: llama")
+    if not row.use_audio and not options.deliberates:
+        raise UserError(f"{where}: without audio there is nothing to transcribe")
+    searches = options.beam_size > 1 or options.reader_weight
+    if row.only_for_bench and (row.system == "whisper" or searches):
+        raise UserError(f"{where}: {', '.join(_BENCH)} are for our greedy decoding")
+    if row.runtime != "plain" and options.profile == "release":
+        raise UserError(f"{where}: profile release is measured with runtime: plain")
+    if row.prefix_blind and row.system != "llada":
+        raise UserError(f"{where}: prefix_blind needs system: llada")
+    if options.deliberates != (row.first_pass is not None):
+        wants = "needs" if options.deliberates else "takes no"
+        raise UserError(f"{where}: strategy {options.strategy} {wants} first_pass")
+    if row.first_pass is not None and row.first_pass not in keys:
+        hint = nearest(row.first_pass, keys)
+        raise UserError(f"{where}: first_pass: no row '{row.first_pass}' above{hint}")

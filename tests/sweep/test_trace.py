@@ -1,0 +1,69 @@
+"""A trace changes nothing and accounts for every pass."""
+
+from __future__ import annotations
+
+import itertools
+
+import numpy as np
+import pytest
+import torch
+
+from espnet_llada.build.model import WhisperLLM
+from espnet_llada.core.options import SamplerOptions
+from espnet_llada.core.recognizer import Recognizer
+from espnet_llada.sweep.trace import trace
+
+WAVEFORM = np.random.default_rng(1).normal(0, 0.1, 16_000).astype(np.float32)
+TEXT = "the quick brown fox jumps"
+
+
+@pytest.fixture(scope="module")
+def llada(tiny_config) -> WhisperLLM:
+    torch.manual_seed(0)
+    return WhisperLLM.from_config(tiny_config)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        SamplerOptions(steps=4, canvas_length=12),
+        SamplerOptions(strategy="semi_ar", steps=6, num_blocks=3, canvas_length=12),
+        SamplerOptions(strategy="deliberation_random", steps=3, mask_ratio=0.6),
+        SamplerOptions(strategy="deliberation_low_confidence", steps=4),
+        SamplerOptions(strategy="deliberation_semi_ar", steps=4, num_blocks=2),
+    ],
+    ids=lambda o: o.strategy,
+)
+def test_frames(llada, options):
+    run = Recognizer(llada, options)
+    given = TEXT if options.deliberates else None
+    plain = run([WAVEFORM], ["u"], given and [given])[0]
+    hypothesis, frames = trace(run, WAVEFORM, "u", given)
+    assert hypothesis == plain and run.on_pass is None
+    passes = [frame for frame in frames if frame.kind != "masked"]
+    assert [frame.passes for frame in passes] == list(range(1, plain.passes + 1))
+    last = frames[-1].cells
+    ends = [i for i, cell in enumerate(last) if cell.end]
+    tokens = tuple(cell.token for cell in last[: ends[0] if ends else len(last)])
+    assert tokens == plain.tokens
+    for before, after in itertools.pairwise(frames):
+        if after.kind != "pass":
+            continue
+        now = [i for i, cell in enumerate(after.cells) if cell.committed]
+        assert now and all(not before.cells[i].token for i in now)
+        assert all(0 < after.cells[i].probability <= 1 for i in now)
+    measured = options.strategy == "deliberation_low_confidence"
+    assert (frames[0].kind == "measured") == measured
+    if measured:
+        assert all(cell.probability is not None for cell in frames[0].cells)
+        masked = [i for i, cell in enumerate(frames[1].cells) if not cell.token]
+        kept = [i for i in range(len(last) - options.tail) if i not in masked]
+        p = [cell.probability for cell in frames[0].cells]
+        own = [i for i in masked if i < len(last) - options.tail]
+        assert max(p[i] for i in own) <= min(p[i] for i in kept)
+
+
+def test_nothing_masked_is_no_frame(llada):
+    options = SamplerOptions(strategy="deliberation_random", mask_ratio=0.0)
+    hypothesis, frames = trace(Recognizer(llada, options), WAVEFORM, "u", TEXT)
+    assert frames == [] and hypothesis.passes == 0
