@@ -8,12 +8,12 @@ import torch
 from torch import Tensor
 
 from espnet_llada.core.confidence import RowRandom
+from espnet_llada.core.head import OutputHead
 from espnet_llada.core.objective import Loss, causal_loss, diffusion_loss, noisy_canvas
 from espnet_llada.core.passes import Runner
 from espnet_llada.core.prefix import Draft, Prefix
 from espnet_llada.extensions.augmentation.misreading import misread
 from espnet_llada.extensions.augmentation.rough import misheard, rough_audio, sprinkled
-from espnet_llada.extensions.copy_head import Head
 from espnet_llada.extensions.placeholders import Responses, with_slots
 from espnet_llada.extensions.posterior_prefix.words import WordProjection
 
@@ -183,7 +183,7 @@ class LMDecoder(Runner):
 
     def _next_token_hidden(
         self, prefix: Prefix, text: Tensor, lengths: Tensor
-    ) -> tuple[Head, Tensor]:
+    ) -> tuple[OutputHead, Tensor]:
         """(B, T + 1, d): the last of the prefix, and the response."""
         text = text.clamp(min=0)  # ESPnet pads with -1
         first, rest = self.sequence_hidden(prefix, text, lengths)

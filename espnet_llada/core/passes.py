@@ -8,8 +8,8 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
+from espnet_llada.core.head import OutputHead
 from espnet_llada.core.prefix import Prefix
-from espnet_llada.extensions.copy_head import Head
 from espnet_llada.extensions.posterior_prefix.listening import Listener, Listening
 from espnet_llada.networks.lm.backbone import Backbone
 from espnet_llada.networks.lm.cache import KVCache
@@ -44,25 +44,23 @@ class Runner(Listener):
         hidden = self.lm(embeds, valid, cache, positions, blind)
         return hidden[:, :length], hidden[:, length:]
 
-    def head(self, prefix: Prefix, hidden: Tensor) -> Head:
+    def head(self, prefix: Prefix, hidden: Tensor) -> OutputHead:
         """What makes tokens of hidden states.
 
         Args:
             prefix: of B rows, P positions.
             hidden: (B, P, d), its own hidden states.
         """
-        heard = prefix.heard
-        if self.pointer is None or heard is None:
-            return Head(self.lm)
-        audio = hidden[:, prefix.begins :][:, : heard.vectors.shape[1]]
-        return Head(self.lm, self.pointer, heard, audio)
+        if self.pointer is None or prefix.heard is None:
+            return OutputHead(self.lm)
+        return self.pointer.head(self.lm, prefix, hidden)
 
     def canvas_logits(self, prefix: Prefix, tokens: Tensor, lengths: Tensor) -> Tensor:
         """Logits (B, L, V) of all positions of a canvas; see ``sequence_hidden``."""
         first, hidden = self.sequence_hidden(prefix, tokens, lengths)
         return self.all_logits(self.head(prefix, first), hidden)
 
-    def all_logits(self, head: Head, hidden: Tensor) -> Tensor:
+    def all_logits(self, head: OutputHead, hidden: Tensor) -> Tensor:
         """(B, L, V) of hidden states (B, L, d)."""
         everywhere = torch.ones_like(hidden[..., 0], dtype=torch.bool)
         return head.logits(hidden, everywhere).unflatten(0, hidden.shape[:2])

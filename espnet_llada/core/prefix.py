@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from espnet_llada.extensions.posterior_prefix.heard import Heard
+from espnet_llada.core.audio_embeddings import AudioEmbeddings
 from espnet_llada.networks.lm.backbone import Backbone, counted
 from espnet_llada.networks.lm.cache import KVCache
 
@@ -54,7 +54,7 @@ class Prefix:
     valid: Tensor
     positions: Tensor | None = None
     start: Tensor | None = None
-    heard: Heard | None = None
+    heard: AudioEmbeddings | None = None
     begins: int = 0
     cache: KVCache | None = None
     hidden: Tensor | None = None
@@ -92,7 +92,7 @@ class Prefix:
 def join(
     lm: Backbone,
     prompt: Tensor,
-    heard: Heard,
+    heard: AudioEmbeddings,
     where: str,
 ) -> Prefix:
     """Prompt and audio, joined.
@@ -100,7 +100,7 @@ def join(
     ``before`` is the paper's order: prompt, audio, response, numbered one after the
     other. ``beside`` is for audio that already reads like the response, a vector for
     each word that was heard: it is numbered from the response's first position on, so
-    that the i-th word has the position of the i-th token (``Heard.places``), and
+    that the i-th word has the position of the i-th token (``heard.places``), and
     finding what to copy takes no counting. It stands in front of the prompt, where a
     causal LM sees it from its first token on.
 

@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import torch
 
-from espnet_llada.extensions.posterior_prefix.heard import Heard
+from espnet_llada.core.audio_embeddings import AudioEmbeddings
 
 LIKELY, OTHER = 0.5, 1.2
 """Costs of a token that is among a vector's likeliest, though not the first of them,
@@ -18,10 +18,10 @@ GHOST = 0.3
 
 
 def beside(
-    heard: Heard,
+    heard: AudioEmbeddings,
     transcripts: Sequence[Sequence[int]],
     positions: Sequence[Sequence[int]] | None = None,
-) -> Heard:
+) -> AudioEmbeddings:
     """The same audio, its vectors numbered by the tokens of a transcript.
 
     Without a transcript a vector is numbered by how many words were heard before it,

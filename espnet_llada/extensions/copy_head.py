@@ -18,7 +18,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from espnet_llada.extensions.posterior_prefix.heard import Heard
+from espnet_llada.core.audio_embeddings import AudioEmbeddings
+from espnet_llada.core.head import OutputHead
+from espnet_llada.core.prefix import Prefix
 from espnet_llada.networks.lm.backbone import Backbone
 
 FLOOR = 1e-3
@@ -51,7 +53,7 @@ class Pointer(nn.Module):
         self.distance = nn.Parameter(-torch.arange(-REACH, REACH + 1).abs().float())
 
     def forward(
-        self, hidden: Tensor, audio: Tensor, heard: Heard, begins: int = 0
+        self, hidden: Tensor, audio: Tensor, heard: AudioEmbeddings, begins: int = 0
     ) -> Tensor:
         """What is added to the logits of the tokens that were heard.
 
@@ -81,38 +83,37 @@ class Pointer(nn.Module):
             chances = torch.zeros_like(chances).scatter_add(2, first, chances)
             return F.softplus(self.strength(hidden)) * (chances / FLOOR).log1p()
 
+    def head(self, lm: Backbone, prefix: Prefix, hidden: Tensor) -> CopyHead:
+        """An output layer that copies.
 
-class Head:
-    """From hidden states to tokens: the LM's head, and what the pointer adds.
+        Args:
+            lm: the LM.
+            prefix: of B rows, with audio.
+            hidden: (B, P, d), the LM's of the prefix.
+        """
+        audio = hidden[:, prefix.begins :][:, : prefix.heard.vectors.shape[1]]
+        return CopyHead(lm, self, prefix.heard, audio)
+
+
+class CopyHead(OutputHead):
+    """The LM's output layer, and what the pointer adds to it.
 
     Args:
         lm: the LM.
-        pointer: None for the LM's head alone.
+        pointer: where a position points.
         heard: what can be pointed at.
         audio: (B, A, d), the LM's hidden states of it.
     """
 
     def __init__(
-        self,
-        lm: Backbone,
-        pointer: Pointer | None = None,
-        heard: Heard | None = None,
-        audio: Tensor | None = None,
+        self, lm: Backbone, pointer: Pointer, heard: AudioEmbeddings, audio: Tensor
     ):
-        self._lm, self._heard, self._audio = lm, heard, audio
-        self._pointer = pointer if heard is not None else None
+        super().__init__(lm)
+        self._pointer, self._heard, self._audio = pointer, heard, audio
 
     def logits(self, hidden: Tensor, wanted: Tensor, begins: int = 0) -> Tensor:
-        """Logits (N, V) of the N wanted positions.
-
-        Args:
-            hidden: (B, L, d).
-            wanted: (B, L) bool.
-            begins: the number of the first of the L response positions.
-        """
-        logits = self._lm.logits(hidden[wanted])
-        if self._pointer is None:
-            return logits
+        """See ``OutputHead``."""
+        logits = super().logits(hidden, wanted)
         added = self._pointer(hidden, self._audio, self._heard, begins)[wanted]
         tokens = self._heard.tokens.flatten(1)[wanted.nonzero()[:, 0]]
         return logits.scatter_add(1, tokens, added.to(logits.dtype))
@@ -120,10 +121,8 @@ class Head:
     def nll(
         self, hidden: Tensor, targets: Tensor, counted: Tensor
     ) -> tuple[Tensor, Tensor]:
-        """The ``core.objective.NLL`` of hidden states."""
+        """See ``OutputHead``."""
         nll, behind = self._lm.nll(hidden[counted], targets[counted])
-        if self._pointer is None:
-            return nll, behind <= 0
         added = self._pointer(hidden, self._audio, self._heard)[counted]
         own, others = self._heard_logits(hidden, targets, counted)
         tokens = self._heard.tokens.flatten(1)[counted.nonzero()[:, 0]]
@@ -147,10 +146,8 @@ class Head:
             own = (hidden[counted] * head[targets[counted]].float()).sum(dim=1)
             return own, (hidden @ words.transpose(1, 2))[counted]
 
-    def rows(self, chosen: Tensor) -> Head:
-        """Of some rows, (N,) int64, or of some of them several times."""
-        if self._pointer is None:
-            return self
+    def rows(self, chosen: Tensor) -> CopyHead:
+        """See ``OutputHead``."""
         heard = self._heard.rows(chosen)
         audio = self._audio[chosen][:, : heard.vectors.shape[1]]
-        return Head(self._lm, self._pointer, heard, audio)
+        return CopyHead(self._lm, self._pointer, heard, audio)

@@ -12,10 +12,10 @@ import torch
 
 from espnet_llada.baseline.autoregressive import beam_search
 from espnet_llada.build.model import WhisperLLM
+from espnet_llada.core.head import OutputHead
 from espnet_llada.core.options import SamplerOptions
 from espnet_llada.core.prefix import Prefix
 from espnet_llada.core.recognizer import Recognizer
-from espnet_llada.extensions.copy_head import Head
 from espnet_llada.types import SpecialTokens, UserError
 
 EOS = 0
@@ -48,7 +48,7 @@ class TableLM(torch.nn.Module):
 
 def table_decoder(*tables):
     lm, special = TableLM(tables), SpecialTokens(mask=9, eos=EOS)
-    return SimpleNamespace(lm=lm, special=special, head=lambda *_: Head(lm))
+    return SimpleNamespace(lm=lm, special=special, head=lambda *_: OutputHead(lm))
 
 
 def table_prefix(*owners):

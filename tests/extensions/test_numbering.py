@@ -6,11 +6,13 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from espnet_llada.core.audio_embeddings import AudioEmbeddings
 from espnet_llada.extensions.alignment import beside
-from espnet_llada.extensions.posterior_prefix.heard import Heard
 
 
-def heard(*rows: list[list[int]], shares: float | list[list[float]] = 0.9) -> Heard:
+def heard(
+    *rows: list[list[int]], shares: float | list[list[float]] = 0.9
+) -> AudioEmbeddings:
     """Rows of vectors, each with its likeliest tokens."""
     longest = max(map(len, rows))
     likely = max((len(v) for row in rows for v in row), default=1)
@@ -22,10 +24,12 @@ def heard(*rows: list[list[int]], shares: float | list[list[float]] = 0.9) -> He
             sure = shares if isinstance(shares, float) else shares[r][i]
             table[r, i, : len(vector)] = sure / len(vector)
     vectors = torch.randn(len(rows), longest, 3)
-    return Heard(vectors, torch.tensor([len(row) for row in rows]), tokens, table)
+    return AudioEmbeddings(
+        vectors, torch.tensor([len(row) for row in rows]), tokens, table
+    )
 
 
-def numbers(found: Heard, row: int = 0) -> list[int]:
+def numbers(found: AudioEmbeddings, row: int = 0) -> list[int]:
     return found.places[row, : found.counts[row]].tolist()
 
 
@@ -50,7 +54,7 @@ def test_a_vector_of_hardly_a_word_gives_way():
 
 
 def test_nothing_to_stand_beside_changes_nothing():
-    nameless = Heard(torch.randn(1, 3, 2), torch.tensor([3]))
+    nameless = AudioEmbeddings(torch.randn(1, 3, 2), torch.tensor([3]))
     assert beside(nameless, [[1, 2]]) is nameless
     rows = heard([[1], [2]], [], [[3], [4]])
     found = beside(rows, [[], [1], [3, 4]])

@@ -6,8 +6,9 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from espnet_llada.extensions.copy_head import FLOOR, Head, Pointer
-from espnet_llada.extensions.posterior_prefix.heard import Heard
+from espnet_llada.core.audio_embeddings import AudioEmbeddings
+from espnet_llada.core.head import OutputHead
+from espnet_llada.extensions.copy_head import FLOOR, CopyHead, Pointer
 from espnet_llada.networks.lm.backbone import Backbone
 
 ROWS, LENGTH, VECTORS, TOKENS = 3, 6, 4, 2
@@ -19,7 +20,7 @@ def lm(tiny_lm) -> Backbone:
 
 
 @pytest.fixture
-def head(lm) -> Head:
+def head(lm) -> CopyHead:
     """One whose pointer has learnt something, over tokens of which some are alike."""
     torch.manual_seed(0)
     pointer = Pointer(lm.width)
@@ -29,8 +30,8 @@ def head(lm) -> Head:
     shares = torch.rand(ROWS, VECTORS, TOKENS) / TOKENS
     shares[1, 2:] = 0.0
     vectors = torch.randn(ROWS, VECTORS, lm.width)
-    heard = Heard(vectors, torch.tensor([4, 2, 3]), tokens, shares)
-    return Head(lm, pointer, heard, torch.randn(ROWS, VECTORS, lm.width))
+    heard = AudioEmbeddings(vectors, torch.tensor([4, 2, 3]), tokens, shares)
+    return CopyHead(lm, pointer, heard, torch.randn(ROWS, VECTORS, lm.width))
 
 
 def hidden_states(lm) -> torch.Tensor:
@@ -60,7 +61,7 @@ def test_loss_and_gradients_are_those_of_the_logits(lm, head):
 def test_only_what_was_heard_gains(lm, head):
     hidden = hidden_states(lm)
     everywhere = torch.ones(ROWS, LENGTH, dtype=torch.bool)
-    plain = Head(lm).logits(hidden, everywhere).unflatten(0, (ROWS, LENGTH))
+    plain = OutputHead(lm).logits(hidden, everywhere).unflatten(0, (ROWS, LENGTH))
     gained = head.logits(hidden, everywhere).unflatten(0, (ROWS, LENGTH)) - plain
     for row in range(ROWS):
         real = int(head._heard.counts[row])
@@ -87,7 +88,9 @@ def test_a_row_and_a_position_are_what_they_are_alone(lm, head):
 def test_untrained_it_points_at_the_vector_of_its_own_number(lm):
     """And a token that is heard twice has the chances of both."""
     tokens = torch.tensor([[[5], [6], [5], [7]]])
-    heard = Heard(torch.zeros(1, 4, lm.width), torch.tensor([4]), tokens, tokens / 7)
+    heard = AudioEmbeddings(
+        torch.zeros(1, 4, lm.width), torch.tensor([4]), tokens, tokens / 7
+    )
     pointer, nothing = Pointer(lm.width), torch.zeros(1, 4, lm.width)
     added = pointer(nothing, nothing, heard)[0]
     weights = torch.tensor([0.0, -1, -2, -3, -2]).softmax(dim=0)
@@ -99,7 +102,7 @@ def test_untrained_it_points_at_the_vector_of_its_own_number(lm):
 
 @torch.no_grad()
 def test_where_nothing_was_heard_nothing_is_added(lm):
-    heard = Heard(
+    heard = AudioEmbeddings(
         torch.zeros(2, 0, lm.width),
         torch.zeros(2, dtype=torch.long),
         torch.zeros(2, 0, 8, dtype=torch.long),
@@ -107,8 +110,8 @@ def test_where_nothing_was_heard_nothing_is_added(lm):
     )
     hidden = torch.randn(2, 3, lm.width)
     everywhere = torch.ones(2, 3, dtype=torch.bool)
-    head = Head(lm, Pointer(lm.width), heard, heard.vectors)
-    plain = Head(lm)
+    head = CopyHead(lm, Pointer(lm.width), heard, heard.vectors)
+    plain = OutputHead(lm)
     expected = plain.logits(hidden, everywhere)
     assert torch.equal(head.logits(hidden, everywhere), expected)
     targets = torch.full((2, 3), 5)

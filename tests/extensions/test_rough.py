@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import torch
 
+from espnet_llada.core.audio_embeddings import AudioEmbeddings
 from espnet_llada.extensions.augmentation.rough import misheard, rough_audio, sprinkled
-from espnet_llada.extensions.posterior_prefix.heard import Heard
 
 VOCABULARY = 50
 
@@ -69,7 +69,7 @@ def test_some_given_tokens_become_what_sounds_alike():
     tokens = torch.tensor([[[5, 15], [6, 16], [7, 17]]]).repeat(40, 1, 1)
     shares = torch.tensor([[0.9, 0.1], [0.1, 0.1], [0.8, 0.1]]).expand(40, 3, 2)
     counts = torch.tensor([3] * 39 + [2])
-    heard = Heard(torch.zeros(40, 3, 1), counts, tokens, shares)
+    heard = AudioEmbeddings(torch.zeros(40, 3, 1), counts, tokens, shares)
     given = torch.tensor([[1, 2, 3, 4]]).repeat(40, 1)
     found = misheard(given, heard, 0.5, range(40))
     first, second, behind = found[:, 0], found[:, 1], found[:, 2:]

@@ -16,8 +16,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from espnet_llada.core.audio_embeddings import AudioEmbeddings
 from espnet_llada.core.confidence import RowRandom
-from espnet_llada.extensions.posterior_prefix.heard import Heard
 
 MISSED = 0.02
 """Of the tokens have no vector."""
@@ -35,7 +35,7 @@ lacks an eighth of it."""
 
 def rough_audio(
     text: Tensor, lengths: Tensor, embedding: Tensor, seeds: Sequence[int]
-) -> Heard:
+) -> AudioEmbeddings:
     """Vectors as ``WordProjection`` hands them on, of text.
 
     Args:
@@ -53,7 +53,7 @@ def rough_audio(
     tokens = torch.stack([heard.tokens, mixture.token], dim=2)
     shares = torch.stack([mixture.own, mixture.other], dim=2)
     vectors = (shares[..., None] * embedding[tokens]).sum(dim=2)
-    return Heard(vectors, heard.counts, tokens, shares)
+    return AudioEmbeddings(vectors, heard.counts, tokens, shares)
 
 
 def sprinkled(
@@ -79,7 +79,9 @@ def sprinkled(
     return torch.where(chosen & valid, drawn, text)
 
 
-def misheard(given: Tensor, heard: Heard, share: float, seeds: Sequence[int]) -> Tensor:
+def misheard(
+    given: Tensor, heard: AudioEmbeddings, share: float, seeds: Sequence[int]
+) -> Tensor:
     """Given tokens, some replaced by others that were heard at their place.
 
     A first pass has errors that sound like what was said, and so has what an LM has

@@ -17,7 +17,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from espnet_llada.extensions.posterior_prefix.heard import first_places
+from espnet_llada.core.audio_embeddings import first_places
 from espnet_llada.io.schema import Weight
 from espnet_llada.networks.vocabulary import at_once, scores
 

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
+from espnet_llada.core.audio_embeddings import AudioEmbeddings
 from espnet_llada.core.parts import Parts
 from espnet_llada.core.prefix import Draft, Prefix, join
 from espnet_llada.extensions.alignment import beside
@@ -18,7 +19,6 @@ from espnet_llada.extensions.ctc_alignment import CTCAlignment
 from espnet_llada.extensions.draft_refinement import refined
 from espnet_llada.extensions.placeholders import opened
 from espnet_llada.extensions.posterior_prefix.ctc import best_path
-from espnet_llada.extensions.posterior_prefix.heard import Heard
 from espnet_llada.extensions.posterior_prefix.words import (
     SILENT,
     WordProjection,
@@ -136,7 +136,7 @@ class Listener(Parts):
     def _along(
         self,
         reader: Reader,
-        heard: Callable[[Tensor | None], Heard],
+        heard: Callable[[Tensor | None], AudioEmbeddings],
         own: Draft,
         transcripts: Sequence[Sequence[int]] | None,
         refine: int,
@@ -172,7 +172,7 @@ class Listener(Parts):
         prompt = torch.tensor([self.prompt_ids], device=self.lm.embedding.weight.device)
         return self.lm.embed(prompt.expand(batch, -1))
 
-    def _join(self, heard: Heard) -> Prefix:
+    def _join(self, heard: AudioEmbeddings) -> Prefix:
         prompt = self._prompt(len(heard.counts))
         return join(self.lm, prompt, heard, self.audio_positions)
 
@@ -182,14 +182,14 @@ class Listener(Parts):
         lengths: Tensor,
         draft: bool,
         alignment: CTCAlignment | None,
-    ) -> tuple[Callable[[Tensor | None], Heard], Draft | None]:
+    ) -> tuple[Callable[[Tensor | None], AudioEmbeddings], Draft | None]:
         """What makes the adapter's vectors as the LM sees them; a draft if needed."""
         own = Draft(*best_path(alignment.windows)) if draft else None
         projected, _ = self._ctc_layer(audio)
 
-        def heard(rows: Tensor | None) -> Heard:
+        def heard(rows: Tensor | None) -> AudioEmbeddings:
             if not isinstance(self.projection, WordProjection):
-                whole = Heard(projected, lengths)
+                whole = AudioEmbeddings(projected, lengths)
                 return whole if rows is None else whole.rows(rows)
             windows = alignment.windows
             chosen = windows if rows is None else windows.rows(rows)
@@ -210,12 +210,12 @@ class Listener(Parts):
 
     def _both(
         self,
-        heard: Heard,
+        heard: AudioEmbeddings,
         texts: Sequence[Sequence[int]],
         log_probs: Tensor,
         counts: Tensor,
         places: Sequence[Sequence[int]] | None = None,
-    ) -> Heard:
+    ) -> AudioEmbeddings:
         """What was heard beside transcripts, and what was read along them.
 
         ``places``: of the transcripts' tokens, and of their ends, on the canvas.

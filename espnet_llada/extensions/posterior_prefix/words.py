@@ -19,8 +19,8 @@ import torch.nn.functional as F
 from msgspec import Meta
 from torch import Tensor, nn
 
+from espnet_llada.core.audio_embeddings import AudioEmbeddings
 from espnet_llada.extensions.posterior_prefix.ctc import Windows
-from espnet_llada.extensions.posterior_prefix.heard import Heard
 from espnet_llada.io import weights
 from espnet_llada.io.data_file import read_json
 from espnet_llada.io.schema import LARGEST
@@ -37,7 +37,7 @@ SILENT = 0.9
 """A window whose blank is more probable than that is left out."""
 
 LIKELIEST = 8
-"""Tokens of a vector that ``Heard`` names."""
+"""Tokens of a vector that ``AudioEmbeddings`` names."""
 
 
 class WordProjection(Pretrained):
@@ -86,7 +86,7 @@ class WordProjection(Pretrained):
         """The vectors and the table whose products are the CTC's logits."""
         return audio.to(self.words.dtype), self.words
 
-    def view(self, windows: Windows, embedding: Tensor) -> Heard:
+    def view(self, windows: Windows, embedding: Tensor) -> AudioEmbeddings:
         """The LM's view of what was heard: one vector for each word.
 
         Windows that are almost surely without a word are left out, and neighbours that
@@ -112,18 +112,18 @@ class WordProjection(Pretrained):
 
 def mixtures(
     words: Tensor, counts: Tensor, embedding: Tensor, places: Tensor | None = None
-) -> Heard:
+) -> AudioEmbeddings:
     """Distributions over the LM's tokens as the LM is shown them.
 
     Args:
         words: (B, W, V), the share of each token.
         counts: (B,) int64, how many each row has.
         embedding: (V, lm_width), the LM's.
-        places: see ``Heard``.
+        places: see ``AudioEmbeddings``.
     """
     vectors = words.to(embedding.dtype) @ embedding
     shares, tokens = words.topk(min(LIKELIEST, words.shape[2]), dim=2)
-    return Heard(vectors, counts, tokens, shares, places=places)
+    return AudioEmbeddings(vectors, counts, tokens, shares, places=places)
 
 
 def _segments(windows: Windows) -> tuple[Tensor, Tensor]:

@@ -9,7 +9,7 @@ from torch import Tensor
 
 
 @dataclass(frozen=True)
-class Heard:
+class AudioEmbeddings:
     """The audio of a batch as the LM is shown it.
 
     Attributes:
@@ -57,7 +57,7 @@ class Heard:
             return torch.zeros_like(self.counts)
         return (self.places + 1).masked_fill(~self.valid, 0).amax(dim=1)
 
-    def with_more(self, more: Heard) -> Heard:
+    def with_more(self, more: AudioEmbeddings) -> AudioEmbeddings:
         """These vectors and behind them others, of the same rows and as many tokens."""
         valid = torch.cat([self.valid, more.valid], dim=1)
         counts = self.counts + more.counts
@@ -67,7 +67,7 @@ class Heard:
         def joined(first: Tensor, second: Tensor) -> Tensor:
             return torch.cat([first, second.to(first.dtype)], dim=1)[rows, order]
 
-        return Heard(
+        return AudioEmbeddings(
             joined(self.vectors, more.vectors),
             counts,
             joined(self.tokens, more.tokens),
@@ -75,15 +75,15 @@ class Heard:
             places=joined(self.places, more.places),
         )
 
-    def rows(self, chosen: Tensor) -> Heard:
+    def rows(self, chosen: Tensor) -> AudioEmbeddings:
         """Some of the rows: (N,) int64; without the padding that only others need."""
         counts = self.counts[chosen]
         width = int(counts.max()) if len(chosen) else 0
         vectors, places = self.vectors[chosen, :width], self.places[chosen, :width]
         if self.tokens is None:
-            return Heard(vectors, counts, places=places)
+            return AudioEmbeddings(vectors, counts, places=places)
         kept = width * self.tokens.shape[2]
-        return Heard(
+        return AudioEmbeddings(
             vectors,
             counts,
             self.tokens[chosen, :width],

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import torch
 
-from espnet_llada.extensions.posterior_prefix.heard import Heard
+from espnet_llada.core.audio_embeddings import AudioEmbeddings
 
 
-def heard(*shares: list[float]) -> Heard:
+def heard(*shares: list[float]) -> AudioEmbeddings:
     longest = max(map(len, shares))
     table = torch.tensor([[*row, *[0.0] * (longest - len(row))] for row in shares])
-    return Heard(
+    return AudioEmbeddings(
         torch.randn(*table.shape, 3),
         torch.tensor([len(row) for row in shares]),
         torch.tensor([7, 8, 7, 9, 8])[:longest, None].expand(*table.shape, 1),
@@ -26,7 +26,7 @@ def test_what_is_more_likely_no_word_stands_where_the_word_before_it_does():
 
 
 def test_without_tokens_every_vector_has_its_own_number():
-    found = Heard(torch.randn(2, 4, 3), torch.tensor([4, 2]))
+    found = AudioEmbeddings(torch.randn(2, 4, 3), torch.tensor([4, 2]))
     assert found.places.tolist() == [[0, 1, 2, 3]] * 2
     assert found.words.tolist() == [4, 2]
 
