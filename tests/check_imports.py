@@ -21,6 +21,7 @@ ROOMS = [
     ("core",),
     ("baseline", "release", "extensions"),
     ("build",),
+    ("trust",),
     ("inference",),
     ("plan",),
     ("sweep",),
@@ -33,7 +34,7 @@ UP = {
     ("core", "release"): 2,
     ("core", "baseline"): 1,
     ("io", "networks"): 2,
-    ("release", "build"): 1,
+    ("release", "inference"): 1,
     ("sweep", "bin"): 5,
     ("sweep", "espnet"): 1,
 }

@@ -286,7 +286,7 @@ def tiny_config(tiny_lm, tiny_whisper) -> dict:
 @pytest.fixture(scope="session")
 def model_dir(tiny_config, tmp_path_factory) -> Path:
     """``llada`` and ``llama`` below one directory, as a tag of the cache has them."""
-    from espnet_llada.build.model import WhisperLLM
+    from espnet_llada.build import WhisperLLM
     from espnet_llada.io.checkpoint import atomic_torch_save, trained_state
 
     top = tmp_path_factory.mktemp("model")

@@ -37,7 +37,7 @@ def baseline(path: Path) -> Path:
 @pytest.mark.parametrize("path", TRAIN, **ids)
 def test_train_yaml(path, tmp_path):
     pytest.importorskip("espnet2")
-    from espnet_llada.build.model import check_config
+    from espnet_llada.build import check_config
     from espnet_llada.espnet.task import ASRTask
 
     cmd = ["--config", str(path), "--output_dir", str(tmp_path), "--token_list", "x"]

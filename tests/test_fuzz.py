@@ -23,10 +23,10 @@ from hypothesis import strategies as st
 from espnet_llada.bin import asr_inference, cli, convert, plan
 from espnet_llada.bin.decode_dir import DecodeDir
 from espnet_llada.bin.decoding import Utterance, read_first_pass
-from espnet_llada.build.decode_file import job_options
-from espnet_llada.build.loading import find_model, load_model
-from espnet_llada.build.model import WhisperLLM
+from espnet_llada.build import WhisperLLM
 from espnet_llada.core.options import SamplerOptions
+from espnet_llada.inference.decode_file import job_options
+from espnet_llada.inference.loading import find_model, load_model
 from espnet_llada.io import feature_cache
 from espnet_llada.io.checkpoint import trained_state
 from espnet_llada.io.kaldi.table import read_scp, read_text

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from espnet_llada.build.model import POSTENCODER, WhisperLLM
+from espnet_llada.build import POSTENCODER, WhisperLLM
 from espnet_llada.core.decoder import LMDecoder
 from espnet_llada.core.projection import LinearProjection
 from espnet_llada.networks.lm.llama import Rotary

@@ -12,7 +12,7 @@ import torch
 from torch import nn
 
 from espnet_llada.bench.random_model import random_model
-from espnet_llada.build.loading import read_train_config
+from espnet_llada.inference.loading import read_train_config
 from espnet_llada.sweep.rows import SweepRow
 from espnet_llada.types import UserError
 

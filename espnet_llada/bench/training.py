@@ -22,7 +22,7 @@ from espnet_llada.bench.material import NOISE, material_of
 from espnet_llada.bench.meter import PeakMemory, seconds_of
 from espnet_llada.bench.random_model import model_bytes, random_model
 from espnet_llada.bench.release import padding
-from espnet_llada.build.model import WhisperLLM, compile_layers
+from espnet_llada.build import WhisperLLM, compile_layers
 from espnet_llada.core.objective import diffusion_loss, noisy_canvas
 from espnet_llada.networks.encoder import WhisperEncoder
 

@@ -26,8 +26,8 @@ from espnet_llada.bin.decoding import (
     read_first_pass,
 )
 from espnet_llada.bin.options import OfKind, OptionParser, run_main, str2bool
-from espnet_llada.build.decode_file import job_options, task_of
 from espnet_llada.core.options import SamplerOptions
+from espnet_llada.inference.decode_file import job_options, task_of
 from espnet_llada.io.kaldi.table import read_recordings, read_table
 from espnet_llada.io.schema import Count, Natural
 from espnet_llada.types import UserError
@@ -146,7 +146,7 @@ def _utterances(args: argparse.Namespace, deliberates: bool) -> list[Utterance]:
 def _model_files(args: argparse.Namespace) -> tuple[str | Path, str | Path]:
     """Config and checkpoint."""
     if args.model_tag:
-        from espnet_llada.build.loading import find_model
+        from espnet_llada.inference.loading import find_model
 
         return find_model(args.model_tag)
     for name in ("asr_train_config", "asr_model_file"):
@@ -170,9 +170,9 @@ def _recognizer(
     options: SamplerOptions,
     model: tuple[str | Path, str | Path],
 ):
-    from espnet_llada.build.loading import load_model
     from espnet_llada.core.recognizer import Recognizer
     from espnet_llada.espnet.inference import build_with_espnet
+    from espnet_llada.inference.loading import load_model
 
     device = "cuda" if args.ngpu > 0 else "cpu"
     loaded = load_model(*model, load_options(args, device), build_with_espnet)

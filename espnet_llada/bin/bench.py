@@ -152,7 +152,7 @@ def _training(
     args: argparse.Namespace, configs: Mapping[str, Path], durations: list[float]
 ) -> None:
     from espnet_llada.bench import meter, training
-    from espnet_llada.build.loading import read_train_config
+    from espnet_llada.inference.loading import read_train_config
 
     if args.model != RANDOM or "llada" not in configs:
         raise UserError(

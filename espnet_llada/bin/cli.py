@@ -23,8 +23,8 @@ from espnet_llada.bin.decoding import (
     read_first_pass,
 )
 from espnet_llada.bin.options import OfKind, OptionParser, run_main
-from espnet_llada.build.decode_file import STRATEGY, job_options
 from espnet_llada.core.options import STRATEGIES
+from espnet_llada.inference.decode_file import STRATEGY, job_options
 from espnet_llada.io.kaldi.table import normal_id
 from espnet_llada.io.schema import Count
 from espnet_llada.types import UserError, check_writable, open_stream
@@ -184,9 +184,9 @@ def _run(
 ) -> int:
     _check(args, utterances)
     from espnet_llada.bin import transcripts
-    from espnet_llada.build.loading import find_model, load_model
     from espnet_llada.core.recognizer import Recognizer
     from espnet_llada.espnet.inference import build_with_espnet
+    from espnet_llada.inference.loading import find_model, load_model
 
     files = find_model(args.model, args.system)
     options = job_options(files[0], task, given_options(args), use_audio)

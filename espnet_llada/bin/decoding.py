@@ -64,7 +64,7 @@ def add_sampler_options(
         strategy: the default one.
         strategies: those to choose from; ``deliberation_`` may be left out.
         given_only: an option that is not given is not in the namespace, so that the
-            model may decide (see ``build.decode_file.model_options``).
+            model may decide (see ``inference.decode_file.model_options``).
     """
 
     def full_name(value: str) -> str:

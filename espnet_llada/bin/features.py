@@ -102,7 +102,7 @@ def main(cmd: list[str] | None = None) -> None:
     check_directory(output)
     conf = _encoder_conf(args.train_config)
     table = read_recordings(args.wav_scp, args.allow_pipes)
-    from espnet_llada.build.model import build_encoder
+    from espnet_llada.build import build_encoder
     from espnet_llada.io import feature_cache
 
     encoder = build_encoder(**conf)
@@ -123,8 +123,8 @@ def main(cmd: list[str] | None = None) -> None:
 
 
 def _encoder_conf(train_config: str) -> dict[str, Any]:
-    from espnet_llada.build.loading import read_train_config
-    from espnet_llada.build.model import ENCODER
+    from espnet_llada.build import ENCODER
+    from espnet_llada.inference.loading import read_train_config
 
     config = read_train_config(train_config)
     if config.get("encoder") != ENCODER:
@@ -234,7 +234,7 @@ def _start(conf: dict, devices: Any, threads: int = 0) -> None:
     global _encoder
     import torch
 
-    from espnet_llada.build.model import build_encoder
+    from espnet_llada.build import build_encoder
 
     if threads:
         keep_freed_memory()

@@ -26,7 +26,7 @@ def get_parser() -> argparse.ArgumentParser:
 def main(cmd: list[str] | None = None) -> None:
     """Copy each model; MBs, since only trained tensors are in a checkpoint."""
     args = get_parser().parse_args(cmd)
-    from espnet_llada.build.loading import publish
+    from espnet_llada.inference.loading import publish
 
     for item in args.models:
         system, _, exp_dir = item.partition("=")

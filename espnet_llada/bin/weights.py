@@ -110,7 +110,7 @@ def _is_hidden(path: Path) -> bool:
 
 
 def _places(name: str) -> Iterable[Path]:
-    from espnet_llada.build.loading import places_of
+    from espnet_llada.inference.loading import places_of
     from espnet_llada.io.weights.checksums import cache_dir
 
     if name not in ASSETS:

@@ -34,7 +34,7 @@ class Parts(nn.Module):
         num_layers: of the LM, counted from its input; all by default.
         lora: fields of ``LoraOptions``; None trains no LoRA.
         compile_layers: training runs the layers of encoder, Q-Former and LM by
-            torch.compile (``build.model.compile_layers``); for a GPU.
+            torch.compile (``build.compile_layers``); for a GPU.
         train_lm: train the LM's layers themselves, for a small LM; its embedding and
             head stay frozen.
         prompt: the instruction before the audio.

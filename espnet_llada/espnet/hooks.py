@@ -15,7 +15,7 @@ import torch
 from espnet2.tasks import asr
 from espnet2.train.preprocessor import AbsPreprocessor
 
-from espnet_llada.build.model import ATTENTION, POSTENCODER, check_config
+from espnet_llada.build import ATTENTION, POSTENCODER, check_config
 from espnet_llada.core.decoder import LMDecoder
 from espnet_llada.espnet.model import TOKENIZER, ESPnetLLMModel
 from espnet_llada.espnet.modules import FrozenWhisperEncoder

@@ -11,7 +11,7 @@ from espnet2.torch_utils.device_funcs import force_gatherable
 from espnet2.train.abs_espnet_model import AbsESPnetModel
 from torch import Tensor, nn
 
-from espnet_llada.build.model import compile_layers
+from espnet_llada.build import compile_layers
 from espnet_llada.core.decoder import LMDecoder
 from espnet_llada.core.objective import Loss
 from espnet_llada.espnet import lockstep

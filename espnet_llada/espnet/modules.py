@@ -9,7 +9,7 @@ from espnet2.asr.encoder.abs_encoder import AbsEncoder
 from espnet2.asr.postencoder.abs_postencoder import AbsPostEncoder
 from torch import Tensor
 
-from espnet_llada.build.model import ATTENTION, build_encoder
+from espnet_llada.build import ATTENTION, build_encoder
 from espnet_llada.core.decoder import LMDecoder
 from espnet_llada.core.qformer import Frames, WindowQFormer
 from espnet_llada.extensions.posterior_prefix.whisper_qformer import WhisperQFormer
@@ -18,7 +18,7 @@ from espnet_llada.types import UserError
 
 
 class FrozenWhisperEncoder(AbsEncoder):
-    """``encoder: whisper_frozen``; ``encoder_conf`` as ``build.model.build_encoder``.
+    """``encoder: whisper_frozen``; ``encoder_conf`` as ``build.build_encoder``.
 
     Takes waveforms, so no frontend, normalisation or SpecAugment goes before it; or
     its own frames from ``espnet-llada features``, which it hands on.

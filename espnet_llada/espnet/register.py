@@ -15,7 +15,7 @@ def register() -> None:
     before_espnet()
     from espnet2.tasks import abs_task, asr
 
-    from espnet_llada.build.model import ENCODER, POSTENCODER
+    from espnet_llada.build import ENCODER, POSTENCODER
     from espnet_llada.espnet.hooks import hook
     from espnet_llada.espnet.model import ESPnetLLMModel
     from espnet_llada.espnet.modules import (

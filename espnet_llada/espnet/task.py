@@ -23,8 +23,7 @@ from torch.multiprocessing import ProcessExitedException
 from torch.utils.data import DataLoader
 
 from espnet_llada.bin.decoding import add_pipe_option
-from espnet_llada.build.model import ENCODER
-from espnet_llada.build.trust import tensors_only
+from espnet_llada.build import ENCODER
 from espnet_llada.espnet.data import (
     WHISPER_SECONDS,
     UsableBatches,
@@ -37,6 +36,7 @@ from espnet_llada.espnet.register import register
 from espnet_llada.espnet.trainer import LLMTrainer
 from espnet_llada.io.data_file import read_yaml
 from espnet_llada.io.kaldi.table import read_table
+from espnet_llada.trust import tensors_only
 from espnet_llada.types import SAMPLE_RATE, UserError
 
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)

@@ -9,9 +9,9 @@ from typing import Any
 import numpy as np
 import torch
 
-from espnet_llada.build.decode_file import job_options
-from espnet_llada.build.loading import Builder, find_model, load_model
 from espnet_llada.core.recognizer import Recognizer
+from espnet_llada.inference.decode_file import job_options
+from espnet_llada.inference.loading import Builder, find_model, load_model
 from espnet_llada.io.audio.reading import check_samples, load_audio
 from espnet_llada.types import Hypothesis, LoadOptions, UserError
 

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from espnet_llada.build.model import ATTENTION, POSTENCODER, check_config, is_ours
+from espnet_llada.build import ATTENTION, POSTENCODER, check_config, is_ours
 from espnet_llada.core.qformer import WindowQFormer
 from espnet_llada.networks.encoder import SAMPLES_PER_FRAME, WhisperEncoder
 from espnet_llada.networks.lm.backbone import Backbone

@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 
-from espnet_llada.build.loading import write_model
+from espnet_llada.inference.loading import write_model
 from espnet_llada.io import weights
 from espnet_llada.io.checkpoint import IDENTITY, identity_tensor
 from espnet_llada.io.weights import Weights

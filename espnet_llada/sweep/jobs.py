@@ -90,7 +90,7 @@ class Systems:
 
     def files(self, system: str) -> dict[str, Path]:
         """What decides a row's lines besides its options."""
-        from espnet_llada.build.loading import find_model
+        from espnet_llada.inference.loading import find_model
 
         if system == "whisper":
             return {"whisper_file": self._whisper_file}
@@ -99,7 +99,7 @@ class Systems:
 
     @functools.cached_property
     def _whisper_file(self) -> Path:
-        from espnet_llada.build.loading import find_model, read_train_config
+        from espnet_llada.inference.loading import find_model, read_train_config
         from espnet_llada.io import weights
 
         config = read_train_config(find_model(self.place.model, "llama")[0])
@@ -120,8 +120,8 @@ class Systems:
         return self._models[key]
 
     def _load(self, system: str, quantize: bool):
-        from espnet_llada.build.loading import find_model, load_model
         from espnet_llada.espnet.inference import build_with_espnet
+        from espnet_llada.inference.loading import find_model, load_model
 
         place = self.place
         files = find_model(place.model, system)

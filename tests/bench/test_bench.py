@@ -16,9 +16,9 @@ from espnet_llada.bench.meter import STAGES, Meter, PeakMemory
 from espnet_llada.bench.release import as_released
 from espnet_llada.bench.tables import markdown, ratio
 from espnet_llada.bin import bench
-from espnet_llada.build.loading import find_model, load_model
 from espnet_llada.core.options import SamplerOptions
 from espnet_llada.core.recognizer import Recognizer
+from espnet_llada.inference.loading import find_model, load_model
 from espnet_llada.sweep.rows import SweepRow
 from espnet_llada.types import UserError
 

@@ -10,7 +10,7 @@ import torch
 
 from espnet_llada.baseline.autoregressive import beam_search
 from espnet_llada.bench.fixed import FixedPass, StaticGreedy
-from espnet_llada.build.model import WhisperLLM
+from espnet_llada.build import WhisperLLM
 from espnet_llada.core.options import SamplerOptions
 from espnet_llada.core.recognizer import Recognizer
 from espnet_llada.types import UserError

@@ -13,7 +13,7 @@ import yaml
 from espnet_llada.bench import fixed, measure, meter, systems, training
 from espnet_llada.bench.random_model import empty_model, model_bytes, random_model
 from espnet_llada.bin import bench, sweep
-from espnet_llada.build.model import compile_layers
+from espnet_llada.build import compile_layers
 from espnet_llada.core.options import SamplerOptions
 from espnet_llada.core.recognizer import Recognizer
 from espnet_llada.sweep.rows import read_sweep

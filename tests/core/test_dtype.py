@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from espnet_llada.build.model import WhisperLLM
+from espnet_llada.build import WhisperLLM
 from espnet_llada.io.checkpoint import IDENTITY, load_trained, trained_state
 from espnet_llada.networks.frozen import Pretrained
 

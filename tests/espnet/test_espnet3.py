@@ -9,7 +9,7 @@ import torch
 import yaml
 
 from espnet_llada import Speech2Text
-from espnet_llada.build.model import WhisperLLM
+from espnet_llada.build import WhisperLLM
 from espnet_llada.io.checkpoint import trained_state
 
 OmegaConf = pytest.importorskip("omegaconf").OmegaConf

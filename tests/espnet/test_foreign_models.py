@@ -12,7 +12,7 @@ import torch
 import yaml
 
 from espnet_llada import Speech2Text, UserError
-from espnet_llada.build.trust import PLAIN_PARTS, check_parts
+from espnet_llada.trust import PLAIN_PARTS, check_parts
 
 pytest.importorskip("espnet2")
 

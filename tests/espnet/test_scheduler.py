@@ -101,7 +101,7 @@ def test_espnets_weight_decay_groups_are_the_published_ones(tiny_config):
     """``exclude_weight_decay: true``: none on biases and norms, as the release has."""
     from espnet2.optimizers.optim_groups import configure_optimizer
 
-    from espnet_llada.build.model import WhisperLLM
+    from espnet_llada.build import WhisperLLM
 
     model = WhisperLLM.from_config(tiny_config)
     conf = {"lr": 1e-3, "weight_decay": 0.05}

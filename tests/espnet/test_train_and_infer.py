@@ -73,7 +73,7 @@ def test_training_leaves_espnets_files_with_trained_tensors_only(trained):
 
 
 def test_training_changes_what_it_should(trained, tiny_config):
-    from espnet_llada.build.model import WhisperLLM
+    from espnet_llada.build import WhisperLLM
 
     state = torch.load(trained / "llada/out/1epoch.pth", weights_only=True)
     for name, tensor in state.items():
@@ -211,7 +211,7 @@ def test_the_api_returns_what_espnets_does(data, trained):
 
 def test_espnet_and_the_light_path_are_one_network(data, trained):
     """The same checkpoint in ESPnet's model and in WhisperLLM: the same loss."""
-    from espnet_llada.build.model import WhisperLLM
+    from espnet_llada.build import WhisperLLM
     from espnet_llada.espnet.inference import build_with_espnet
     from espnet_llada.io.checkpoint import load_trained, read_state
 
@@ -290,7 +290,7 @@ def test_an_unknown_key_is_one_line(tiny_config, tmp_path, section, key, hint):
 
 def test_init_never_overwrites_pretrained_weights(tiny_config, caplog):
     import espnet_llada
-    from espnet_llada.build.model import build_encoder
+    from espnet_llada.build import build_encoder
 
     espnet_llada.register()
     from espnet2.tasks.asr import ASRTask

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from espnet_llada.bench.meter import Meter
-from espnet_llada.build.model import WhisperLLM
+from espnet_llada.build import WhisperLLM
 from espnet_llada.core.options import SamplerOptions
 from espnet_llada.core.recognizer import Recognizer
 from espnet_llada.extensions import rescoring as rereading

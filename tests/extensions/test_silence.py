@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from espnet_llada.build.model import WhisperLLM
+from espnet_llada.build import WhisperLLM
 from espnet_llada.core.options import SamplerOptions
 from espnet_llada.core.recognizer import Recognizer
 from espnet_llada.extensions.posterior_prefix.ctc import Windows

@@ -11,7 +11,7 @@ import sys
 import pytest
 import torch
 
-from espnet_llada.build.model import WhisperLLM
+from espnet_llada.build import WhisperLLM
 from espnet_llada.io.checkpoint import (
     IDENTITY,
     atomic_torch_save,

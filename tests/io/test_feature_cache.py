@@ -19,7 +19,7 @@ import torch
 import yaml
 
 from espnet_llada.bin import features
-from espnet_llada.build.model import build_encoder
+from espnet_llada.build import build_encoder
 from espnet_llada.io.audio.reading import load_audio
 from espnet_llada.io.feature_cache import check_scp, identity
 from espnet_llada.types import UserError

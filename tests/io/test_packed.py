@@ -16,8 +16,8 @@ import yaml
 
 from espnet_llada import Deliberator, Speech2Text, UserError
 from espnet_llada.bin import cli
-from espnet_llada.build.loading import find_model
-from espnet_llada.build.model import WhisperLLM
+from espnet_llada.build import WhisperLLM
+from espnet_llada.inference.loading import find_model
 from espnet_llada.io.checkpoint import atomic_torch_save, read_state, trained_state
 from espnet_llada.io.packed import unpack
 

@@ -11,7 +11,7 @@ from typing import Annotated, Any, Literal
 import numpy as np
 import pytest
 
-from espnet_llada.build.model import check_config
+from espnet_llada.build import check_config
 from espnet_llada.core.options import SamplerOptions
 from espnet_llada.io.data_file import read_json, read_yaml
 from espnet_llada.io.schema import Count, OptionsOf, Share, check_options

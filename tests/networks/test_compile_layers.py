@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from espnet_llada.build.model import WhisperLLM, compile_layers
+from espnet_llada.build import WhisperLLM, compile_layers
 from espnet_llada.core.options import SamplerOptions
 from espnet_llada.core.qformer import read_layer
 from espnet_llada.core.recognizer import Recognizer
@@ -47,7 +47,7 @@ def gradients(model: WhisperLLM, rows: int) -> dict[str, torch.Tensor]:
 )
 def test_it_learns_the_same(tiny_config, kind, monkeypatch):
     real = partial(compile_layers, backend="aot_eager")
-    monkeypatch.setattr("espnet_llada.build.model.compile_layers", real)
+    monkeypatch.setattr("espnet_llada.build.compile_layers", real)
     plain, model = (build(tiny_config, kind, c).train() for c in (False, True))
     assert plain.decoder.lm.body.run is run_layer
     assert model.decoder.lm.body.run is not run_layer

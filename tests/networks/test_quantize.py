@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from espnet_llada import Speech2Text
-from espnet_llada.build.loading import find_model, load_model
+from espnet_llada.inference.loading import find_model, load_model
 from espnet_llada.types import LoadOptions, UserError
 
 

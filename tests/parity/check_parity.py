@@ -21,7 +21,6 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from espnet_llada.build.loading import load_model
 from espnet_llada.core.canvas import blank_canvas, transcript_canvas
 from espnet_llada.core.confidence import log_probabilities
 from espnet_llada.core.decoder import LMDecoder
@@ -30,6 +29,7 @@ from espnet_llada.core.options import SamplerOptions
 from espnet_llada.core.prefix import Prefix
 from espnet_llada.core.sampler import SamplerResult, sample
 from espnet_llada.extensions.posterior_prefix.listening import Listening
+from espnet_llada.inference.loading import load_model
 from espnet_llada.release.importing import ReleaseOptions, import_release
 from espnet_llada.types import SAMPLE_RATE
 

@@ -22,9 +22,9 @@ import pytest
 import yaml
 from check_parity import check
 
-from espnet_llada.build.loading import load_model
 from espnet_llada.core.options import SamplerOptions
 from espnet_llada.core.recognizer import Recognizer
+from espnet_llada.inference.loading import load_model
 from espnet_llada.release.importing import ReleaseOptions, import_release
 
 HERE = Path(__file__).resolve().parent

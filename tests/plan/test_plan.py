@@ -15,7 +15,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 from espnet_llada.bin import plan as command
-from espnet_llada.build.model import WhisperLLM
+from espnet_llada.build import WhisperLLM
 from espnet_llada.core.objective import noisy_canvas
 from espnet_llada.plan import estimate as plan
 from espnet_llada.plan import meta_model as blueprint

@@ -12,8 +12,7 @@ import yaml
 from recipe_helpers import RECIPE, snapshot
 
 from espnet_llada import Speech2Text, UserError
-from espnet_llada.build import loading
-from espnet_llada.build.model import WhisperLLM
+from espnet_llada.build import WhisperLLM, loading
 from espnet_llada.io import weights
 from espnet_llada.io.checkpoint import (
     IDENTITY,

@@ -13,7 +13,7 @@ import yaml
 from safetensors.torch import load_file
 
 from espnet_llada import Speech2Text
-from espnet_llada.build.model import WhisperLLM
+from espnet_llada.build import WhisperLLM
 from espnet_llada.io.checkpoint import IDENTITY, load_trained, trained_state
 from espnet_llada.release.importing import ReleaseOptions, import_release
 from espnet_llada.types import UserError

@@ -13,7 +13,7 @@ import pytest
 import torch
 
 from espnet_llada.bin import cli
-from espnet_llada.build.loading import write_model
+from espnet_llada.inference.loading import write_model
 from espnet_llada.io.checkpoint import read_state
 from espnet_llada.io.weights import Asset, checksums, resolve
 from espnet_llada.io.weights.assets import ASSETS, MINI

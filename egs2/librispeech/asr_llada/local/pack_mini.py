@@ -23,13 +23,13 @@ from typing import Any
 from torch import Tensor
 
 from espnet_llada.bin.options import OptionParser, run_main
-from espnet_llada.build.loading import (
+from espnet_llada.build import is_ours
+from espnet_llada.inference.loading import (
     find_model,
     load_model,
     read_train_config,
     write_model,
 )
-from espnet_llada.build.model import is_ours
 from espnet_llada.io.checkpoint import (
     IDENTITY,
     identity_tensor,

@@ -16,9 +16,9 @@ import yaml
 
 from espnet_llada import Deliberator, Speech2Text, UserError
 from espnet_llada.bin import asr_inference, cli
-from espnet_llada.build.loading import load_model
-from espnet_llada.build.trust import check_parts, tensors_only
+from espnet_llada.inference.loading import load_model
 from espnet_llada.io.checkpoint import read_state
+from espnet_llada.trust import check_parts, tensors_only
 from espnet_llada.types import LoadOptions
 
 

@@ -20,9 +20,9 @@ from unittest import mock
 import numpy as np
 import torch
 
-from espnet_llada.build.model import ATTENTION, ENCODER, POSTENCODERS
-from espnet_llada.types import UserError
+from espnet_llada.build import ATTENTION, ENCODER, POSTENCODERS
 from espnet_llada.io.weights.tensors import why_unreadable
+from espnet_llada.types import UserError
 
 PLAIN_PARTS = {
     "frontend": {"default", "sliding_window", "wav2vec_cnn"},
