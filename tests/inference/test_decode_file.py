@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from espnet_llada import Deliberator, Speech2Text, UserError
-from espnet_llada.build import loading
+from espnet_llada.inference import loading
 from espnet_llada.inference.decode_file import make_options, model_options
 from espnet_llada.inference.loading import find_model, publish
 

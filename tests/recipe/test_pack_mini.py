@@ -12,7 +12,8 @@ import yaml
 from recipe_helpers import RECIPE, snapshot
 
 from espnet_llada import Speech2Text, UserError
-from espnet_llada.build import WhisperLLM, loading
+from espnet_llada.build import WhisperLLM
+from espnet_llada.inference import loading
 from espnet_llada.io import weights
 from espnet_llada.io.checkpoint import (
     IDENTITY,
