@@ -186,7 +186,7 @@ def test_a_sure_eos_cuts_off_what_the_model_still_expects():
     assert (result.log_probs[0, 0] < 0) and not result.log_probs[0, 1:].any()
 
 
-@many
+@settings(max_examples=100, deadline=None)
 @given(
     lms,
     st.lists(transcripts, min_size=1, max_size=4),
@@ -278,8 +278,8 @@ def test_a_recognizer_has_the_sampler_of_its_options(tiny_config, given):
     text = "the quick brown fox" if run.options.deliberates else None
     texts = text and [text] * 2
     # In silence, too, it hears words.
-    alone, quiet = run([waveform, waveform * 0], ["u", "v"], texts)
-    assert alone.passes > 0 and quiet.passes > 0
+    assert all(h.passes > 0 for h in run([waveform, waveform * 0], ["u", "v"], texts))
+    (alone,) = run([waveform], ["u"], texts and texts[:1])
     hypothesis, frames = trace(run, waveform, "u", text)
     assert hypothesis == alone
     passes = [frame for frame in frames if frame.kind != "masked"]
