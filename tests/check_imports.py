@@ -31,7 +31,6 @@ FLOOR = {room: floor for floor, rooms in enumerate(ROOMS) for room in rooms}
 MAY_IMPORT = {"scoring": {"types", "io"}, "report": {"types", "io", "scoring"}}
 UP = {
     ("core", "extensions"): 15,
-    ("core", "release"): 2,
     ("core", "baseline"): 1,
     ("io", "networks"): 2,
     ("release", "inference"): 1,

@@ -10,11 +10,11 @@ from pathlib import Path
 import jiwer
 import numpy as np
 import pytest
+from espnet_llada.inference.recognizer import make_recognizer
 
 from espnet_llada import Deliberator, Speech2Text
-from espnet_llada.core.options import PROFILES, STRATEGIES
-from espnet_llada.core.recognizer import Recognizer
-from espnet_llada.inference.decode_file import make_options, model_options
+from espnet_llada.core.options import STRATEGIES
+from espnet_llada.inference.decode_file import PROFILES, make_options, model_options
 from espnet_llada.inference.loading import find_model, load_model
 from espnet_llada.io.audio.reading import load_audio
 from espnet_llada.io.weights import MARKER, cache_dir
@@ -93,7 +93,7 @@ def test_mini_takes_every_strategy_by_its_name_alone():
             if (strategy, profile) != ("mask_ctc", "release"):
                 given = {"strategy": strategy, "profile": profile}
                 options = make_options({**model_options(config, task, given), **given})
-                assert Recognizer(model, options).options.strategy == strategy
+                assert make_recognizer(model, options).options.strategy == strategy
 
 
 def test_what_is_said_three_times_comes_back_three_times(heard):

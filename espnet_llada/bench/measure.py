@@ -28,6 +28,7 @@ from espnet_llada.bench.meter import (
 from espnet_llada.bench.random_model import model_bytes
 from espnet_llada.bench.release import as_released
 from espnet_llada.bench.systems import RandomSystems
+from espnet_llada.release.options import ReleaseSamplerOptions
 from espnet_llada.sweep.jobs import Systems
 from espnet_llada.sweep.rows import SweepRow
 
@@ -111,7 +112,7 @@ def cells_of(
         for seconds in durations
         for row in rows
         for batch in batches
-        if batch == 1 or row.options.profile != "release"
+        if batch == 1 or not isinstance(row.options, ReleaseSamplerOptions)
     ]
 
 
@@ -202,7 +203,7 @@ def _runner(systems: Systems, cell: Cell) -> Run:
 
     def run(record: Record, speech: list[np.ndarray], warm_up: bool) -> None:
         with ExitStack() as stack:
-            if cell.row.options.profile == "release":
+            if isinstance(cell.row.options, ReleaseSamplerOptions):
                 stack.enter_context(as_released(model))
             if fixed:
                 stack.enter_context(fixed.installed(recognizer))

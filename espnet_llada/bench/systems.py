@@ -42,13 +42,13 @@ class RandomSystems:
         Raises:
             UserError: the row's system has no train config, or one that does not fit.
         """
-        from espnet_llada.core.recognizer import Recognizer
+        from espnet_llada.inference.recognizer import make_recognizer
 
         key = row.system, row.weights, row.prefix_blind
         if key not in self._models:
             self._models[key] = self._made(row)
         model = self._models[key]
-        return Recognizer(model, row.options, row.use_audio, row.output_case)
+        return make_recognizer(model, row.options, row.use_audio, row.output_case)
 
     def _made(self, row: SweepRow) -> nn.Module:
         try:

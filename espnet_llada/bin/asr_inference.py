@@ -170,13 +170,13 @@ def _recognizer(
     options: SamplerOptions,
     model: tuple[str | Path, str | Path],
 ):
-    from espnet_llada.core.recognizer import Recognizer
     from espnet_llada.espnet.inference import build_with_espnet
     from espnet_llada.inference.loading import load_model
+    from espnet_llada.inference.recognizer import make_recognizer
 
     device = "cuda" if args.ngpu > 0 else "cpu"
     loaded = load_model(*model, load_options(args, device), build_with_espnet)
-    return Recognizer(loaded, options, args.use_audio, args.output_case)
+    return make_recognizer(loaded, options, args.use_audio, args.output_case)
 
 
 def _report(failures: list[str], decoded: int, total: int) -> None:

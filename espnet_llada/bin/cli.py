@@ -184,9 +184,9 @@ def _run(
 ) -> int:
     _check(args, utterances)
     from espnet_llada.bin import transcripts
-    from espnet_llada.core.recognizer import Recognizer
     from espnet_llada.espnet.inference import build_with_espnet
     from espnet_llada.inference.loading import find_model, load_model
+    from espnet_llada.inference.recognizer import make_recognizer
 
     files = find_model(args.model, args.system)
     options = job_options(files[0], task, given_options(args), use_audio)
@@ -195,7 +195,7 @@ def _run(
         if not todo:
             return iter(())
         model = load_model(*files, load_options(args, args.device), build_with_espnet)
-        recognizer = Recognizer(model, options, use_audio, args.output_case)
+        recognizer = make_recognizer(model, options, use_audio, args.output_case)
         return _progress(decode_all(recognizer, todo, args.batch_size), len(todo))
 
     if not args.output:

@@ -6,14 +6,15 @@ import argparse
 import logging
 import time
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from espnet_llada.bin.options import str2bool
-from espnet_llada.core.options import PROFILES, STRATEGIES, SamplerOptions
+from espnet_llada.core.options import STRATEGIES, SamplerOptions
+from espnet_llada.inference.decode_file import OPTIONS, PROFILES, make_options
 from espnet_llada.io.kaldi.table import read_text
 from espnet_llada.types import (
     SAMPLE_RATE,
@@ -57,7 +58,7 @@ def add_sampler_options(
     strategies: Sequence[str] = STRATEGIES,
     given_only: bool = False,
 ) -> None:
-    """One option for each field of ``SamplerOptions``.
+    """One option for each of ``OPTIONS``.
 
     Args:
         parser: the options are added here.
@@ -80,15 +81,15 @@ def add_sampler_options(
         "defaults, where the model's decode.yaml does not say other ones, in brackets"
     )
     group = parser.add_argument_group("decoding", note if given_only else None)
-    for field in fields(SamplerOptions):
-        is_strategy, kind = field.name == "strategy", type(field.default)
-        default = strategy if is_strategy else field.default
+    for name, default in OPTIONS.items():
+        is_strategy, kind = name == "strategy", type(default)
+        default = strategy if is_strategy else default
         group.add_argument(
-            f"--{field.name}",
+            f"--{name}",
             type=full_name if is_strategy else str2bool if kind is bool else kind,
             default=argparse.SUPPRESS if given_only else default,
-            choices=choices.get(field.name),
-            help=f"{_HELP[field.name]} (default: {default})",
+            choices=choices.get(name),
+            help=f"{_HELP[name]} (default: {default})",
         )
 
 
@@ -146,7 +147,7 @@ def load_options(args: argparse.Namespace, device: str) -> LoadOptions:
 def given_options(args: argparse.Namespace) -> dict[str, Any]:
     """What ``add_sampler_options`` has parsed."""
     given = vars(args)
-    return {f.name: given[f.name] for f in fields(SamplerOptions) if f.name in given}
+    return {name: given[name] for name in OPTIONS if name in given}
 
 
 def sampler_options(args: argparse.Namespace) -> SamplerOptions:
@@ -155,7 +156,7 @@ def sampler_options(args: argparse.Namespace) -> SamplerOptions:
     Raises:
         UserError: a value outside its range.
     """
-    return SamplerOptions(**given_options(args))
+    return make_options(given_options(args))
 
 
 _NAMED = 5  # words that a warning spells out

@@ -43,20 +43,15 @@ class RowRandom:
         return noise.to(self._device)
 
 
-def log_probabilities(
-    logits: Tensor,
-    special: SpecialTokens,
-    mask_token: bool = False,
-) -> Tensor:
-    """(N, V) float32 log-probabilities over what may be committed.
+def log_probabilities(logits: Tensor, special: SpecialTokens) -> Tensor:
+    """(N, V) float32 log-probabilities over what may be committed: no mask token.
 
     Args:
         logits: (N, V).
         special: mask and EOS ids.
-        mask_token: whether the mask token is an answer.
     """
     logits = logits.to(torch.float32, copy=True)  # the caller keeps its own
-    if not mask_token and special.mask < logits.shape[-1]:
+    if special.mask < logits.shape[-1]:
         logits[..., special.mask] = -torch.inf
     return logits.log_softmax(dim=-1)
 

@@ -45,23 +45,19 @@ def random_positions(
     return lowest(scores, among, counts)
 
 
-def sub_blocks(canvas: Canvas, num: int, even: bool = True) -> list[Tensor]:
+def sub_blocks(canvas: Canvas, num: int) -> list[Tensor]:
     """Each row's positions cut into ``num`` contiguous parts, left to right.
 
     Args:
         canvas: the rows.
         num: number of parts.
-        even: sizes differ by one at most; otherwise each part has length // num
-            positions and the last one what is left.
 
     Returns:
-        ``num`` tensors (B, L) bool; a row shorter than ``num`` has empty parts.
+        ``num`` tensors (B, L) bool, whose sizes differ by one at most; a row shorter
+        than ``num`` has empty parts.
     """
     places = torch.arange(canvas.tokens.shape[1], device=canvas.tokens.device)
-    if even:
-        edges = [canvas.lengths * i // num for i in range(num)]
-    else:
-        edges = [canvas.lengths // num * i for i in range(num)]
+    edges = [canvas.lengths * i // num for i in range(num)]
     return [
         (places >= start[:, None]) & (places < stop[:, None])
         for start, stop in itertools.pairwise([*edges, canvas.lengths])

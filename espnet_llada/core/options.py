@@ -20,8 +20,6 @@ STRATEGIES = (
 )
 
 
-PROFILES = ("default", "release")
-
 Positions = Annotated[int, Meta(ge=1, le=8192)]
 """Of a canvas; no LM here knows more."""
 Rate = Annotated[float, Meta(ge=0.0, le=1000.0)]
@@ -76,8 +74,6 @@ class SamplerOptions:
         tail: EOS positions that deliberation appends to a transcript and masks as
             well, so that the transcript can grow.
         seed: makes random masks and draws repeatable, for each utterance id.
-        profile: ``default``, or ``release``: the behaviour of the paper's published
-            implementation, defects included (``sampler/README.md`` has the table).
         threshold: above 0, a pass also commits every position whose token is at least
             so probable, in [0, 1]: sure positions are not held back for the budget, and
             an easy utterance takes fewer passes.
@@ -116,7 +112,6 @@ class SamplerOptions:
     remasking: Literal["confidence", "random"] = "confidence"
     tail: Annotated[int, Meta(ge=0, le=8192)] = 1
     seed: Annotated[int, Meta(ge=-(2**62), le=2**62)] = 0
-    profile: Literal[PROFILES] = "default"
     threshold: Share = 0.0
     beam_size: Annotated[int, Meta(ge=1, le=1024)] = 1
     reader_weight: Weight = 0.0
@@ -127,50 +122,20 @@ class SamplerOptions:
         check_options(vars(self), type(self))
         measures = self.strategy in ("mask_ctc", "deliberation_low_confidence")
         allowed = "0: this strategy knows no probability of a token"
-        _require(
-            not self.mask_below or measures, "mask_below", self.mask_below, allowed
-        )
+        require(not self.mask_below or measures, "mask_below", self.mask_below, allowed)
         rounds, allowed = self.refine, "0: deliberation has no draft of its own"
-        _require(not (rounds and self.deliberates), "refine", rounds, allowed)
+        require(not (rounds and self.deliberates), "refine", rounds, allowed)
         for name in ("slots_below", "verify"):
             value, allowed = getattr(self, name), "0: no text is on the canvas"
-            _require(not value or self.edits, name, value, allowed)
-        if self.profile == "release":
-            self._check_release()
-        elif self.strategy == "deliberation_low_confidence":
-            needed = self.measuring_passes + 1
-            allowed = f">= {needed}: measuring the transcript's confidence takes passes"
-            _require(self.steps >= needed, "steps", self.steps, allowed)
+            require(not value or self.edits, name, value, allowed)
+        fewest, why = self.fewest_steps, "measuring the transcript's confidence takes"
+        require(self.steps >= fewest, "steps", self.steps, f">= {fewest}: {why} passes")
 
-    def _check_release(self) -> None:
-        _require(self.strategy != "mask_ctc", "strategy", self.strategy, "the paper's")
-        for name in ("tokens_per_second", "positions_per_vector"):
-            rate = getattr(self, name)
-            _require(rate == 0, name, rate, "0: the release's canvas is fixed")
-        allowed = "0: the release masks a share"
-        _require(self.mask_below == 0, "mask_below", self.mask_below, allowed)
-        slots, allowed = self.slots_below, "0: the release keeps the length"
-        _require(slots == 0, "slots_below", slots, allowed)
-        for name in ("verify", "second_opinion"):
-            allowed = "false: the release reads once"
-            _require(not getattr(self, name), name, True, allowed)
-        kept, allowed = self.block_cache, "false: the release computes all anew"
-        _require(not kept, "block_cache", kept, allowed)
-        rounds = self.refine
-        _require(rounds == 0, "refine", rounds, "0: the release has no draft")
-        weight, allowed = self.reader_weight, "0: the release's LM decides alone"
-        _require(weight == 0, "reader_weight", weight, allowed)
-        passes, sure = self.measuring_passes, self.threshold
-        _require(passes == 1, "measuring_passes", passes, "1: the release's")
-        _require(sure == 0, "threshold", sure, "0: the release has a fixed schedule")
-        if self.strategy == "semi_ar":
-            allowed = f"a divisor of canvas_length {self.canvas_length} and of steps"
-            fits = self.canvas_length % self.num_blocks == 0
-            fits = fits and self.steps % self.num_blocks == 0
-            _require(fits, "num_blocks", self.num_blocks, f"{allowed} {self.steps}")
-        if self.deliberates:
-            allowed = "0: the release keeps the length"
-            _require(self.tail == 0, "tail", self.tail, allowed)
+    @property
+    def fewest_steps(self) -> int:
+        """The passes that measure a transcript, and one to fill it."""
+        measures = self.strategy == "deliberation_low_confidence"
+        return 1 + measures * self.measuring_passes
 
     @property
     def deliberates(self) -> bool:
@@ -202,6 +167,11 @@ class SamplerOptions:
         return self.edits and self.slots_below > 0
 
 
-def _require(holds: bool, name: str, value: object, allowed: object) -> None:
+def require(holds: bool, name: str, value: object, allowed: object) -> None:
+    """Refuse an option's value in one line, unless it ``holds``.
+
+    Raises:
+        UserError: names the option, its value and what is allowed.
+    """
     if not holds:
         raise UserError(f"{name}: {value!r} does not fit; allowed: {allowed}")

@@ -65,6 +65,8 @@ class Recognizer:
         output_case: ``upper`` (LibriSpeech's transcripts), ``lower``, ``keep`` (the
             LM's) or ``auto``: capitals, and in deliberation what the first pass has;
             of that, words that stayed are not touched.
+        sampler: fills a canvas: ``sample``, or what stands in for it.
+        skips_silence: give the LM no utterance in which nothing is spoken.
 
     Attributes:
         unwritable: words of first passes so far that the LM cannot write; they stay as
@@ -84,6 +86,8 @@ class Recognizer:
         options: SamplerOptions,
         use_audio: bool = True,
         output_case: str = "auto",
+        sampler: Callable[..., SamplerResult] = sample,
+        skips_silence: bool = True,
     ):
         # (The default stands for no strategy.)
         if options.strategy != SamplerOptions.strategy and not model.decoder.diffuses:
@@ -131,6 +135,7 @@ class Recognizer:
         self.model = model.eval()
         self.options, self.use_audio = options, use_audio
         self.output_case = output_case
+        self.sampler, self.skips_silence = sampler, skips_silence
         self.on_pass: OnPass | None = None
         self.unwritable: Counter[str] = Counter()
         self.search: Callable[..., SamplerResult] = beam_search
@@ -292,16 +297,15 @@ class Recognizer:
         self, pieces: list[list[np.ndarray]]
     ) -> tuple[list[int], tuple[Tensor, Tensor] | None, CTCAlignment | None]:
         """The rows in which something may be spoken, and what is heard of them."""
-        release = self.options.profile == "release"  # hears words in silence, too
         rows = [
             row
             for row, parts in enumerate(pieces)
-            if release or not all(map(is_inaudible, parts))
+            if not (self.skips_silence and all(map(is_inaudible, parts)))
         ]
         if not rows:
             return [], None, None
         audio = self._audio([pieces[row] for row in rows])
-        if self.model.decoder.ctc is None or release:
+        if self.model.decoder.ctc is None or not self.skips_silence:
             return rows, audio, None
         alignment = self.model.decoder.alignment(*audio)
         heard = speaking(alignment.windows).tolist()
@@ -324,7 +328,7 @@ class Recognizer:
             canvas: Canvas,
             beside: LogitsProcessor | None = None,
         ) -> SamplerResult:
-            return sample(
+            return self.sampler(
                 decoder.logits_fn(heard, canvas.lengths, self.options.block_cache),
                 canvas,
                 self.options,

@@ -19,8 +19,7 @@ from espnet_llada.core.confidence import (
 from espnet_llada.core.masking import lowest
 from espnet_llada.core.options import SamplerOptions
 from espnet_llada.core.schedule import commits_per_pass
-from espnet_llada.core.strategies import LogitsFn, Plan, make_plan
-from espnet_llada.release.profile import PROFILE
+from espnet_llada.core.strategies import Block, LogitsFn, Plan, make_plan
 from espnet_llada.types import SpecialTokens
 
 __all__ = ["LogitsFn", "LogitsProcessor", "OnPass", "Pass", "SamplerResult", "sample"]
@@ -31,9 +30,8 @@ class SamplerResult:
     """A filled batch.
 
     Attributes:
-        tokens: (B, L) int64; a row's text is what is not EOS: behind the first one
-            there is nothing else, except in the ``release`` profile and with slots.
-            Without mask tokens, except that the ``release`` profile may leave some.
+        tokens: (B, L) int64, without mask tokens; a row's text is what is not EOS:
+            behind the first one there is nothing else, except with slots.
         log_probs: (B, L) float32, natural log-probability of each token when it was
             committed; 0 where a token was given or follows from a committed EOS.
         passes: (B,) int64, forward passes spent on each row, planning included.
@@ -126,9 +124,7 @@ class _Denoiser:
         # Given tokens come from the first pass and are not (yet) masked; the sampler
         # may neither change them nor cut them off.
         self.given = canvas.valid & (self.tokens != special.mask)
-        self.profile = PROFILE[options.profile]
-        self.protects = self.profile.protects_text and not options.resizes
-        self.ends_at_eos = not options.edits or self.protects
+        self.ends_at_eos = not options.resizes
         # Rows of which a block is still to come, and rows that committed an EOS.
         self.open = torch.ones_like(canvas.lengths, dtype=torch.bool)
         self.ended = ~self.open
@@ -140,23 +136,17 @@ class _Denoiser:
             self.tell(self.tokens, none, plan.measured, plan.spent > 0)
         for block in plan.blocks:
             self.enter(block.positions)
-            entered, masked = self.tokens, self.tokens == self.special.mask
-            counted = block.reach if self.options.edits else block.positions
-            quota = commits_per_pass((masked & counted).sum(dim=1), block.passes)
+            masked = self.masked(block)
+            quota = commits_per_pass(masked.sum(dim=1), block.passes)
             for commits in quota.unbind(dim=1):
-                masked = (self.tokens == self.special.mask) & self.canvas.valid
-                masked &= self.open[:, None]
-                here = masked & block.reach
-                alive = (masked if self.profile.looks_beyond_block else here).any(1)
+                masked = self.masked(block)
+                alive = masked.any(dim=1)
                 if not alive.any():
                     break
                 passes += alive
                 seen = self.tokens
-                chosen = self.step(here, commits)
+                chosen = self.step(masked, commits)
                 self.tell(seen, chosen, self.log_probs, alive)
-            if not self.ends_at_eos:
-                # The release takes over a sub-block only, nothing beside it.
-                self.tokens = torch.where(block.positions, self.tokens, entered)
             self.open &= ~self.ended
         return SamplerResult(self.tokens, self.log_probs, passes)
 
@@ -176,6 +166,11 @@ class _Denoiser:
             positions = positions & (committed_eos.cumsum(dim=1) == 0)
         self.tokens = self.tokens.masked_fill(positions, self.special.mask)
         self.given = self.given & ~positions
+
+    def masked(self, block: Block) -> Tensor:
+        """(B, L) bool: where a pass over this block may commit."""
+        masked = (self.tokens == self.special.mask) & block.positions
+        return masked & self.open[:, None]
 
     def step(self, masked: Tensor, commits: Tensor) -> Tensor:
         """One forward pass: propose, commit the surest, close the tail behind EOS.
@@ -207,12 +202,8 @@ class _Denoiser:
     def _propose(self, masked: Tensor, draws: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Tokens, their log-probabilities, and which come first; (B, L) each."""
         logits = self.logits_fn(self.tokens, masked)
-        log_probs = log_probabilities(
-            logits,
-            self.special,
-            mask_token=self.profile.commits_mask_token,
-        )
-        if self.protects:
+        log_probs = log_probabilities(logits, self.special)
+        if self.ends_at_eos:
             log_probs = ends(log_probs, masked, self.tokens, self.special)
         settled = torch.zeros_like(masked)
         if self.beside is not None:
@@ -229,8 +220,7 @@ class _Denoiser:
     def _close_tail(self, new_eos: Tensor) -> None:
         """Everything behind a committed EOS is EOS, row by row.
 
-        Words of the same pass behind it are dropped; in the paper's release, those of
-        earlier passes and of the first pass as well (see ``ends``).
+        Words of the same pass behind it are dropped; others there are none (``ends``).
         """
         eos = new_eos.long()
         self.ended = self.ended | new_eos.any(dim=1)

@@ -24,7 +24,6 @@ from espnet_llada.core.masking import (
 )
 from espnet_llada.core.options import SamplerOptions
 from espnet_llada.core.schedule import passes_per_block
-from espnet_llada.release.profile import PROFILE, Profile
 from espnet_llada.types import SpecialTokens
 
 LogitsFn = Callable[[Tensor, Tensor], Tensor]
@@ -37,14 +36,12 @@ class Block:
     """Positions that are masked together and filled in at most ``passes`` passes.
 
     Attributes:
-        positions: (B, L) bool, masked on entry.
+        positions: (B, L) bool, masked on entry; only there may a pass commit.
         passes: the budget.
-        reach: (B, L) bool, where a pass may commit.
     """
 
     positions: Tensor
     passes: int
-    reach: Tensor
 
 
 @dataclass(frozen=True)
@@ -76,7 +73,7 @@ def make_plan(
     """
     strategy, free = options.strategy, torch.zeros_like(canvas.lengths)
     if strategy == "diffusion":
-        return Plan([Block(canvas.valid, options.steps, canvas.valid)], free)
+        return Plan([Block(canvas.valid, options.steps)], free)
     if strategy in ("semi_ar", "deliberation_semi_ar"):
         return Plan(_left_to_right(canvas, options), free)
     own, tail = _transcript_and_tail(canvas, options.tail, special)
@@ -89,21 +86,18 @@ def make_plan(
         among = own | slots if options.mask_below else own
         chosen = _least_sure(canvas.confidence, among, counts, options)
     elif counts.any() or options.mask_below:
-        profile, passes = PROFILE[options.profile], options.measuring_passes
-        measured = _confidence(logits_fn, canvas, special, profile, passes)
+        passes = options.measuring_passes
+        measured = _confidence(logits_fn, canvas, special, passes)
         chosen = _least_sure(measured, own, counts, options)
         asked = own.any(dim=1) if options.mask_below else counts > 0
         free = asked * passes
-        steps = steps if profile.measuring_is_free else steps - passes
+        steps -= passes
     else:
         return Plan([], free)
     # The tail is in doubt whenever anything is, a slot with the position behind it.
     chosen = chosen | (tail & chosen.any(dim=1, keepdim=True))
     chosen = chosen | (slots & F.pad(chosen[:, 1:], (0, 1)))
-    # More passes than masks: the release makes none of them, and the default none
-    # anyway.
-    steps = min(steps, max([1, *chosen.sum(dim=1).tolist()]))
-    return Plan([Block(chosen, steps, canvas.valid)], free, measured)
+    return Plan([Block(chosen, steps)], free, measured)
 
 
 def _least_sure(
@@ -125,33 +119,15 @@ def _transcript_and_tail(
 
 
 def _left_to_right(canvas: Canvas, options: SamplerOptions) -> list[Block]:
-    profile = PROFILE[options.profile]
-    num = options.num_blocks
-    if not profile.drops_remainders:
-        num = max(1, min(num, options.steps, canvas.tokens.shape[1]))
-    even = not profile.drops_remainders
-    passes = passes_per_block(options.steps, num, even)
-    return [
-        Block(positions, n, _reach(canvas, options, positions))
-        for positions, n in zip(sub_blocks(canvas, num, even), passes, strict=True)
-        if n > 0  # the release crashes on no pass: the sub-block stays as it is
-    ]
-
-
-def _reach(canvas: Canvas, options: SamplerOptions, positions: Tensor) -> Tensor:
-    """The sub-block; in the release also what earlier ones have left masked."""
-    if not PROFILE[options.profile].looks_beyond_block:
-        return positions
-    if options.deliberates:
-        return canvas.valid
-    return positions.flip(1).cumsum(dim=1).flip(1) > 0  # up to the sub-block's end
+    num = max(1, min(options.num_blocks, options.steps, canvas.tokens.shape[1]))
+    passes = passes_per_block(options.steps, num)
+    return [Block(*b) for b in zip(sub_blocks(canvas, num), passes, strict=True)]
 
 
 def _confidence(
     logits_fn: LogitsFn,
     canvas: Canvas,
     special: SpecialTokens,
-    profile: Profile,
     passes: int,
 ) -> Tensor:
     """(B, L): how likely the LM, hearing the audio, finds each given token.
@@ -159,16 +135,12 @@ def _confidence(
     Each of k passes hides every k-th position, so the LM knows nothing of the token it
     is asked for; with one pass it hears the audio alone.
     """
-    hidden = special.eos if profile.measures_on_eos else special.mask
     turn = torch.arange(canvas.tokens.shape[1], device=canvas.tokens.device) % passes
     confidence = torch.zeros(canvas.tokens.shape, device=canvas.tokens.device)
     for number in range(passes):
         asked = canvas.valid & (turn == number)
-        log_probs = log_probabilities(
-            logits_fn(canvas.tokens.masked_fill(asked, hidden), asked),
-            special,
-            mask_token=profile.commits_mask_token,
-        )
+        shown = canvas.tokens.masked_fill(asked, special.mask)
+        log_probs = log_probabilities(logits_fn(shown, asked), special)
         given = log_probs.gather(-1, canvas.tokens[asked][:, None])
         confidence.masked_scatter_(asked, given)
     return confidence

@@ -9,9 +9,9 @@ from typing import Any
 import numpy as np
 import torch
 
-from espnet_llada.core.recognizer import Recognizer
 from espnet_llada.inference.decode_file import job_options
 from espnet_llada.inference.loading import Builder, find_model, load_model
+from espnet_llada.inference.recognizer import make_recognizer
 from espnet_llada.io.audio.reading import check_samples, load_audio
 from espnet_llada.types import Hypothesis, LoadOptions, UserError
 
@@ -31,7 +31,7 @@ class InferenceAPI:
         device, lm, whisper, quantize_asr_model, trust_model: see ``LoadOptions``.
         use_audio: see ``Recognizer``.
         output_case: see ``Recognizer``.
-        **options: fields of ``SamplerOptions``; those that are not given are as the
+        **options: ``build.decode_file.OPTIONS``; those that are not given are as the
             decode.yaml beside ``asr_train_config`` says, if there is one.
 
     Raises:
@@ -64,7 +64,8 @@ class InferenceAPI:
         loading = LoadOptions(device, lm, whisper, quantize_asr_model, trust_model)
         files = asr_train_config, asr_model_file
         model = load_model(*files, loading, type(self).build_foreign)
-        self.recognizer = Recognizer(model, sampler_options, use_audio, output_case)
+        given = sampler_options, use_audio, output_case
+        self.recognizer = make_recognizer(model, *given)
 
     @classmethod
     def from_pretrained(

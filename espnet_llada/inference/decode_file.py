@@ -4,7 +4,7 @@
     deliberate: {mask_ratio: 0.3, steps: 6}
     semi_ar: {num_blocks: 4, steps: 16}
 
-Each section holds fields of ``SamplerOptions``. They are that model's defaults,
+Each section holds ``OPTIONS``. They are that model's defaults,
 whichever way it is used: ``espnet-llada``, ``Speech2Text`` and ``Deliberator``,
 ``asr_inference``, the recipe's stage 12. ``decode`` transcribes, ``deliberate`` has a
 first pass; the name of a strategy is for whoever asks for one that is not the task's.
@@ -15,32 +15,43 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import fields
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from espnet_llada.core.options import STRATEGIES, SamplerOptions
 from espnet_llada.io.data_file import read_yaml
-from espnet_llada.io.schema import check_options
+from espnet_llada.io.schema import check_options, checked
+from espnet_llada.release.options import ReleaseSamplerOptions
 from espnet_llada.types import UserError, nearest
 
 DECODE_FILE = "decode.yaml"
 STRATEGY = {"decode": "diffusion", "deliberate": "deliberation_low_confidence"}
 """The strategy of each task where nobody names another."""
 
-_FIELDS = tuple(f.name for f in fields(SamplerOptions))
+PROFILES = {"default": SamplerOptions, "release": ReleaseSamplerOptions}
+"""``profile``, by whose sampler a canvas is filled: the other options' class."""
+OPTIONS = {f.name: f.default for f in fields(SamplerOptions)} | {"profile": "default"}
+"""Every option of decoding, and its default."""
 
 
 def make_options(values: Mapping[str, Any]) -> SamplerOptions:
-    """``SamplerOptions`` from keywords; the release's transcripts keep their length.
+    """The options of the ``profile`` that is among the values, or of the default one.
 
     Raises:
         UserError: an unknown name or a value that does not fit.
     """
     for name in values:
-        if name not in _FIELDS:
-            hint = nearest(name, _FIELDS)
-            raise UserError(f"unknown option '{name}'{hint}; known: {sorted(_FIELDS)}")
-    tail = {"tail": 0} if values.get("profile") == "release" else {}
-    return SamplerOptions(**{**tail, **values})
+        if name not in OPTIONS:
+            hint = nearest(name, OPTIONS)
+            raise UserError(f"unknown option '{name}'{hint}; known: {sorted(OPTIONS)}")
+    kind, others = _of_profile(values)
+    return kind(**others)
+
+
+def _of_profile(values: Mapping[str, Any]) -> tuple[type[SamplerOptions], dict]:
+    """The class of the profile, and the other options."""
+    others = dict(values)
+    profile = others.pop("profile", "default")
+    return PROFILES[checked(profile, Literal[tuple(PROFILES)], "profile")], others
 
 
 def job_options(
@@ -119,7 +130,8 @@ def _section(
     if name in STRATEGIES and "strategy" in section:
         raise UserError(f"{path}: {name}: is a strategy; take its 'strategy' out")
     try:
-        values = {"strategy": strategy, **check_options(section, SamplerOptions)}
+        kind, others = _of_profile(section)
+        values = {"strategy": strategy, **section, **check_options(others, kind)}
         make_options(values)
     except UserError as e:
         raise UserError(f"{path}: {name}: {e}") from e

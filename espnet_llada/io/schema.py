@@ -13,6 +13,7 @@ import inspect
 import re
 import reprlib
 from collections.abc import Callable, Iterator, Mapping
+from dataclasses import is_dataclass
 from numbers import Integral, Real
 from types import UnionType
 from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_type_hints
@@ -63,7 +64,9 @@ class OptionsOf:
 def options_of(function: Callable[..., Any]) -> type[Struct]:
     """The options of a class or function: those of its parameters with a default."""
     signature = inspect.signature(function)
-    called = function.__init__ if isinstance(function, type) else function
+    # A dataclass's fields may be those of another module's.
+    by_init = isinstance(function, type) and not is_dataclass(function)
+    called = function.__init__ if by_init else function
     hints = get_type_hints(called, include_extras=True)
     fields = [
         (name, _kind(hints[name]), parameter.default)

@@ -83,10 +83,10 @@ class Systems:
         """What decodes a row."""
         if row.system == "whisper":
             return self._whisper
-        from espnet_llada.core.recognizer import Recognizer
+        from espnet_llada.inference.recognizer import make_recognizer
 
         model = self._model(row.system, row.quantize_asr_model)
-        return Recognizer(model, row.options, row.use_audio, row.output_case)
+        return make_recognizer(model, row.options, row.use_audio, row.output_case)
 
     def files(self, system: str) -> dict[str, Path]:
         """What decides a row's lines besides its options."""

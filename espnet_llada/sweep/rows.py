@@ -41,9 +41,11 @@ from msgspec import Meta, Struct
 
 from espnet_llada.bin import asr_inference
 from espnet_llada.bin.decoding import sampler_options
+from espnet_llada.build import decode_file
 from espnet_llada.core.options import SamplerOptions
 from espnet_llada.io.data_file import read_yaml
 from espnet_llada.io.schema import LARGEST, checked
+from espnet_llada.release.options import ReleaseSamplerOptions
 from espnet_llada.types import UserError, nearest
 
 SYSTEMS = ("whisper", "llama", "llada")
@@ -269,7 +271,7 @@ def _parsed(
 ) -> argparse.Namespace:
     """What a decode YAML and options say, by the options of ``asr_inference``."""
     command = ["--config", str(folder / config)] if config else ["--batch_size", "8"]
-    known = [*SamplerOptions.__dataclass_fields__, *OPTIONS]
+    known = [*decode_file.OPTIONS, *OPTIONS]
     _known(options, known, f"{where}: options")
     parser = asr_inference.get_parser()
     try:
@@ -298,7 +300,7 @@ def _check(row: SweepRow, above: Sequence[SweepRow], where: str) -> None:
     searches = options.beam_size > 1 or options.reader_weight
     if row.only_for_bench and (row.system == "whisper" or searches):
         raise UserError(f"{where}: {', '.join(_BENCH)} are for our greedy decoding")
-    if row.runtime != "plain" and options.profile == "release":
+    if row.runtime != "plain" and isinstance(options, ReleaseSamplerOptions):
         raise UserError(f"{where}: profile release is measured with runtime: plain")
     if row.prefix_blind and row.system != "llada":
         raise UserError(f"{where}: prefix_blind needs system: llada")

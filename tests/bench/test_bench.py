@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import soundfile
 import torch
+from espnet_llada.inference.recognizer import make_recognizer
 
 from espnet_llada.bench.material import material_of, speech_of
 from espnet_llada.bench.measure import Cell, Record
@@ -19,6 +20,7 @@ from espnet_llada.bin import bench
 from espnet_llada.core.options import SamplerOptions
 from espnet_llada.core.recognizer import Recognizer
 from espnet_llada.inference.loading import find_model, load_model
+from espnet_llada.release.options import ReleaseSamplerOptions
 from espnet_llada.sweep.rows import SweepRow
 from espnet_llada.types import UserError
 
@@ -100,8 +102,8 @@ def test_the_meter_leaves_the_model_as_it_was(llada):
 
 
 def test_the_releases_way_gives_the_same_tokens_for_more_work(llada):
-    options = SamplerOptions(profile="release", steps=4, canvas_length=8)
-    recognizer = Recognizer(llada, options)
+    options = ReleaseSamplerOptions(steps=4, canvas_length=8)
+    recognizer = make_recognizer(llada, options)
     # 30 s, so that there is nothing to pad.
     speech = [np.random.default_rng(1).normal(0, 0.1, 480_000).astype(np.float32)]
     encoder = llada.encoder

@@ -62,13 +62,6 @@ def test_sub_blocks_partition_each_row(lengths, num):
     assert (sizes.max(0).values - sizes.min(0).values <= 1).all()
 
 
-def test_the_release_gives_the_remainder_to_the_last_sub_block():
-    canvas = transcript_canvas([[1] * 11, [1] * 3], SPECIAL)
-    blocks = sub_blocks(canvas, 4, even=False)
-    assert [b.sum(1).tolist() for b in blocks] == [[2, 0], [2, 0], [2, 0], [5, 3]]
-    assert passes_per_block(11, 4, even=False) == [2, 2, 2, 2]
-
-
 def test_random_masks_depend_on_the_seed_of_the_row_alone():
     def draw(lengths, seeds):
         canvas = transcript_canvas([[1] * n for n in lengths], SPECIAL)

@@ -177,7 +177,3 @@ def test_a_rows_errors_do_not_depend_on_its_batch():
 def test_where_there_is_no_text_on_the_canvas_there_are_no_slots():
     with pytest.raises(UserError, match=r"slots_below: 0.5 does not fit"):
         SamplerOptions(strategy="diffusion", slots_below=0.5)
-    with pytest.raises(UserError, match="the release keeps the length"):
-        SamplerOptions(
-            strategy="deliberation_random", profile="release", tail=0, slots_below=0.5
-        )

@@ -22,7 +22,6 @@ import numpy as np
 import torch
 
 from espnet_llada.core.canvas import blank_canvas, transcript_canvas
-from espnet_llada.core.confidence import log_probabilities
 from espnet_llada.core.decoder import LMDecoder
 from espnet_llada.core.objective import NoisyCanvas, diffusion_loss
 from espnet_llada.core.options import SamplerOptions
@@ -31,6 +30,8 @@ from espnet_llada.core.sampler import SamplerResult, sample
 from espnet_llada.extensions.posterior_prefix.listening import Listening
 from espnet_llada.inference.loading import load_model
 from espnet_llada.release.importing import ReleaseOptions, import_release
+from espnet_llada.release.options import ReleaseSamplerOptions
+from espnet_llada.release.sampler import sample as release_sample
 from espnet_llada.types import SAMPLE_RATE
 
 TOLERANCE = {"embeds": 1e-5, "logits": 3e-4, "confidence": 1e-5, "loss": 1e-5}
@@ -127,27 +128,23 @@ def _check_arrays(
     ids = torch.from_numpy(arrays[f"hyp_ids_{name}"])[None]
     pads = torch.full_like(ids, decoder.special.eos)
     lengths = torch.tensor([ids.shape[1]])
-    log_probs = log_probabilities(
-        decoder.canvas_logits(prefix, pads, lengths), decoder.special, mask_token=True
-    )
+    log_probs = decoder.canvas_logits(prefix, pads, lengths).log_softmax(dim=-1)
     confidence = log_probs.gather(-1, ids[..., None]).exp().flatten()
     report.deviation("confidence", confidence, arrays[f"hyp_confidence_{name}"])
 
 
-def _options(case: dict, profile: str = "release") -> SamplerOptions:
-    common = {"steps": case["steps"], "profile": profile, "tail": 0}
+def _options(
+    case: dict, kind: type[SamplerOptions] = ReleaseSamplerOptions
+) -> SamplerOptions:
+    common = {"steps": case["steps"], "tail": 0}
     if case["mode"] == "decoding":
         length = case["gen_len"]
         blocks = length // case["block_length"]
-        return SamplerOptions(
-            "semi_ar", canvas_length=length, num_blocks=blocks, **common
-        )
+        return kind("semi_ar", canvas_length=length, num_blocks=blocks, **common)
     if case["mode"] == "semi_ar_deliberation":
-        return SamplerOptions(
-            "deliberation_semi_ar", num_blocks=case["num_chunks"], **common
-        )
+        return kind("deliberation_semi_ar", num_blocks=case["num_chunks"], **common)
     strategy = f"deliberation_{case['masking_type']}"
-    return SamplerOptions(strategy, mask_ratio=case["mask_ratio"], **common)
+    return kind(strategy, mask_ratio=case["mask_ratio"], **common)
 
 
 def _run(
@@ -159,17 +156,18 @@ def _run(
     else:
         canvas = blank_canvas([options.canvas_length], decoder.special)
     logits_fn = decoder.logits_fn(heard, canvas.lengths)
-    return sample(logits_fn, canvas, options, decoder.special)
+    run = release_sample if isinstance(options, ReleaseSamplerOptions) else sample
+    return run(logits_fn, canvas, options, decoder.special)
 
 
 def _check_case(decoder: LMDecoder, heard: Listening, case: dict) -> str | None:
     """What differs, or None."""
     if "error" in case:  # the release crashed: the transcript comes back unchanged
         given = decoder.encode_texts([case["hyp"]])[0]
-        for profile in ("release", "default"):
-            result = _run(decoder, heard, case, _options(case, profile))
+        for kind in (ReleaseSamplerOptions, SamplerOptions):
+            result = _run(decoder, heard, case, _options(case, kind))
             if problem := _unequal(result.tokens[0].tolist(), given):
-                return f"{profile}: {problem}"
+                return f"{kind.__name__}: {problem}"
         return None
     result = _run(decoder, heard, case, _options(case))
     if problem := _unequal(result.tokens[0].tolist(), case["ids"]):
