@@ -16,7 +16,7 @@ def make_recognizer(
     use_audio: bool = True,
     output_case: str = "auto",
 ) -> Recognizer:
-    """What decodes with these options (``build.decode_file.make_options``).
+    """What decodes with these options (``decode_file.make_options``).
 
     Args:
         model, options, use_audio, output_case: see ``Recognizer``.
