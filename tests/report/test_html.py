@@ -173,11 +173,10 @@ def test_a_section_that_is_not_there_has_no_link(report, tmp_path):
 
 
 def test_no_text_is_markup_or_a_template(report, page, tmp_path):
+    markup = "</title><script>x()</script>{{ 7 }}{% if %}\"'><i onclick='x()'>&amp;"
+
     def bad(text: str) -> str:
-        return (
-            text
-            + "</title><script>x()</script>{{ 7 }}{% if %}\"'><i onclick='x()'>&amp;"
-        )
+        return text + markup
 
     rows = [
         replace(
@@ -193,7 +192,7 @@ def test_no_text_is_markup_or_a_template(report, page, tmp_path):
     example = replace(
         *(example, bad(example.label), bad("set")),
         chosen=replace(example.chosen, utt_id=bad("utt")),
-        **{"reference": words, "result": words[::-1], "first": bad("first")},
+        **{"reference": words, "result": words.replace("bad", "BAD"), "first": ""},
         frames=[Frame("pass", 1, cells)],
     )
     labels = [bad(label) for label in report.headline]
@@ -207,7 +206,7 @@ def test_no_text_is_markup_or_a_template(report, page, tmp_path):
         assert parser.started[tag] == good.started[tag]
     shown = {bad(t) for t in ("title", "subtitle", "g", "base", "steps4", "set", "x")}
     assert {" ".join(text.split()) for text in shown} <= parser.texts
-    assert {"token" + bad(""), words.split()[0]} <= parser.texts
+    assert {bad("token"), words, "(no words)"} <= parser.texts
     assert f"{bad('▁token')}: probability 0.50" in parser.titles
     assert f"said: {words.split()[0]}" in parser.titles
 
