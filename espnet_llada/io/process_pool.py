@@ -57,6 +57,9 @@ class ProcessPool(ProcessPoolExecutor):
             ) from error
 
 
+_ending = False  # of a process of the pool: it has been interrupted
+
+
 def _begin(start: Callable[..., None] | None, arguments: Sequence[Any]) -> None:
     _on_interrupt(signal.SIG_DFL)  # the parent says "interrupted"
     # Of a parent that was killed nothing else would tell.
@@ -76,22 +79,23 @@ def _run(job: Callable[..., Any], /, *args, **kwargs) -> Any:
         _on_interrupt(signal.SIG_DFL)
 
 
-def _interrupt(signum: int, frame) -> None:
-    _on_interrupt(signal.SIG_IGN)  # the pool may send another
-    raise KeyboardInterrupt
-
-
 def _on_interrupt(action: Any) -> None:
     signal.signal(signal.SIGTERM, action)
     # A shell starts what runs behind it (&) with SIGINT ignored; so it stays.
-    if not _IGNORES_SIGINT:
+    if signal.getsignal(signal.SIGINT) is not signal.SIG_IGN:
         signal.signal(signal.SIGINT, action)
 
 
-_IGNORES_SIGINT = signal.getsignal(signal.SIGINT) is signal.SIG_IGN
+def _interrupt(signum: int, frame) -> None:
+    global _ending
+    if not _ending:  # the pool sends another
+        _ending = True
+        raise KeyboardInterrupt
 
 
 def _end_with_parent() -> None:
+    # A signal that this thread took would not wake the job.
+    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGTERM})
     multiprocessing.parent_process().join()
     os.kill(os.getpid(), signal.SIGTERM)
     threading.Event().wait(5)  # enough to tidy up
