@@ -172,6 +172,7 @@ def test_a_section_that_is_not_there_has_no_link(report, tmp_path):
     assert _Page(tmp_path / "report.html").links == {"all-rows"}
 
 
+@pytest.mark.filterwarnings("ignore:constrained_layout not applied")
 def test_no_text_is_markup_or_a_template(report, page, tmp_path):
     markup = "</title><script>x()</script>{{ 7 }}{% if %}\"'><i onclick='x()'>&amp;"
 
