@@ -1,0 +1,1 @@
+"""Makes modules from a configuration: what knows core and extensions by name."""
