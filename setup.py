@@ -32,6 +32,7 @@ INSTALL_REQUIRES = [
     "sentencepiece>=0.1.97",  # tokenizers of LLaMA-2's kind
     "jiwer>=3.0",  # word error rates
     "matplotlib>=3.6",  # figures of the report
+    "Jinja2>=3.0",  # its HTML; torch needs Jinja2 too, so it is there anyway
     "PyYAML>=5.1.2",  # configurations
     "msgspec>=0.18",  # what files and options may hold, by declared types and bounds
     "filelock>=3.12",  # two processes never fetch the same weights at once
@@ -62,8 +63,11 @@ setup(
     license="Apache-2.0",
     python_requires=">=3.10",
     packages=find_packages(include=["espnet_llada", "espnet_llada.*"]),
-    # The small trained models that `espnet-llada transcribe` uses by default.
-    package_data={"espnet_llada": ["mini/README.md", "mini/*/*"]},
+    package_data={
+        # The small trained models that `espnet-llada transcribe` uses by default.
+        "espnet_llada": ["*/README.md", "mini/*/*"],
+        "espnet_llada.report": ["templates/*"],
+    },
     install_requires=INSTALL_REQUIRES,
     extras_require=EXTRAS_REQUIRE,
     entry_points={"console_scripts": ["espnet-llada = espnet_llada.bin.cli:entry"]},

@@ -4,15 +4,12 @@ from __future__ import annotations
 
 import argparse
 import logging
-import multiprocessing
 import os
 import queue
 import shutil
-import signal
 import sys
 from collections.abc import Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor, as_completed
-from concurrent.futures.process import BrokenProcessPool
+from concurrent.futures import ThreadPoolExecutor, as_completed
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -22,6 +19,7 @@ from espnet_llada.bin.decoding import add_pipe_option
 from espnet_llada.bin.malloc import keep_freed_memory
 from espnet_llada.bin.options import OfKind, OptionParser, run_main, str2bool
 from espnet_llada.io.kaldi.table import read_numbers, read_recordings
+from espnet_llada.io.process_pool import CONTEXT, ProcessPool
 from espnet_llada.io.schema import Count, Jobs
 from espnet_llada.types import SAMPLE_RATE, UserError, check_directory
 
@@ -200,20 +198,12 @@ def _run(args: argparse.Namespace, conf: dict, shards: Sequence) -> Iterator[int
         _start(conf, _devices(args.device, 1, queue.SimpleQueue()))
         yield from (_work(*shard, *options) for shard in shards)
         return
-    context = multiprocessing.get_context("spawn")  # CUDA does not survive a fork
-    devices = _devices(args.device, jobs, context.Queue())
+    devices = _devices(args.device, jobs, CONTEXT.Queue())
     threads = max(1, (os.cpu_count() or 1) // jobs)
-    pool = ProcessPoolExecutor(jobs, context, _start, (conf, devices, threads))
-    try:
+    hint = "run it again with a smaller --nj or --batch_seconds; it goes on from here"
+    with ProcessPool(jobs, _start, (conf, devices, threads), hint) as pool:
         futures = [pool.submit(_work, *shard, *options) for shard in shards]
         yield from (future.result() for future in as_completed(futures))
-    except BrokenProcessPool as e:
-        raise UserError(
-            f"{args.output}: a process was killed, perhaps for memory; lower --nj or "
-            "--batch_seconds and run it again, it goes on from here"
-        ) from e
-    finally:
-        pool.shutdown(cancel_futures=True)
 
 
 def _devices(device: str, jobs: int, devices: Any) -> Any:
@@ -238,7 +228,6 @@ def _start(conf: dict, devices: Any, threads: int = 0) -> None:
 
     if threads:
         keep_freed_memory()
-        signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to handle
         torch.set_num_threads(threads)
     _encoder = build_encoder(**conf).to(devices.get())
 

@@ -5,15 +5,13 @@ from __future__ import annotations
 import logging
 import os
 import shlex
-import signal
 import subprocess
 from collections.abc import Iterable, Iterator
-from concurrent.futures import ProcessPoolExecutor
-from multiprocessing import get_context
 from pathlib import Path
 from typing import NamedTuple
 
 from espnet_llada.io.kaldi.table import read_numbers
+from espnet_llada.io.process_pool import ProcessPool
 from espnet_llada.recipe.datadir import (
     DataDir,
     make_dir,
@@ -107,16 +105,9 @@ def _format_all(recordings: list[Recording], nj: int) -> Iterator[Formatted]:
     if nj == 1 or len(recordings) < _POOL_PAYS:
         yield from map(format_recording, recordings)
         return
-    # Spawned, since forking would copy the progress bar's thread and locks.
-    pool = ProcessPoolExecutor(nj, get_context("spawn"), _start_worker)
-    try:
-        yield from pool.map(format_recording, recordings, chunksize=8)
-    finally:
-        pool.shutdown(cancel_futures=True)
-
-
-def _start_worker() -> None:
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to handle
+    with ProcessPool(nj) as pool:
+        futures = [pool.submit(format_recording, r) for r in recordings]
+        yield from (future.result() for future in futures)
 
 
 def format_recording(recording: Recording) -> Formatted:

@@ -1,4 +1,4 @@
-"""Error rates as curves: PNG files, and SVG that follows the page's colours."""
+"""Error rates as curves: PNG files, and SVG that follows the report's colours."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from espnet_llada.scoring.summary import Row
 from espnet_llada.types import atomic_write
 
 # Okabe and Ito's palette, told apart by colour-blind readers too; markers differ as
-# well. In the SVG each is a CSS variable, so that a dark page may have lighter ones.
+# well. In the SVG each is a CSS variable, so that dark mode may have lighter ones.
 PALETTE = ("#0072b2", "#d55e00", "#009e73", "#aa4499", "#b8860b", "#56b4e9")
 MARKERS = "osD^vP"
 INK = "#1b1f24"
@@ -23,7 +23,7 @@ INK = "#1b1f24"
 
 @dataclass(frozen=True)
 class Entry:
-    """What the page knows of a row of the sweep besides its numbers.
+    """What the report knows of a row of the sweep besides its numbers.
 
     Attributes:
         key: of the sweep's YAML.
@@ -125,7 +125,7 @@ def draw(figure: Figure, folder: Path) -> str:
         svg = io.StringIO()
         metadata = {"Date": None, "Creator": None}
         sheet.savefig(svg, format="svg", transparent=True, metadata=metadata)
-    return _for_page(svg.getvalue(), figure.title)
+    return _inline(svg.getvalue())
 
 
 @contextmanager
@@ -224,14 +224,16 @@ def _scales(axes, figure: Figure) -> None:
         axes.yaxis.set_minor_locator(NullLocator())
 
 
-def _for_page(svg: str, title: str) -> str:
-    """An inline element whose colours are the page's."""
-    svg = svg[svg.index("<svg") :]
+def _inline(svg: str) -> str:
+    """An element of the report, in its colours."""
+    return re.sub(r"<\w[^>]*>", _restyled, svg[svg.index("<svg") :])
+
+
+def _restyled(tag: re.Match[str]) -> str:
+    style = tag[0].replace(INK, "var(--ink)")
     for i, colour in enumerate(PALETTE):
-        svg = svg.replace(colour, f"var(--c{i})")
-    svg = svg.replace(INK, "var(--ink)")
-    # The page's own font, and a size that fits the page's width.
-    svg = re.sub(r"font: ([\d.]+)px [^;\"]*", r"font: \1px var(--sans)", svg)
-    svg = re.sub(r'(<svg[^>]*?) width="[^"]*"', r"\1", svg, count=1)
-    svg = re.sub(r'(<svg[^>]*?) height="[^"]*"', r"\1", svg, count=1)
-    return svg.replace("<svg", f'<svg role="img" aria-label="{title}"', 1)
+        style = style.replace(colour, f"var(--c{i})")
+    style = re.sub(r' id="[\w.]+_\d+"', "", style)  # axes_1: once in each figure
+    # The report's own font, and a size that fits its width.
+    style = re.sub(r' (width|height)="[\d.]+pt"', "", style)
+    return re.sub(r"font: ([\d.]+)px [^;\"]*", r"font: \1px var(--sans)", style)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from html import escape
+from typing import NamedTuple
 
 from espnet_llada.scoring.align import align
 from espnet_llada.scoring.normalize import normalize_all
@@ -59,8 +59,23 @@ def _errors(refs: Mapping[str, str], texts: Mapping[str, str]) -> dict[str, int]
     return {utt: counts.errors for utt, counts in score.utterances.items()}
 
 
-def marked(ref: str, hyp: str, first: str | None = None) -> str:
-    """HTML of a hypothesis: wrong, missing and changed words are marked.
+class Word(NamedTuple):
+    """A word as it is shown.
+
+    Attributes:
+        kinds: ``new`` where deliberation has changed it, ``bad`` where it is wrong.
+        title: says more.
+        missing: was said, and not recognised.
+    """
+
+    text: str
+    kinds: list[str]
+    title: str = ""
+    missing: bool = False
+
+
+def marked(ref: str, hyp: str, first: str | None = None) -> list[Word]:
+    """A hypothesis whose wrong, missing and changed words are marked.
 
     Args:
         ref: what was said.
@@ -71,7 +86,7 @@ def marked(ref: str, hyp: str, first: str | None = None) -> str:
     place, words = 0, []
     for said, heard in align(ref.split(), hyp.split()):
         if heard is None:
-            words.append(f'<del title="missing">{escape(said)}</del>')
+            words.append(Word(said, [], "missing", missing=True))
             continue
         kinds = ["new"] if place in new else []
         title = ""
@@ -79,13 +94,8 @@ def marked(ref: str, hyp: str, first: str | None = None) -> str:
             kinds.append("bad")
             title = f"said: {said}" if said else "nothing was said here"
         place += 1
-        if kinds:
-            attribute = f' title="{escape(title)}"' if title else ""
-            css = " ".join(kinds)
-            words.append(f'<mark class="{css}"{attribute}>{escape(heard)}</mark>')
-        else:
-            words.append(escape(heard))
-    return " ".join(words)
+        words.append(Word(heard, kinds, title))
+    return words
 
 
 def _changed(old: list[str], new: list[str]) -> set[int]:

@@ -10,14 +10,10 @@ import dataclasses
 import functools
 import hashlib
 import logging
-import multiprocessing
 import os
-import signal
-import threading
 import time
 from collections.abc import Iterator, Sequence
-from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
-from concurrent.futures.process import BrokenProcessPool
+from concurrent.futures import FIRST_COMPLETED, Future, wait
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -31,6 +27,7 @@ from espnet_llada.bin.decoding import (
 )
 from espnet_llada.bin.malloc import keep_freed_memory
 from espnet_llada.io.kaldi.table import read_recordings
+from espnet_llada.io.process_pool import CONTEXT, ProcessPool
 from espnet_llada.sweep.rows import OPTIONS, SweepRow
 from espnet_llada.types import LoadOptions, UserError, atomic_write
 
@@ -241,24 +238,14 @@ def decode_jobs(place: Place, jobs: Sequence[Job], nj: int, total: int) -> None:
                 for done in decode(systems, job):
                     bar.update(done)
             return
-        context = multiprocessing.get_context("spawn")
-        done = context.Value("q", 0)
-        arguments = (place, done, nj)
-        with ProcessPoolExecutor(nj, context, _begin, arguments) as pool:
-            try:
-                for _ in _all(pool, jobs):
-                    bar.update(done.value - bar.n)
-            except BrokenProcessPool as e:
-                raise UserError(
-                    "a decoding process was killed (out of memory?); start again, "
-                    "which goes on from here, perhaps with a smaller --nj"
-                ) from e
-            except BaseException:
-                pool.shutdown(wait=False, cancel_futures=True)
-                raise
+        done = CONTEXT.Value("q", 0)
+        hint = "start again, which goes on from here, perhaps with a smaller --nj"
+        with ProcessPool(nj, _begin, (place, done, nj), hint) as pool:
+            for _ in _all(pool, jobs):
+                bar.update(done.value - bar.n)
 
 
-def _all(pool: ProcessPoolExecutor, jobs: Sequence[Job]) -> Iterator[None]:
+def _all(pool: ProcessPool, jobs: Sequence[Job]) -> Iterator[None]:
     """Submit each job once its first pass is there; yields twice a second."""
     waiting, running, finished = list(jobs), {}, set()
     while waiting or running:
@@ -282,15 +269,7 @@ def _begin(place: Place, done, nj: int) -> None:
     global _SYSTEMS, _DONE
     keep_freed_memory()
     _SYSTEMS, _DONE = Systems(place), done
-    signal.signal(signal.SIGINT, signal.SIG_DFL)  # the parent says "interrupted"
     torch.set_num_threads(max(1, len(os.sched_getaffinity(0)) // nj))
-    # Of a parent that was killed nothing else would tell.
-    threading.Thread(target=_end_with_parent, daemon=True).start()
-
-
-def _end_with_parent() -> None:
-    multiprocessing.parent_process().join()
-    os._exit(1)
 
 
 def _decode_here(job: Job) -> None:

@@ -16,7 +16,6 @@ import argparse
 import fcntl
 import functools
 import json
-import multiprocessing
 import os
 import shutil
 import zlib
@@ -34,6 +33,7 @@ from tqdm import tqdm
 
 from espnet_llada.bin.options import OptionParser, run_main
 from espnet_llada.io.kaldi.table import read_table
+from espnet_llada.io.process_pool import ProcessPool
 from espnet_llada.types import UserError, atomic_write
 
 SHARD = 100
@@ -210,17 +210,17 @@ def _mapping(workers: int):
     if workers == 1:
         yield map
         return
-    with multiprocessing.get_context("spawn").Pool(workers) as pool:
+    with ProcessPool(workers) as pool:
         yield functools.partial(_windowed, pool, 2 * workers)
 
 
 def _windowed(pool, size: int, function, jobs) -> Iterator:
-    """Like ``pool.imap``, which would plan all jobs at once."""
+    """Like ``pool.map``, which would plan all jobs at once."""
     waiting = []
     for job in jobs:
-        waiting.append(pool.apply_async(function, (job,)))
+        waiting.append(pool.submit(function, job))
         if len(waiting) == size:
-            yield waiting.pop(0).get()
+            yield waiting.pop(0).result()
 
 
 def get_parser() -> argparse.ArgumentParser:

@@ -1,18 +1,20 @@
-"""The page stands alone, shows what was given, and marks the right words."""
+"""The report stands alone, shows what was given, and marks the right words."""
 
 from __future__ import annotations
 
 import re
+from collections import Counter
 from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
 
 import pytest
 
+import espnet_llada.report
 from espnet_llada.report.canvas import canvas
 from espnet_llada.report.figures import Entry, Figure, draw, figures_of
 from espnet_llada.report.report import Example, Report, write_report
-from espnet_llada.report.words import Chosen, choose, marked
+from espnet_llada.report.words import Chosen, Word, choose, marked
 from espnet_llada.scoring.significance import Interval
 from espnet_llada.scoring.summary import summary_rows
 from espnet_llada.types import Cell, Frame
@@ -33,12 +35,13 @@ FRAMES = [
 
 
 def test_wrong_missing_and_changed_words():
-    assert marked("A B C D", "A X D E", "A B D E").split(" ", 1)[1] == (
-        '<del title="missing">B</del> '
-        '<mark class="new bad" title="said: C">X</mark> D '
-        '<mark class="bad" title="nothing was said here">E</mark>'
-    )
-    assert marked("A <B>", "A <B>") == "A &lt;B&gt;"
+    assert marked("A B C D", "A X D E", "A B D E") == [
+        Word("A", []),
+        Word("B", [], "missing", missing=True),
+        Word("X", ["new", "bad"], "said: C"),
+        Word("D", []),
+        Word("E", ["bad"], "nothing was said here"),
+    ]
 
 
 def test_what_is_chosen():
@@ -56,38 +59,43 @@ def test_what_is_chosen():
 
 def test_what_is_kept_has_a_row_of_its_own():
     kept = Frame("kept", 2, (Cell("▁a"),) * 4)
-    html = canvas([*FRAMES, kept])
-    captions = re.findall(r'class="caption">([^<]*)<', html)
-    assert captions == ["masked on entry", "pass 1", "pass 2", "kept, read along"]
-    cells = [frame.count("<i ") for frame in html.split('class="frame"')[1:]]
-    assert cells == [3, 3, 3, 4]
+    shown = [(caption, len(cells)) for caption, cells in canvas([*FRAMES, kept])]
+    captions = ["masked on entry", "pass 1", "pass 2", "kept, read along"]
+    assert shown == list(zip(captions, (3, 3, 3, 4), strict=True))
 
 
 def test_canvas_cells_do_not_move():
-    html = canvas(FRAMES)
-    assert html.count('class="frame"') == 3
-    frames = html.split('class="frame"')[1:]
-    widths = [re.findall(r"--w:(\d+)", frame) for frame in frames]
-    assert widths[0] == widths[1] == widths[2] == ["3", "1", "1"]
-    assert [frame.count(" mask") for frame in frames] == [3, 2, 0]
-    assert "--p:25%" in frames[1] and frames[1].count("now") == 1
-    assert "a&lt;b" in html and "pass 2" in frames[2]
+    frames = [cells for _, cells in canvas(FRAMES)]
+    assert [[cell.width for cell in cells] for cells in frames] == [[3, 1, 1]] * 3
+    masked = [["mask" in cell.kinds for cell in cells] for cells in frames]
+    assert list(map(sum, masked)) == [3, 2, 0]
+    first, _, last = frames[2]
+    assert first == (["cell", "word", "sure"], 3, "a<b", "▁a<b: probability 0.25", 25)
+    assert "now" in frames[1][0].kinds
+    assert (last.text, last.title, last.percent) == ("·", "no word", None)
 
 
 class _Page(HTMLParser):
-    """Open elements, and everything that would be fetched."""
+    """Open elements, what would be fetched or run, and what is read."""
 
-    def __init__(self):
+    def __init__(self, path: Path):
         super().__init__()
-        self.open, self.fetched = [], []
-        self.links, self.places = set(), set()
+        self.open, self.fetched, self.started = [], [], Counter()
+        self.links, self.places, self.handlers = set(), Counter(), set()
+        self.texts, self.titles = set(), set()
+        self.feed(path.read_text())
 
     def handle_starttag(self, tag, attrs):
         if tag not in ("meta", "input", "br"):
             self.open.append(tag)
+        self.started[tag] += 1
         for name, value in attrs:
+            if name.startswith("on"):
+                self.handlers.add(name)
+            if name == "title":
+                self.titles.add(value)
             if name == "id":
-                self.places.add(value)
+                self.places[value] += 1
             if name in ("src", "href", "xlink:href"):
                 if value.startswith("#"):
                     self.links.add(value[1:])
@@ -96,6 +104,9 @@ class _Page(HTMLParser):
 
     def handle_startendtag(self, tag, attrs):
         pass
+
+    def handle_data(self, data):
+        self.texts.add(" ".join(data.split()))
 
     def handle_endtag(self, tag):
         assert self.open.pop() == tag
@@ -141,23 +152,70 @@ def page(report, tmp_path_factory) -> Path:
 
 
 def test_the_page_is_whole_and_fetches_nothing(page):
-    html = page.read_text()
-    parser = _Page()
-    parser.feed(html)
+    html, parser = page.read_text(), _Page(page)
     assert parser.open == [] and parser.fetched == []
     assert "@import" not in html and "url(" not in re.sub(r"url\(#\w+\)", "", html)
+    assert "default-src 'none'" in html
     assert html.count("<svg") == 2 and "var(--c0)" in html
     assert "T &lt; 1" in html and "Curve &amp; Co" in html
     sections = {"curves", "all-rows", "pass-by-pass"}
-    assert sections <= parser.links <= parser.places
+    assert sections <= parser.links <= set(parser.places)
+    assert set(parser.places.values()) == {1}
+    templates = Path(espnet_llada.report.__file__).parent / "templates"
+    for name in ("report.css", "report.js"):
+        assert (templates / name).read_text() in html
 
 
 def test_a_section_that_is_not_there_has_no_link(report, tmp_path):
     plain = [Entry(entry.key, entry.label) for entry in report.entries]
     write_report(replace(report, entries=plain, examples=[]), tmp_path / "report.html")
-    parser = _Page()
-    parser.feed((tmp_path / "report.html").read_text())
-    assert parser.links == {"all-rows"}
+    assert _Page(tmp_path / "report.html").links == {"all-rows"}
+
+
+@pytest.mark.filterwarnings("ignore:constrained_layout not applied")
+def test_no_text_is_markup_or_a_template(report, page, tmp_path):
+    markup = "</title><script>x()</script>{{ 7 }}{% if %}\"'><i onclick='x()'>&amp;"
+
+    def bad(text: str) -> str:
+        return text + markup
+
+    rows = [
+        replace(
+            r,
+            system=bad(r.system),
+            set=r.set if r.set == "all sets" else bad(r.set),
+            baseline=r.baseline and bad(r.baseline),
+        )
+        for r in report.rows
+    ]
+    entries = [replace(e, label=bad(e.label), group=bad("g")) for e in report.entries]
+    cells = (Cell(bad("▁token"), probability=0.5), Cell(bad("▁next"), given=True))
+    (example,) = report.examples
+    words = 'bad<script>{{7*7}}"onclick=x() B'
+    example = replace(
+        example,
+        label=bad(example.label),
+        set=bad("set"),
+        chosen=replace(example.chosen, utt_id=bad("utt")),
+        reference=words,
+        result=words.replace("bad", "BAD"),
+        first="",
+        frames=[Frame("pass", 1, cells)],
+    )
+    labels = [bad(label) for label in report.headline]
+    hostile = Report(
+        *(bad("title"), bad("subtitle"), rows, entries, labels[:1], labels, [example])
+    )
+    write_report(hostile, tmp_path / "report.html")
+    good, parser = _Page(page), _Page(tmp_path / "report.html")
+    assert parser.open == [] and parser.handlers == set() and parser.fetched == []
+    for tag in ("script", "style", "title", "table", "h3"):
+        assert parser.started[tag] == good.started[tag]
+    shown = {bad(t) for t in ("title", "subtitle", "g", "base", "steps4", "set", "x")}
+    assert {" ".join(text.split()) for text in shown} <= parser.texts
+    assert {bad("token"), words} <= parser.texts
+    assert f"{bad('▁token')}: probability 0.50" in parser.titles
+    assert f"said: {words.split()[0]}" in parser.titles
 
 
 def test_figures_are_png_files_too(page):
@@ -173,10 +231,11 @@ def test_names_are_shown_as_they_are(tmp_path):
         *("names", "title", r"x of $\foo$"),
         curves={r"$\foo$": [(1, rates[0]), (8, rates[2])]},
         lines={"_base {": rates[0]},
-        points={r"10 $ \frac": (2.0, rates[1])},
+        points={r"10 $ \frac": (2.0, rates[1]), "#0072b2": (4.0, rates[1])},
     )
     svg = draw(figure, tmp_path)
     texts = [t.strip() for t in re.findall(r"<text[^>]*>([^<]*)</text>", svg)]
-    assert {r"x of $\foo$", r"$\foo$", "_base {", r"10 $ \frac"} <= set(texts)
+    names = {r"x of $\foo$", r"$\foo$", "_base {", r"10 $ \frac", "#0072b2"}
+    assert names <= set(texts)
     assert sum("$" in text for text in texts) == 3, "a tick has one"
     assert (tmp_path / "names.png").read_bytes().startswith(b"\x89PNG")
