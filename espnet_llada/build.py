@@ -84,6 +84,12 @@ def check_config(config: Mapping[str, Any], where: object) -> None:
             check_options(given, constructor, f"{where}: {part}_conf")
 
 
+def whisper_of(*parts: nn.Module | None) -> weights.Weights | None:
+    """The weights of the first part that is made of Whisper's."""
+    found = (getattr(part, "weights", None) for part in parts)
+    return next((w for w in found if isinstance(w, weights.Weights)), None)
+
+
 def compile_layers(
     encoder: nn.Module,
     postencoder: nn.Module | None,
@@ -131,6 +137,7 @@ class WhisperLLM(nn.Module):
         decoder = LMDecoder(
             postencoder.hidden,
             attention=ATTENTION[config["decoder"]],
+            whisper=whisper_of(postencoder, encoder),
             **config.get("decoder_conf") or {},
         )
         return cls(encoder, postencoder, decoder)

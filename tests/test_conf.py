@@ -1,26 +1,28 @@
-"""Every YAML in conf/ loads, every key is read, and its launch command is true."""
+"""Every YAML in conf/ is loaded as its users load it, and begins with how to do so."""
 
 from __future__ import annotations
 
 import argparse
 import re
+import shlex
 from pathlib import Path
 
 import pytest
 import yaml
 
-from espnet_llada.bin import asr_inference
+from espnet_llada.bin import asr_deliberate, asr_inference, bench, cli, sweep
 from espnet_llada.bin.decoding import sampler_options
 from espnet_llada.core.options import STRATEGIES
-from espnet_llada.release.options import ReleaseSamplerOptions
-from espnet_llada.sweep.rows import read_sweep
+from espnet_llada.sweep.rows import SweepRow, read_sweep
 from espnet_llada.types import UserError
 
 CONF = Path(__file__).resolve().parents[1] / "conf"
-TRAIN = sorted(CONF.glob("train_*.yaml"))
-SWEEP = sorted(CONF.glob("sweep_*.yaml"))
-BENCH = sorted(CONF.glob("bench_*.yaml"))
-DECODE = sorted({*CONF.glob("*.yaml")} - {*TRAIN, *SWEEP, *BENCH})
+RECIPE = CONF.parent / "egs2/librispeech/asr_llada"
+KINDS = ("train", "decode", "deliberate", "sweep", "bench")
+TRAIN, DECODE, DELIBERATE, SWEEP, BENCH = (
+    sorted(CONF.glob(f"{kind}_*.yaml")) for kind in KINDS
+)
+ALL = [*TRAIN, *DECODE, *DELIBERATE, *SWEEP, *BENCH]
 ids = {"ids": lambda p: p.stem}
 
 
@@ -52,30 +54,84 @@ def test_train_yaml(path, tmp_path):
             assert ours[section] == causal[section], "the baseline shares its parts"
 
 
-@pytest.mark.parametrize("path", DECODE, **ids)
+def test_no_yaml_is_of_another_kind():
+    found = [p for p in CONF.rglob("*") if p.suffix in (".yaml", ".yml")]
+    assert sorted(found) == sorted(ALL)
+    assert (RECIPE / "conf").resolve() == CONF
+
+
+@pytest.mark.parametrize("path", DECODE + DELIBERATE, **ids)
 def test_decode_yaml(path):
-    args = asr_inference.get_parser().parse_args(["--config", str(path)])
-    options = sampler_options(args)
+    """By the recipe's stage 12, and by ``espnet-llada``."""
+    deliberates = path in DELIBERATE
+    command = ["deliberate", "--first_pass", "x"] if deliberates else ["transcribe"]
+    reader = asr_deliberate if deliberates else asr_inference
+    args = reader.get_parser().parse_args(["--config", str(path)])
+    own = cli.get_parser().parse_args([*command, "a.flac", "--config", str(path)])
+    assert sampler_options(args).deliberates == deliberates
     given = yaml.safe_load(path.read_text())
-    for key, value in given.items():
-        assert getattr(args, key) == value
-    assert options.deliberates == path.stem.startswith("deliberate")
+    for name, value in given.items():
+        assert getattr(args, name) == getattr(own, name) == value
+
+
+def test_there_is_one_of_each_kind_of_decoding():
+    given = [yaml.safe_load(path.read_text()) for path in DECODE + DELIBERATE]
+    kinds = [
+        (g.get("strategy", "llama"), "beam_size" in g, g.get("use_audio", True))
+        for g in given
+    ]
+    plain_text = ("deliberation_low_confidence", False, False)
+    ours = [(strategy, False, True) for strategy in STRATEGIES]
+    left_to_right = [("llama", beam, True) for beam in (False, True)]
+    assert sorted(kinds) == sorted([*ours, *left_to_right, plain_text])
+
+
+def profile(row: SweepRow) -> str:
+    return getattr(row.options, "profile", "default")
 
 
 @pytest.mark.parametrize("path", BENCH, **ids)
 def test_bench_yaml(path):
-    rows = read_sweep(path).rows
-    assert not any(row.first_pass for row in rows)
-    published = [r.key for r in rows if isinstance(r.options, ReleaseSamplerOptions)]
-    assert published == ["release"]
+    read = sweep.read_rows(bench.get_parser().parse_args(launch(path)[2:]))
+    assert not any(row.first_pass for row in read.rows)
+    released = [row.key for row in read.rows if profile(row) == "release"]
+    assert released == ["release"]
+    assert {*read.train_configs.values()} <= {*TRAIN}
 
 
 @pytest.mark.parametrize("path", SWEEP, **ids)
 def test_sweep_yaml(path):
-    sweep = read_sweep(path)
-    assert {row.system for row in sweep.rows} == {"whisper", "llama", "llada"}
-    assert {row.options.strategy for row in sweep.rows} == {*STRATEGIES}
-    assert sweep.baseline and sweep.headline and sweep.examples
+    read = sweep.read_rows(sweep.get_parser().parse_args(launch(path)[2:]))
+    assert {row.system for row in read.rows} == {"whisper", "llama", "llada"}
+    papers = {strategy for strategy in STRATEGIES if strategy != "mask_ctc"}
+    assert papers <= {row.options.strategy for row in read.rows}
+    assert not any(row.only_for_bench for row in read.rows)
+    assert read.baseline and read.headline and read.examples
+
+
+def test_the_papers_rows_are_there_in_both_profiles():
+    rows = read_sweep(CONF / "sweep_paper.yaml").rows
+    found: dict[str, list] = {"default": [], "release": []}
+    for row in rows:
+        options = row.options
+        if row.system == "llada":
+            name = options.strategy if row.use_audio else "plain_text"
+            value = None if row.value is None else (row.axis, row.value)
+            found[profile(row)].append((name, value))
+            assert options.deliberates or options.canvas_length == 128
+            assert options.steps == (row.value if row.axis == "steps" else 128)
+            assert row.first_pass == ("llama" if options.deliberates else None)
+    shares = [("mask_ratio", share) for share in (0.1, 0.3, 0.5, 0.7, 0.9)]
+    values = {
+        "diffusion": [("steps", n) for n in (128, 64, 32, 16, 8)],
+        "semi_ar": [("num_blocks", n) for n in (2, 4, 8)],
+        "deliberation_random": shares,
+        "deliberation_low_confidence": shares,
+        "deliberation_semi_ar": [("num_blocks", n) for n in (1, 2, 4, 8)],
+        "plain_text": [None],
+    }
+    wanted = [(name, v) for name, several in values.items() for v in several]
+    assert found == {"default": wanted, "release": wanted}
 
 
 def test_the_decoder_yaml_differ_where_the_systems_do():
@@ -100,14 +156,39 @@ def test_what_lladas_longer_training_has_of_its_own():
     assert differs == {"ctc", "text_qformer"}, "the weights of what is frozen"
 
 
-@pytest.mark.parametrize("path", TRAIN + DECODE + SWEEP, **ids)
-def test_the_header_is_a_launch_command_that_names_the_file(path):
-    header = "".join(
-        line for line in path.read_text().splitlines(True) if line.startswith("#")
-    )
-    assert f"conf/{path.name}" in header
-    for named in re.findall(r"conf/\S+\.yaml", header):
+def launch(path: Path) -> list[str]:
+    """The command of the first line; files of conf/ by their whole path."""
+    first = path.read_text().splitlines()[0]
+    words = shlex.split(first.removeprefix("# "))
+    return [re.sub("^conf/", f"{CONF}/", word) for word in words]
+
+
+def trainings() -> dict[str, Path]:
+    """The runs of the preset mini: {name: config}."""
+    listed = (RECIPE / "local/train_mini.sh").read_text()
+    runs = re.findall(r"^(\w+) +\w+ +conf/(\S+\.yaml) ", listed, re.MULTILINE)
+    return {name: CONF / file for name, file in runs}
+
+
+@pytest.mark.parametrize("path", ALL, **ids)
+def test_the_first_line_is_the_launch_command(path):
+    program, *args = launch(path)
+    for named in re.findall(r"conf/\S+\.yaml", path.read_text()):
         assert (CONF.parent / named).exists(), named
+    if path not in TRAIN:
+        assert program == "espnet-llada" and str(path) in args
+        own = {"sweep": sweep, "bench": bench}.get(args[0])
+        parse = own.get_parser().parse_args if own else cli.get_parser().parse_args
+        assert parse(args[1:] if own else args)
+        return
+    options = dict(zip(args[::2], args[1::2], strict=True))
+    assert program == "./run.sh"
+    if "--runs" in options:
+        runs = [name for name, config in trainings().items() if config == path]
+        assert options["--runs"].split() == runs
+    else:
+        assert options["--asr_config"] == str(path)
+        assert Path(options["--inference_config"]) in DECODE
 
 
 @pytest.mark.parametrize(

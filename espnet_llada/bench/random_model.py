@@ -19,7 +19,7 @@ from espnet_llada.networks.lm.llama import Rotary
 from espnet_llada.plan.meta_model import PROMPT_TOKENS, Network, build
 from espnet_llada.types import SpecialTokens, UserError
 
-_PLAIN = ("lm", "num_layers", "lora", "loss", "canvas_slack", "dtype")
+_PLAIN = ("lm", "lora", "loss", "canvas_slack", "dtype")
 _OF_TRAINING = ("compile_layers",)
 _OF_TOKENIZERS = ("prompt", "chat_template", "text_case")
 _KNOWN = _PLAIN + _OF_TRAINING + _OF_TOKENIZERS

@@ -1,6 +1,6 @@
 """ESPnet2's asr_train with our classes registered: the same options and files.
 
-python -m espnet_llada.bin.asr_train --config conf/train_asr_whisper_llada.yaml …
+python -m espnet_llada.bin.asr_train --config conf/train_asr_whisper_llada_demo.yaml …
 """
 
 from __future__ import annotations

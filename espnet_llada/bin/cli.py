@@ -22,7 +22,7 @@ from espnet_llada.bin.decoding import (
     load_options,
     read_first_pass,
 )
-from espnet_llada.bin.options import OfKind, OptionParser, run_main
+from espnet_llada.bin.options import OfKind, OptionParser, run_main, str2bool
 from espnet_llada.core.options import STRATEGIES
 from espnet_llada.inference.decode_file import STRATEGY, job_options
 from espnet_llada.io.kaldi.table import normal_id
@@ -75,7 +75,10 @@ def get_parser() -> argparse.ArgumentParser:
         "--first_pass", required=True, help="Kaldi text file: 'id transcript' lines"
     )
     deliberate.add_argument(
-        "--no_audio", action="store_true", help="plain text: the LM hears nothing"
+        "--use_audio",
+        type=str2bool,
+        default=True,
+        help="false: plain text, the LM hears nothing",
     )
     deliberate.set_defaults(run=_deliberate)
     # These have parsers of their own; main() hands them everything behind the name.
@@ -161,7 +164,7 @@ def _deliberate(args: argparse.Namespace) -> int:
     files = _by_id(args.files)
     texts = read_first_pass(args.first_pass, files)
     utterances = [Utterance(i, path, texts[i]) for i, path in files.items()]
-    return _run(args, "deliberate", utterances, use_audio=not args.no_audio)
+    return _run(args, "deliberate", utterances, use_audio=args.use_audio)
 
 
 def _by_id(files: list[str]) -> dict[str, str]:

@@ -17,7 +17,7 @@ from espnet_llada.extensions.posterior_prefix.ctc import AlignmentCTC
 from espnet_llada.extensions.posterior_prefix.words import WordProjection
 from espnet_llada.extensions.whisper_scorer.text_qformer import TextQFormer
 from espnet_llada.io import weights
-from espnet_llada.io.schema import Dtype, Layers, OptionsOf, Share
+from espnet_llada.io.schema import Dtype, OptionsOf, Share
 from espnet_llada.networks.lm.backbone import Backbone
 from espnet_llada.networks.lm.lora import LoraOptions, add_lora, merge_lora
 from espnet_llada.networks.lm.tokenizer import CASES, LMTokenizer
@@ -30,8 +30,9 @@ class Parts(nn.Module):
     Args:
         encoder_output_size: width of the audio vectors.
         attention: ``bidirectional`` (LLaDA, masked diffusion) or ``causal`` (LLaMA).
+        whisper: the adapter's, or else the encoder's, whose words and whose decoder
+            ``projection: words`` and ``text_qformer`` read; None where neither is one.
         lm: name or directory of the LM (see ``espnet_llada.io.weights``).
-        num_layers: of the LM, counted from its input; all by default.
         lora: fields of ``LoraOptions``; None trains no LoRA.
         compile_layers: training runs the layers of encoder, Q-Former and LM by
             torch.compile (``build.compile_layers``); for a GPU.
@@ -48,7 +49,6 @@ class Parts(nn.Module):
         projection: ``linear``, as in the paper, or ``words`` (``WordProjection``), for
             ``postencoder: whisper_qformer`` and an LM with Whisper's tokens; it needs
             ``ctc``.
-        whisper: whose words those are; the adapter's.
         audio_positions: ``before`` the response, as in the paper, or ``beside`` it, for
             ``projection: words``; see ``core.prefix.join``.
         prefix_blind: prompt and audio do not see the response, so decoding runs them
@@ -62,7 +62,7 @@ class Parts(nn.Module):
         misheard: share of the tokens that the response already has, in training, that
             are replaced by others that sound alike (``augmentation.rough``); needs
             ``projection: words``.
-        text_qformer: options of ``TextQFormer`` (of ``whisper``), {} for its defaults:
+        text_qformer: options of ``TextQFormer``, {} for its defaults:
             read the audio a second time with a transcript at hand, the CTC's draft or
             the first pass, and show the LM both; for ``projection: words`` and an
             adapter with ``hand_on``. None reads once.
@@ -80,8 +80,8 @@ class Parts(nn.Module):
         self,
         encoder_output_size: int,
         attention: str,
+        whisper: weights.Weights | None,
         lm: str = "smollm2-135m",
-        num_layers: Layers | None = None,
         lora: Annotated[Mapping[str, Any], OptionsOf(LoraOptions)] | None = None,
         train_lm: bool = False,
         compile_layers: bool = False,
@@ -93,7 +93,6 @@ class Parts(nn.Module):
         dtype: Dtype = "float32",
         ctc: Annotated[Mapping[str, Any], OptionsOf(AlignmentCTC)] | None = None,
         projection: Literal["linear", "words"] = "linear",
-        whisper: str = "whisper-tiny.en",
         audio_positions: Literal[AUDIO_POSITIONS] = "before",
         prefix_blind: bool = False,
         pointer: bool = False,
@@ -107,6 +106,12 @@ class Parts(nn.Module):
         super().__init__()
         if projection == "words" and ctc is None:
             raise UserError("projection: words needs ctc; give it a weight")
+        if whisper is None and (projection == "words" or text_qformer is not None):
+            name = "text_qformer" if text_qformer is not None else "projection: words"
+            raise UserError(
+                f"{name} needs a Whisper; set postencoder: whisper_qformer, or "
+                "encoder: whisper_frozen"
+            )
         self.loss_name, self.canvas_slack = loss, canvas_slack
         self.prefix_blind, self.text_random = prefix_blind, text_random
         self.text_as_audio, self.audio_positions = text_as_audio, audio_positions
@@ -118,7 +123,6 @@ class Parts(nn.Module):
             self.weights.path,
             attention,
             self.tokenizer.mask_id,
-            num_layers,
             getattr(torch, dtype),
         )
         if lora is not None:
@@ -133,13 +137,15 @@ class Parts(nn.Module):
         self.prompt_ids = self.tokenizer.prompt(prompt, chat_template)
         self.text_qformer = None
         if text_qformer is not None:
-            self.text_qformer = TextQFormer.from_pretrained(whisper, **text_qformer)
+            self.text_qformer = TextQFormer.from_pretrained(
+                whisper.name, **text_qformer
+            )
         self._width = encoder_output_size
         if self.text_qformer is not None:
             self._width = self.text_qformer.places.shape[1]
         if projection == "words":
             self.projection = WordProjection.from_pretrained(
-                self._width, whisper, self.weights.path
+                self._width, whisper.name, self.weights.path
             )
             table, scale = self.projection.words, 1.0
         else:

@@ -15,7 +15,7 @@ import torch
 from espnet2.tasks import asr
 from espnet2.train.preprocessor import AbsPreprocessor
 
-from espnet_llada.build import ATTENTION, POSTENCODER, check_config
+from espnet_llada.build import ATTENTION, POSTENCODER, check_config, whisper_of
 from espnet_llada.core.decoder import LMDecoder
 from espnet_llada.espnet.model import TOKENIZER, ESPnetLLMModel
 from espnet_llada.espnet.modules import FrozenWhisperEncoder
@@ -78,6 +78,7 @@ def build_llm_model(
     decoder = decoder_class(
         vocab_size=len(ESPNET_TOKENS),
         encoder_output_size=tail.output_size(),
+        whisper=whisper_of(parts.postencoder, parts.encoder),
         **args.decoder_conf,
     )
     return ESPnetLLMModel(parts, decoder, _cpu_amp(args))

@@ -14,6 +14,7 @@ from espnet_llada.core.decoder import LMDecoder
 from espnet_llada.core.qformer import Frames, WindowQFormer
 from espnet_llada.extensions.posterior_prefix.whisper_qformer import WhisperQFormer
 from espnet_llada.io.feature_cache import check_scp, identity
+from espnet_llada.io.weights import Weights
 from espnet_llada.types import UserError
 
 
@@ -80,8 +81,14 @@ class _ESPnetDecoder(LMDecoder, AbsDecoder):
 
     kind: str
 
-    def __init__(self, vocab_size: int, encoder_output_size: int, **conf):
-        super().__init__(encoder_output_size, attention=ATTENTION[self.kind], **conf)
+    def __init__(
+        self,
+        vocab_size: int,
+        encoder_output_size: int,
+        whisper: Weights | None = None,
+        **conf,
+    ):
+        super().__init__(encoder_output_size, ATTENTION[self.kind], whisper, **conf)
 
     def forward(
         self, hs_pad: Tensor, hlens: Tensor, ys_in_pad: Tensor, ys_in_lens: Tensor

@@ -21,6 +21,8 @@ from espnet_llada.networks.whisper_file import WhisperConfig, open_whisper
 from espnet_llada.types import SAMPLE_RATE, UserError
 
 SAMPLES_PER_FRAME = 2 * HOP_LENGTH  # the second convolution has stride 2
+PAD_MULTIPLE = SAMPLE_RATE
+"""Samples; rows are padded to a multiple of it. A feature cache's identity has it."""
 AT_ONCE = 16 * SAMPLE_RATE
 """Samples that a CPU encodes together: more of them leave its caches."""
 
@@ -31,12 +33,11 @@ class WhisperEncoder(Pretrained):
     Args:
         config: sizes.
         pad_seconds: every row is padded with silence to at least this; Whisper was
-            trained at 30. With 0 a row is padded no further than the next
-            ``pad_multiple_seconds``, which costs less and sees less silence.
+            trained at 30. With 0 a row is padded no further than the next whole
+            second, so that rows of similar length run together, which costs less and
+            sees less silence; so are rows that are longer.
         keep_padding: return the frames of the padding as well (the paper's release:
             1500 frames whatever the duration) instead of a row's own frames.
-        pad_multiple_seconds: rows longer than ``pad_seconds`` are padded to a
-            multiple of this, so that rows of similar length run together.
 
     Attributes:
         run: how a layer is run in training: ``run_block``, or that by torch.compile.
@@ -51,7 +52,6 @@ class WhisperEncoder(Pretrained):
         config: WhisperConfig,
         pad_seconds: float = 30.0,
         keep_padding: bool = False,
-        pad_multiple_seconds: float = 1.0,
     ) -> None:
         super().__init__()
         self.config = config
@@ -59,13 +59,10 @@ class WhisperEncoder(Pretrained):
         self.padding = {
             "pad_seconds": float(pad_seconds),
             "keep_padding": keep_padding,
-            "pad_multiple_seconds": float(pad_multiple_seconds),
+            "pad_multiple_seconds": PAD_MULTIPLE / SAMPLE_RATE,
         }
         self._longest = config.max_frames * SAMPLES_PER_FRAME
-        self._pad = self._samples("pad_seconds", pad_seconds, at_least=0)
-        self._multiple = self._samples(
-            "pad_multiple_seconds", pad_multiple_seconds, at_least=SAMPLES_PER_FRAME
-        )
+        self._pad = self._pad_samples(pad_seconds)
         width = config.d_model
         self.conv1 = nn.Conv1d(config.n_mels, width, 3, padding=1)
         self.conv2 = nn.Conv1d(width, width, 3, stride=2, padding=1)
@@ -82,7 +79,6 @@ class WhisperEncoder(Pretrained):
         path: str | Path,
         pad_seconds: float = 30.0,
         keep_padding: bool = False,
-        pad_multiple_seconds: float = 1.0,
         dtype: torch.dtype = torch.float32,
     ) -> WhisperEncoder:
         """Load the encoder's weights, and nothing else of the model.
@@ -92,7 +88,6 @@ class WhisperEncoder(Pretrained):
                 ``config.json`` and ``model.safetensors`` (or its sharded index).
             pad_seconds: see the class.
             keep_padding: see the class.
-            pad_multiple_seconds: see the class.
             dtype: of the weights and of the frames returned.
 
         Raises:
@@ -101,7 +96,7 @@ class WhisperEncoder(Pretrained):
         """
         file = open_whisper(Path(path))
         with torch.device("meta"):
-            encoder = cls(file.config, pad_seconds, keep_padding, pad_multiple_seconds)
+            encoder = cls(file.config, pad_seconds, keep_padding)
         shapes = {name: v.shape for name, v in encoder.state_dict().items()}
         encoder.load_state_dict(file.read(shapes, dtype), assign=True)
         return encoder
@@ -195,7 +190,7 @@ class WhisperEncoder(Pretrained):
 
     def padded_samples(self, samples: int) -> int:
         """Samples that a row of ``samples`` is padded to."""
-        multiple = -(-samples // self._multiple) * self._multiple
+        multiple = -(-samples // PAD_MULTIPLE) * PAD_MULTIPLE
         return min(max(self._pad, multiple), self._longest)
 
     def _check_lengths(self, samples: list[int]) -> None:
@@ -208,12 +203,12 @@ class WhisperEncoder(Pretrained):
                     f"encoder takes {self._longest / SAMPLE_RATE:g} s; cut it first"
                 )
 
-    def _samples(self, name: str, seconds: float, at_least: int) -> int:
+    def _pad_samples(self, seconds: float) -> int:
         samples = round(seconds * SAMPLE_RATE)
-        if samples % SAMPLES_PER_FRAME or not at_least <= samples <= self._longest:
+        if samples % SAMPLES_PER_FRAME or not 0 <= samples <= self._longest:
             raise UserError(
-                f"{name}: {seconds!r} does not fit; allowed: multiples of 0.02 from "
-                f"{at_least / SAMPLE_RATE:g} to {self._longest / SAMPLE_RATE:g}"
+                f"pad_seconds: {seconds!r} does not fit; allowed: multiples of 0.02 "
+                f"from 0 to {self._longest / SAMPLE_RATE:g}"
             )
         return samples
 

@@ -142,13 +142,13 @@ def _encoder(
 
 
 def _lm(conf: Mapping[str, Any], attention: str, lora: LoraOptions | None) -> Backbone:
-    name, layers = conf.get("lm", "smollm2-135m"), conf.get("num_layers")
+    name = conf.get("lm", "smollm2-135m")
     path = local_path(name)
     if path.exists():
-        body, settings = empty_llama(path, layers)
+        body, settings = empty_llama(path)
     elif name in LANGUAGE_MODELS:
         settings = LANGUAGE_MODELS[name]
-        body = llama_from(settings, name, layers)
+        body = llama_from(settings, name)
     else:
         known = ", ".join(LANGUAGE_MODELS)
         raise UserError(

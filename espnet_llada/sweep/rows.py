@@ -41,8 +41,8 @@ from msgspec import Meta, Struct
 
 from espnet_llada.bin import asr_inference
 from espnet_llada.bin.decoding import sampler_options
-from espnet_llada.build import decode_file
 from espnet_llada.core.options import SamplerOptions
+from espnet_llada.inference import decode_file
 from espnet_llada.io.data_file import read_yaml
 from espnet_llada.io.schema import LARGEST, checked
 from espnet_llada.release.options import ReleaseSamplerOptions

@@ -59,7 +59,7 @@ def test_deliberate_and_score(capsys, model_dir, speech, tmp_path):
         status, _, err = run(capsys, "deliberate", *args, "--output", text)
         assert status == 0, err
         assert len(text.read_text().splitlines()) == 3
-    status, out, _ = run(capsys, "deliberate", *args, "--no_audio")
+    status, out, _ = run(capsys, "deliberate", *args, "--use_audio", "false")
     assert status == 0 and len(out.splitlines()) == 3
     extra = ("--strategy", "random", "--mask_ratio", 0)
     args = ("--first_pass", first, *speech, "--model", model_dir, *extra)

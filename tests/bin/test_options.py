@@ -86,11 +86,10 @@ def test_plain_numbers_are_taken(parser):
 
 
 def test_the_commands_refuse_them(tmp_path):
-    (tmp_path / "x.yaml").write_text("no_audio: 'false'\n")
-    command = ["deliberate", "x.wav", "--first_pass", "x", "--config"]
-    with pytest.raises(UserError, match="no_audio: 'false' does not fit"):
-        cli.main([*command, str(tmp_path / "x.yaml")])
     (tmp_path / "x.yaml").write_text("use_audio: 'false'\n")
+    command = ["deliberate", "x.wav", "--first_pass", "x", "--config"]
+    with pytest.raises(UserError, match="use_audio: 'false' does not fit"):
+        cli.main([*command, str(tmp_path / "x.yaml")])
     with pytest.raises(UserError, match="use_audio: 'false' does not fit"):
         asr_inference.main(["--config", str(tmp_path / "x.yaml")])
     for odd in ("nan", "1e400", "0"):

@@ -14,7 +14,7 @@ WIDTH = 16
 def build(lm, attention: str, where: str, **more) -> LMDecoder:
     torch.manual_seed(0)
     options = {"prompt": "say", "chat_template": False, "audio_positions": where}
-    return LMDecoder(WIDTH, attention, lm=str(lm), **options, **more).eval()
+    return LMDecoder(WIDTH, attention, None, lm=str(lm), **options, **more).eval()
 
 
 def audio() -> tuple[torch.Tensor, torch.Tensor]:

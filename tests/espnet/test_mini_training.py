@@ -55,12 +55,11 @@ def test_the_adapter_is_warmed_up_and_handed_on(
     assert tensors(tmp_path / "joint/out/1epoch.pth", "decoder.lm.body.layers")
 
 
-def words_conf(tiny_config, word_lm, whisper: str) -> dict:
+def words_conf(tiny_config, word_lm) -> dict:
     """Of a decoder that reads along."""
     return {
         **{k: v for k, v in tiny_config["decoder_conf"].items() if k != "lora"},
         "lm": str(word_lm),
-        "whisper": whisper,
         "projection": "words",
         "audio_positions": "beside",
         "ctc": {"weight": 0.0},
@@ -68,11 +67,8 @@ def words_conf(tiny_config, word_lm, whisper: str) -> dict:
 
 
 @pytest.mark.slow
-def test_a_reader_is_trained_by_itself(
-    trainings, tiny_config, word_lm, tiny_whisper, tmp_path
-):
-    data, whisper = make_data(tmp_path / "data", 12), str(tiny_whisper)
-    conf = words_conf(tiny_config, word_lm, whisper)
+def test_a_reader_is_trained_by_itself(trainings, tiny_config, word_lm, tmp_path):
+    data, conf = make_data(tmp_path / "data", 12), words_conf(tiny_config, word_lm)
     config = {
         **tiny_config,
         "postencoder": "frames",
@@ -97,7 +93,7 @@ def test_a_frozen_reader_along_is_kept_in_the_checkpoint(
 ):
     data, whisper = make_data(tmp_path / "data", 12), str(tiny_whisper)
     conf = {
-        **words_conf(tiny_config, word_lm, whisper),
+        **words_conf(tiny_config, word_lm),
         "train_lm": True,
         "pointer": True,
         "misheard": 0.1,

@@ -44,7 +44,6 @@ def build(word_lm, tiny_whisper, decoder: str, more: dict) -> WhisperLLM:
             "decoder": decoder,
             "decoder_conf": {
                 "lm": str(word_lm),
-                "whisper": whisper,
                 "chat_template": False,
                 "ctc": {"weight": 1.0, "scale": 30.0},
                 "projection": "words",

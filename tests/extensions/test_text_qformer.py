@@ -12,6 +12,7 @@ from espnet_llada.extensions.posterior_prefix.whisper_qformer import special_tok
 from espnet_llada.extensions.whisper_scorer.reader import Beside, Reader, Reading
 from espnet_llada.extensions.whisper_scorer.text_qformer import TextQFormer
 from espnet_llada.io.checkpoint import trained_state
+from espnet_llada.io.weights import resolve
 from espnet_llada.types import UserError
 
 WIDTH = 16  # of tiny_whisper
@@ -249,9 +250,9 @@ def decoder(lm, whisper, attention="bidirectional", window=4, **options) -> LMDe
     return LMDecoder(
         WIDTH * (1 + window),
         attention,
+        resolve(whisper, "whisper"),
         lm=str(lm),
         chat_template=False,
-        whisper=str(whisper),
         ctc={"weight": 1.0, "scale": 30.0},
         projection="words",
         audio_positions="beside",

@@ -9,6 +9,7 @@ from safetensors.torch import load_file
 from espnet_llada.baseline.autoregressive import beam_search
 from espnet_llada.core.decoder import LMDecoder
 from espnet_llada.extensions.posterior_prefix.words import TOKENS_FILE
+from espnet_llada.io.weights import resolve
 from espnet_llada.types import UserError
 
 WIDTH = 16  # of tiny_whisper
@@ -27,9 +28,8 @@ def decoder(lm, tiny_whisper) -> LMDecoder:
 
 def build(lm, whisper, **options) -> LMDecoder:
     given = {"ctc": {"weight": 1.0}, "projection": "words", **options}
-    return LMDecoder(
-        WIDTH, "causal", lm=str(lm), chat_template=False, whisper=str(whisper), **given
-    )
+    weights = resolve(whisper, "whisper")
+    return LMDecoder(WIDTH, "causal", weights, lm=str(lm), chat_template=False, **given)
 
 
 @pytest.fixture
@@ -169,9 +169,9 @@ def pointing(lm, whisper, attention: str, where: str, **options) -> LMDecoder:
     decoder = LMDecoder(
         WIDTH,
         attention,
+        resolve(whisper, "whisper"),
         lm=str(lm),
         chat_template=False,
-        whisper=str(whisper),
         ctc={"weight": 0.0},
         projection="words",
         audio_positions=where,
@@ -188,6 +188,9 @@ def test_what_does_not_fit_is_refused(lm, tiny_lm, tiny_whisper):
             build(lm, tiny_whisper, projection="linear", **{option: True})
     with pytest.raises(UserError, match="projection: words needs ctc"):
         build(lm, tiny_whisper, ctc=None)
+    options = {"lm": str(lm), "ctc": {}, "projection": "words"}
+    with pytest.raises(UserError, match="projection: words needs a Whisper; set post"):
+        LMDecoder(WIDTH, "causal", None, **options)
     with pytest.raises(UserError, match=f"{TOKENS_FILE}: not there"):
         build(tiny_lm, tiny_whisper)
     (lm / TOKENS_FILE).write_text("[3, 64]")

@@ -202,6 +202,15 @@ def test_verify_finds_an_altered_byte(tmp_path, corpus, tiny_config, caplog):
         assert np.array_equal(kaldiio.load_mat(place), before[utt_id])
 
 
+def test_frames_of_earlier_versions_still_fit(tiny_config):
+    encoder = build_encoder(**tiny_config["encoder_conf"])
+    assert encoder.padding == {
+        "pad_seconds": 0.0,
+        "keep_padding": False,
+        "pad_multiple_seconds": 1.0,
+    }
+
+
 @pytest.mark.parametrize(
     ("conf", "named"),
     [({"pad_seconds": 2.0}, "pad_seconds"), ({"dtype": "bfloat16"}, "dtype")],

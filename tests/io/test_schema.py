@@ -135,7 +135,7 @@ def test_a_json_is_an_object_or_refused(tmp_path, content):
 LARGE = {
     "encoder_conf": {"pad_seconds": 1e300},
     "postencoder_conf": {"hidden": 2**31, "layers": 2**31, "queries": 2**31},
-    "decoder_conf": {"num_layers": 2**31, "canvas_slack": 2**31, "lora": {"r": 2**31}},
+    "decoder_conf": {"canvas_slack": 2**31, "lora": {"r": 2**31}},
 }
 
 

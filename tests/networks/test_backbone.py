@@ -124,13 +124,6 @@ def test_an_update_takes_bf16_under_autocast_and_fp32_without(tiny_lm, tokens, m
     assert run(lm.eval(), tokens).isfinite().all()  # without autocast again
 
 
-def test_the_first_layers_alone(tiny_lm, tokens):
-    lm = Backbone.from_pretrained(tiny_lm, "causal", num_layers=1)
-    reference = LlamaForCausalLM.from_pretrained(tiny_lm, num_hidden_layers=1).eval()
-    with torch.no_grad():
-        assert torch.allclose(run(lm, tokens), reference(tokens).logits, atol=1e-5)
-
-
 def broken(tiny_lm, tmp_path, change) -> None:
     settings = json.loads((tiny_lm / "config.json").read_text())
     tensors = load_file(tiny_lm / "model.safetensors")
@@ -155,11 +148,6 @@ def test_a_damaged_directory_is_named(tiny_lm, tmp_path, change, named):
     with pytest.raises(UserError, match=named) as e:
         Backbone.from_pretrained(tmp_path, "causal")
     assert str(tmp_path) in str(e.value)
-
-
-def test_too_many_layers_are_refused(tiny_lm):
-    with pytest.raises(UserError, match="num_layers: 3"):
-        Backbone.from_pretrained(tiny_lm, "causal", num_layers=3)
 
 
 @pytest.mark.parametrize("keys", [1, 16, 45, 155])

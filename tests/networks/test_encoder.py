@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import copy
+from dataclasses import replace
 
 import pytest
 import torch
@@ -81,16 +82,13 @@ def test_a_cpu_encodes_what_fits_its_caches_at_once(directory, monkeypatch):
     torch.testing.assert_close(frames, whole, rtol=0, atol=1e-6)
 
 
-@pytest.mark.parametrize(
-    ("multiple", "computed"), [(1.0, [50, 50, 50, 150]), (0.5, [50, 50, 25, 150])]
-)
-def test_pad_0_pads_to_the_next_multiple(model, directory, multiple, computed):
+def test_pad_0_pads_to_the_next_second(model, directory):
     encoder = WhisperEncoder.from_pretrained(
-        directory, pad_seconds=0, keep_padding=True, pad_multiple_seconds=multiple
+        directory, pad_seconds=0, keep_padding=True
     )
     speech, lengths = batch()
     frames, frame_lengths = encoder(speech, lengths)
-    assert frame_lengths.tolist() == computed
+    assert frame_lengths.tolist() == [50, 50, 50, 150]
     # Against a Whisper whose position table is cut to the frames there are.
     short = copy.deepcopy(model.encoder)
     short.config.max_source_positions = 150
@@ -103,12 +101,10 @@ def test_pad_0_pads_to_the_next_multiple(model, directory, multiple, computed):
     torch.testing.assert_close(frames[3:], expected, rtol=0, atol=1e-5)
 
 
-def test_pad_0_never_exceeds_30_seconds(directory):
-    encoder = WhisperEncoder.from_pretrained(
-        directory, pad_seconds=0, keep_padding=True, pad_multiple_seconds=7.0
-    )
-    _, frame_lengths = encoder(*batch([480_000]))
-    assert frame_lengths.tolist() == [1500]
+def test_pad_0_never_exceeds_the_position_table(sizes):
+    encoder = WhisperEncoder(replace(sizes, max_frames=75), pad_seconds=0)
+    assert encoder.padded_samples(15_000) == 16_000
+    assert encoder.padded_samples(17_000) == 24_000
 
 
 def test_frozen(directory):
@@ -141,15 +137,7 @@ def test_row_that_does_not_fit(directory, lengths, message):
         encoder(torch.zeros(1, 480_001), torch.tensor(lengths))
 
 
-@pytest.mark.parametrize(
-    ("options", "message"),
-    [
-        ({"pad_seconds": 31.0}, "pad_seconds"),
-        ({"pad_seconds": -1.0}, "pad_seconds"),
-        ({"pad_seconds": 0.015}, "pad_seconds"),
-        ({"pad_multiple_seconds": 0.0}, "pad_multiple_seconds"),
-    ],
-)
-def test_option_that_does_not_fit(sizes, options, message):
-    with pytest.raises(UserError, match=message):
-        WhisperEncoder(sizes, **options)
+@pytest.mark.parametrize("seconds", [31.0, -1.0, 0.015])
+def test_padding_that_does_not_fit(sizes, seconds):
+    with pytest.raises(UserError, match=r"pad_seconds: .* from 0 to 30"):
+        WhisperEncoder(sizes, pad_seconds=seconds)

@@ -31,7 +31,7 @@ def peak():
 kind, path, dtype = sys.argv[1], Path(sys.argv[2]), getattr(torch, sys.argv[3])
 before = peak()
 if kind == "lm":
-    body, head, _ = load_llama(path, None, dtype)
+    body, head, _ = load_llama(path, dtype)
     size = sum(t.nbytes for t in [*body.parameters(), head])
 elif kind == "export":
     export_llama(path, path / "out", dtype)

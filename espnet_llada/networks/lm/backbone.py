@@ -59,7 +59,6 @@ class Backbone(Pretrained):
         path: Path,
         attention: str,
         mask_id: int | None = None,
-        num_layers: int | None = None,
         dtype: torch.dtype = torch.float32,
     ) -> Backbone:
         """Read a directory in Hugging Face's Llama layout or in LLaDA's.
@@ -69,13 +68,12 @@ class Backbone(Pretrained):
             attention: see the class.
             mask_id: id of the mask token; by default what config.json says, or one
                 past the vocabulary.
-            num_layers: keep the first so many layers; all by default.
             dtype: of the weights.
 
         Raises:
             UserError: files or tensors are missing, unexpected or of another shape.
         """
-        body, head, config_mask_id = load_llama(path, num_layers, dtype)
+        body, head, config_mask_id = load_llama(path, dtype)
         if mask_id is None:
             mask_id = config_mask_id
         if mask_id is None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -43,7 +42,7 @@ HEAD = "lm_head.weight"
 
 
 def load_llama(
-    path: Path, num_layers: int | None, dtype: torch.dtype
+    path: Path, dtype: torch.dtype
 ) -> tuple[Llama, nn.Parameter, int | None]:
     """The body, the head's weight and the mask token's id where the config has one.
 
@@ -53,7 +52,7 @@ def load_llama(
     Raises:
         UserError: no such directory, not a Llama or LLaDA, or tensors do not match.
     """
-    body, settings = empty_llama(path, num_layers)
+    body, settings = empty_llama(path)
     stored = stored_llama(path, body)
     tensors = {name: tensor.read(dtype) for name, tensor in stored.items()}
     head = tensors.pop(HEAD, None)
@@ -65,36 +64,24 @@ def load_llama(
     return body, weight, settings.get("mask_token_id")
 
 
-def empty_llama(
-    path: Path, num_layers: int | None = None
-) -> tuple[Llama, dict[str, Any]]:
+def empty_llama(path: Path) -> tuple[Llama, dict[str, Any]]:
     """A ``Llama`` without memory for its weights; and config.json.
 
     Raises:
-        UserError: no such directory, not a Llama or LLaDA, or it has fewer layers.
+        UserError: no such directory, or not a Llama or LLaDA.
     """
     settings = read_json(path / "config.json")
-    return llama_from(settings, path, num_layers), settings
+    return llama_from(settings, path), settings
 
 
-def llama_from(
-    settings: dict[str, Any], path: object, num_layers: int | None = None
-) -> Llama:
+def llama_from(settings: dict[str, Any], path: object) -> Llama:
     """The same from the content of a config.json.
 
     Args:
         settings: of a Llama or a LLaDA.
         path: where they come from, for messages.
-        num_layers: keep the first so many layers; all by default.
     """
     config = _llama_config(settings, path)
-    if num_layers is not None:
-        if not 1 <= num_layers <= config.num_hidden_layers:
-            raise UserError(
-                f"num_layers: {num_layers} does not fit; {path} has "
-                f"{config.num_hidden_layers} layers"
-            )
-        config = replace(config, num_hidden_layers=num_layers)
     with torch.device("meta"):
         body = Llama(config)
     body.rotary_emb = Rotary(config)  # its buffer is not in the files
@@ -104,8 +91,6 @@ def llama_from(
 def stored_llama(path: Path, body: Llama) -> dict[str, StoredTensor]:
     """The tensors for ``body`` by its own names, and ``HEAD`` unless it is tied.
 
-    Layers past the body's last are left out.
-
     Raises:
         UserError: a tensor is missing, unexpected or of another shape; a file is
             damaged.
@@ -113,13 +98,8 @@ def stored_llama(path: Path, body: Llama) -> dict[str, StoredTensor]:
     files = sorted(path.glob("*.safetensors"))
     if not files:
         raise UserError(f"{path}: no *.safetensors in it; convert the checkpoint first")
-    layers = body.config.num_hidden_layers
-    stored = {}
-    for name, tensor in stored_safetensors(files).items():
-        ours = our_name(name)
-        layer = ours.split(".")[1] if ours.startswith("layers.") else ""
-        if not (layer.isdecimal() and int(layer) >= layers):
-            stored[ours] = tensor
+    tensors = stored_safetensors(files).items()
+    stored = {our_name(name): tensor for name, tensor in tensors}
     expected = {name: p.shape for name, p in body.named_parameters()}
     if body.config.tie_word_embeddings:
         stored.pop(HEAD, None)  # some files repeat the embedding under this name
