@@ -159,8 +159,17 @@ class DecodeDir:
                 _append(self._files[name], f"{utt_id} {value}")
 
     def finish(self) -> list[str]:
-        """Put the lines in order; returns ``id reason`` of each failed utterance."""
+        """Put the lines in order; returns ``id reason`` of each failed utterance.
+
+        Raises:
+            UserError: someone has removed them, or the disk is full.
+        """
         lines = self._lines()
+        if lost := [u.utt_id for u in self.utterances if u.utt_id not in lines]:
+            raise UserError(
+                f"{self.top}: {len(lost)} of {len(self.utterances)} utterances are no "
+                "longer in it; leave it alone until the end, and start again"
+            )
         for name in FILES:
             self._rewrite(name, {u.utt_id: lines[u.utt_id] for u in self.utterances})
         return self._failures
@@ -200,7 +209,7 @@ class DecodeDir:
         try:
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            logging.info(f"{self.top}: another process decodes into it; waiting")
+            logging.warning(f"{self.top}: another process decodes into it; waiting")
             fcntl.flock(handle, fcntl.LOCK_EX)
         except OSError:
             logging.debug(f"{self.top}: no locks on this file system")
@@ -213,7 +222,7 @@ class DecodeDir:
             return {}
         if former != self.identity:
             changed = [k for k, v in self.identity.items() if former.get(k) != v]
-            logging.info(
+            logging.warning(
                 f"{self.top}: other {', '.join(changed)} before; starting anew"
             )
             return {}

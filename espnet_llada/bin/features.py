@@ -23,7 +23,7 @@ from espnet_llada.bin.malloc import keep_freed_memory
 from espnet_llada.bin.options import OfKind, OptionParser, run_main, str2bool
 from espnet_llada.io.kaldi.table import read_numbers, read_recordings
 from espnet_llada.io.schema import Count, Jobs
-from espnet_llada.types import SAMPLE_RATE, UserError, check_directory
+from espnet_llada.types import SAMPLE_RATE, UserError, atomic_write, check_directory
 
 _EXAMPLE = """\
 example, between stages 4 and 10 of the recipe:
@@ -100,6 +100,8 @@ def main(cmd: list[str] | None = None) -> None:
     logging.basicConfig(level=logging.WARNING, format="%(message)s")
     output = Path(args.output)
     check_directory(output)
+    if output.resolve() == Path(args.wav_scp).resolve().parent:
+        raise UserError(f"{output}: holds the recordings; name another --output")
     conf = _encoder_conf(args.train_config)
     table = read_recordings(args.wav_scp, args.allow_pipes)
     from espnet_llada.build.model import build_encoder
@@ -112,7 +114,8 @@ def main(cmd: list[str] | None = None) -> None:
         entries = feature_cache.stored_entries(output, args.storage)
         for name in _COPIED:
             if (source := Path(args.wav_scp).with_name(name)).is_file():
-                shutil.copyfile(source, output / name)
+                with atomic_write(output / name) as temporary:
+                    shutil.copyfile(source, temporary)
         feature_cache.write_tables(output, entries, table, encoder.d_model)
     hours = sum(entries[u].frames for u in table) / 50 / 3600
     size = sum(p.stat().st_size for p in {entries[u].ark for u in table}) / 1e9

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field, fields
 from typing import Any
 
 from espnet_llada.bin.options import FINITE, WHOLE, OfKind
-from espnet_llada.types import SAMPLE_RATE, UserError, nearest
+from espnet_llada.types import SAMPLE_RATE, UserError, check_inside, nearest
 
 _JOBS = min(32, os.cpu_count() or 1)
 
@@ -154,6 +154,7 @@ def _check(options: Options) -> None:
             raise UserError(f"--{name} is required")
     names = [options.train_set, options.valid_set, *options.test_sets.split()]
     for name in filter(None, names):
+        check_inside(name, "set")
         if names.count(name) > 1:
             raise UserError(f"set '{name}' is named twice; each set has one use")
 

@@ -165,6 +165,7 @@ def test_some_rows_and_their_first_pass(rows_yaml):
             "system: llada, options: {beam_size: 2, ",
             "beam",
         ),
+        ("llama: {label: AR", "'': {label: AR", "the key .* names no directory"),
         ('"steps: {}"', "same", "label 'same' is given twice"),
     ],
 )
