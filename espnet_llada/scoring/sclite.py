@@ -54,10 +54,10 @@ def write_score_dir(
     check_ids(refs, hyps, (str(ref_text), str(hyp_text)))
     speakers = speakers_beside(Path(ref_text), refs)
     ids = {utt: f"{speakers[utt]}-{utt}" for utt in refs}
-    if len(set(ids.values())) < len(ids):  # e.g. b-c of a, and c of a-b
-        twin = next(u for u, i in ids.items() if list(ids.values()).count(i) > 1)
+    if len(owner := {i: utt for utt, i in ids.items()}) < len(ids):
+        twin = next(utt for utt, i in ids.items() if owner[i] != utt)
         raise UserError(
-            f"{ref_text}: '{twin}' and another utterance are both {ids[twin]} with "
+            f"{ref_text}: '{twin}' and '{owner[ids[twin]]}' are both {ids[twin]} with "
             "their speakers before them; rename one"
         )
     refs = {ids[u]: _tokens(refs[u], unit) for u in ids}

@@ -80,7 +80,7 @@ def test_ids_that_are_the_same_behind_their_speakers(tmp_path):
     texts = {"b-c": "x", "c": "y"}
     paths = _data(tmp_path, texts, texts)
     (tmp_path / "utt2spk").write_text("b-c a\nc a-b\n")
-    with pytest.raises(UserError, match="'b-c' and another utterance are both a-b-c"):
+    with pytest.raises(UserError, match="'b-c' and 'c' are both a-b-c"):
         write_score_dir(*paths)
 
 
