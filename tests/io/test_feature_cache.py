@@ -270,6 +270,15 @@ def test_segments_and_commands_are_refused(tmp_path, corpus, tiny_config):
     assert table(out / "feats_shape")["utt1"] == "65,16"
 
 
+@pytest.mark.parametrize("name", ["frames.1.ark", "feats.scp"])
+def test_features_of_others_are_left_alone(tmp_path, corpus, tiny_config, name):
+    (tmp_path / "features").mkdir()
+    (tmp_path / "features" / name).write_text("mine\n")
+    with pytest.raises(UserError, match=f"{name}: not of `espnet-llada features`"):
+        make(tmp_path, corpus, tiny_config)
+    assert (tmp_path / "features" / name).read_text() == "mine\n"
+
+
 def test_frames_that_run_code_are_refused(tmp_path, corpus, tiny_config, monkeypatch):
     monkeypatch.chdir(tmp_path)
     encoder = build_encoder(**tiny_config["encoder_conf"])
