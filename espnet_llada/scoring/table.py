@@ -67,11 +67,10 @@ def check_results(results_md: str | Path) -> Path:
         UserError: as there.
     """
     path = Path(results_md)
-    numbers = _numbers_of(path)
-    if path == numbers:
-        raise UserError(f"{path}: takes the numbers; name a Markdown file")
     check_generated(path)
-    check_generated(numbers, _NUMBERS)
+    if path == _numbers_of(path):
+        raise UserError(f"{path}: takes the numbers; name a Markdown file")
+    check_generated(_numbers_of(path), _NUMBERS)
     return path
 
 

@@ -194,6 +194,7 @@ def test_files_that_stage_12_left_in_the_logdir(refs, greedy):
         ("test/passes", "u1 4\nu2 x\n", r"test/passes: utterance u2: .*'x'"),
         ("test/passes", "u1 4\nu2 -1\n", r"utterance u2: .*'-1'"),
         ("test/passes", "u1 4\nu2 1.5\n", r"utterance u2: .*'1.5'"),
+        ("test/passes", f"u1 4\nu2 1{'0' * 400}\n", r"utterance u2: .*'1000"),
         ("test/passes", "u1 4\nu2\n", r"utterance u2: expected 1 number"),
         ("test/seconds", "u1 1 2\nu2 1\n", r"utterance u2: expected 2 number"),
         ("test/seconds", "u1 1 2\nu2 1 nan\n", r"utterance u2: .*nan"),
@@ -226,6 +227,8 @@ def test_hand_written_results_are_not_replaced(tmp_path, refs, greedy):
     with pytest.raises(UserError, match="not a generated file"):
         _summary([("a", greedy)], refs, output)
     assert output.read_text() == "# RESULTS\nby hand\n"
+    with pytest.raises(UserError, match="Is a directory"):
+        _summary([("a", greedy)], refs, Path())
     with pytest.raises(UserError, match=r"x\.json: takes the numbers"):
         _summary([("a", greedy)], refs, tmp_path / "x.json")
     (tmp_path / "notes.json").write_text("[1]\n")
