@@ -21,7 +21,7 @@ from msgspec import Meta
 from espnet_llada.bin.decoding import add_pipe_option
 from espnet_llada.bin.malloc import keep_freed_memory
 from espnet_llada.bin.options import OfKind, OptionParser, run_main, str2bool
-from espnet_llada.io.kaldi.table import read_numbers, read_recordings
+from espnet_llada.io.kaldi.table import read_numbers, read_recordings, read_table
 from espnet_llada.io.schema import Count, Jobs
 from espnet_llada.types import SAMPLE_RATE, UserError, atomic_write, check_directory
 
@@ -104,6 +104,13 @@ def main(cmd: list[str] | None = None) -> None:
         raise UserError(f"{output}: holds the recordings; name another --output")
     conf = _encoder_conf(args.train_config)
     table = read_recordings(args.wav_scp, args.allow_pipes)
+    copied = [Path(args.wav_scp).with_name(name) for name in _COPIED]
+    for source in filter(Path.is_file, copied[:2]):
+        if lacking := table.keys() - read_table(source).keys():
+            raise UserError(
+                f"{source}: no line for '{min(lacking)}'; add it, or take it out of "
+                f"{args.wav_scp}"
+            )
     from espnet_llada.build.model import build_encoder
     from espnet_llada.io import feature_cache
 
@@ -112,10 +119,9 @@ def main(cmd: list[str] | None = None) -> None:
     with feature_cache.claimed(output, wanted):
         _fill(args, conf, table)
         entries = feature_cache.stored_entries(output, args.storage)
-        for name in _COPIED:
-            if (source := Path(args.wav_scp).with_name(name)).is_file():
-                with atomic_write(output / name) as temporary:
-                    shutil.copyfile(source, temporary)
+        for source in filter(Path.is_file, copied):
+            with atomic_write(output / source.name) as temporary:
+                shutil.copyfile(source, temporary)
         feature_cache.write_tables(output, entries, table, encoder.d_model)
     hours = sum(entries[u].frames for u in table) / 50 / 3600
     size = sum(p.stat().st_size for p in {entries[u].ark for u in table}) / 1e9
