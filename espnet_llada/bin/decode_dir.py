@@ -113,10 +113,10 @@ class DecodeDir:
         return self
 
     def __exit__(self, *exception: object) -> None:
+        self._remove_empty()  # while nobody else can be about to use it
         # A full disk shows again when a file is closed; the first error is enough.
         with contextlib.suppress(OSError):
             self._stack.close()
-        self._remove_empty()
 
     def begin(self) -> None:
         """Drop the lines that do not count and open the files."""
@@ -196,7 +196,10 @@ class DecodeDir:
         while True:
             with self._writing():
                 self.recog.mkdir(parents=True, exist_ok=True)
-                handle = os.open(self.recog, os.O_RDONLY)
+                try:
+                    handle = os.open(self.recog, os.O_RDONLY)
+                except FileNotFoundError:  # removed in between
+                    continue
             self._stack.callback(os.close, handle)
             self._lock(handle)
             # Whoever held the lock may have removed it.

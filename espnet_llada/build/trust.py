@@ -21,8 +21,8 @@ import numpy as np
 import torch
 
 from espnet_llada.build.model import ATTENTION, ENCODER, POSTENCODERS
-from espnet_llada.types import UserError
 from espnet_llada.io.weights.tensors import why_unreadable
+from espnet_llada.types import UserError
 
 PLAIN_PARTS = {
     "frontend": {"default", "sliding_window", "wav2vec_cnn"},

@@ -212,6 +212,29 @@ def test_a_directory_that_is_removed_meanwhile(transcribe, monkeypatch, tmp_path
     assert not folder.exists()
 
 
+def test_one_that_ends_leaves_the_directory_to_one_that_waits(monkeypatch, tmp_path):
+    ended, job = threading.Event(), (tmp_path / "out", {}, [], 1)
+    remove_empty = DecodeDir._remove_empty
+
+    def slowly(self) -> None:
+        ended.wait(0.3)
+        remove_empty(self)
+
+    def other() -> None:
+        with DecodeDir(*job) as directory:
+            ended.set()
+            directory.begin()
+
+    monkeypatch.setattr(DecodeDir, "_remove_empty", slowly)
+    second = threading.Thread(target=other)
+    with DecodeDir(*job):
+        second.start()
+        time.sleep(0.1)  # it waits for the lock
+        assert not ended.is_set()
+    second.join(5)
+    assert (tmp_path / "out/1best_recog/text").exists()
+
+
 @pytest.mark.parametrize("name", ["utt00.flac", "sub/../utt00.flac", "soft", "hard"])
 def test_what_is_read_is_not_replaced(transcribe, audio, tmp_path, name):
     file, first = tmp_path / "utt00.flac", tmp_path / "first"
