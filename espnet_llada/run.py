@@ -13,11 +13,14 @@ import contextlib
 import runpy
 import sys
 from collections.abc import Iterator
+from importlib.util import find_spec
+from pathlib import Path
 
 from espnet_llada.bin.options import run_main
 from espnet_llada.import_guards import before_espnet
 from espnet_llada.types import UserError
 
+_EXAMPLE = "e.g. python -m espnet_llada.run -m espnet2.bin.asr_train"
 OURS = {
     "espnet2.bin.asr_train": "espnet_llada.bin.asr_train",
     "espnet2.bin.asr_inference": "espnet_llada.bin.asr_inference",
@@ -32,19 +35,32 @@ def main(cmd: list[str] | None = None) -> None:
     while args and args[0] in ("-u", "-B", "-s"):  # options of python, not of ours
         args.pop(0)
     if not args or args == ["-m"]:
-        raise UserError(
-            "nothing to run; e.g. python -m espnet_llada.run -m espnet2.bin.asr_train"
-        )
+        raise UserError(f"nothing to run; {_EXAMPLE}")
     before_espnet()
     if args[0] != "-m":
+        script = Path(args[0])
+        if not any(map(Path.is_file, (script, script / "__main__.py"))):
+            raise UserError(f"{script}: no such script; {_EXAMPLE}")
         sys.argv = args
         runpy.run_path(args[0], run_name="__main__")
         return
     module, rest = args[1], args[2:]
     name = OURS.get(module, module)
+    if not _is_there(name):
+        raise UserError(f"-m {module}: no such module to run; {_EXAMPLE}")
     sys.argv = [name, *rest]
     with _prepared(module):
         runpy.run_module(name, run_name="__main__", alter_sys=True)
+
+
+def _is_there(module: str) -> bool:
+    try:
+        found = None if module.startswith(".") else find_spec(module)
+        if found and found.submodule_search_locations:
+            found = find_spec(f"{module}.__main__")
+    except (ModuleNotFoundError, ValueError):  # of what is above it; no name at all
+        return False
+    return found is not None
 
 
 @contextlib.contextmanager

@@ -98,6 +98,33 @@ def check_writable(path: str | os.PathLike) -> None:
         pass
 
 
+def check_not_read(path: str | os.PathLike, inputs: Iterable[object]) -> None:
+    """Refuse to replace a file by what is made of it.
+
+    Args:
+        path: of the result.
+        inputs: of the files that are read; what is no file is passed over.
+
+    Raises:
+        UserError: one of them is ``path``, by whatever name.
+    """
+    for file in inputs:
+        both = file and os.path.isfile(path) and os.path.isfile(str(file))
+        if both and os.path.samefile(path, str(file)):
+            raise UserError(f"{path}: is read from, as {file}; name another output")
+
+
+def check_inside(name: str, what: str) -> None:
+    """Refuse a name that leads out of the directory that it shall be a part of.
+
+    Raises:
+        UserError: it is no name, an absolute path, or has ``..`` in it.
+    """
+    path = Path(name)
+    if not path.parts or path.is_absolute() or ".." in path.parts:
+        raise UserError(f"{what} {name!r}: leads elsewhere; write a name, not a path")
+
+
 def check_directory(path: str | os.PathLike) -> None:
     """The same for a directory of results, which need not be there yet."""
     place = Path(path).absolute()
@@ -135,7 +162,8 @@ def _temporary(path: str | os.PathLike) -> Iterator[tuple[Path, Path]]:
         there, stream = _status(place), _is_stream(place)
         if there and stat.S_ISDIR(there.st_mode):
             raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
-        if stream and not os.access(place, os.W_OK):
+        # Of a file a rename would ask its directory alone.
+        if (stream or there) and not os.access(place, os.W_OK):
             reason = errno.EACCES if there else errno.ENOENT
             raise OSError(reason, os.strerror(reason))
         # Of a long name a part: the file's own may be as long as names can be.

@@ -7,7 +7,9 @@ from pathlib import Path
 
 import pytest
 
+from espnet_llada import run
 from espnet_llada.import_guards import import_when_used
+from espnet_llada.types import UserError
 
 
 @pytest.fixture()
@@ -79,3 +81,23 @@ def test_what_is_not_installed_is_missing_as_before():
     import_when_used("no_such_package_anywhere.nor_this")
     with pytest.raises(ModuleNotFoundError):
         import no_such_package_anywhere  # noqa: F401
+
+
+@pytest.mark.parametrize(
+    "args",
+    [
+        ["-m", "nowhere"],
+        ["-m", "no.where"],
+        ["-m", "json"],
+        ["-m", ".x"],
+        ["."],
+        ["-x"],
+    ],
+)
+def test_the_launcher_names_what_it_cannot_run(monkeypatch, tmp_path, args):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(run, "before_espnet", lambda: None)
+    with pytest.raises(
+        UserError, match=f"{args[-1]}: no such (module to run|script); e"
+    ):
+        run.main(args)

@@ -20,7 +20,7 @@ def batches_of(data: Path, repeats: int) -> int:
 
 
 def material_of(
-    data: Path, seconds: float, batch: int, repeats: int
+    data: Path, seconds: float, batch: int, repeats: int, allow_pipes: bool = False
 ) -> list[list[np.ndarray]]:
     """Batches of utterances of one duration: what each repetition decodes.
 
@@ -29,16 +29,19 @@ def material_of(
         seconds: of each utterance.
         batch: utterances in a batch.
         repeats: repetitions; see ``batches_of``.
+        allow_pipes: run commands that stand in place of files.
     """
     count = batches_of(data, repeats)
     if str(data) != NOISE:
-        found = speech_of(data / "wav.scp", seconds, batch * count)
+        found = speech_of(data / "wav.scp", seconds, batch * count, allow_pipes)
         return [found[i * batch : (i + 1) * batch] for i in range(count)]
     random, size = np.random.default_rng(0), round(seconds * SAMPLE_RATE)
     return [[*(0.1 * random.standard_normal((batch, size), dtype=np.float32))]]
 
 
-def speech_of(wav_scp: Path, seconds: float, count: int) -> list[np.ndarray]:
+def speech_of(
+    wav_scp: Path, seconds: float, count: int, allow_pipes: bool = False
+) -> list[np.ndarray]:
     """Utterances of one duration.
 
     Recordings are taken in the order of the file, again from the first when it ends,
@@ -48,6 +51,7 @@ def speech_of(wav_scp: Path, seconds: float, count: int) -> list[np.ndarray]:
         wav_scp: 'id path' lines.
         seconds: of each utterance.
         count: how many.
+        allow_pipes: run commands that stand in place of files.
 
     Returns:
         float32 arrays of round(seconds * 16000) samples.
@@ -55,7 +59,7 @@ def speech_of(wav_scp: Path, seconds: float, count: int) -> list[np.ndarray]:
     Raises:
         UserError: no recordings, or one that cannot be read.
     """
-    table = read_recordings(wav_scp)
+    table = read_recordings(wav_scp, allow_pipes)
     recordings = [load_audio(path) for path in table.values()]
     total = sum(map(len, recordings))
     if not total:

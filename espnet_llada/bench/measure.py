@@ -134,6 +134,7 @@ def measure(
     cells: Sequence[Cell],
     data: Path,
     repeats: int,
+    allow_pipes: bool = False,
 ) -> Iterator[Record]:
     """Measure; yields after each run, the record that has grown.
 
@@ -147,7 +148,7 @@ def measure(
     Args:
         systems: must not remember encoded audio.
         cells: deliberating rows are not among them.
-        data: see ``material_of``.
+        data, allow_pipes: see ``material_of``.
         repeats: at least 1.
     """
     order = random.Random(0)
@@ -155,7 +156,7 @@ def measure(
     for cell in cells:
         groups.setdefault((cell.seconds, cell.batch), []).append(cell)
     for size, group in groups.items():
-        batches = material_of(data, *size, repeats)
+        batches = material_of(data, *size, repeats, allow_pipes)
         pairs = [(Record(cell), _runner(systems, cell)) for cell in group]
         for record, run in pairs:
             for speech in batches:

@@ -32,6 +32,8 @@ from espnet_llada.io.kaldi.table import read_recordings, read_table
 from espnet_llada.io.schema import Count, Natural
 from espnet_llada.types import UserError
 
+_LOG_LEVELS = ("CRITICAL", "ERROR", "WARNING", "INFO", "DEBUG", "NOTSET")  # ESPnet's
+
 # These say where things are; every other option is a part of the job's identity.
 _PLACES = frozenset(
     """
@@ -84,7 +86,13 @@ def get_parser(strategy: str = "diffusion") -> argparse.ArgumentParser:
         default=True,
         help="keep what a former job of the same options and files has decoded",
     )
-    parser.add_argument("--log_level", default="INFO", help="of the log on stderr")
+    parser.add_argument(
+        "--log_level",
+        type=str.upper,
+        choices=_LOG_LEVELS,
+        default="INFO",
+        help="of the log on stderr",
+    )
     add_sampler_options(parser, strategy, given_only=True)
     return parser
 
@@ -98,7 +106,7 @@ def main(cmd: list[str] | None = None, strategy: str = "diffusion") -> None:
     """
     args = get_parser(strategy).parse_args(cmd)
     logging.basicConfig(
-        level=args.log_level.upper(),
+        level=args.log_level,
         format="%(asctime)s (%(module)s:%(lineno)d) %(levelname)s: %(message)s",
     )
     for name in ("output_dir", "data_path_and_name_and_type"):
@@ -125,11 +133,12 @@ def _require(args: argparse.Namespace, name: str) -> None:
 
 
 def _utterances(args: argparse.Namespace, deliberates: bool) -> list[Utterance]:
-    path, _, kind = args.data_path_and_name_and_type[0].rpartition(",speech,")
-    if not path or kind not in ("sound", "kaldi_ark"):
+    given = args.data_path_and_name_and_type
+    path, _, kind = given[0].rpartition(",speech,")
+    if len(given) > 1 or not path or kind not in ("sound", "kaldi_ark"):
         raise UserError(
-            f"--data_path_and_name_and_type {args.data_path_and_name_and_type[0]}: "
-            "expected PATH,speech,sound"
+            f"--data_path_and_name_and_type {' '.join(given)}: expected one "
+            "PATH,speech,sound"
         )
     table = read_recordings(path, args.allow_pipes)
     keys = list(read_table(args.key_file)) if args.key_file else list(table)

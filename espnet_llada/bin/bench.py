@@ -26,7 +26,7 @@ _TRAINING_FILES = ("TRAINING.md", "training.json")
 RANDOM = "random"
 """For --model: the YAML's train_configs with random weights, made on the device."""
 
-_SECONDS = Annotated[float, Meta(gt=0.0, le=3600.0)]
+_SECONDS = Annotated[float, Meta(ge=0.01, le=3600.0)]
 _THREADS = Annotated[int, Meta(ge=0, le=1024)]
 _EXAMPLE = """\
 example, in the recipe (make bench does it):
@@ -126,7 +126,8 @@ def _decoding(
     rows = measurable(sweep.rows, systems, args.device, str(args.sweep), named)
     machine = meter.machine(args.device, dtype)
     cells = measure.cells_of(rows, durations, batches)
-    runs = measure.measure(systems, cells, args.data, args.repeats)
+    speech = args.data, args.repeats, args.allow_pipes
+    runs = measure.measure(systems, cells, *speech)
     total = len(cells) * (args.repeats + batches_of(args.data, args.repeats))
     found: dict[int, measure.Record] = {}
 

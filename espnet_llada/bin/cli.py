@@ -23,11 +23,12 @@ from espnet_llada.bin.decoding import (
     read_first_pass,
 )
 from espnet_llada.bin.options import OfKind, OptionParser, run_main, str2bool
+from espnet_llada.bin.process import printable
 from espnet_llada.core.options import STRATEGIES
 from espnet_llada.inference.decode_file import STRATEGY, job_options
 from espnet_llada.io.kaldi.table import normal_id
 from espnet_llada.io.schema import Count
-from espnet_llada.types import UserError, check_writable, open_stream
+from espnet_llada.types import UserError, check_not_read, check_writable, open_stream
 
 DEFAULT_MODEL = "mini"
 _OWN_PARSER = ("score", "sweep", "bench", "convert", "features", "plan", "weights")
@@ -171,9 +172,9 @@ def _by_id(files: list[str]) -> dict[str, str]:
     """{file stem: path}, sorted by id as Kaldi's files are."""
     table: dict[str, str] = {}
     for file in files:
-        # A byte that is no UTF-8 becomes \xe9: every text is UTF-8.
-        stem = os.fsencode(Path(file).stem).decode("utf-8", "backslashreplace")
-        utt_id = normal_id("_".join(stem.split())) or "_"  # a space would end it
+        stem = os.fsencode(Path(file).stem).decode("utf-8", "surrogateescape")
+        # A space would end it, and what does not show is refused by whoever reads it.
+        utt_id = normal_id(printable("_".join(stem.split()))) or "_"
         if table.setdefault(utt_id, file) != file:
             raise UserError(f"{table[utt_id]} and {file} share an id; rename one")
     return dict(sorted(table.items()))
@@ -226,6 +227,8 @@ def _check(args: argparse.Namespace, utterances: list[Utterance]) -> None:
         raise UserError(f"batch_size: {args.batch_size} does not fit; allowed: >= 1")
     if args.output:
         check_writable(args.output)
+        read = (args.config, getattr(args, "first_pass", None))
+        check_not_read(args.output, (*read, *(u.path for u in utterances)))
 
 
 def _progress(outcomes: Iterator[Outcome], total: int) -> Iterator[Outcome]:

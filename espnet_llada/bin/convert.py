@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 from pathlib import Path
 
@@ -64,6 +65,8 @@ def main(cmd: list[str] | None = None) -> None:
     args = get_parser().parse_args(cmd)
     _check(args)
     output, unused = local_path(args.output), []
+    if output.is_symlink():  # a rename would not follow it
+        output = Path(os.path.realpath(output))
     check_directory(output)
     if args.release:
         from espnet_llada.release.importing import ReleaseOptions, import_release

@@ -113,10 +113,10 @@ class DecodeDir:
         return self
 
     def __exit__(self, *exception: object) -> None:
+        self._remove_empty()  # while nobody else can be about to use it
         # A full disk shows again when a file is closed; the first error is enough.
         with contextlib.suppress(OSError):
             self._stack.close()
-        self._remove_empty()
 
     def begin(self) -> None:
         """Drop the lines that do not count and open the files."""
@@ -159,8 +159,17 @@ class DecodeDir:
                 _append(self._files[name], f"{utt_id} {value}")
 
     def finish(self) -> list[str]:
-        """Put the lines in order; returns ``id reason`` of each failed utterance."""
+        """Put the lines in order; returns ``id reason`` of each failed utterance.
+
+        Raises:
+            UserError: someone has removed them, or the disk is full.
+        """
         lines = self._lines()
+        if lost := [u.utt_id for u in self.utterances if u.utt_id not in lines]:
+            raise UserError(
+                f"{self.top}: {len(lost)} of {len(self.utterances)} utterances are no "
+                "longer in it; leave it alone until the end, and start again"
+            )
         for name in FILES:
             self._rewrite(name, {u.utt_id: lines[u.utt_id] for u in self.utterances})
         return self._failures
@@ -187,7 +196,10 @@ class DecodeDir:
         while True:
             with self._writing():
                 self.recog.mkdir(parents=True, exist_ok=True)
-                handle = os.open(self.recog, os.O_RDONLY)
+                try:
+                    handle = os.open(self.recog, os.O_RDONLY)
+                except FileNotFoundError:  # removed in between
+                    continue
             self._stack.callback(os.close, handle)
             self._lock(handle)
             # Whoever held the lock may have removed it.
@@ -200,7 +212,7 @@ class DecodeDir:
         try:
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            logging.info(f"{self.top}: another process decodes into it; waiting")
+            logging.warning(f"{self.top}: another process decodes into it; waiting")
             fcntl.flock(handle, fcntl.LOCK_EX)
         except OSError:
             logging.debug(f"{self.top}: no locks on this file system")
@@ -213,7 +225,7 @@ class DecodeDir:
             return {}
         if former != self.identity:
             changed = [k for k, v in self.identity.items() if former.get(k) != v]
-            logging.info(
+            logging.warning(
                 f"{self.top}: other {', '.join(changed)} before; starting anew"
             )
             return {}

@@ -15,7 +15,7 @@ import numpy as np
 from espnet_llada.bin.options import str2bool
 from espnet_llada.core.options import STRATEGIES, SamplerOptions
 from espnet_llada.inference.decode_file import OPTIONS, PROFILES, make_options
-from espnet_llada.io.kaldi.table import read_text
+from espnet_llada.io.kaldi.table import read_table
 from espnet_llada.types import (
     SAMPLE_RATE,
     Hypothesis,
@@ -300,7 +300,7 @@ def read_first_pass(path: str | Path, utt_ids: Iterable[str]) -> dict[str, str]:
         utt_ids: every one of them needs a line; an empty transcript is allowed.
 
     Raises:
-        UserError: no such file, or an utterance has no transcript.
+        UserError: no such file, or an utterance has no transcript, or two.
     """
     top = Path(path)
     files = sorted(top.glob("*/text")) if top.is_dir() else [top]
@@ -308,7 +308,14 @@ def read_first_pass(path: str | Path, utt_ids: Iterable[str]) -> dict[str, str]:
         raise UserError(f"{path}: no */text in it; name a decoded directory or a text")
     texts: dict[str, str] = {}
     for file in files:
-        texts.update(read_text(file))
+        own = read_table(file)  # word for word, and space for space
+        for utt_id in own.keys() & texts.keys():
+            if own[utt_id] != texts[utt_id]:
+                raise UserError(
+                    f"{file}: another transcript of '{utt_id}' is in {path} too; name "
+                    "the text of one set"
+                )
+        texts.update(own)
     utt_ids = list(utt_ids)
     missing = [u for u in utt_ids if u not in texts]
     if missing:

@@ -18,10 +18,10 @@ from msgspec import Meta
 from espnet_llada.bin.decoding import add_pipe_option
 from espnet_llada.bin.malloc import keep_freed_memory
 from espnet_llada.bin.options import OfKind, OptionParser, run_main, str2bool
-from espnet_llada.io.kaldi.table import read_numbers, read_recordings
+from espnet_llada.io.kaldi.table import read_numbers, read_recordings, read_table
 from espnet_llada.io.process_pool import CONTEXT, ProcessPool
 from espnet_llada.io.schema import Count, Jobs
-from espnet_llada.types import SAMPLE_RATE, UserError, check_directory
+from espnet_llada.types import SAMPLE_RATE, UserError, atomic_write, check_directory
 
 _EXAMPLE = """\
 example, between stages 4 and 10 of the recipe:
@@ -98,8 +98,17 @@ def main(cmd: list[str] | None = None) -> None:
     logging.basicConfig(level=logging.WARNING, format="%(message)s")
     output = Path(args.output)
     check_directory(output)
+    if output.resolve() == Path(args.wav_scp).resolve().parent:
+        raise UserError(f"{output}: holds the recordings; name another --output")
     conf = _encoder_conf(args.train_config)
     table = read_recordings(args.wav_scp, args.allow_pipes)
+    copied = [Path(args.wav_scp).with_name(name) for name in _COPIED]
+    for source in filter(Path.is_file, copied[:2]):
+        if lacking := table.keys() - read_table(source).keys():
+            raise UserError(
+                f"{source}: no line for '{min(lacking)}'; add it, or take it out of "
+                f"{args.wav_scp}"
+            )
     from espnet_llada.build import build_encoder
     from espnet_llada.io import feature_cache
 
@@ -108,9 +117,9 @@ def main(cmd: list[str] | None = None) -> None:
     with feature_cache.claimed(output, wanted):
         _fill(args, conf, table)
         entries = feature_cache.stored_entries(output, args.storage)
-        for name in _COPIED:
-            if (source := Path(args.wav_scp).with_name(name)).is_file():
-                shutil.copyfile(source, output / name)
+        for source in filter(Path.is_file, copied):
+            with atomic_write(output / source.name) as temporary:
+                shutil.copyfile(source, temporary)
         feature_cache.write_tables(output, entries, table, encoder.d_model)
     hours = sum(entries[u].frames for u in table) / 50 / 3600
     size = sum(p.stat().st_size for p in {entries[u].ark for u in table}) / 1e9

@@ -18,9 +18,9 @@ from espnet_llada.types import UserError
 
 _USABLE = 0.95  # of a GPU's memory; the rest is lost between blocks
 _NUMBER = Annotated[int, Meta(ge=1, le=100_000)]
-_HOURS = Annotated[float, Meta(gt=0.0, le=1e9)]
-_SECONDS = Annotated[float, Meta(gt=0.0, le=3600.0)]
-_SHARE = Annotated[float, Meta(gt=0.0, le=1.0)]
+_HOURS = Annotated[float, Meta(ge=0.001, le=1e9)]
+_SECONDS = Annotated[float, Meta(ge=0.01, le=3600.0)]
+_SHARE = Annotated[float, Meta(ge=0.001, le=1.0)]
 _EXAMPLE = """\
 examples:
   espnet-llada plan conf/train_asr_whisper_llada_8b.yaml

@@ -118,8 +118,13 @@ def _is_ours(stream: object) -> bool:
 def say(message: str) -> None:
     """A line on stderr, whatever is in a name; where stderr is shut, to nobody."""
     with contextlib.suppress(OSError):
-        sys.stderr.write("".join(map(_printable, message)) + "\n")
+        sys.stderr.write(printable(message) + "\n")
         sys.stderr.flush()
+
+
+def printable(text: str) -> str:
+    r"""The same with what does not show, or is no UTF-8, spelt out: ``\\xe9``."""
+    return "".join(map(_printable, text))
 
 
 def _printable(char: str) -> str:

@@ -10,7 +10,7 @@ import sys
 from pathlib import Path
 
 from espnet_llada.bin.options import OptionParser, run_main
-from espnet_llada.types import UserError
+from espnet_llada.types import UserError, check_inside
 
 SYSTEMS = ("llada", "llama")
 
@@ -28,6 +28,7 @@ def main(cmd: list[str] | None = None) -> None:
     args = get_parser().parse_args(cmd)
     from espnet_llada.inference.loading import publish
 
+    check_inside(args.tag, "--tag")
     for item in args.models:
         system, _, exp_dir = item.partition("=")
         if system not in SYSTEMS or not exp_dir:

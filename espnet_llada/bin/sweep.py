@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import dataclasses
 import logging
 import os
 import platform
@@ -14,7 +13,7 @@ from typing import TYPE_CHECKING
 from espnet_llada.bin.decoding import add_origin_options, add_pipe_option
 from espnet_llada.bin.options import OfKind, OptionParser, run_main
 from espnet_llada.io.schema import Jobs
-from espnet_llada.types import UserError, check_writable
+from espnet_llada.types import UserError, check_inside, check_writable
 
 if TYPE_CHECKING:
     from espnet_llada.sweep.jobs import Place
@@ -84,6 +83,7 @@ def place_of(args: argparse.Namespace) -> Place:
         args.lm,
         args.whisper,
         trust_model=args.trust_model,
+        allow_pipes=args.allow_pipes,
     )
 
 
@@ -108,10 +108,12 @@ def main(cmd: list[str] | None = None) -> None:
                 "for espnet-llada bench; drop them"
             )
     sets = args.sets.split()
+    for name in sets:
+        check_inside(name, "--sets")
     sizes = {name: _size(args.data / name, args.allow_pipes) for name in sets}
     if not sets:
         raise UserError("--sets: at least one")
-    place = dataclasses.replace(place_of(args), allow_pipes=args.allow_pipes)
+    place = place_of(args)
     systems = Systems(place)
     for system in dict.fromkeys(row.system for row in sweep.rows):
         systems.files(system)
@@ -130,11 +132,12 @@ def main(cmd: list[str] | None = None) -> None:
 def _size(folder: Path, allow_pipes: bool) -> int:
     """Utterances of a set that can be decoded and scored."""
     from espnet_llada.io.kaldi.table import read_recordings, read_text
-    from espnet_llada.scoring.wer import check_ids
+    from espnet_llada.scoring.wer import check_ids, speakers_beside
 
     files = folder / "text", folder / "wav.scp"
     refs, audio = read_text(files[0]), read_recordings(files[1], allow_pipes)
     check_ids(refs, audio, (str(files[0]), str(files[1])))
+    speakers_beside(files[0], refs)
     return len(refs)
 
 

@@ -71,6 +71,14 @@ class ASRTask(asr.ASRTask):
         return parser
 
     @classmethod
+    def check_required_command_args(cls, args: argparse.Namespace) -> None:
+        # ESPnet prints all its options and then what is missing.
+        missing = [f"--{name}" for name in args.required if getattr(args, name) is None]
+        if missing:
+            raise UserError(f"{', '.join(missing)}: required; see --help")
+        super().check_required_command_args(args)
+
+    @classmethod
     def required_data_names(
         cls, train: bool = True, inference: bool = False
     ) -> tuple[str, ...]:

@@ -71,8 +71,8 @@ def claimed(directory: Path, wanted: Mapping[str, Any]) -> Iterator[None]:
     """Make ``directory`` a cache of that encoder, with nobody else writing to it.
 
     Raises:
-        UserError: it holds frames of another encoder, another run is at it, or it
-            cannot be written.
+        UserError: it holds frames of another encoder or of unknown origin, another
+            run is at it, or it cannot be written.
     """
     try:
         directory.mkdir(parents=True, exist_ok=True)
@@ -80,8 +80,13 @@ def claimed(directory: Path, wanted: Mapping[str, Any]) -> Iterator[None]:
             if (directory / _IDENTITY).exists():
                 mend = "choose another --output or delete it"
                 _check_identity(directory, wanted, mend)
-            for leftover in _leftovers(directory):
-                leftover.unlink()
+                for leftover in _leftovers(directory):
+                    leftover.unlink()
+            elif foreign := [*directory.glob("frames.*"), *directory.glob("feats.*")]:
+                raise UserError(
+                    f"{foreign[0]}: not of `espnet-llada features` (there is no "
+                    f"{_IDENTITY} beside it); choose another --output"
+                )
             write_text(directory / _IDENTITY, json.dumps(wanted, indent=1) + "\n")
             yield
     except Timeout as e:

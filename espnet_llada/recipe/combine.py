@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import argparse
 import logging
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 from espnet_llada.bin.options import OptionParser, run_main
@@ -26,7 +26,7 @@ logger = logging.getLogger(__name__)
 
 def combine(
     directories: Sequence[Path],
-    held_out: Iterable[Path],
+    held_out: Sequence[Path],
     output: Path,
     max_utts: int | None = None,
 ) -> DataDir:
@@ -46,6 +46,9 @@ def combine(
         UserError: a directory is unusable, an id is in two, a recording is missing,
             or nothing is left.
     """
+    for directory in (*directories, *held_out):
+        if directory.resolve() == output.resolve():
+            raise UserError(f"{output}: is read from; name another --output")
     spoken = {_words(t) for d in held_out for t in read_table(d / "text").values()}
     wav: dict[str, str] = {}
     text: dict[str, str] = {}

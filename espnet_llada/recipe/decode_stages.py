@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import re
 import shlex
 import shutil
 import subprocess
@@ -18,6 +19,9 @@ from espnet_llada.recipe.logs import progress_bar
 from espnet_llada.types import UserError, atomic_write
 
 logger = logging.getLogger(__name__)
+
+_OF_JOB = re.compile(r"(?:keys|output|asr_inference)\.(\d{1,9})(?:\.scp|\.log)?")
+"""What a job has in the log directory, asr.sh's as well."""
 
 OUTPUTS = ("text", "token", "token_int", "score", "passes", "seconds")
 
@@ -71,7 +75,7 @@ def _decode_set(layout: Layout, data: Path, out: Path) -> None:
 def _remove_other_split(logdir: Path, nj: int) -> None:
     """Leave the jobs 1 to ``nj``, which go on where they were killed."""
     for path in logdir.glob("*.*"):
-        if any(part.isdecimal() and int(part) > nj for part in path.name.split(".")):
+        if (found := _OF_JOB.fullmatch(path.name)) and int(found[1]) > nj:
             shutil.rmtree(path) if path.is_dir() else path.unlink()
 
 

@@ -128,7 +128,7 @@ def _fetch(archive: Path, subset: str, url: str) -> None:
         fetch_file(RemoteFile(url, known.sha256, known.size, subset), archive)
     except FetchError as e:
         raise UserError(f"{url}: {e}") from e
-    except NETWORK_ERRORS as e:
+    except (*NETWORK_ERRORS, ValueError) as e:  # ValueError: no URL at all
         mend = "run it again to resume, or name a mirror (--download_url)"
         raise UserError(f"{url}: cannot be fetched ({e}); {mend}") from e
 

@@ -31,7 +31,7 @@ from espnet_llada.recipe.download import MARKER, URL, fetch_subsets
 from espnet_llada.recipe.logs import log_to_stdout, progress_bar
 from espnet_llada.recipe.problems import Problems
 from espnet_llada.recipe.subsets import SUBSETS, check_count
-from espnet_llada.types import UserError
+from espnet_llada.types import UserError, check_inside
 
 logger = logging.getLogger(__name__)
 
@@ -199,7 +199,7 @@ def prepare_set(
     origin = {"root": str(root), "subsets": list(subsets), "max_utts": max_utts}
     stamp = json.dumps(origin | {"check": check, "partial": partial})
     marker = out / MARKER
-    if marker.is_file() and marker.read_text(encoding="utf-8") == stamp + "\n":
+    if marker.is_file() and marker.read_bytes() == f"{stamp}\n".encode():
         logger.info("%s is complete; remove %s to make it anew", out, marker)
         return False
     problems = Problems()
@@ -238,6 +238,7 @@ def _set_option(value: str) -> tuple[str, list[str]]:
         raise argparse.ArgumentTypeError(
             f"'{value}' is not of the form name=subset+subset"
         )
+    check_inside(name, "set")
     return name, subsets.split("+")
 
 

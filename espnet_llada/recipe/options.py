@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 import sys
 from argparse import ArgumentTypeError
 from collections.abc import Sequence
@@ -10,7 +11,7 @@ from dataclasses import dataclass, field, fields
 from typing import Any
 
 from espnet_llada.bin.options import FINITE, WHOLE, OfKind
-from espnet_llada.types import SAMPLE_RATE, UserError, nearest
+from espnet_llada.types import SAMPLE_RATE, UserError, check_inside, nearest
 
 _JOBS = min(32, os.cpu_count() or 1)
 
@@ -76,6 +77,10 @@ class Options:
 
 
 _FIELDS = {f.name: f for f in fields(Options)}
+
+_COMMAND_LINES = (
+    *("python", "local_data_opts", "local_score_opts", "asr_args", "inference_args"),
+)
 
 _ASR_SH_ONLY = frozenset(
     """
@@ -144,8 +149,13 @@ def _check(options: Options) -> None:
     for name in ("nj", "inference_nj", "batch_size"):
         if getattr(options, name) < 1:
             raise UserError(f"--{name} {getattr(options, name)}: expected 1 or more")
+    for name in _COMMAND_LINES:
+        try:
+            shlex.split(getattr(options, name))
+        except ValueError as e:
+            raise UserError(f"--{name} {getattr(options, name)}: {e}") from e
     for stage in options.skip_stages.split():
-        if not stage.isdecimal():
+        if not stage.isdecimal() or len(stage) > 9:
             raise UserError(f"--skip_stages: '{stage}' is not a stage number")
     needed = [] if options.skip_train else ["train_set", "valid_set"]
     needed += ["valid_set"] if options.eval_valid_set else ["test_sets"]
@@ -154,6 +164,7 @@ def _check(options: Options) -> None:
             raise UserError(f"--{name} is required")
     names = [options.train_set, options.valid_set, *options.test_sets.split()]
     for name in filter(None, names):
+        check_inside(name, "set")
         if names.count(name) > 1:
             raise UserError(f"set '{name}' is named twice; each set has one use")
 

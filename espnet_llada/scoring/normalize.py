@@ -30,9 +30,15 @@ def normalize(text: str) -> str:
         the ends. It may be empty ("uh, mm").
 
     Raises:
-        UserError: openai-whisper, or what its normaliser needs, is not installed.
+        UserError: openai-whisper, or what its normaliser needs, is not installed; or
+            it fails, as on a number of more digits than Python converts.
     """
-    return _normalizer()(text).strip()
+    try:
+        return _normalizer()(text).strip()
+    except (AssertionError, ValueError) as e:
+        raise UserError(
+            f"{text[:40]!r}…: Whisper's normaliser fails on it; correct this transcript"
+        ) from e
 
 
 def normalize_all(texts: Mapping[str, str]) -> dict[str, str]:

@@ -54,6 +54,12 @@ def write_score_dir(
     check_ids(refs, hyps, (str(ref_text), str(hyp_text)))
     speakers = speakers_beside(Path(ref_text), refs)
     ids = {utt: f"{speakers[utt]}-{utt}" for utt in refs}
+    if len(owner := {i: utt for utt, i in ids.items()}) < len(ids):
+        twin = next(utt for utt, i in ids.items() if owner[i] != utt)
+        raise UserError(
+            f"{ref_text}: '{twin}' and '{owner[ids[twin]]}' are both {ids[twin]} with "
+            "their speakers before them; rename one"
+        )
     refs = {ids[u]: _tokens(refs[u], unit) for u in ids}
     hyps = {ids[u]: _tokens(hyps[u], unit) for u in ids}
 
@@ -81,12 +87,14 @@ def read_trn(path: str | Path) -> dict[str, str]:
     """
     texts: dict[str, str] = {}
     for number, line in read_lines(path):
-        tokens, opened, rest = line.rstrip().rpartition("(")
-        if not opened or not rest.endswith(")"):
+        # An id may have brackets, or a speaker with a space.
+        separator = "\t" if "\t" in line else None
+        *tokens, utt = line.rstrip().rsplit(separator, 1)
+        if not re.fullmatch(r"\(.+\)", utt):
             raise UserError(f"{path}:{number}: no (speaker-utterance) at the end")
-        if rest[:-1] in texts:
-            raise UserError(f"{path}:{number}: {rest[:-1]} again; keep one line")
-        texts[rest[:-1]] = " ".join(tokens.split())
+        if utt[1:-1] in texts:
+            raise UserError(f"{path}:{number}: {utt[1:-1]} again; keep one line")
+        texts[utt[1:-1]] = " ".join(" ".join(tokens).split())
     return texts
 
 

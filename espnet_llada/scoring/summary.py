@@ -19,6 +19,7 @@ from espnet_llada.scoring.wer import (
 )
 from espnet_llada.types import UserError
 
+_LARGEST = 1e15  # no sum of such numbers is too large for a float
 POOLED = "all sets"
 
 
@@ -215,9 +216,9 @@ def _numbers(
         numbers = [kind(cell) for kind, cell in zip(kinds, cells, strict=True)]
     except ValueError:
         numbers = [math.nan]
-    if not all(0 <= n < math.inf for n in numbers):
+    if not all(0 <= n < _LARGEST for n in numbers):
         raise UserError(
             f"{path}: utterance {utt}: expected {len(kinds)} number(s) >= 0, found "
-            f"{' '.join(cells)!r}; decode the set again"
+            f"{' '.join(cells)[:40]!r}; decode the set again"
         )
     return numbers

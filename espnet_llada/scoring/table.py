@@ -11,7 +11,7 @@ from pathlib import Path
 from espnet_llada.scoring.report import GENERATED, check_generated
 from espnet_llada.scoring.significance import REPLICATES, Change
 from espnet_llada.scoring.summary import Row
-from espnet_llada.types import atomic_write, check_writable
+from espnet_llada.types import UserError, atomic_write
 
 _RATES = ("system", "WER raw % [95% CI]", "WER norm % [95% CI]", "passes", "RTF")
 _CHANGES = ("system", "against", "raw: change %", "p", "norm: change %", "p")
@@ -20,6 +20,9 @@ NOTE = (
     "passes: LLM forward passes per utterance. change: of the WER, relative, with its "
     "95% interval and a two-sided p by paired bootstrap."
 )
+
+_NUMBERS = '[\n {\n  "system": '
+"""How the JSON file begins."""
 
 Cells = tuple[str, ...]
 
@@ -65,7 +68,9 @@ def check_results(results_md: str | Path) -> Path:
     """
     path = Path(results_md)
     check_generated(path)
-    check_writable(_numbers_of(path))
+    if path == _numbers_of(path):
+        raise UserError(f"{path}: takes the numbers; name a Markdown file")
+    check_generated(_numbers_of(path), _NUMBERS)
     return path
 
 

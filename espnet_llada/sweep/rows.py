@@ -285,7 +285,7 @@ def _parsed(
 def _check(row: SweepRow, above: Sequence[SweepRow], where: str) -> None:
     """What a recognizer would refuse, and what rows have to do with each other."""
     keys, options = [r.key for r in above], row.options
-    if row.key in keys or "/" in row.key or row.key.startswith("."):
+    if row.key in ("", *keys) or "/" in row.key or row.key.startswith("."):
         raise UserError(f"{where}: the key is given twice, or names no directory")
     if row.label in (r.label for r in above):
         raise UserError(f"{where}: label '{row.label}' is given twice")

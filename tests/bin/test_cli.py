@@ -200,6 +200,21 @@ def test_first_pass_that_lacks_an_utterance(capsys, model_dir, speech, tmp_path)
     assert status == 0 and len(out.splitlines()) == 2  # utt2 is empty, not missing
 
 
+def test_a_first_pass_is_given_once_and_comes_back_as_it_is(
+    capsys, model_dir, speech, tmp_path
+):
+    line = "utt0 THE\u00a0DOG  10\u3000%\tA"
+    for name in ("one", "two"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "text").write_text(line + "\n", encoding="utf-8")
+    args = ("--model", model_dir, "--strategy", "random", "--mask_ratio", 0)
+    args = (speech[0], "--first_pass", tmp_path, *args)
+    assert run(capsys, "deliberate", *args) == (0, line + "\n", "")
+    (tmp_path / "two/text").write_text("utt0 THE FOX\n")
+    status, _, err = run(capsys, "deliberate", *args)
+    assert status == 2 and "two/text: another transcript of 'utt0' is in" in err
+
+
 def test_a_space_in_a_file_s_name_does_not_end_its_id(capsys, model_dir, speech):
     spaced = speech[0].with_name("a  fine name.flac")
     spaced.write_bytes(speech[0].read_bytes())
@@ -265,6 +280,39 @@ def test_outputs_are_checked_before_the_work(
     with pytest.raises(UserError, match=r"(cannot write it|not a generated file)"):
         module.main([*words.format(**places).split(), *more])
     assert sorted(tmp_path.rglob("*")) == before
+
+
+@pytest.mark.parametrize(
+    ("command", "words", "message"),
+    [
+        ("sweep", "{rows} --sets {data}/a --data no --output o", "leads elsewhere"),
+        ("sweep", "{rows} --sets ../a --data {data}/a --output o", "leads elsewhere"),
+        ("publish", "--tag ../x llada=no", "--tag '../x': leads elsewhere"),
+        (
+            "features",
+            "--config c --wav_scp {data}/a/wav.scp --output {data}/a",
+            "reco",
+        ),
+        ("asr_inference", "{set} {set} --output_dir o", "expected one PATH,speech,"),
+        ("asr_inference", "{set} --output_dir o --log_level loud", "log_level.*'LOUD'"),
+    ],
+)
+def test_what_is_read_is_not_written(tmp_path, monkeypatch, command, words, message):
+    monkeypatch.chdir(tmp_path)
+    rows, data = tmp_path / "rows", tmp_path / "data"
+    rows.write_text(json.dumps({"rows": {"a": {"label": "A", "system": "llada"}}}))
+    (data / "a").mkdir(parents=True)
+    for name in ("wav.scp", "text"):
+        (data / "a" / name).write_text("u no.flac\n")
+    given = f"--data_path_and_name_and_type {data}/a/wav.scp,speech,sound"
+    words = words.format(rows=rows, data=data, set=given).split()
+    if command == "asr_inference":
+        words += ["--asr_train_config", "no", "--asr_model_file", "no"]
+    before = {p: p.is_file() and p.read_bytes() for p in tmp_path.rglob("*")}
+    module = importlib.import_module(f"espnet_llada.bin.{command}")
+    with pytest.raises(UserError, match=message):
+        module.main(words)
+    assert {p: p.is_file() and p.read_bytes() for p in tmp_path.rglob("*")} == before
 
 
 def test_two_files_of_one_id_are_refused(capsys, model_dir, speech, tmp_path):

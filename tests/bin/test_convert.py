@@ -81,6 +81,15 @@ def test_options_that_do_not_fit(tmp_path, arguments, message):
         cli.main(["convert", *arguments, "--output", str(tmp_path / "out")])
 
 
+def test_a_link_leads_to_where_it_is_written(tiny_whisper, tmp_path):
+    (tmp_path / "empty").mkdir()
+    for name in ("empty", "new"):
+        (tmp_path / f"to_{name}").symlink_to(name)
+        output = str(tmp_path / f"to_{name}")
+        cli.main(["convert", "--whisper", str(tiny_whisper), "--output", output])
+        assert (tmp_path / name / "convert.json").is_file()
+
+
 @pytest.mark.parametrize("name", ["../thesis.txt", "/{tmp}/thesis.txt", "a/../../t"])
 def test_a_record_has_no_file_removed_elsewhere(tiny_lm, tmp_path, name):
     (tmp_path / "thesis.txt").write_text("mine")

@@ -88,6 +88,10 @@ def test_segments_and_commands_are_refused(rows_yaml, model_dir, data, tmp_path)
     with pytest.raises(UserError, match="two/segments: not supported here"):
         sweep.main(cmd)
     (copy / "two/segments").unlink()
+    (copy / "two/utt2spk").write_text("two0 s\n")
+    with pytest.raises(UserError, match="utt2spk: no speaker for utterance two1"):
+        sweep.main(cmd)
+    (copy / "two/utt2spk").unlink()
     scp = (copy / "two/wav.scp").read_text().replace("two1 ", f"two1 touch {ran}; cat ")
     (copy / "two/wav.scp").write_text("\ufeff" + scp.replace("two1.wav", "two1.wav |"))
     with pytest.raises(UserError, match=r"two/wav\.scp: 'two1' is a pipe"):
@@ -165,6 +169,7 @@ def test_some_rows_and_their_first_pass(rows_yaml):
             "system: llada, options: {beam_size: 2, ",
             "beam",
         ),
+        ("llama: {label: AR", "'': {label: AR", "the key .* names no directory"),
         ('"steps: {}"', "same", "label 'same' is given twice"),
     ],
 )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import resource
+import shutil
 import signal
 import sys
 import threading
@@ -19,6 +20,7 @@ import soundfile
 from espnet_llada.bin import cli
 from espnet_llada.bin.decode_dir import DecodeDir
 from espnet_llada.bin.options import run_main
+from espnet_llada.io.kaldi.table import read_text
 from espnet_llada.types import UserError
 
 COUNT, BATCH = 12, 3
@@ -186,6 +188,85 @@ def test_what_another_run_has_left_is_not_taken(
         assert same == [False] * 6 if more else [False] + [True] * 5
 
 
+def test_another_run_s_lines_are_not_dropped_in_silence(
+    monkeypatch, transcribe, caplog, tmp_path
+):
+    half_done(transcribe(), monkeypatch, BATCH)
+    assert cli.main(transcribe("--seed", 1)) == 0
+    assert "text.partial: other options before; starting anew" in caplog.text
+
+
+def test_a_directory_that_is_removed_meanwhile(transcribe, monkeypatch, tmp_path):
+    folder, write = tmp_path / "folder", DecodeDir.write
+    folder.mkdir()
+
+    def write_and_remove(self, outcome) -> None:
+        write(self, outcome)
+        if outcome.utterance.utt_id == "utt05":
+            shutil.rmtree(folder)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(DecodeDir, "write", write_and_remove)
+        with pytest.raises(UserError, match="12 of 12 utterances are no longer in it"):
+            cli.main(transcribe(output=folder / "text"))
+    assert not folder.exists()
+
+
+def test_one_that_ends_leaves_the_directory_to_one_that_waits(monkeypatch, tmp_path):
+    ended, job = threading.Event(), (tmp_path / "out", {}, [], 1)
+    remove_empty = DecodeDir._remove_empty
+
+    def slowly(self) -> None:
+        ended.wait(0.3)
+        remove_empty(self)
+
+    def other() -> None:
+        with DecodeDir(*job) as directory:
+            ended.set()
+            directory.begin()
+
+    monkeypatch.setattr(DecodeDir, "_remove_empty", slowly)
+    second = threading.Thread(target=other)
+    with DecodeDir(*job):
+        second.start()
+        time.sleep(0.1)  # it waits for the lock
+        assert not ended.is_set()
+    second.join(5)
+    assert (tmp_path / "out/1best_recog/text").exists()
+
+
+@pytest.mark.parametrize("name", ["utt00.flac", "sub/../utt00.flac", "soft", "hard"])
+def test_what_is_read_is_not_replaced(transcribe, audio, tmp_path, name):
+    file, first = tmp_path / "utt00.flac", tmp_path / "first"
+    file.write_bytes(audio[0].read_bytes())
+    (tmp_path / "sub").mkdir()
+    (tmp_path / "soft").symlink_to(file)
+    (tmp_path / "hard").hardlink_to(file)
+    with pytest.raises(UserError, match=f"{name}: is read from, as .*utt00.flac"):
+        cli.main(transcribe(files=[file], output=tmp_path / name))
+    assert file.read_bytes() == audio[0].read_bytes()
+    first.write_text("utt00 THE DOG\n")
+    command = transcribe("--first_pass", first, files=[file], output=first)
+    with pytest.raises(UserError, match=r"first: is read from, as .*first; name an"):
+        cli.main(["deliberate", *command[1:]])
+    assert first.read_text() == "utt00 THE DOG\n"
+
+
+def test_a_file_that_must_not_be_written_is_left(transcribe, monkeypatch, tmp_path):
+    """The system's answer is made up: for root every file is writable."""
+    file, access = tmp_path / "text", os.access
+    file.write_text("an older one\n")
+    file.chmod(0o444)
+
+    def as_user(path, mode) -> bool:
+        return access(path, mode) and (mode != os.W_OK or Path(path) != file)
+
+    monkeypatch.setattr(os, "access", as_user)
+    with pytest.raises(UserError, match=r"text: cannot write it \(Permission denied"):
+        cli.main(transcribe(output=file))
+    assert [*tmp_path.iterdir()] == [file] and file.read_text() == "an older one\n"
+
+
 def test_a_wrong_model_leaves_what_there_is(monkeypatch, transcribe, whole, tmp_path):
     half_done(transcribe(), monkeypatch, BATCH)
     for wrong in (("--model", "nowhere"), ("--device", "abacus")):
@@ -234,6 +315,7 @@ def test_names_that_are_long_empty_or_no_utf_8(
 ):
     content = audio[0].read_bytes()
     names = [b"caf\xe9.flac", b" .flac", "é.flac".encode(), b"a\nb.flac"]
+    names += ["\ufeffq.flac".encode(), "w\u200b(2).flac".encode()]
     files = [os.fsencode(tmp_path) + b"/" + name for name in names]
     for file in files:
         with open(file, "wb") as f:
@@ -247,7 +329,9 @@ def test_names_that_are_long_empty_or_no_utf_8(
     reasons = "Too many", r"no\xe9.flac: no such", r"none\n.flac: no", "name too long"
     assert all(r in line for r, line in zip(reasons, errors, strict=True)), errors
     lines = (tmp_path / "text").read_bytes().decode("utf-8").splitlines()
-    assert [line.split()[0] for line in lines] == ["_", "a_b", r"caf\xe9", "é"]
+    ids = [r"\ufeffq", "_", "a_b", r"caf\xe9", r"w\u200b(2)", "é"]
+    assert [line.split()[0] for line in lines] == ids
+    assert list(read_text(tmp_path / "text")) == ids  # whoever reads it finds the same
     with pytest.raises(UserError, match="File name too long"):
         cli.main(transcribe(files=[long]))
 

@@ -158,6 +158,8 @@ def test_a_train_yaml_cannot_ask_to_be_trusted(tiny_config, data, tmp_path):
     from espnet_llada.bin import asr_train
 
     cmd = train_command(tmp_path, data, {**tiny_config, "trust_model": True})
+    with pytest.raises(UserError, match=r"^--output_dir, --token_list: req"):
+        asr_train.main([])
     with pytest.raises(UserError, match="trust_model is for the command line") as e:
         asr_train.main(cmd)
     assert "\n" not in str(e.value)

@@ -25,6 +25,8 @@ FORMATS = {
     "aiff": ("AIFF", "PCM_16"),
     "caf": ("CAF", "PCM_16"),
     "au": ("AU", "PCM_16"),
+    "sph": ("NIST", "PCM_16"),
+    "mulaw.sph": ("NIST", "ULAW"),
     "flac": ("FLAC", "PCM_16"),
     "vorbis.ogg": ("OGG", "VORBIS"),
     "opus.ogg": ("OGG", "OPUS"),
@@ -244,6 +246,7 @@ WHAT_IT_IS = {
     b"\0\0\0\x20ftypM4A \0\0": "MPEG-4.*ffmpeg",
     b"\x1a\x45\xdf\xa3\x9f": "WebM.*ffmpeg",
     b"#!AMR\n\x3c": "AMR.*ffmpeg",
+    b"NIST_1A\n   1024\nsample_coding -s26 pcm,embedded-shorten-v2.00\n": "sph2pipe",
     b"\x30\x26\xb2\x75\x8e\x66\xcf\x11": "Windows Media",
     b"\xff\xf1\x50\x80\x01\x3f\xfc": "AAC",
     b"RIFF\0\1\0\0AVI LIST": "AVI",
@@ -256,6 +259,14 @@ WHAT_IT_IS = {
 @pytest.mark.parametrize(("content", "message"), WHAT_IT_IS.items())
 def test_what_is_no_audio_is_named(loaded, content, message):
     refused(loaded, content, f"a: not readable as audio.*{message}")
+
+
+@pytest.mark.parametrize("kind", ["AVR", "IRCAM", "MAT4", "MPC2K", "PAF", "PVF", "VOC"])
+def test_formats_that_are_read_to_the_end_of_any_file_are_refused(loaded, kind):
+    """Cut they would be short, joined they would have a header as samples."""
+    file = bytes_io.BytesIO()
+    soundfile.write(file, sound(0.5), 16_000, format=kind, subtype="PCM_16")
+    refused(loaded, file.getvalue(), f"it is {kind}.*nobody can tell.*convert it")
 
 
 def test_the_name_of_a_file_says_nothing(tmp_path):

@@ -112,6 +112,8 @@ def test_a_second_run_writes_what_is_new_only(tmp_path, corpus, tiny_config):
     shutil.copytree(corpus, more)
     with open(more / "wav.scp", "a") as f:
         f.write(f"utt7 {corpus}/utt0.flac\n")
+    with open(more / "text", "a") as f:
+        f.write("utt7 THE DOG\n")
     make(tmp_path, more, tiny_config, "--shard_size", "3")
     assert {p: p.stat().st_mtime_ns for p in arks} == arks
     assert len(list(out.glob("*.ark"))) == 4
@@ -267,6 +269,10 @@ def test_segments_and_commands_are_refused(tmp_path, corpus, tiny_config):
     with pytest.raises(UserError, match="corpus/segments: not supported here"):
         make(tmp_path, copy, tiny_config)
     (copy / "segments").unlink()
+    (copy / "text").write_text("utt0 THE DOG\n")
+    with pytest.raises(UserError, match=r"corpus/text: no line for 'utt1'; add it"):
+        make(tmp_path, copy, tiny_config)
+    shutil.copy(corpus / "text", copy)
     ran, table_of = tmp_path / "ran", table(copy / "wav.scp")
     piped = f"touch {ran}; cat {table_of['utt1']} |"
     lines = {**table_of, "utt1": piped}.items()
@@ -277,6 +283,15 @@ def test_segments_and_commands_are_refused(tmp_path, corpus, tiny_config):
     out = make(tmp_path, copy, tiny_config, "--allow_pipes", "true")
     assert ran.exists()
     assert table(out / "feats_shape")["utt1"] == "65,16"
+
+
+@pytest.mark.parametrize("name", ["frames.1.ark", "feats.scp"])
+def test_features_of_others_are_left_alone(tmp_path, corpus, tiny_config, name):
+    (tmp_path / "features").mkdir()
+    (tmp_path / "features" / name).write_text("mine\n")
+    with pytest.raises(UserError, match=f"{name}: not of `espnet-llada features`"):
+        make(tmp_path, corpus, tiny_config)
+    assert (tmp_path / "features" / name).read_text() == "mine\n"
 
 
 def test_frames_that_run_code_are_refused(tmp_path, corpus, tiny_config, monkeypatch):

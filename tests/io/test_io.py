@@ -134,8 +134,12 @@ def test_ark_without_waveform_and_pickle_are_refused(tmp_path):
     ark.write_bytes(b"utt PKL\x80\x04.")
     with pytest.raises(UserError, match="no waveform begins"):
         load_audio(f"{ark}:4")
-    with pytest.raises(UserError, match="no such audio file"):
-        load_audio(f"{tmp_path}/absent.ark:4")
+    for offset in (8, 10**17):
+        with pytest.raises(UserError, match="no waveform begins"):
+            load_audio(f"{ark}:{offset}")
+    for name in ("absent.ark:4", f"w.ark:{10**40}"):
+        with pytest.raises(UserError, match="no such audio file"):
+            load_audio(f"{tmp_path}/{name}")
 
 
 def test_truncated_ark(tmp_path):
@@ -145,9 +149,10 @@ def test_truncated_ark(tmp_path):
     ark.write_bytes(ark.read_bytes()[:5000])
     with pytest.raises(UserError, match="the ark ends inside it"):
         load_audio(f"{ark}:4")
-    ark.write_bytes(b"utt fLaC and then nothing of the kind")
-    with pytest.raises(UserError, match="truncated or corrupt"):
-        load_audio(f"{ark}:4")
+    for rest in (b"fLaC and then nothing of the kind", b"AUDIO", b"AUDIO\x02a"):
+        ark.write_bytes(b"utt " + rest)
+        with pytest.raises(UserError, match="truncated or corrupt"):
+            load_audio(f"{ark}:4")
 
 
 def write_bad(directory, kind):

@@ -90,6 +90,8 @@ def test_numbers(tmp_path: Path, value: str):
     assert read_numbers(path, separator=",") == {"u1": [12, 3], "u2": [4]}
     with pytest.raises(UserError, match="u3"):
         read_numbers(table(path, f"u1 1\nu3 {value}\n"), float, ",")
+    with pytest.raises(UserError, match="'u3': expected numbers"):
+        read_numbers(table(path, f"u1 1\nu3 1{'0' * 400}\n"))
 
 
 @pytest.mark.parametrize("name", ["nope", ".", "x" * 300, "a\0b"])

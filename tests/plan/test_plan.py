@@ -203,7 +203,9 @@ def test_what_cannot_be_planned_is_named(tmp_path, config, change, message):
         command.main([str(path)])
 
 
-@pytest.mark.parametrize(("option", "value"), [("--gpu", "tpu"), ("--mfu", "0")])
+@pytest.mark.parametrize(
+    ("option", "value"), [("--gpu", "tpu"), ("--mfu", "0"), ("--seconds", "1e-300")]
+)
 def test_bad_options_are_named(option, value):
     path = CONF / "train_asr_whisper_llada_8b.yaml"
     with pytest.raises(UserError, match=option):

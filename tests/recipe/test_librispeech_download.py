@@ -140,6 +140,12 @@ def test_full_disk_is_told_before_the_download(server, tmp_path: Path, monkeypat
     assert server.ranges == []
 
 
+@pytest.mark.parametrize("url", ["nowhere", "http://[::1", ""])
+def test_what_is_no_url(tmp_path: Path, url: str):
+    with pytest.raises(UserError, match=r"dev-clean\.tar\.gz: cannot be fetched"):
+        download.fetch_subsets(tmp_path, ["dev-clean"], url)
+
+
 def test_unknown_subset(tmp_path: Path):
     with pytest.raises(UserError, match="did you mean 'dev-clean'"):
         download.fetch_subsets(tmp_path, ["dev-claen"])

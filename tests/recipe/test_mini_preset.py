@@ -114,6 +114,9 @@ def test_what_cannot_be_combined_is_refused(parts, tmp_path):
         combine([one, one], [], out)
     with pytest.raises(UserError, match="no utterance is left"):
         combine([held_out], [held_out], out)
+    for place in (two, held_out):
+        with pytest.raises(UserError, match=r"is read from; name another --output"):
+            combine([one, two], [held_out], place / "../" / place.name)
     (tmp_path / "speech/a.flac").unlink()
     with pytest.raises(UserError, match=r"one/wav\.scp: a\.flac: no such file"):
         combine([two, one], [], out)

@@ -160,10 +160,12 @@ def test_decoding_again_keeps_its_jobs_and_drops_those_of_another_split(argv):
     main([*argv, "--stage", "12", "--stop_stage", "12"])
     assert (logdir / "output.2/decoding.json").read_text() == "a job's own"
     stop = ("--stop_stage", "12", "--inference_nj", "1")
+    (logdir / "notes.2026.txt").touch()
     main([*argv, "--stage", "12", *stop])
     assert sorted(p.name for p in logdir.iterdir()) == [
         "asr_inference.1.log",
         "keys.1.scp",
+        "notes.2026.txt",  # a user's
         "output.1",
     ]
     assert Path("exp/asr_x/y/te/text").read_text() == text

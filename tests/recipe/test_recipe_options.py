@@ -42,6 +42,9 @@ def test_the_last_one_wins():
         (["--skip_stages", "3,4"], "'3,4' is not a stage number"),
         (["--valid_set", "tr"], "'tr' is named twice"),
         (["--test_sets", ""], "--test_sets is required"),
+        (["--test_sets", "a /data/b"], "set '/data/b': leads elsewhere"),
+        (["--asr_args", "--max_epoch '1"], "--asr_args --max_epoch '1: No closing qu"),
+        (["--train_set", "../a"], "set '../a': leads elsewhere"),
     ],
 )
 def test_refusals(argv: list[str], message: str):

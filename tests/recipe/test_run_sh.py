@@ -45,6 +45,7 @@ def test_help_has_an_example(recipe: Path):
     [
         (["--preset", "huge"], "unknown --preset huge"),
         (["--stage", "x"], "--stage x: expected a number"),
+        (["--stage", "1" * 20], f"--stage {'1' * 20}: expected a number"),
         (["--stage"], "--stage: its value is missing"),
         (["demo"], "'demo': expected an option"),
         (["--stop_stage", "5", "--asr_tag", "a"], "--asr_tag: for one system"),
@@ -55,6 +56,12 @@ def test_refusals(recipe: Path, argv: list[str], message: str):
     done = _run(recipe, "./run.sh", *argv)
     assert done.returncode == 2
     assert f"error: {message}" in done.stderr
+
+
+def test_a_number_with_zeros_before_it_is_decimal(recipe: Path):
+    done = _run(recipe, "./run.sh", "--stage", "010", "--stop_stage", "09")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "finished" not in done.stdout  # no stage is from 10 to 9
 
 
 def test_a_python_without_the_packages_is_named(recipe: Path, tmp_path: Path):

@@ -32,6 +32,11 @@ def test_behaviours(text: str, expected: str):
     assert normalize(text) == expected
 
 
+def test_what_it_fails_on_is_named():
+    with pytest.raises(UserError, match=r"'777.*…: Whisper's normaliser fails"):
+        normalize("7" * 5000)
+
+
 def test_upper_and_lower_case_of_librispeech_agree():
     assert normalize("MISTER QUILTER'S MANNER") == normalize("Mr. Quilter's manner!")
 

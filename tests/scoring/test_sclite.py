@@ -71,6 +71,17 @@ def test_trn_reads_back(tmp_path):
     path = tmp_path / "a.trn"
     path.write_text("A (b) c\t(s-u1)\n\t(s-u2)\n")
     assert read_trn(path) == {"s-u1": "A (b) c", "s-u2": ""}
+    path.write_text("A (b) c\t(s-Rec_(2))\n(x) (s-(3)\n(s-u)\n(y)\t(J S-u (1))\n")
+    found = {"s-Rec_(2)": "A (b) c", "s-(3": "(x)", "s-u": "", "J S-u (1)": "(y)"}
+    assert read_trn(path) == found
+
+
+def test_ids_that_are_the_same_behind_their_speakers(tmp_path):
+    texts = {"b-c": "x", "c": "y"}
+    paths = _data(tmp_path, texts, texts)
+    (tmp_path / "utt2spk").write_text("b-c a\nc a-b\n")
+    with pytest.raises(UserError, match="'b-c' and 'c' are both a-b-c"):
+        write_score_dir(*paths)
 
 
 @pytest.mark.parametrize(

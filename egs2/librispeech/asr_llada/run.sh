@@ -131,7 +131,8 @@ while [ $# -gt 0 ]; do
     shift 2
 done
 for name in stage stop_stage; do
-    [[ ${!name} =~ ^[0-9]+$ ]] || fail "--${name} ${!name}: expected a number"
+    [[ ${!name} =~ ^[0-9]{1,9}$ ]] || fail "--${name} ${!name}: expected a number"
+    printf -v "${name}" %d $((10#${!name})) # 010 is not 8
 done
 
 cd "$(dirname "${BASH_SOURCE[0]}")"

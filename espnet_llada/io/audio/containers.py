@@ -6,6 +6,7 @@ decoder stops at the end of the first recording and says nothing.
 
 from __future__ import annotations
 
+import math
 import re
 import zlib
 from collections.abc import Iterator
@@ -19,6 +20,7 @@ from espnet_llada.io.audio.mpeg import find_mpeg, read_mpeg
 from espnet_llada.io.audio.stream import (
     CHUNKED,
     FLAC,
+    NIST,
     BytesFile,
     Stream,
     find_file,
@@ -30,6 +32,9 @@ _STRAY_BYTES = 1441
 """How much of a file may be neither audio nor a tag: the longest frame of an MP3, which
 often begins within one or lacks the end of its last. More may be speech."""
 
+_NIST_NUMBERS = re.compile(
+    rb"^(sample_count|sample_n_bytes|channel_count) -\w+ (\d{1,18})$", re.MULTILINE
+)
 _PAGE = re.compile(rb"OggS\x00")
 _MIRRORED = bytes(int(f"{byte:08b}"[::-1], 2) for byte in range(256))
 _UNKNOWN_FRAMES = np.iinfo(np.int64).max
@@ -112,10 +117,24 @@ def _read_at(
         yield from _read_ogg(name, content, at)
     elif FLAC.match(content, at):
         yield _read_decoded(content, at)
+    elif NIST.match(content, at):
+        yield _read_nist(name, content, at)
     elif (start := find_mpeg(content, at, at + _STRAY_BYTES)) is not None:
         yield from read_mpeg(name, content, at, start)
     elif first:  # what libsndfile alone knows, or no audio
         yield _read_decoded(content, 0)  # some begin with zeros
+
+
+def _read_nist(name: str, content: memoryview, start: int) -> Stream:
+    body = start + int(NIST.match(content, start)[1])
+    header = bytes(content[start:body])
+    said = dict(_NIST_NUMBERS.findall(header))
+    if len(said) < 3 or b",embedded-" in header:
+        return Stream(content[start:], len(content))  # libsndfile says what is wrong
+    end = body + math.prod(map(int, said.values()))
+    if end > len(content):
+        raise truncated(name, "its header promises more samples than there are")
+    return Stream(content[start:end], end)
 
 
 def _read_ogg(name: str, content: memoryview, start: int) -> Iterator[Stream]:

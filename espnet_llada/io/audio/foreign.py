@@ -8,6 +8,7 @@ from espnet_llada.io.audio.chunks import codec_of
 from espnet_llada.types import SAMPLE_RATE, UserError
 
 _CONVERT = f"convert it to WAV: ffmpeg -i IN -ac 1 -ar {SAMPLE_RATE} OUT.wav"
+_SPHERE = "convert it to WAV: sph2pipe -f wav IN OUT.wav"
 _FETCH = "fetch the recording itself"
 _UNPACK = "unpack it and name a recording in it"
 _KINDS = (
@@ -24,6 +25,7 @@ _KINDS = (
     (rb"\x1a\x45\xdf\xa3", "Matroska or WebM", _CONVERT),
     (rb"\x30\x26\xb2\x75\x8e\x66\xcf\x11", "Windows Media", _CONVERT),
     (rb"RIFF....AVI ", "an AVI video", _CONVERT),
+    (rb"NIST_1A.*,embedded-", "SPHERE that is compressed", _SPHERE),
     (rb"#!AMR", "AMR", _CONVERT),
     (rb".?#!SILK", "SILK", _CONVERT),
     (rb"wvpk", "WavPack", _CONVERT),

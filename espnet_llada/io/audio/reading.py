@@ -19,7 +19,13 @@ from espnet_llada.io.kaldi.archive import read_entry
 from espnet_llada.io.kaldi.pipe import Pipe
 from espnet_llada.types import SAMPLE_RATE, UserError
 
-_ARK = re.compile(r"(?P<file>.+\.ark):(?P<offset>\d+)")
+_ARK = re.compile(r"(?P<file>.+\.ark):(?P<offset>\d{1,18})")
+_FORMATS = (
+    *("WAV", "WAVEX", "RF64", "W64", "AIFF", "AU", "CAF", "SVX", "NIST"),
+    *("FLAC", "OGG", "MP3"),
+)
+"""libsndfile's, without those that it reads to the end of the file whatever is there:
+cut, they would be short without a word, and joined have a header among the samples."""
 _UNKNOWN_LENGTH = 0x7FFF0000  # what sox and ffmpeg write as length into a pipe
 _BLOCK_FRAMES = 1 << 22
 _RATES = range(1_000, 768_001)
@@ -43,7 +49,7 @@ def load_audio(path: str | os.PathLike) -> np.ndarray:
     that lacks whole pages reads as a shorter recording.
 
     Args:
-        path: a file that libsndfile reads (WAV, FLAC, Ogg Vorbis or Opus, MP3), or
+        path: a file (WAV and its kin, AIFF, SPHERE, FLAC, Ogg Vorbis or Opus, MP3), or
             ``file.ark:offset`` as in Kaldi's wav.scp; or a ``Pipe``.
 
     Returns:
@@ -143,8 +149,9 @@ def _decode(name: str, content: memoryview) -> tuple[np.ndarray, int]:
         if f.frames == np.iinfo(np.int64).max:  # libsndfile fails at its end
             detail = "its header lacks the length, as from a pipe"
             raise not_audio(name, content, detail)
-        if f.format == "SDS":  # libsndfile complains of a broken one on stdout
-            raise not_audio(name, content, "it is a MIDI sample dump")
+        if f.format not in _FORMATS:
+            detail = f"it is {f.format}, of which nobody can tell where it ends"
+            raise not_audio(name, content, detail)
         blocks = []
         try:
             # In blocks, since a header may promise any number of samples.
@@ -166,9 +173,9 @@ def _decode(name: str, content: memoryview) -> tuple[np.ndarray, int]:
 def _read_ark(name: str, ark: re.Match) -> tuple[np.ndarray, int]:
     """The same for a waveform inside a Kaldi archive."""
     with open(ark["file"], "rb") as f:
-        f.seek(int(ark["offset"]))
-        head = f.read(16)
         left = f.seek(0, os.SEEK_END) - int(ark["offset"])
+        f.seek(-max(left, 0), os.SEEK_END)  # there is an end to what can be sought
+        head = f.read(16)
     # Checked here because kaldiio returns what there is of a truncated WAV.
     if not head.startswith((b"RIFF", b"fLaC", b"AUDIO")):
         raise UserError(
@@ -188,7 +195,7 @@ def _entry_bytes(head: bytes) -> int:
     """What the entry's header says of its size; 0 if nothing."""
     if head.startswith(b"RIFF"):
         return 8 + int.from_bytes(head[4:8], "little")
-    if head.startswith(b"AUDIO"):  # kaldiio's own: a byte, and as many of length
+    if head[5:] and head.startswith(b"AUDIO"):  # kaldiio's: a byte, so many of length
         return 6 + head[5] + int.from_bytes(head[6 : 6 + head[5]], "little")
     return 0
 

@@ -75,9 +75,13 @@ CHUNKED = re.compile(b"|".join(_CHUNKED), re.DOTALL)
 FLAC = re.compile(rb"fLaC[\x00\x80]\x00\x00\x22")
 """Its first block is always the same one."""
 
+NIST = re.compile(rb"NIST_1A\n *(\d{1,7})\n")
+"""LDC's SPHERE; the number is the size of its header."""
+
 _FILES = [
     *(re.compile(magic, re.DOTALL) for magic in _CHUNKED),
     FLAC,
+    NIST,
     re.compile(rb"OggS\x00\x02"),
 ]
 _TAG = re.compile(

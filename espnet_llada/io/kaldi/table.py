@@ -162,9 +162,10 @@ def read_numbers(
     for key, value in read_table(path, "number").items():
         try:
             numbers[key] = [kind(cell) for cell in value.split(separator)]
-        except ValueError:
-            numbers[key] = [math.nan]
-        if not all(map(math.isfinite, numbers[key])):
+            finite = all(map(math.isfinite, numbers[key]))
+        except (ValueError, OverflowError):  # a whole number of too many digits
+            finite = False
+        if not finite:
             raise UserError(
                 f"{path}: '{key}': expected numbers, found {value[:40]!r}; make "
                 "the file again"
