@@ -11,6 +11,7 @@ from typing import Any
 import yaml
 from torch import Tensor, nn
 
+from espnet_llada.io.beside import SUFFIX, cache_dir, checksum_of
 from espnet_llada.io.checkpoint import load_trained, read_state
 from espnet_llada.io.data_file import read_yaml
 from espnet_llada.build.decode_file import DECODE_FILE
@@ -22,7 +23,6 @@ from espnet_llada.build.trust import check_parts, tensors_only
 from espnet_llada.types import LoadOptions, UserError, atomic_write, local_path, nearest
 from espnet_llada.io.weights import from_hub
 from espnet_llada.io.weights.assets import MINI
-from espnet_llada.io.weights.checksums import cache_dir
 from espnet_llada.io.weights.tensors import save_tensors
 
 MODEL_FILES = (
@@ -68,7 +68,6 @@ def load_model(
     check_device(options.device)
     config = read_train_config(train_config)
     state = read_state(model_file)  # cheap, so a wrong path is told before the LM loads
-    config = own_paths(config, Path(train_config))
     config = _with_frozen(config, train_config, options.lm, options.whisper)
     if is_ours(config):
         model = WhisperLLM.from_config(config)
@@ -135,11 +134,13 @@ def _with_frozen(
 def read_train_config(path: str | Path) -> dict[str, Any]:
     """The config.yaml of a training with one of our decoders.
 
+    Its paths to files that are packed with it are those of here.
+
     Raises:
         UserError: missing, not YAML, of another kind of model, or with a value that
             does not fit our parts.
     """
-    config = read_yaml(path)
+    config = own_paths(read_yaml(path), Path(path))  # then it is checked as it is used
     check_config(config, path)
     if config.get("decoder") not in ATTENTION:
         raise UserError(
@@ -221,9 +222,9 @@ def publish(exp_dir: Path, system: str, tag: str) -> Path:
     Only the trained tensors are copied (MBs).
     """
     config, model_file = find_model(exp_dir, system)
-    content = own_paths(read_train_config(config), config)
+    content, state = read_train_config(config), read_state(model_file)
     directory = _published() / tag / system
-    write_model(directory, content, read_state(model_file), config.parent)
+    write_model(directory, content, state, config.parent)
     return directory
 
 
@@ -248,6 +249,7 @@ def write_model(
     texts = {"config.yaml": yaml.safe_dump(dict(config), sort_keys=False).encode()}
     if source is not None and (source / DECODE_FILE).exists():
         texts[DECODE_FILE] = (source / DECODE_FILE).read_bytes()
+    texts |= {f"{n}{SUFFIX}": checksum_of(text, n) for n, text in texts.items()}
     with contextlib.ExitStack() as written:
         # Nothing is replaced before all is written: a full disk leaves the old model.
         for name, text in texts.items():
@@ -255,4 +257,5 @@ def write_model(
             temporary.write_bytes(text)
         save_tensors(state, directory / "model.safetensors")
         if DECODE_FILE not in texts:
-            (directory / DECODE_FILE).unlink(missing_ok=True)
+            for name in (DECODE_FILE, f"{DECODE_FILE}{SUFFIX}"):
+                (directory / name).unlink(missing_ok=True)

@@ -18,7 +18,12 @@ from torch import Tensor, nn
 
 from espnet_llada.io.schema import checked
 from espnet_llada.io.weights.checksums import verify
-from espnet_llada.io.weights.tensors import check_tensors, why_unreadable
+from espnet_llada.io.weights.tensors import (
+    check_crc,
+    check_tensors,
+    is_plain,
+    why_unreadable,
+)
 from espnet_llada.types import UserError, atomic_write
 
 IDENTITY = "frozen_weights"
@@ -116,6 +121,7 @@ def read_state(path: str | Path) -> dict[str, Tensor]:
             from safetensors.torch import load_file
 
             return load_file(path)
+        check_crc(path)
         state = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as e:
         # torch and safetensors raise half a dozen types for a damaged file.
@@ -124,7 +130,7 @@ def read_state(path: str | Path) -> dict[str, Tensor]:
             "it again"
         ) from e
     if not isinstance(state, dict) or not all(
-        torch.is_tensor(v) for v in state.values()
+        isinstance(k, str) and is_plain(v) for k, v in state.items()
     ):
         raise UserError(
             f"{path}: holds more than model tensors; name an N-epoch or averaged model"

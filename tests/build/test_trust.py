@@ -255,6 +255,46 @@ def test_the_option_of_each_command():
         assert place_of(args).trust_model == bool(given)
 
 
+def test_a_size_that_no_part_has(model):
+    plain = {"encoder": "conformer", "frontend": "default", "input_size": None}
+    for conf in ({"num_blocks": 2**31}, {"output_size": 2**31}):
+        change(model, **plain, encoder_conf=conf)
+        message = refused(Speech2Text.from_pretrained, model)
+        (key,) = conf
+        assert f"config.yaml: encoder_conf: {key}: 2147483648 does not fit" in message
+
+
+def test_a_packed_file_that_is_called_like_a_value(model, tmp_path):
+    (model / "bfloat16").write_text("")
+    conf = yaml.safe_load((model / "config.yaml").read_text())["decoder_conf"]
+    change(model, decoder_conf={**conf, "dtype": "bfloat16"})
+    archive = in_a_zip(model, tmp_path / "x.zip")
+    message = refused(Speech2Text.from_pretrained, archive)
+    assert "config.yaml: decoder_conf: dtype: '/" in message
+    assert "does not fit; allowed: float32, bfloat16" in message or "bfloat16" in message
+
+
+def test_espnets_own_commands_run_nothing_either(evil, tmp_path, monkeypatch):
+    from espnet_llada.run import _prepared
+
+    torch.save(evil, tmp_path / "a.pth")
+    for module in ("espnet2.bin.asr_inference_streaming", "espnet2.bin.lm_train"):
+        with _prepared(module):
+            message = refused(torch.load, tmp_path / "a.pth", weights_only=False)
+        assert "ESPNET_ALLOW_UNSAFE_TORCH_LOAD=1" in message
+    assert not evil.ran.exists()
+    monkeypatch.setenv("ESPNET_ALLOW_UNSAFE_TORCH_LOAD", "1")
+    with _prepared("espnet2.bin.lm_train"):
+        torch.load(tmp_path / "a.pth", weights_only=False)
+    assert evil.ran.exists()
+
+
+def test_a_device_is_no_weights(model):
+    for device in ("/dev/zero", "/dev/null"):
+        message = refused(Speech2Text.from_pretrained, model, whisper=device)
+        assert message.startswith(f"{device}: no weights in this place")
+
+
 def test_plain_parts_pass():
     check_parts({"encoder": "conformer", "normalize": None, "token_list": []}, "x")
 

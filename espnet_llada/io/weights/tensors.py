@@ -11,6 +11,7 @@ import errno
 import os
 import pickle
 import re
+import zipfile
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,7 +21,8 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from espnet_llada.io.weights.checksums import checksum_file, checksum_line
+from espnet_llada.io.beside import checksum_file, checksum_line
+from espnet_llada.io.weights.checksums import LARGE
 from espnet_llada.io.weights.download import sha256
 from espnet_llada.types import UserError, atomic_write
 
@@ -180,6 +182,31 @@ def torch_load(path: Path, kind: str) -> tuple[Any, bool]:
         raise UserError(
             f"{path}: not {kind} ({why_unreadable(e)}); download it again"
         ) from e
+
+
+def check_crc(path: str | os.PathLike) -> None:
+    """Compare what ``torch.save`` has written with the checksums among it.
+
+    torch itself reads over damaged bytes. Of a file from ``LARGE`` on it would take
+    seconds, and is not done.
+
+    Raises:
+        ValueError, or another error of ``zipfile``: it is damaged.
+    """
+    if os.stat(path).st_size < LARGE and zipfile.is_zipfile(path):
+        with zipfile.ZipFile(path) as opened:
+            if damaged := opened.testzip():
+                raise ValueError(f"{damaged} in it is damaged")
+
+
+def is_plain(value: Any) -> bool:
+    """Whether it is a tensor that holds numbers, one for each position."""
+    return (
+        torch.is_tensor(value)
+        and value.layout is torch.strided
+        and not (value.is_meta or value.is_nested or value.is_quantized)
+        and not value.is_complex()
+    )
 
 
 def why_unreadable(error: Exception) -> str:

@@ -11,6 +11,7 @@ from typing import Any
 
 from msgspec import Struct
 
+from espnet_llada.io.beside import check_content
 from espnet_llada.io.data_file import read_json
 from espnet_llada.io.schema import checked
 from espnet_llada.types import UserError
@@ -47,6 +48,8 @@ class LMTokenizer:
         to_case("", text_case)
         if not (path / "tokenizer.json").is_file():
             raise UserError(f"{path}: no tokenizer.json in it; name a complete LM")
+        for file in sorted(path.glob("*token*.json")):
+            check_content(file, file.read_bytes())
         self.path, self.text_case = path, text_case
         self._used = _Plain.read(path) or self._hf
         if self._used.eos_token_id is None:
