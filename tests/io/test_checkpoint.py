@@ -138,6 +138,20 @@ def test_tensors_of_other_kinds_are_refused(model, tmp_path, kind):
         read_state(tmp_path / "a.pth")
 
 
+@pytest.mark.parametrize("change", [torch.nan, torch.inf, torch.bool])
+def test_what_is_no_number_is_refused_by_name(model, change):
+    state = trained_state(model)
+    name = "postencoder.queries"
+    is_kind = isinstance(change, torch.dtype)
+    state[name] = state[name].to(change) if is_kind else state[name] * change
+    with pytest.raises(
+        UserError, match=r"^a.pth: postencoder.queries holds what is no"
+    ):
+        load_trained(model, state, "a.pth")
+    state[name] = trained_state(model)[name].to(torch.float8_e5m2)
+    load_trained(copy.deepcopy(model), state, "a.pth")
+
+
 def test_a_turned_bit_is_found_in_what_torch_reads_over(model, tmp_path):
     """Of a training's own files, which have no checksum beside them."""
     file = tmp_path / "1epoch.pth"
@@ -147,12 +161,11 @@ def test_a_turned_bit_is_found_in_what_torch_reads_over(model, tmp_path):
     content[content.index(queries) + 2] ^= 1
     file.write_bytes(content)
     assert torch.load(file)["postencoder.queries"].isfinite().all()
-    for read in (read_state, torch.load):
-        with (
-            tensors_only(),
-            pytest.raises(UserError, match=r"1epoch.pth: not .*damage"),
-        ):
-            read(file)
+    message = "epoch.pth: not .*damage"
+    with tensors_only():
+        for read in (read_state, torch.load):
+            with pytest.raises(UserError, match=message):
+                read(file)
 
 
 def test_a_full_disk_leaves_the_old_checkpoint(tmp_path, repo):

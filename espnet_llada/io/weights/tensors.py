@@ -7,12 +7,13 @@ result for bf16 to fp32, 3 times for the other way. Here maps are closed on the 
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 import pickle
 import re
 import zipfile
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -113,18 +114,24 @@ def stored_safetensors(files: Iterable[Path]) -> dict[str, StoredTensor]:
     """
     found: dict[str, StoredTensor] = {}
     for file in files:
-        try:
-            with safe_open(file, framework="pt") as opened:
-                for name in opened.keys():
-                    if name in found:
-                        raise UserError(
-                            f"{file}: tensor {name} is in {found[name].file.name} as "
-                            "well; leave one of the two files in the directory"
-                        )
-                    found[name] = _in_safetensors(file, name, opened.get_slice(name))
-        except (SafetensorError, OSError) as e:
-            raise UserError(f"{file}: not readable ({e}); download it again") from e
+        with _opened(file) as opened:
+            for name in opened.keys():
+                if name in found:
+                    raise UserError(
+                        f"{file}: tensor {name} is in {found[name].file.name} as "
+                        "well; leave one of the two files in the directory"
+                    )
+                found[name] = _in_safetensors(file, name, opened)
     return found
+
+
+@contextlib.contextmanager
+def _opened(file: Path) -> Iterator[Any]:
+    try:
+        with safe_open(file, framework="pt") as opened:
+            yield opened
+    except (SafetensorError, OSError, RuntimeError) as e:
+        raise UserError(f"{file}: not readable ({e}); download it again") from e
 
 
 def save_tensors(tensors: Mapping[str, Tensor], path: Path) -> None:
@@ -150,15 +157,18 @@ def save_tensors(tensors: Mapping[str, Tensor], path: Path) -> None:
         beside.unlink(missing_ok=True)  # at no moment the old one beside new tensors
 
 
-def _in_safetensors(file: Path, name: str, header: Any) -> StoredTensor:
+def _in_safetensors(file: Path, name: str, opened: Any) -> StoredTensor:
     def load() -> Tensor:
         # A map of its own for each tensor; opening costs less than a millisecond.
-        with safe_open(file, framework="pt") as opened:
-            return opened.get_tensor(name)
+        with _opened(file) as again:
+            return again.get_tensor(name)
 
+    header = opened.get_slice(name)
     shape = torch.Size(header.get_shape())
     # A slice knows its dtype too, but takes milliseconds to make in a large file.
-    dtype = _DTYPES.get(header.get_dtype()) or header[:0].dtype
+    dtype = _DTYPES.get(header.get_dtype())
+    if dtype is None:
+        dtype = (header[:0] if shape else opened.get_tensor(name)).dtype
     return StoredTensor(file, name, shape, dtype, load)
 
 
@@ -207,6 +217,12 @@ def is_plain(value: Any) -> bool:
         and not (value.is_meta or value.is_nested or value.is_quantized)
         and not value.is_complex()
     )
+
+
+def is_finite(tensor: Tensor) -> bool:
+    """Whether no number of it is infinite or NaN."""
+    wide = tensor.float() if tensor.dtype.itemsize == 1 else tensor  # torch has no more
+    return bool(wide.isfinite().all())
 
 
 def why_unreadable(error: Exception) -> str:

@@ -91,7 +91,11 @@ def test_configs_and_tokenizers_are_verified_as_well(tmp_path, capsys):
     flip(file)
     assert cli.main(["weights", "--verify", str(tmp_path / "mini/lm")]) == 1
     assert f"{file}: damaged" in capsys.readouterr().err
-    # The owner may change it, and says so.
+    flip(file)
+    file.write_text(file.read_text() + "\n")
+    refused(
+        file, lambda: LMTokenizer(file.parent), "on purpose: delete tokenizer.json.sh"
+    )
     file.with_name("tokenizer.json.sha256").unlink()
     LMTokenizer(file.parent)
 
