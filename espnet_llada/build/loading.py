@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import re
+import sys
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -92,7 +93,8 @@ def _foreign(
     if not trusted:
         check_parts(config, source)
     try:
-        with tensors_only(trusted):
+        # ESPnet prints while it is imported; stdout is for transcripts.
+        with tensors_only(trusted), contextlib.redirect_stdout(sys.stderr):
             return build(config)
     except UserError:
         raise
