@@ -17,8 +17,8 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
-from espnet_llada.io.data_file import read_yaml
 from espnet_llada.core.options import STRATEGIES, SamplerOptions
+from espnet_llada.io.data_file import read_yaml
 from espnet_llada.io.schema import check_options
 from espnet_llada.types import UserError, nearest
 

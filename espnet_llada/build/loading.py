@@ -12,19 +12,25 @@ from typing import Any
 import yaml
 from torch import Tensor, nn
 
+from espnet_llada.build.decode_file import DECODE_FILE
+from espnet_llada.build.model import (
+    ATTENTION,
+    ENCODER,
+    WhisperLLM,
+    check_config,
+    is_ours,
+)
+from espnet_llada.build.trust import check_parts, tensors_only
 from espnet_llada.io.beside import SUFFIX, cache_dir, checksum_of
 from espnet_llada.io.checkpoint import load_trained, read_state
 from espnet_llada.io.data_file import read_yaml
-from espnet_llada.build.decode_file import DECODE_FILE
-from espnet_llada.networks.device import check_device, device_problem
-from espnet_llada.build.model import ATTENTION, ENCODER, WhisperLLM, check_config, is_ours
 from espnet_llada.io.packed import own_paths, packed_files, unpack
-from espnet_llada.networks.quantize import check_quantizable, quantized
-from espnet_llada.build.trust import check_parts, tensors_only
-from espnet_llada.types import LoadOptions, UserError, atomic_write, local_path, nearest
 from espnet_llada.io.weights import from_hub
 from espnet_llada.io.weights.assets import MINI
 from espnet_llada.io.weights.tensors import save_tensors
+from espnet_llada.networks.device import check_device, device_problem
+from espnet_llada.networks.quantize import check_quantizable, quantized
+from espnet_llada.types import LoadOptions, UserError, atomic_write, local_path, nearest
 
 MODEL_FILES = (
     "model.safetensors",

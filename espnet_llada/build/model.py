@@ -9,12 +9,12 @@ import torch
 from msgspec import Meta, Struct
 from torch import Tensor, nn
 
-from espnet_llada.io import weights
+from espnet_llada.core.decoder import LMDecoder
 from espnet_llada.core.qformer import Frames, WindowQFormer, WindowReader
 from espnet_llada.extensions.posterior_prefix.whisper_qformer import WhisperQFormer
-from espnet_llada.networks.encoder import WhisperEncoder
-from espnet_llada.core.decoder import LMDecoder
+from espnet_llada.io import weights
 from espnet_llada.io.schema import Dtype, check_options, checked
+from espnet_llada.networks.encoder import WhisperEncoder
 
 ENCODER, POSTENCODER = "whisper_frozen", "window_qformer"
 POSTENCODERS = {

@@ -87,7 +87,9 @@ def check_parts(config: Mapping[str, Any], source: object) -> None:
             )
         conf = config.get(f"{section}_conf")
         for key, value in conf.items() if isinstance(conf, Mapping) else ():
-            if type(value) is int:  # no switch; modules are made before a file can contradict
+            if (
+                type(value) is int
+            ):  # no switch; modules are made before a file can contradict
                 kind = _REPEATS if _REPEATED.search(key) else _SIZE
                 checked(value, kind, f"{source}: {section}_conf: {key}")
 
