@@ -10,6 +10,7 @@ which take the same options; everything else runs unchanged.
 from __future__ import annotations
 
 import contextlib
+import os
 import runpy
 import sys
 from collections.abc import Iterator
@@ -53,6 +54,9 @@ def main(cmd: list[str] | None = None) -> None:
         runpy.run_module(name, run_name="__main__", alter_sys=True)
 
 
+_OF_MODELS = ("espnet2.bin.asr", "espnet2.bin.lm")
+
+
 def _is_there(module: str) -> bool:
     try:
         found = None if module.startswith(".") else find_spec(module)
@@ -65,15 +69,19 @@ def _is_there(module: str) -> bool:
 
 @contextlib.contextmanager
 def _prepared(module: str) -> Iterator[None]:
-    """What ESPnet's own commands around ASR need to know; ours see to it themselves."""
-    if not module.startswith("espnet2.bin.asr") or module in OURS:
+    """What ESPnet's own commands around ASR need to know; ours see to it themselves.
+
+    What they read may come from anybody, too; ``ALLOW_UNSAFE`` is ESPnet's opt-in.
+    """
+    if not module.startswith(_OF_MODELS) or module in OURS:
         yield
         return
     from espnet_llada.espnet.readers import our_readers
     from espnet_llada.espnet.register import register
+    from espnet_llada.trust import ALLOW_UNSAFE, tensors_only
 
     register()
-    with our_readers():
+    with our_readers(), tensors_only(os.environ.get(ALLOW_UNSAFE) == "1"):
         yield
 
 

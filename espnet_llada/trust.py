@@ -12,16 +12,19 @@ from __future__ import annotations
 import contextlib
 import datetime
 import os
+import re
 import threading
 from collections.abc import Iterator, Mapping
-from typing import Any
+from typing import Annotated, Any
 from unittest import mock
 
 import numpy as np
 import torch
+from msgspec import Meta
 
 from espnet_llada.build import ATTENTION, ENCODER, POSTENCODERS
-from espnet_llada.io.weights.tensors import why_unreadable
+from espnet_llada.io.schema import checked
+from espnet_llada.io.weights.tensors import check_crc, why_unreadable
 from espnet_llada.types import UserError
 
 PLAIN_PARTS = {
@@ -53,18 +56,26 @@ _PLAIN_TYPES = [
 """What a checkpoint.pth of ESPnet's holds besides tensors: how long an epoch took, and
 its figures."""
 
+ALLOW_UNSAFE = "ESPNET_ALLOW_UNSAFE_TORCH_LOAD"
+"""ESPnet 202611's variable that lets it unpickle; ours for its commands, too."""
+
 _ONE_AT_A_TIME = threading.RLock()
 
 
+_SIZE = Annotated[int, Meta(le=1 << 17)]
+_REPEATS = Annotated[int, Meta(le=1 << 10)]
+_REPEATED = re.compile("(blocks|layers?|heads)$")
+
+
 def check_parts(config: Mapping[str, Any], source: object) -> None:
-    """Refuse a config with a part that could run code while it is built.
+    """Refuse a config with a part that could run code while it is built, or no end.
 
     Args:
         config: a train config.
         source: where it comes from, for the message.
 
     Raises:
-        UserError: names the part and how to allow it.
+        UserError: names the part and how to allow it; or a size that no part has.
     """
     for section, plain in PLAIN_PARTS.items():
         name = config.get(section)
@@ -74,6 +85,13 @@ def check_parts(config: Mapping[str, Any], source: object) -> None:
                 "if you trust the model's maker, allow it with trust_model "
                 "(--trust_model true on the command line)"
             )
+        conf = config.get(f"{section}_conf")
+        for key, value in conf.items() if isinstance(conf, Mapping) else ():
+            if (
+                type(value) is int
+            ):  # no switch; modules are made before a file can contradict
+                kind = _REPEATS if _REPEATED.search(key) else _SIZE
+                checked(value, kind, f"{source}: {section}_conf: {key}")
 
 
 @contextlib.contextmanager
@@ -87,23 +105,26 @@ def tensors_only(trusted: bool = False) -> Iterator[None]:
         UserError: from ``torch.load``, where a file is damaged or holds anything else.
     """
     if trusted:
-        with mock.patch.dict(os.environ, ESPNET_ALLOW_UNSAFE_TORCH_LOAD="1"):
-            yield  # as ESPnet 202611 wants to be told
+        with mock.patch.dict(os.environ, {ALLOW_UNSAFE: "1"}):
+            yield
         return
     with _ONE_AT_A_TIME:  # else the wrapper of one thread may outlive another's
         load = torch.load
 
         def load_tensors(file, map_location=None, *_, mmap=None, **__):
+            is_path = isinstance(file, (str, os.PathLike))
             try:
+                if is_path:
+                    check_crc(file)
                 with torch.serialization.safe_globals(_PLAIN_TYPES):
                     return load(file, map_location, weights_only=True, mmap=mmap)
             except Exception as e:  # of damaged files any
-                is_path = isinstance(file, (str, os.PathLike))
                 name = file if is_path else getattr(file, "name", "a file")
                 raise UserError(
                     f"{name}: not read ({why_unreadable(e)}); "
                     "copy it again or, if you trust its maker, allow it with "
-                    "trust_model (--trust_model true on the command line)"
+                    "trust_model (--trust_model true on the command line; "
+                    f"{ALLOW_UNSAFE}=1 for ESPnet's own commands)"
                 ) from e
 
         with mock.patch.object(torch, "load", load_tensors):

@@ -222,6 +222,19 @@ def test_it_is_lifted_for_those_who_ask_and_for_nobody_else(evil, tmp_path):
     assert evil.ran.exists(), "the payload works"
 
 
+def test_what_a_part_prints_is_no_transcript(tmp_path, capsys):
+    files = tmp_path / "config.yaml", tmp_path / "model.pth"
+    files[0].write_text("{encoder: conformer, decoder: llada}\n")
+    torch.save({}, files[1])
+
+    def build(config):
+        print("Failed to import Flash Attention")  # noqa: T201
+        raise UserError("built")
+
+    assert refused(load_model, *files, None, build) == "built"
+    assert capsys.readouterr().out == ""
+
+
 def test_threads_leave_torch_as_they_found_it(tmp_path):
     load, gate = torch.load, threading.Barrier(4)
     torch.save({"a": torch.ones(1)}, tmp_path / "a.pth")
@@ -253,6 +266,46 @@ def test_the_option_of_each_command():
     for given in ([], options):
         args = get_parser().parse_args(["x.yaml", *places, *given])
         assert place_of(args).trust_model == bool(given)
+
+
+def test_a_size_that_no_part_has(model):
+    plain = {"encoder": "conformer", "frontend": "default", "input_size": None}
+    for conf in ({"num_blocks": 2**31}, {"output_size": 2**31}):
+        change(model, **plain, encoder_conf=conf)
+        message = refused(Speech2Text.from_pretrained, model)
+        (key,) = conf
+        assert f"config.yaml: encoder_conf: {key}: 2147483648 does not fit" in message
+
+
+def test_a_packed_file_that_is_called_like_a_value(model, tmp_path):
+    (model / "bfloat16").write_text("")
+    conf = yaml.safe_load((model / "config.yaml").read_text())["decoder_conf"]
+    change(model, decoder_conf={**conf, "dtype": "bfloat16"})
+    archive = in_a_zip(model, tmp_path / "x.zip")
+    message = refused(Speech2Text.from_pretrained, archive)
+    assert "config.yaml: decoder_conf: dtype: '/" in message
+    assert "does not fit; allowed: bfloat16, float32" in message
+
+
+def test_espnets_own_commands_run_nothing_either(evil, tmp_path, monkeypatch):
+    from espnet_llada.run import _prepared
+
+    torch.save(evil, tmp_path / "a.pth")
+    for module in ("espnet2.bin.asr_inference_streaming", "espnet2.bin.lm_train"):
+        with _prepared(module):
+            message = refused(torch.load, tmp_path / "a.pth", weights_only=False)
+        assert "ESPNET_ALLOW_UNSAFE_TORCH_LOAD=1" in message
+    assert not evil.ran.exists()
+    monkeypatch.setenv("ESPNET_ALLOW_UNSAFE_TORCH_LOAD", "1")
+    with _prepared("espnet2.bin.lm_train"):
+        torch.load(tmp_path / "a.pth", weights_only=False)
+    assert evil.ran.exists()
+
+
+def test_a_device_is_no_weights(model):
+    for device in ("/dev/zero", "/dev/null"):
+        message = refused(Speech2Text.from_pretrained, model, whisper=device)
+        assert message.startswith(f"{device}: no weights in this place")
 
 
 def test_plain_parts_pass():

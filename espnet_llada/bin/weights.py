@@ -42,7 +42,9 @@ def get_parser() -> argparse.ArgumentParser:
         help="of known weights; with --verify also a file, directory, tag or hub id",
     )
     parser.add_argument(
-        "--verify", action="store_true", help="read every weights file and compare"
+        "--verify",
+        action="store_true",
+        help="read every weights file, config and tokenizer",
     )
     return parser
 
@@ -87,7 +89,7 @@ def _verify(names: list[str]) -> int:
 
 
 def _files(names: list[str]) -> Iterator[Path]:
-    from espnet_llada.io.weights.checksums import cache_dir
+    from espnet_llada.io.beside import cache_dir
 
     places = [p for n in names for p in _places(n)] if names else [MINI, cache_dir()]
     for place in places:
@@ -98,9 +100,14 @@ def _files(names: list[str]) -> Iterator[Path]:
 
 
 def _weights_below(directory: Path) -> list[Path]:
+    from espnet_llada.io.beside import checksum_file
     from espnet_llada.io.weights.checksums import WEIGHT_SUFFIXES
 
-    files = [f for f in sorted(directory.rglob("*")) if f.suffix in WEIGHT_SUFFIXES]
+    files = [
+        f
+        for f in sorted(directory.rglob("*"))
+        if f.suffix in WEIGHT_SUFFIXES or checksum_file(f).is_file()
+    ]
     # What another process is just making has a dot before its name.
     return [f for f in files if not _is_hidden(f.relative_to(directory))]
 
@@ -111,7 +118,7 @@ def _is_hidden(path: Path) -> bool:
 
 def _places(name: str) -> Iterable[Path]:
     from espnet_llada.inference.loading import places_of
-    from espnet_llada.io.weights.checksums import cache_dir
+    from espnet_llada.io.beside import cache_dir
 
     if name not in ASSETS:
         found = list(places_of(name))

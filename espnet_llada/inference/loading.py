@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import re
+import sys
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -13,12 +14,12 @@ from torch import Tensor, nn
 
 from espnet_llada.build import ATTENTION, ENCODER, WhisperLLM, check_config, is_ours
 from espnet_llada.inference.decode_file import DECODE_FILE
+from espnet_llada.io.beside import SUFFIX, cache_dir, checksum_of
 from espnet_llada.io.checkpoint import load_trained, read_state
 from espnet_llada.io.data_file import read_yaml
 from espnet_llada.io.packed import own_paths, packed_files, unpack
 from espnet_llada.io.weights import from_hub
 from espnet_llada.io.weights.assets import MINI
-from espnet_llada.io.weights.checksums import cache_dir
 from espnet_llada.io.weights.tensors import save_tensors
 from espnet_llada.networks.device import check_device, device_problem
 from espnet_llada.networks.quantize import check_quantizable, quantized
@@ -68,7 +69,6 @@ def load_model(
     check_device(options.device)
     config = read_train_config(train_config)
     state = read_state(model_file)  # cheap, so a wrong path is told before the LM loads
-    config = own_paths(config, Path(train_config))
     config = _with_frozen(config, train_config, options.lm, options.whisper)
     if is_ours(config):
         model = WhisperLLM.from_config(config)
@@ -93,7 +93,8 @@ def _foreign(
     if not trusted:
         check_parts(config, source)
     try:
-        with tensors_only(trusted):
+        # ESPnet prints while it is imported; stdout is for transcripts.
+        with tensors_only(trusted), contextlib.redirect_stdout(sys.stderr):
             return build(config)
     except UserError:
         raise
@@ -135,11 +136,13 @@ def _with_frozen(
 def read_train_config(path: str | Path) -> dict[str, Any]:
     """The config.yaml of a training with one of our decoders.
 
+    Its paths to files that are packed with it are those of here.
+
     Raises:
         UserError: missing, not YAML, of another kind of model, or with a value that
             does not fit our parts.
     """
-    config = read_yaml(path)
+    config = own_paths(read_yaml(path), Path(path))  # then it is checked as it is used
     check_config(config, path)
     if config.get("decoder") not in ATTENTION:
         raise UserError(
@@ -221,9 +224,9 @@ def publish(exp_dir: Path, system: str, tag: str) -> Path:
     Only the trained tensors are copied (MBs).
     """
     config, model_file = find_model(exp_dir, system)
-    content = own_paths(read_train_config(config), config)
+    content, state = read_train_config(config), read_state(model_file)
     directory = _published() / tag / system
-    write_model(directory, content, read_state(model_file), config.parent)
+    write_model(directory, content, state, config.parent)
     return directory
 
 
@@ -248,6 +251,7 @@ def write_model(
     texts = {"config.yaml": yaml.safe_dump(dict(config), sort_keys=False).encode()}
     if source is not None and (source / DECODE_FILE).exists():
         texts[DECODE_FILE] = (source / DECODE_FILE).read_bytes()
+    texts |= {f"{n}{SUFFIX}": checksum_of(text, n) for n, text in texts.items()}
     with contextlib.ExitStack() as written:
         # Nothing is replaced before all is written: a full disk leaves the old model.
         for name, text in texts.items():
@@ -255,4 +259,5 @@ def write_model(
             temporary.write_bytes(text)
         save_tensors(state, directory / "model.safetensors")
         if DECODE_FILE not in texts:
-            (directory / DECODE_FILE).unlink(missing_ok=True)
+            for name in (DECODE_FILE, f"{DECODE_FILE}{SUFFIX}"):
+                (directory / name).unlink(missing_ok=True)

@@ -18,7 +18,13 @@ from torch import Tensor, nn
 
 from espnet_llada.io.schema import checked
 from espnet_llada.io.weights.checksums import verify
-from espnet_llada.io.weights.tensors import check_tensors, why_unreadable
+from espnet_llada.io.weights.tensors import (
+    check_crc,
+    check_tensors,
+    is_finite,
+    is_plain,
+    why_unreadable,
+)
 from espnet_llada.types import UserError, atomic_write
 
 IDENTITY = "frozen_weights"
@@ -68,7 +74,7 @@ def read_identity(
             f"{source}: says not which frozen weights it belongs to; it is no "
             "espnet_llada checkpoint"
         )
-    numbers = state[IDENTITY].flatten().round()
+    numbers = state[IDENTITY].flatten().double().round()
     try:
         if not ((numbers >= 0) & (numbers < 256)).all():
             raise ValueError("no bytes")
@@ -89,8 +95,8 @@ def load_trained(model: nn.Module, state: Mapping[str, Tensor], source: str) -> 
         source: the file, for messages.
 
     Raises:
-        UserError: other frozen weights, a missing or an unexpected tensor, a shape
-            that does not fit. The model is unchanged then.
+        UserError: other frozen weights, a missing or an unexpected tensor, a shape or
+            a value that does not fit. The model is unchanged then.
     """
     state = dict(state)
     _check_identity(model, read_identity(state, source), source)
@@ -98,6 +104,12 @@ def load_trained(model: nn.Module, state: Mapping[str, Tensor], source: str) -> 
     expected = trained_state(model)
     del expected[IDENTITY]
     check_tensors({k: v.shape for k, v in expected.items()}, state, source)
+    for name, tensor in state.items():
+        floats = tensor.is_floating_point()
+        if floats != expected[name].is_floating_point() or not is_finite(tensor):
+            raise UserError(
+                f"{source}: {name} holds what is no number; train or copy it again"
+            )
     nn.Module.load_state_dict(model, state, strict=False)
 
 
@@ -116,6 +128,7 @@ def read_state(path: str | Path) -> dict[str, Tensor]:
             from safetensors.torch import load_file
 
             return load_file(path)
+        check_crc(path)
         state = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as e:
         # torch and safetensors raise half a dozen types for a damaged file.
@@ -124,7 +137,7 @@ def read_state(path: str | Path) -> dict[str, Tensor]:
             "it again"
         ) from e
     if not isinstance(state, dict) or not all(
-        torch.is_tensor(v) for v in state.values()
+        isinstance(k, str) and is_plain(v) for k, v in state.items()
     ):
         raise UserError(
             f"{path}: holds more than model tensors; name an N-epoch or averaged model"

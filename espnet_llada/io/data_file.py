@@ -9,6 +9,7 @@ from typing import Any
 
 import yaml
 
+from espnet_llada.io.beside import check_content
 from espnet_llada.io.schema import DEEPEST, check_plain, checked
 from espnet_llada.types import UserError
 
@@ -55,7 +56,8 @@ def read_json(path: str | Path, kind: Any = dict[str, Any]) -> Any:
 
 def _text(path: str | Path, kind: str) -> str:
     try:
-        return Path(path).read_text(encoding="utf-8-sig")
+        content = check_content(Path(path), Path(path).read_bytes())
+        return content.decode("utf-8-sig")
     except OSError as e:
         raise UserError(
             f"{path}: cannot read it ({e.strerror}); name an existing {kind} file"

@@ -21,13 +21,12 @@ from typing import Any
 
 from msgspec import Struct
 
+from espnet_llada.io.beside import TEXT_SUFFIXES, cache_dir, checksum_file
 from espnet_llada.io.data_file import read_yaml
 from espnet_llada.io.schema import checked
 from espnet_llada.io.weights.checksums import (
     WEIGHT_SUFFIXES,
-    cache_dir,
     cached_sha256,
-    checksum_file,
     write_checksum,
 )
 from espnet_llada.types import UserError
@@ -100,7 +99,8 @@ def _write(opened: zipfile.ZipFile, member: zipfile.ZipInfo, target: Path) -> No
     # zipfile reads no byte more than declared, and a member that has more is damaged.
     with opened.open(member) as source, open(target, "wb") as f:
         shutil.copyfileobj(source, f)
-    if target.suffix in WEIGHT_SUFFIXES and not checksum_file(target).exists():
+    checked = WEIGHT_SUFFIXES + TEXT_SUFFIXES
+    if target.suffix in checked and not checksum_file(target).exists():
         write_checksum(target)
 
 

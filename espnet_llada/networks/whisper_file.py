@@ -19,6 +19,7 @@ from espnet_llada.io.data_file import read_json
 from espnet_llada.io.schema import Layers, Width, checked
 from espnet_llada.io.weights.tensors import (
     StoredTensor,
+    is_plain,
     stored_safetensors,
     stored_torch,
 )
@@ -170,7 +171,7 @@ def _open_openai(path: Path, part: str) -> WhisperFile:
         opened = checked(content, _OpenAI, where)
         dims.update(opened.dims)
         state = opened.model_state_dict
-        if not all(torch.is_tensor(v) for v in state.values()):
+        if not all(map(is_plain, state.values())):
             raise UserError(f"{where}; use OpenAI's file")
         return {name: v for name, v in state.items() if name.startswith(prefix)}
 

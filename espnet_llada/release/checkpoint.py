@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from espnet_llada.core.qformer import WindowQFormer
-from espnet_llada.io.weights.tensors import torch_load
+from espnet_llada.io.weights.tensors import is_plain, torch_load
 from espnet_llada.types import UserError
 
 _BERT = "adapter.bert."
@@ -187,7 +187,7 @@ def check_shapes(
 def _tensors(content: Any, path: Path) -> Mapping[str, Tensor]:
     state = content.get("model") if isinstance(content, Mapping) else None
     if not isinstance(state, Mapping) or not all(
-        isinstance(k, str) and isinstance(v, Tensor) for k, v in state.items()
+        isinstance(k, str) and is_plain(v) for k, v in state.items()
     ):
         raise UserError(
             f"{path}: not a release checkpoint (no tensors under 'model'); name the "

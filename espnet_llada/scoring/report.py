@@ -134,9 +134,13 @@ def _environment() -> str:
     commit = _git("rev-parse", "HEAD")
     if commit:
         lines.append(f"Git hash: `{commit}`")
-        lines.append(f"  - Commit date: `{_git('log', '-1', '--format=%cd')}`")
+        lines.append(f"  - Commit date: `{_git(*_COMMIT_DATE)}`")
     bullets = (line if line.startswith(" ") else f"- {line}" for line in lines)
     return "## Environments\n" + "\n".join(bullets) + "\n"
+
+
+# A checkout's own settings could have a program run that shows signatures.
+_COMMIT_DATE = ("log", "-1", "--no-show-signature", "--format=%cd")
 
 
 def _git(*args: str) -> str:

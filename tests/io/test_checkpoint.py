@@ -19,6 +19,7 @@ from espnet_llada.io.checkpoint import (
     read_state,
     trained_state,
 )
+from espnet_llada.trust import tensors_only
 from espnet_llada.types import UserError
 
 
@@ -112,6 +113,59 @@ class _EvilPickle:
     class Pickler(_pickle.Pickler):
         def reducer_override(self, obj):
             return (print, ("unpickled",)) if obj is pytest else NotImplemented
+
+
+STRANGE = {
+    "meta": lambda v: v.to("meta"),
+    "sparse": lambda v: v.to_sparse(),
+    "quantized": lambda v: torch.quantize_per_tensor(v.float(), 0.1, 0, torch.qint8),
+    "nested": lambda v: torch.nested.nested_tensor([v]),
+    "complex": lambda v: v.to(torch.complex64),
+}
+
+
+@pytest.mark.filterwarnings("ignore:The PyTorch API of nested tensors")
+@pytest.mark.filterwarnings("ignore:.*quantiz")
+@pytest.mark.parametrize("kind", STRANGE)
+def test_tensors_of_other_kinds_are_refused(model, tmp_path, kind):
+    state = trained_state(model)
+    for name in ("postencoder.queries", IDENTITY):
+        torch.save({**state, name: STRANGE[kind](state[name])}, tmp_path / "a.pth")
+        with pytest.raises(UserError, match=r"a.pth: holds more than model tensors"):
+            read_state(tmp_path / "a.pth")
+    torch.save({**state, 1: torch.ones(1)}, tmp_path / "a.pth")
+    with pytest.raises(UserError, match=r"a.pth: holds more than model tensors"):
+        read_state(tmp_path / "a.pth")
+
+
+@pytest.mark.parametrize("change", [torch.nan, torch.inf, torch.bool])
+def test_what_is_no_number_is_refused_by_name(model, change):
+    state = trained_state(model)
+    name = "postencoder.queries"
+    is_kind = isinstance(change, torch.dtype)
+    state[name] = state[name].to(change) if is_kind else state[name] * change
+    with pytest.raises(
+        UserError, match=r"^a.pth: postencoder.queries holds what is no"
+    ):
+        load_trained(model, state, "a.pth")
+    state[name] = trained_state(model)[name].to(torch.float8_e5m2)
+    load_trained(copy.deepcopy(model), state, "a.pth")
+
+
+def test_a_turned_bit_is_found_in_what_torch_reads_over(model, tmp_path):
+    """Of a training's own files, which have no checksum beside them."""
+    file = tmp_path / "1epoch.pth"
+    atomic_torch_save(trained_state(model), file)
+    content = bytearray(file.read_bytes())
+    queries = trained_state(model)["postencoder.queries"].numpy().tobytes()
+    content[content.index(queries) + 2] ^= 1
+    file.write_bytes(content)
+    assert torch.load(file)["postencoder.queries"].isfinite().all()
+    message = "epoch.pth: not .*damage"
+    with tensors_only():
+        for read in (read_state, torch.load):
+            with pytest.raises(UserError, match=message):
+                read(file)
 
 
 def test_a_full_disk_leaves_the_old_checkpoint(tmp_path, repo):

@@ -17,7 +17,7 @@ import yaml
 from espnet_llada import Deliberator, Speech2Text, UserError
 from espnet_llada.bin import cli
 from espnet_llada.build import WhisperLLM
-from espnet_llada.inference.loading import find_model
+from espnet_llada.inference.loading import find_model, read_train_config
 from espnet_llada.io.checkpoint import atomic_torch_save, read_state, trained_state
 from espnet_llada.io.packed import unpack
 
@@ -339,13 +339,14 @@ def test_what_a_pack_unpacks_to_is_bounded(tmp_path, cache, monkeypatch, archive
 
 
 def test_a_bit_that_turns_in_what_was_unpacked_is_found(archive, cache):
-    _, checkpoint = find_model(archive)
-    assert read_state(checkpoint)
-    content = bytearray(checkpoint.read_bytes())
-    content[len(content) // 2] ^= 1
-    checkpoint.write_bytes(content)
-    with pytest.raises(UserError, match=f"damaged .*; delete {cache}/packs/.*anew"):
-        read_state(checkpoint)
+    readers = read_train_config, read_state
+    for file, read in zip(find_model(archive), readers, strict=True):
+        assert read(file)
+        content = bytearray(file.read_bytes())
+        content[len(content) // 2] ^= 1
+        file.write_bytes(content)
+        with pytest.raises(UserError, match=f"damaged .*; delete {cache}/packs/.*anew"):
+            read(file)
     shutil.rmtree(cache / "packs")
     assert read_state(find_model(archive)[1])
 

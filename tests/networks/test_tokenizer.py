@@ -62,6 +62,21 @@ def test_a_plain_tokenizer_is_read_without_transformers(plain):
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 
+def test_a_tokenizer_that_panics_is_refused_in_one_line(plain):
+    """Its Rust ends in what is no Exception; here, for an unknown special token."""
+    content = json.loads((plain / "tokenizer.json").read_text())
+    special = {"SpecialToken": {"id": "<|end|>", "type_id": 0}}
+    content["post_processor"] = {
+        "type": "TemplateProcessing",
+        "single": [special, {"Sequence": {"id": "A", "type_id": 0}}],
+        "pair": [],
+        "special_tokens": {},
+    }
+    (plain / "tokenizer.json").write_text(json.dumps(content))
+    with pytest.raises(UserError, match=r"\(PanicException: .*fetch it again"):
+        LMTokenizer(plain).prompt("a dog", chat_template=False)
+
+
 def test_it_is_what_transformers_reads(plain):
     ours = LMTokenizer(plain)
     theirs = ours._hf

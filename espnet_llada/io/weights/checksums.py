@@ -1,23 +1,27 @@
 """Digests of weights files, and whether a file still is what was once written.
 
-Beside a tensor file of ours lies ``NAME.sha256``, as sha256sum writes it and
-``sha256sum -c`` reads it. Weights without one (a user's own directory) are taken as
-they are.
+What lies beside a file says it (see ``io.beside``); else the pinned asset that its
+directory was made of, or the hub.
 """
 
 from __future__ import annotations
 
 import contextlib
 import json
-import os
 import re
 from pathlib import Path
 
+from espnet_llada.io.beside import (
+    cache_dir,
+    checksum_file,
+    checksum_line,
+    damaged,
+    written_beside,
+)
 from espnet_llada.io.data_file import read_json
 from espnet_llada.io.weights.download import sha256
-from espnet_llada.types import UserError, atomic_write, local_path
+from espnet_llada.types import UserError, atomic_write
 
-SUFFIX = ".sha256"
 MARKER = "weights.json"
 """In a directory that was made of a pinned asset; has the digest of its weights."""
 
@@ -29,12 +33,6 @@ one when it is first seen or has been written to, and by ``espnet-llada weights
 --verify``."""
 
 _of_this_process: dict[str, list] = {}
-
-
-def cache_dir() -> Path:
-    """``$ESPNET_LLADA_CACHE``, or ``~/.cache/espnet_llada``."""
-    path = os.environ.get("ESPNET_LLADA_CACHE") or "~/.cache/espnet_llada"
-    return local_path(path).absolute()
 
 
 def cached_sha256(path: Path, fresh: bool = False) -> str:
@@ -75,16 +73,6 @@ def _write_store(known: dict[str, list]) -> None:
             temporary.write_text(json.dumps(known, indent=1), encoding="utf-8")
 
 
-def checksum_file(path: Path) -> Path:
-    """Where the checksum of a file lies."""
-    return path.with_name(path.name + SUFFIX)
-
-
-def checksum_line(digest: str, name: str) -> str:
-    """The content of ``checksum_file``."""
-    return f"{digest}  {name}\n"
-
-
 def write_checksum(path: Path) -> None:
     """Write the checksum of a file that was just made."""
     line = checksum_line(sha256(path), path.name)
@@ -97,15 +85,7 @@ def recorded_sha256(path: Path) -> str | None:
     Raises:
         UserError: a checksum that cannot be read.
     """
-    beside = checksum_file(path)
-    if beside.is_file():
-        text = beside.read_text(encoding="utf-8", errors="replace")
-        if found := re.match(r"\\?([0-9a-fA-F]{64})\s", text + "\n"):
-            return found[1].lower()
-        raise UserError(
-            f"{beside}: not what sha256sum writes; delete it, or copy it again"
-        )
-    return _of_asset(path) or _of_hub(path)
+    return written_beside(path) or _of_asset(path) or _of_hub(path)
 
 
 def _of_asset(path: Path) -> str | None:
@@ -147,21 +127,5 @@ def verify(path: Path, fresh: bool = False) -> bool:
     if wanted is None:
         return False
     if cached_sha256(path, fresh) != wanted:
-        raise UserError(
-            f"{path}: damaged or changed, its sha256 is not the recorded one; "
-            f"{_mend(path)}"
-        )
+        raise damaged(path)
     return True
-
-
-def _mend(path: Path) -> str:
-    if not path.is_relative_to(cache_dir()):
-        changed = f" (changed on purpose: delete {checksum_file(path).name})"
-        return "copy, make or install it again" + (
-            changed if checksum_file(path).exists() else ""
-        )
-    parts = path.relative_to(cache_dir()).parts
-    if parts[0] == "models":
-        return "publish it again"
-    made = cache_dir().joinpath(*parts[: 2 if parts[0] == "packs" else 1])
-    return f"delete {made}, to have it made anew"

@@ -17,6 +17,7 @@ from typing import Annotated, Any
 from msgspec import Meta, Struct
 
 from espnet_llada import __version__
+from espnet_llada.io.beside import write_checksums
 from espnet_llada.io.data_file import read_json
 from espnet_llada.io.schema import checked
 from espnet_llada.io.weights import Weights
@@ -142,6 +143,8 @@ def _seal(made: Path) -> dict[str, dict[str, Any]]:
     """Size and digest of each file, flushed and readable by whom the umask lets."""
     made.chmod(0o777 & ~_umask())
     outputs = {}
+    for directory in {f.parent for f in made.rglob("*")}:
+        write_checksums(directory)
     for file in sorted(f for f in made.rglob("*") if f.is_file()):
         file.chmod(0o666 & ~_umask())  # safetensors writes 0600
         with open(file, "rb") as f:

@@ -7,11 +7,13 @@ result for bf16 to fp32, 3 times for the other way. Here maps are closed on the 
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 import pickle
 import re
-from collections.abc import Callable, Iterable, Mapping
+import zipfile
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -20,7 +22,8 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from espnet_llada.io.weights.checksums import checksum_file, checksum_line
+from espnet_llada.io.beside import checksum_file, checksum_line
+from espnet_llada.io.weights.checksums import LARGE
 from espnet_llada.io.weights.download import sha256
 from espnet_llada.types import UserError, atomic_write
 
@@ -111,18 +114,24 @@ def stored_safetensors(files: Iterable[Path]) -> dict[str, StoredTensor]:
     """
     found: dict[str, StoredTensor] = {}
     for file in files:
-        try:
-            with safe_open(file, framework="pt") as opened:
-                for name in opened.keys():
-                    if name in found:
-                        raise UserError(
-                            f"{file}: tensor {name} is in {found[name].file.name} as "
-                            "well; leave one of the two files in the directory"
-                        )
-                    found[name] = _in_safetensors(file, name, opened.get_slice(name))
-        except (SafetensorError, OSError) as e:
-            raise UserError(f"{file}: not readable ({e}); download it again") from e
+        with _opened(file) as opened:
+            for name in opened.keys():
+                if name in found:
+                    raise UserError(
+                        f"{file}: tensor {name} is in {found[name].file.name} as "
+                        "well; leave one of the two files in the directory"
+                    )
+                found[name] = _in_safetensors(file, name, opened)
     return found
+
+
+@contextlib.contextmanager
+def _opened(file: Path) -> Iterator[Any]:
+    try:
+        with safe_open(file, framework="pt") as opened:
+            yield opened
+    except (SafetensorError, OSError, RuntimeError) as e:
+        raise UserError(f"{file}: not readable ({e}); download it again") from e
 
 
 def save_tensors(tensors: Mapping[str, Tensor], path: Path) -> None:
@@ -148,15 +157,18 @@ def save_tensors(tensors: Mapping[str, Tensor], path: Path) -> None:
         beside.unlink(missing_ok=True)  # at no moment the old one beside new tensors
 
 
-def _in_safetensors(file: Path, name: str, header: Any) -> StoredTensor:
+def _in_safetensors(file: Path, name: str, opened: Any) -> StoredTensor:
     def load() -> Tensor:
         # A map of its own for each tensor; opening costs less than a millisecond.
-        with safe_open(file, framework="pt") as opened:
-            return opened.get_tensor(name)
+        with _opened(file) as again:
+            return again.get_tensor(name)
 
+    header = opened.get_slice(name)
     shape = torch.Size(header.get_shape())
     # A slice knows its dtype too, but takes milliseconds to make in a large file.
-    dtype = _DTYPES.get(header.get_dtype()) or header[:0].dtype
+    dtype = _DTYPES.get(header.get_dtype())
+    if dtype is None:
+        dtype = (header[:0] if shape else opened.get_tensor(name)).dtype
     return StoredTensor(file, name, shape, dtype, load)
 
 
@@ -180,6 +192,37 @@ def torch_load(path: Path, kind: str) -> tuple[Any, bool]:
         raise UserError(
             f"{path}: not {kind} ({why_unreadable(e)}); download it again"
         ) from e
+
+
+def check_crc(path: str | os.PathLike) -> None:
+    """Compare what ``torch.save`` has written with the checksums among it.
+
+    torch itself reads over damaged bytes. Of a file from ``LARGE`` on it would take
+    seconds, and is not done.
+
+    Raises:
+        ValueError, or another error of ``zipfile``: it is damaged.
+    """
+    if os.stat(path).st_size < LARGE and zipfile.is_zipfile(path):
+        with zipfile.ZipFile(path) as opened:
+            if damaged := opened.testzip():
+                raise ValueError(f"{damaged} in it is damaged")
+
+
+def is_plain(value: Any) -> bool:
+    """Whether it is a tensor that holds numbers, one for each position."""
+    return (
+        torch.is_tensor(value)
+        and value.layout is torch.strided
+        and not (value.is_meta or value.is_nested or value.is_quantized)
+        and not value.is_complex()
+    )
+
+
+def is_finite(tensor: Tensor) -> bool:
+    """Whether no number of it is infinite or NaN."""
+    wide = tensor.float() if tensor.dtype.itemsize == 1 else tensor  # torch has no more
+    return bool(wide.isfinite().all())
 
 
 def why_unreadable(error: Exception) -> str:

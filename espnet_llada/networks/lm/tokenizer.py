@@ -11,6 +11,7 @@ from typing import Any
 
 from msgspec import Struct
 
+from espnet_llada.io.beside import check_content
 from espnet_llada.io.data_file import read_json
 from espnet_llada.io.schema import checked
 from espnet_llada.types import UserError
@@ -47,6 +48,8 @@ class LMTokenizer:
         to_case("", text_case)
         if not (path / "tokenizer.json").is_file():
             raise UserError(f"{path}: no tokenizer.json in it; name a complete LM")
+        for file in sorted(path.glob("*token*.json")):
+            check_content(file, file.read_bytes())
         self.path, self.text_case = path, text_case
         self._used = _Plain.read(path) or self._hf
         if self._used.eos_token_id is None:
@@ -85,11 +88,13 @@ class LMTokenizer:
     def encode(self, text: str) -> list[int]:
         """Ids of a transcript, without any special token."""
         cased = to_case(" ".join(text.split()), self.text_case)
-        return self._used.encode(cased, add_special_tokens=False)
+        with _reading(self.path):
+            return self._used.encode(cased, add_special_tokens=False)
 
     def decode(self, ids: Sequence[int]) -> str:
         """Text of a response: special tokens dropped, white space single."""
-        text = self._used.decode(list(ids), skip_special_tokens=True)
+        with _reading(self.path):
+            text = self._used.decode(list(ids), skip_special_tokens=True)
         return " ".join(text.split())
 
     def tokens(self, ids: Sequence[int]) -> list[str]:
@@ -105,7 +110,8 @@ class LMTokenizer:
                 paper does for LLaDA-8B-Instruct; plain otherwise.
         """
         if not chat_template:
-            return self._used.encode(text, add_special_tokens=True)
+            with _reading(self.path):
+                return self._used.encode(text, add_special_tokens=True)
         if not self._hf.chat_template:
             raise UserError(
                 "chat_template: true, but this LM's tokenizer has no chat template; "
@@ -116,7 +122,7 @@ class LMTokenizer:
             wrapped = self._hf.apply_chat_template(
                 turn, add_generation_prompt=True, tokenize=False
             )
-        return self._hf.encode(wrapped, add_special_tokens=False)
+            return self._hf.encode(wrapped, add_special_tokens=False)
 
 
 class _Config(Struct):
@@ -128,10 +134,15 @@ class _Config(Struct):
 
 @contextlib.contextmanager
 def _reading(path: Path) -> Iterator[None]:
-    """What tokenizers and transformers raise, which have no type for a damaged file."""
+    """What tokenizers and transformers raise, which have no type for a damaged file.
+
+    A panic of the former's Rust is not even an Exception.
+    """
     try:
         yield
-    except Exception as e:
+    except (UserError, MemoryError, KeyboardInterrupt, SystemExit):
+        raise
+    except BaseException as e:
         raise UserError(
             f"{path}: its tokenizer is of no use ({type(e).__name__}: {e!s:.200}); "
             "fetch it again"

@@ -13,13 +13,16 @@ import pytest
 import torch
 
 from espnet_llada.bin import cli
-from espnet_llada.inference.loading import write_model
+from espnet_llada.inference.decode_file import model_options
+from espnet_llada.inference.loading import read_train_config, write_model
 from espnet_llada.io.checkpoint import read_state
 from espnet_llada.io.weights import Asset, checksums, resolve
 from espnet_llada.io.weights.assets import ASSETS, MINI
 from espnet_llada.io.weights.checksums import cached_sha256, verify
 from espnet_llada.io.weights.tensors import save_tensors
 from espnet_llada.networks.lm.export import export_llama
+from espnet_llada.networks.lm.loading import empty_llama
+from espnet_llada.networks.lm.tokenizer import LMTokenizer
 from espnet_llada.types import UserError
 
 TENSORS = {"a": torch.arange(30_000.0)}
@@ -59,6 +62,42 @@ def test_the_mini_models_are_verified_at_every_start(tmp_path):
         new_process()
         load(file)
         assert whole.read_text() == f"{cached_sha256(file)}  model.safetensors\n"
+
+
+READ_BY = {
+    "llada/config.yaml": lambda model: read_train_config(model / "config.yaml"),
+    "llada/decode.yaml": lambda model: model_options(model / "config.yaml", "decode"),
+    "lm/config.json": empty_llama,
+    "lm/tokenizer.json": LMTokenizer,
+    "lm/tokenizer_config.json": LMTokenizer,
+    "lm/whisper_tokens.json": LMTokenizer,
+}
+
+
+def test_configs_and_tokenizers_are_verified_as_well(tmp_path, capsys):
+    """A letter of theirs would change the text, and nobody would know."""
+    beside = {str(f.relative_to(MINI)) for f in MINI.rglob("*.sha256")}
+    assert {f"{name}.sha256" for name in READ_BY} <= beside
+    for file in MINI.rglob("*.sha256"):
+        assert sha256sum(file.parent, file.stem) == f"{file.stem}: OK\n"
+    shutil.copytree(MINI, tmp_path / "mini")
+    for name, read in READ_BY.items():
+        file = tmp_path / "mini" / name
+        read(file.parent)
+        flip(file)
+        refused(file, lambda f=file, read=read: read(f.parent), "install it again")
+        flip(file)
+    file = tmp_path / "mini/lm/tokenizer.json"
+    flip(file)
+    assert cli.main(["weights", "--verify", str(tmp_path / "mini/lm")]) == 1
+    assert f"{file}: damaged" in capsys.readouterr().err
+    flip(file)
+    file.write_text(file.read_text() + "\n")
+    refused(
+        file, lambda: LMTokenizer(file.parent), "on purpose: delete tokenizer.json.sh"
+    )
+    file.with_name("tokenizer.json.sha256").unlink()
+    LMTokenizer(file.parent)
 
 
 def test_a_flipped_bit_in_the_cache_is_found_though_no_time_tells(

@@ -30,6 +30,7 @@ from espnet_llada.inference.loading import (
     read_train_config,
     write_model,
 )
+from espnet_llada.io.beside import write_checksums
 from espnet_llada.io.checkpoint import (
     IDENTITY,
     identity_tensor,
@@ -108,6 +109,7 @@ def pack(models: Mapping[str, Path], lm: Path, made: Path) -> None:
         for file in files:
             shutil.copyfile(file, made / "lm" / file.name)
     write_checksum(made / "lm/model.safetensors")
+    write_checksums(made / "lm")
     for system, exp in models.items():
         source, checkpoint = find_model(exp, system)
         config = inference_config(read_train_config(source), source)
