@@ -132,6 +132,10 @@ def test_a_first_pass_that_the_lm_cannot_write_comes_back_word_for_word():
     deliberate = Deliberator.from_pretrained("mini", **nothing)
     for text in ("WASN’T ill-disposed 007 CAFÉ", "THE EARLIEST CAFÉ 3.5 PRINTED"):
         assert deliberate(path, text)[0][0] == text
+    for strategy in STRATEGIES:
+        if strategy.startswith("deliberation"):
+            run = Deliberator.from_pretrained("mini", strategy=strategy, mask_ratio=0)
+            assert run(path, "a  dog")[0][0] == "a  dog"
     by_default = Deliberator.from_pretrained("mini")
     assert {"CAFÉ", "3.5"} <= {*by_default(path, "THE CAFÉ 3.5 PRINTED")[0][0].split()}
 

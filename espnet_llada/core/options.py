@@ -143,6 +143,11 @@ class SamplerOptions:
         return self.strategy.startswith("deliberation")
 
     @property
+    def changes_nothing(self) -> bool:
+        """Whether deliberation is to mask no share of a transcript, none at all."""
+        return self.deliberates and not self.mask_ratio and not self.mask_below
+
+    @property
     def edits(self) -> bool:
         """Whether the canvas holds a text on entry: a first pass, or the CTC draft."""
         return self.deliberates or self.strategy == "mask_ctc"

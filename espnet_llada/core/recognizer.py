@@ -190,7 +190,10 @@ class Recognizer:
             words = zip(first_pass.words, first_pass.unwritable, strict=True)
             self.unwritable.update(word for word, unwritable in words if unwritable)
         texts = [first_pass.visible for first_pass in given]
-        if self.use_audio and decoder.ctc is not None:
+        if self.options.changes_nothing:
+            kept = decoder.encode_texts(texts)
+            whole = [self._hypothesis(row, torch.zeros(len(row)), 0) for row in kept]
+        elif self.use_audio and decoder.ctc is not None:
             alone = [[w] for w in flat]
             filled = iter(self._deliberate(alone, ids, self._cut(pieces, texts)))
             whole = [joined([next(filled) for _ in parts]) for parts in pieces]
