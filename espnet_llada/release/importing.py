@@ -133,7 +133,6 @@ def _check_whisper(tensors: ReleaseTensors, whisper: Weights, release) -> None:
 
 def _check_lm(tensors: ReleaseTensors, lm: Weights, release) -> None:
     body, _ = empty_llama(lm.path)
-    stored_llama(lm.path, body)
     config = body.config
     have = (config.num_hidden_layers, config.hidden_size)
     if have != (tensors.lm_layers, tensors.lm_width):
@@ -142,6 +141,7 @@ def _check_lm(tensors: ReleaseTensors, lm: Weights, release) -> None:
             f"{tensors.lm_width}, {lm.name} has {have[0]} and {have[1]}; name the one "
             "it was trained on"
         )
+    stored_llama(lm.path, body)
     check_shapes(
         Path(release),
         tensors.state,
