@@ -12,7 +12,6 @@ import dataclasses
 import numpy as np
 import pytest
 import torch
-from espnet_llada.inference.recognizer import make_recognizer
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -20,6 +19,7 @@ from espnet_llada.build import WhisperLLM
 from espnet_llada.core.canvas import Canvas, blank_canvas, transcript_canvas
 from espnet_llada.core.options import SamplerOptions
 from espnet_llada.inference.decode_file import make_options
+from espnet_llada.inference.recognizer import make_recognizer
 from espnet_llada.release.options import ReleaseSamplerOptions
 from espnet_llada.release.sampler import sample
 from espnet_llada.sweep.trace import trace
