@@ -156,7 +156,7 @@ def test_the_papers_size(capsys):
     command.main([str(path), "--json", "--gpu", "a100-80g", "--mfu", "0.4"])
     content = json.loads(capsys.readouterr().out)
     counts = content["parameters"]
-    # tests/lm/test_full_size.py counts both in the files' own headers.
+    # tests/networks/test_full_size.py counts both in the files' own headers.
     assert counts["decoder.lm"] == {"trained": 6_291_456, "frozen": 8_015_581_184}
     assert counts["encoder"] == {"trained": 0, "frozen": 636_968_960}
     frozen = sum(part["frozen"] for part in counts.values())

@@ -191,6 +191,6 @@ say "the tests that touch ESPnet, with ESPnet ${version}"
 cd "${repo}"
 PYTHONPATH=${sources}${PYTHONPATH:+:${PYTHONPATH}} \
     OMP_NUM_THREADS=1 python3 -m pytest -n 2 --dist loadfile \
-    tests/espnet tests/test_conf.py tests/test_packed.py
+    tests/espnet tests/test_conf.py tests/io/test_packed.py
 
 say "OK"
