@@ -54,11 +54,11 @@ class FirstPass:
             found: what the LM has written.
             case: ``upper`` or ``lower`` for all words, ``keep`` for the LM's own; with
                 ``auto`` words that stayed are left alone, and others are in capitals
-                where the transcript is.
+                unless the transcript has lower-case letters.
         """
         own, new = case, case
         if case == "auto":
-            own, new = "keep", "upper" if self.text.isupper() else "keep"
+            own, new = "keep", "keep" if self._is_lower() else "upper"
         out: list[str] = []
         for first, end, words in self._parts(found.split()):
             if words is None or any(self.unwritable[first:end]):
@@ -67,6 +67,11 @@ class FirstPass:
                 out += [to_case(word, new) for word in words]
         # (Not even white space of a text that stayed is changed.)
         return self.text if out == self.words else " ".join(out)
+
+    def _is_lower(self) -> bool:
+        """Whether words that the LM can write have letters in lower case."""
+        words = zip(self.words, self.unwritable, strict=True)
+        return any(word != word.upper() for word, alien in words if not alien)
 
     def _parts(self, found: list[str]) -> Iterator[tuple[int, int, list[str] | None]]:
         """The transcript's words in runs, and what stands there; None: they stayed."""
