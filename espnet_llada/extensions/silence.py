@@ -8,6 +8,7 @@ either is asked.
 from __future__ import annotations
 
 import numpy as np
+import torch
 from torch import Tensor
 
 from espnet_llada.extensions.posterior_prefix.ctc import Windows
@@ -52,7 +53,7 @@ def speaking(windows: Windows) -> Tensor:
     Args:
         windows: of the batch.
     """
-    places = range(windows.blank.shape[1])
-    there = windows.lengths[:, None] > windows.lengths.new_tensor(list(places))
+    places = torch.arange(windows.blank.shape[1], device=windows.lengths.device)
+    there = places < windows.lengths[:, None]
     token = (1 - windows.blank.exp()).masked_fill(~there, 0.0)
     return (token > HEARD).any(dim=1)
