@@ -12,7 +12,7 @@ from typing import Any
 import yaml
 from torch import Tensor, nn
 
-from espnet_llada.build import ATTENTION, ENCODER, WhisperLLM, check_config, is_ours
+from espnet_llada.build import ATTENTION, ENCODER, build_model, check_config, is_ours
 from espnet_llada.inference.decode_file import DECODE_FILE
 from espnet_llada.io.beside import SUFFIX, cache_dir, checksum_of
 from espnet_llada.io.checkpoint import load_trained, read_state
@@ -71,7 +71,7 @@ def load_model(
     state = read_state(model_file)  # cheap, so a wrong path is told before the LM loads
     config = _with_frozen(config, train_config, options.lm, options.whisper)
     if is_ours(config):
-        model = WhisperLLM.from_config(config)
+        model = build_model(config)
     elif build_foreign is not None:
         model = _foreign(build_foreign, config, train_config, options.trust_model)
     else:
