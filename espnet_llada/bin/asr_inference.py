@@ -14,19 +14,17 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from espnet_llada.bin.decode_dir import DecodeDir, identity_of
 from espnet_llada.bin.decoding import (
-    Utterance,
     add_load_options,
     add_pipe_option,
     add_sampler_options,
-    decode_all,
     given_options,
     load_options,
-    read_first_pass,
 )
 from espnet_llada.bin.options import OfKind, OptionParser, run_main, str2bool
 from espnet_llada.core.options import SamplerOptions
+from espnet_llada.inference.batches import Utterance, decode_all, read_first_pass
+from espnet_llada.inference.decode_dir import DecodeDir, identity_of
 from espnet_llada.inference.decode_file import job_options, task_of
 from espnet_llada.io.kaldi.table import read_recordings, read_table
 from espnet_llada.io.schema import Count, Natural

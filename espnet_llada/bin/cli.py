@@ -13,18 +13,20 @@ from pathlib import Path
 from types import ModuleType
 
 from espnet_llada.bin.decoding import (
-    Outcome,
-    Utterance,
     add_load_options,
     add_sampler_options,
-    decode_all,
     given_options,
     load_options,
-    read_first_pass,
 )
 from espnet_llada.bin.options import OfKind, OptionParser, run_main, str2bool
 from espnet_llada.bin.process import printable
 from espnet_llada.core.options import STRATEGIES
+from espnet_llada.inference.batches import (
+    Outcome,
+    Utterance,
+    decode_all,
+    read_first_pass,
+)
 from espnet_llada.inference.decode_file import STRATEGY, job_options
 from espnet_llada.io.kaldi.table import normal_id
 from espnet_llada.io.schema import Count

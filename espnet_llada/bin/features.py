@@ -16,9 +16,9 @@ from typing import Annotated, Any
 from msgspec import Meta
 
 from espnet_llada.bin.decoding import add_pipe_option
-from espnet_llada.bin.malloc import keep_freed_memory
 from espnet_llada.bin.options import OfKind, OptionParser, run_main, str2bool
 from espnet_llada.io.kaldi.table import read_numbers, read_recordings, read_table
+from espnet_llada.io.malloc import keep_freed_memory
 from espnet_llada.io.process_pool import CONTEXT, ProcessPool
 from espnet_llada.io.schema import Count, Jobs
 from espnet_llada.types import SAMPLE_RATE, UserError, atomic_write, check_directory

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 from espnet_llada.bin.decoding import add_origin_options, add_pipe_option
 from espnet_llada.bin.options import OfKind, OptionParser, run_main
 from espnet_llada.io.schema import Jobs
-from espnet_llada.types import UserError, check_inside, check_writable
+from espnet_llada.types import LoadOptions, UserError, check_inside, check_writable
 
 if TYPE_CHECKING:
     from espnet_llada.sweep.jobs import Place
@@ -73,18 +73,13 @@ def read_rows(args: argparse.Namespace) -> Sweep:
 
 def place_of(args: argparse.Namespace) -> Place:
     """Where everything is, by the same options."""
+    from espnet_llada.espnet.inference import build_with_espnet
     from espnet_llada.sweep.jobs import Place
 
-    return Place(
-        args.model,
-        args.data,
-        args.output,
-        args.device,
-        args.lm,
-        args.whisper,
-        trust_model=args.trust_model,
-        allow_pipes=args.allow_pipes,
-    )
+    origin = args.device, args.lm, args.whisper
+    loading = LoadOptions(*origin, trust_model=args.trust_model)
+    files = args.model, args.data, args.output
+    return Place(*files, loading, build_with_espnet, args.allow_pipes)
 
 
 def main(cmd: list[str] | None = None) -> None:

@@ -14,9 +14,9 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, BinaryIO, TextIO
 
-from espnet_llada.bin.decode_dir import DecodeDir, identity_of
-from espnet_llada.bin.decoding import Outcome, Utterance
 from espnet_llada.bin.process import say
+from espnet_llada.inference.batches import Outcome, Utterance
+from espnet_llada.inference.decode_dir import DecodeDir, identity_of
 from espnet_llada.types import UserError, atomic_write, os_reason
 
 Decode = Callable[[Sequence[Utterance]], Iterator[Outcome]]

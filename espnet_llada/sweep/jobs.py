@@ -16,20 +16,23 @@ from collections.abc import Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, wait
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from espnet_llada.bin.decode_dir import DecodeDir, identity_of
-from espnet_llada.bin.decoding import (
+from espnet_llada.inference.batches import (
     Outcome,
     Utterance,
     decode_all,
     read_first_pass,
 )
-from espnet_llada.bin.malloc import keep_freed_memory
+from espnet_llada.inference.decode_dir import DecodeDir, identity_of
 from espnet_llada.io.kaldi.table import read_recordings
+from espnet_llada.io.malloc import keep_freed_memory
 from espnet_llada.io.process_pool import CONTEXT, ProcessPool
 from espnet_llada.sweep.rows import OPTIONS, SweepRow
 from espnet_llada.types import LoadOptions, UserError, atomic_write
+
+if TYPE_CHECKING:
+    from espnet_llada.inference.loading import Builder
 
 _REMEMBERED = 1 << 29  # bytes of encoded audio that a process keeps
 
@@ -41,10 +44,8 @@ class Place:
     model: str
     data: Path
     output: Path
-    device: str = "cpu"
-    lm: str | None = None
-    whisper: str | None = None
-    trust_model: bool = False
+    loading: LoadOptions
+    build_foreign: Builder | None = None
     allow_pipes: bool = False
 
     def recordings(self, name: str) -> dict[str, str]:
@@ -101,14 +102,14 @@ class Systems:
 
         config = read_train_config(find_model(self.place.model, "llama")[0])
         conf = config.get("encoder_conf") or {}
-        name = self.place.whisper or conf.get("whisper", "whisper-tiny.en")
+        name = self.place.loading.whisper or conf.get("whisper", "whisper-tiny.en")
         return weights.resolve(name, "whisper").path
 
     @functools.cached_property
     def _whisper(self):
         from espnet_llada.baseline.whisper_decoder import WhisperDecoder
 
-        return WhisperDecoder(self._whisper_file, self.place.device)
+        return WhisperDecoder(self._whisper_file, self.place.loading.device)
 
     def _model(self, system: str, quantize: bool):
         key = system, quantize
@@ -117,14 +118,11 @@ class Systems:
         return self._models[key]
 
     def _load(self, system: str, quantize: bool):
-        from espnet_llada.espnet.inference import build_with_espnet
         from espnet_llada.inference.loading import find_model, load_model
 
-        place = self.place
-        files = find_model(place.model, system)
-        origin = place.lm, place.whisper
-        options = LoadOptions(place.device, *origin, quantize, place.trust_model)
-        model = load_model(*files, options, build_with_espnet)
+        files = find_model(self.place.model, system)
+        options = dataclasses.replace(self.place.loading, quantize_asr_model=quantize)
+        model = load_model(*files, options, self.place.build_foreign)
         if self.remember:
             model.encode = Encoded(model.encode)
         return model

@@ -19,7 +19,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any, TextIO
 
-from espnet_llada.bin.decoding import Outcome, Utterance
+from espnet_llada.inference.batches import Outcome, Utterance
 from espnet_llada.io.data_file import read_json
 from espnet_llada.io.weights.checksums import cached_sha256
 from espnet_llada.types import UserError, atomic_write
