@@ -53,7 +53,7 @@ def main(cmd: list[str] | None = None) -> None:
         read_speakers,
         read_text,
         score_pairs,
-        speakers_beside,
+        speakers_of,
     )
 
     # Each is read once: it may be a pipe.
@@ -69,7 +69,7 @@ def main(cmd: list[str] | None = None) -> None:
     if args.utt2spk:
         speakers = read_speakers(args.utt2spk, refs)
     else:
-        speakers = speakers_beside(Path(args.ref), refs)
+        speakers = speakers_of(Path(args.ref), refs)
     first = (None, None)
     if args.against:
         texts = read_text(args.against)

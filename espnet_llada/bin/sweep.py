@@ -127,12 +127,12 @@ def main(cmd: list[str] | None = None) -> None:
 def _size(folder: Path, allow_pipes: bool) -> int:
     """Utterances of a set that can be decoded and scored."""
     from espnet_llada.io.kaldi.table import read_recordings, read_text
-    from espnet_llada.scoring.wer import check_ids, speakers_beside
+    from espnet_llada.scoring.wer import check_ids, speakers_of
 
     files = folder / "text", folder / "wav.scp"
     refs, audio = read_text(files[0]), read_recordings(files[1], allow_pipes)
     check_ids(refs, audio, (str(files[0]), str(files[1])))
-    speakers_beside(files[0], refs)
+    speakers_of(files[0], refs)
     return len(refs)
 
 

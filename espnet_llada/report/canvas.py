@@ -13,7 +13,7 @@ _KIND = {
     "masked": "masked on entry",
     "measured": "first pass, measured",
     "pass": "pass",
-    "kept": "kept, read along",
+    "kept": "result of rescoring",
 }
 
 

@@ -74,7 +74,7 @@ class Report:
 
 
 def write_report(report: Report, path: Path) -> None:
-    """Write it as HTML, and its figures as PNG files into ``figures/`` beside it."""
+    """Write it as HTML, and its figures as PNG files into the folder ``figures``."""
     # Here, since a sweep that fails needs none.
     from jinja2 import Environment, PackageLoader, StrictUndefined
 

@@ -46,7 +46,7 @@ def write_results_md(exp_dir: str | Path, name: str = "RESULTS.md") -> Path:
     """Gather every ``<inference_tag>/<set>/score_{wer,cer}/result.txt`` of a model.
 
     The Whisper-normalised table and the bootstrap intervals are computed from the
-    ``ref.trn`` and ``hyp.trn`` beside each word result, so they need no data directory.
+    ``ref.trn`` and ``hyp.trn`` of each word result, so they need no data directory.
 
     Args:
         exp_dir: the experiment (``exp/asr_x``) below which the results lie.

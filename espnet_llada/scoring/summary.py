@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from espnet_llada.io.kaldi.table import read_text
 from espnet_llada.scoring.normalize import normalize_all
@@ -15,7 +17,7 @@ from espnet_llada.scoring.wer import (
     Score,
     check_ids,
     score_pairs,
-    speakers_beside,
+    speakers_of,
 )
 from espnet_llada.types import UserError
 
@@ -24,32 +26,46 @@ POOLED = "all sets"
 
 
 @dataclass(frozen=True)
+class Rates:
+    """Word errors of a system's text, raw or normalised.
+
+    Attributes:
+        counts: its words, aligned with the reference's.
+        wer: word error rate.
+        change: of that from the baseline; None without one.
+    """
+
+    counts: Counts
+    wer: Estimate
+    change: Change | None = None
+
+
+@dataclass(frozen=True)
 class Row:
     """One system on one set, or on all sets together.
 
     Attributes:
-        counts: words of the text as it is, aligned with the reference's.
-        counts_normalised: the same after Whisper's normaliser on both sides.
-        wer: word error rate on the text as it is.
-        wer_normalised: the same after the normaliser.
+        raw: of the text as it is.
+        normalised: of both sides after Whisper's normaliser.
         passes: mean LLM forward passes per utterance; None when not recorded.
         rtf: decode seconds over audio seconds; None when not recorded.
         baseline: label of the system that the changes are against, if any.
-        change, change_normalised: of the two rates; None without a baseline.
     """
 
     system: str
     set: str
     utterances: int
-    counts: Counts
-    counts_normalised: Counts
-    wer: Estimate
-    wer_normalised: Estimate
+    raw: Rates
+    normalised: Rates
     passes: float | None
     rtf: float | None
     baseline: str | None = None
-    change: Change | None = None
-    change_normalised: Change | None = None
+
+    def as_dict(self) -> dict[str, Any]:
+        """The same for JSON, without nesting: ``wer``, ``wer_normalised``, …."""
+        values = dataclasses.asdict(self)
+        raw, normalised = values.pop("raw"), values.pop("normalised")
+        return {**values, **raw, **{f"{k}_normalised": normalised[k] for k in raw}}
 
 
 @dataclass(frozen=True)
@@ -71,7 +87,7 @@ def summary_rows(
 ) -> list[Row]:
     """Score every ``<set>/text`` of each system's decode directory.
 
-    Beside ``text`` may lie ``passes`` (``utt n``) and ``seconds`` (``utt decode_seconds
+    A set may also have ``passes`` (``utt n``) and ``seconds`` (``utt decode_seconds
     audio_seconds``). ESPnet's stage 12 merges only the files it knows, so they are
     else taken from ``<set>/logdir/output.*/1best_recog``. Where all systems have the
     same two sets or more, a row over these together (``POOLED``) follows.
@@ -134,7 +150,7 @@ def _decoded(set_dir: Path, ref_dir: Path) -> _Decoded:
     return _Decoded(
         raw=score_pairs(refs, hyps, names=names),
         normalised=score_pairs(normalize_all(refs), normalize_all(hyps)),
-        speakers=speakers_beside(paths[0], refs),
+        speakers=speakers_of(paths[0], refs),
         passes=_column_sums(set_dir, "passes", refs, (int,)),
         seconds=seconds,
     )
@@ -169,24 +185,22 @@ def _row(
     baseline: str | None,
 ) -> Row:
     it = decoded[label][name]
-    count, changes = len(it.raw.utterances), ()
-    if baseline and (first := decoded[baseline].get(name)):
-        changes = (
-            baseline,
-            compare(it.raw, first.raw, it.speakers),
-            compare(it.normalised, first.normalised, it.speakers),
-        )
+    first = decoded[baseline].get(name) if baseline else None
+
+    def rates(score: Score, before: Score | None) -> Rates:
+        change = before and compare(score, before, it.speakers)
+        return Rates(score.total, estimate(score, it.speakers), change)
+
+    count = len(it.raw.utterances)
     return Row(
         label,
         name,
         count,
-        it.raw.total,
-        it.normalised.total,
-        estimate(it.raw, it.speakers),
-        estimate(it.normalised, it.speakers),
-        it.passes and it.passes[0] / count,
-        it.seconds and it.seconds[0] / it.seconds[1],
-        *changes,
+        rates(it.raw, first and first.raw),
+        rates(it.normalised, first and first.normalised),
+        passes=it.passes and it.passes[0] / count,
+        rtf=it.seconds and it.seconds[0] / it.seconds[1],
+        baseline=baseline if first else None,
     )
 
 

@@ -60,7 +60,7 @@ def test_what_is_chosen():
 def test_what_is_kept_has_a_row_of_its_own():
     kept = Frame("kept", 2, (Cell("▁a"),) * 4)
     shown = [(caption, len(cells)) for caption, cells in canvas([*FRAMES, kept])]
-    captions = ["masked on entry", "pass 1", "pass 2", "kept, read along"]
+    captions = ["masked on entry", "pass 1", "pass 2", "result of rescoring"]
     assert shown == list(zip(captions, (3, 3, 3, 4), strict=True))
 
 
