@@ -28,7 +28,7 @@ from espnet_llada.inference.decode_dir import DecodeDir, identity_of
 from espnet_llada.io.kaldi.table import read_recordings
 from espnet_llada.io.malloc import keep_freed_memory
 from espnet_llada.io.process_pool import CONTEXT, ProcessPool
-from espnet_llada.sweep.rows import OPTIONS, SweepRow
+from espnet_llada.sweep.rows import SweepRow
 from espnet_llada.types import LoadOptions, UserError, atomic_write
 
 if TYPE_CHECKING:
@@ -83,11 +83,12 @@ class Systems:
             return self._whisper
         from espnet_llada.inference.recognizer import make_recognizer
 
-        model = self._model(row.system, row.quantize_asr_model)
-        return make_recognizer(model, row.options, row.use_audio, row.output_case)
+        model = self._model(row.system, row.decoding.quantize_asr_model)
+        given = row.decoding.use_audio, row.decoding.output_case
+        return make_recognizer(model, row.options, *given)
 
     def files(self, system: str) -> dict[str, Path]:
-        """What decides a row's lines besides its options."""
+        """What decides a row's transcripts besides its options."""
         from espnet_llada.inference.loading import find_model
 
         if system == "whisper":
@@ -112,12 +113,8 @@ class Systems:
         return WhisperDecoder(self._whisper_file, self.place.loading.device)
 
     def _model(self, system: str, quantize: bool):
-        key = system, quantize
-        if key not in self._models:
-            self._models[key] = self._load(*key)
-        return self._models[key]
-
-    def _load(self, system: str, quantize: bool):
+        if (system, quantize) in self._models:
+            return self._models[system, quantize]
         from espnet_llada.inference.loading import find_model, load_model
 
         files = find_model(self.place.model, system)
@@ -125,6 +122,7 @@ class Systems:
         model = load_model(*files, options, self.place.build_foreign)
         if self.remember:
             model.encode = Encoded(model.encode)
+        self._models[system, quantize] = model
         return model
 
 
@@ -174,11 +172,10 @@ def decode(systems: Systems, job: Job) -> Iterator[int]:
     """
     place, row = systems.place, job.row
     target, todo = place.text(row.key, job.set), utterances(place, job)
-    names = ("options", "system", *OPTIONS)
-    settings: dict[str, Any] = {name: getattr(row, name) for name in names}
-    settings["options"] = dataclasses.asdict(row.options)
+    options = dataclasses.asdict(row.options)
+    settings = {"system": row.system, "options": options, **vars(row.decoding)}
     identity = identity_of(settings, todo, systems.files(row.system))
-    folder, size = target.parent / "logdir/output.1", row.batch_size
+    folder, size = target.parent / "logdir/output.1", row.decoding.batch_size
     with DecodeDir(folder, identity, todo, size) as directory:
         yield len(todo) - len(directory.todo)
         if directory.todo or not target.is_file():
