@@ -11,19 +11,19 @@ import subprocess
 import sys
 from pathlib import Path
 
+from espnet_llada.inference.decode_dir import FILES
+from espnet_llada.io.data_file import write_text
 from espnet_llada.io.kaldi.table import read_numbers, read_table
 from espnet_llada.recipe.datadir import split_table
 from espnet_llada.recipe.jobs import Job, Tail, count_lines, run_jobs
 from espnet_llada.recipe.layout import Layout
 from espnet_llada.recipe.logs import progress_bar
-from espnet_llada.types import UserError, atomic_write
+from espnet_llada.types import UserError
 
 logger = logging.getLogger(__name__)
 
 _OF_JOB = re.compile(r"(?:keys|output|asr_inference)\.(\d{1,9})(?:\.scp|\.log)?")
 """What a job has in the log directory, asr.sh's as well."""
-
-OUTPUTS = ("text", "token", "token_int", "score", "passes", "seconds")
 
 
 def decode(layout: Layout) -> None:
@@ -66,7 +66,7 @@ def _decode_set(layout: Layout, data: Path, out: Path) -> None:
     with progress_bar(len(utts), f"decode {data.name}") as bar:
         run_jobs(jobs, lambda: bar.update(count_lines(tails)))
         bar.update(len(utts) - bar.n)
-    for name in OUTPUTS:
+    for name in FILES:
         _concatenate([o / "1best_recog" / name for o in outputs], out / name, utts)
     _warn_of_failures([output / "failed" for output in outputs])
     _log_speed(out / "seconds")
@@ -113,29 +113,21 @@ def _concatenate(parts: list[Path], out: Path, utts: dict[str, str]) -> None:
         raise UserError(
             f"{out}: no line for '{min(missing)}'; see {parts[0].parents[2]}/*.log"
         )
-    with atomic_write(out) as temporary:
-        content = "".join(f"{lines[utt]}\n" for utt in sorted(lines))
-        temporary.write_text(content, encoding="utf-8")
+    write_text(out, "".join(f"{lines[utt]}\n" for utt in sorted(lines)))
 
 
 def _warn_of_failures(parts: list[Path]) -> None:
     """Say which utterances got an empty or unchanged transcript, and why."""
-    lines = [
-        line
-        for part in parts
-        if part.is_file()
-        for line in part.read_text(encoding="utf-8").split("\n")
-        if line
-    ]
-    if lines:
+    found = [p.read_text(encoding="utf-8") for p in parts if p.is_file()]
+    if lines := [line for text in found for line in text.split("\n") if line]:
         logger.warning("%d utterances failed; the first: %s", len(lines), lines[0])
 
 
 def _log_speed(path: Path) -> None:
-    spent, heard = map(sum, zip(*read_numbers(path, float).values(), strict=True))
+    spent, speech = map(sum, zip(*read_numbers(path, float).values(), strict=True))
     logger.info(
         "%s: %.1f s for %.1f s of speech, RTF %.3f",
-        *(path.parent, spent, heard, spent / heard if heard else 0.0),
+        *(path.parent, spent, speech, spent / speech if speech else 0.0),
     )
 
 

@@ -15,6 +15,7 @@ import subprocess
 from collections import Counter
 from pathlib import Path
 
+from espnet_llada.io.data_file import write_text
 from espnet_llada.io.kaldi.table import read_lines, read_text
 from espnet_llada.scoring.align import Pair, align
 from espnet_llada.scoring.wer import (
@@ -23,7 +24,7 @@ from espnet_llada.scoring.wer import (
     check_ids,
     speakers_of,
 )
-from espnet_llada.types import UserError, atomic_write
+from espnet_llada.types import UserError
 
 _DEBIAN = "/usr/lib/sctk/bin"  # where Debian's sctk puts it, off PATH
 _HEADER = "# Snt # Wrd | Corr    Sub    Del    Ins    Err  S.Err"
@@ -70,9 +71,9 @@ def write_score_dir(
         raise UserError(f"{out}: cannot make the directory ({e.strerror})") from e
     for name, texts in (("ref.trn", refs), ("hyp.trn", hyps)):
         lines = "".join(f"{tokens}\t({utt})\n" for utt, tokens in texts.items())
-        _write(out / name, lines)
+        write_text(out / name, lines)
     result = _by_sclite(out, refs, hyps) or _by_ourselves(refs, hyps)
-    _write(out / "result.txt", result)
+    write_text(out / "result.txt", result)
     return out / "result.txt"
 
 
@@ -104,11 +105,6 @@ def _tokens(text: str, unit: str) -> str:
     if unit == "char":
         return " ".join("<space>" if c == " " else c for c in text)
     raise UserError(f"unit {unit!r}: choose word or char")
-
-
-def _write(path: Path, content: str) -> None:
-    with atomic_write(path) as temporary:
-        temporary.write_text(content, encoding="utf-8")
 
 
 def find_sclite() -> str | None:

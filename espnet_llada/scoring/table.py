@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import itertools
-import json
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+from espnet_llada.io.data_file import write_json, write_text
 from espnet_llada.scoring.report import GENERATED, check_generated
 from espnet_llada.scoring.significance import REPLICATES, Change
 from espnet_llada.scoring.summary import Row
-from espnet_llada.types import UserError, atomic_write
+from espnet_llada.types import UserError
 
 _RATES = ("system", "WER raw % [95% CI]", "WER norm % [95% CI]", "passes", "RTF")
 _CHANGES = ("system", "against", "raw: change %", "p", "norm: change %", "p")
@@ -50,11 +50,8 @@ def write_results(
     path = check_results(results_md)
     content = f"{GENERATED} espnet_llada.bin.summarize -->\n# RESULTS\n\n{NOTE}\n"
     content += _all_sets(rows) if tables is None else tables
-    with atomic_write(_numbers_of(path)) as temporary:
-        numbers = [row.as_dict() for row in rows]
-        temporary.write_text(json.dumps(numbers, indent=1) + "\n", encoding="utf-8")
-    with atomic_write(path) as temporary:
-        temporary.write_text(content, encoding="utf-8")
+    write_json(_numbers_of(path), [row.as_dict() for row in rows])
+    write_text(path, content)
 
 
 def check_results(results_md: str | Path) -> Path:
