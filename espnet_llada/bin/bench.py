@@ -51,12 +51,7 @@ other programs first.
 
 def get_parser() -> argparse.ArgumentParser:
     """The options of ``espnet-llada bench``."""
-    parser = OptionParser(
-        prog="espnet-llada bench",
-        description=__doc__,
-        epilog=_EXAMPLE,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    parser = OptionParser("espnet-llada bench", description=__doc__, epilog=_EXAMPLE)
     add_row_options(parser)
     parser.add_argument("--durations", default="2 7 15 30", help="seconds (2 7 15 30)")
     parser.add_argument("--batches", default="1 4 16", help="utterances (1 4 16)")

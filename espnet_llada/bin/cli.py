@@ -103,7 +103,6 @@ def _command(
         help=summary,
         description=summary[0].upper() + summary[1:] + ".",
         epilog=example,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("files", nargs="+", metavar="FILE", help="audio files")
     parser.add_argument("--config", help="YAML that sets options, e.g. conf/decode_*")

@@ -45,12 +45,7 @@ _encoder: Any = None  # of a worker process
 
 def get_parser() -> argparse.ArgumentParser:
     """The options of ``espnet-llada features``."""
-    parser = OptionParser(
-        prog="espnet-llada features",
-        description=__doc__,
-        epilog=_EXAMPLE,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    parser = OptionParser("espnet-llada features", description=__doc__, epilog=_EXAMPLE)
     parser.add_argument(
         "--config", dest="train_config", required=True, help="train YAML"
     )

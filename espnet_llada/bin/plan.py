@@ -40,12 +40,7 @@ _CONFIG = (
 
 def get_parser() -> argparse.ArgumentParser:
     """The options of ``espnet-llada plan``."""
-    parser = OptionParser(
-        prog="espnet-llada plan",
-        description=__doc__,
-        epilog=_EXAMPLE,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    parser = OptionParser("espnet-llada plan", description=__doc__, epilog=_EXAMPLE)
     parser.add_argument("train_config", metavar="CONFIG", help=_CONFIG)
     parser.add_argument(
         "--gpu", default="h100", help=f"{', '.join(GPUS)} (default: h100)"

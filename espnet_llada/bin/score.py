@@ -28,12 +28,7 @@ than 10 of them, over utterances. The last line of the output is for scripts:
 
 def get_parser() -> argparse.ArgumentParser:
     """The options of ``espnet-llada score``."""
-    parser = OptionParser(
-        prog="espnet-llada score",
-        description=__doc__,
-        epilog=_EXAMPLE,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    parser = OptionParser("espnet-llada score", description=__doc__, epilog=_EXAMPLE)
     parser.add_argument("ref", metavar="REF", help="reference transcripts")
     parser.add_argument("hyp", metavar="HYP", help="hypotheses for the same ids")
     parser.add_argument(

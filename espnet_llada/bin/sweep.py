@@ -35,12 +35,7 @@ equal share of the cores. How the YAML is written: conf/sweep_mini.yaml.
 
 def get_parser() -> argparse.ArgumentParser:
     """The options of ``espnet-llada sweep``."""
-    parser = OptionParser(
-        prog="espnet-llada sweep",
-        description=__doc__,
-        epilog=_EXAMPLE,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    parser = OptionParser("espnet-llada sweep", description=__doc__, epilog=_EXAMPLE)
     add_row_options(parser)
     parser.add_argument("--sets", required=True, help='"test_read test_prompts ..."')
     parser.add_argument("--nj", type=OfKind(Jobs), default=1, help="processes (1)")

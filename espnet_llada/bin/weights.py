@@ -29,12 +29,7 @@ and by this. The exit status is 1 where one is damaged.
 
 def get_parser() -> argparse.ArgumentParser:
     """The options of ``espnet-llada weights``."""
-    parser = OptionParser(
-        prog="espnet-llada weights",
-        description=__doc__,
-        epilog=_EXAMPLE,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    parser = OptionParser("espnet-llada weights", description=__doc__, epilog=_EXAMPLE)
     parser.add_argument(
         "names",
         nargs="*",

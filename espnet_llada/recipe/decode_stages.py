@@ -15,7 +15,7 @@ from espnet_llada.inference.decode_dir import FILES
 from espnet_llada.io.data_file import write_text
 from espnet_llada.io.kaldi.table import read_numbers, read_table
 from espnet_llada.recipe.datadir import split_table
-from espnet_llada.recipe.jobs import Job, Tail, count_lines, run_jobs
+from espnet_llada.recipe.jobs import Job, Tail, count_lines, python_command, run_jobs
 from espnet_llada.recipe.layout import Layout
 from espnet_llada.recipe.logs import progress_bar
 from espnet_llada.types import UserError
@@ -51,15 +51,14 @@ def _decode_set(layout: Layout, data: Path, out: Path) -> None:
     nj = min(options.inference_nj, len(utts))
     logdir.mkdir(parents=True, exist_ok=True)
     _remove_other_split(logdir, nj)
-    keys = [logdir / f"keys.{n}.scp" for n in range(1, nj + 1)]
+    numbers = range(1, nj + 1)
+    keys = [logdir / f"keys.{n}.scp" for n in numbers]
+    outputs = [logdir / f"output.{n}" for n in numbers]
+    logs = [logdir / f"asr_inference.{n}.log" for n in numbers]
     split_table(data / "wav.scp", keys)
-    outputs = [logdir / f"output.{n}" for n in range(1, nj + 1)]
     jobs = [
-        Job(
-            _inference_command(layout, data, key_file, output),
-            logdir / f"asr_inference.{n}.log",
-        )
-        for n, (key_file, output) in enumerate(zip(keys, outputs, strict=True), 1)
+        Job(_inference_command(layout, data, key_file, output), log)
+        for key_file, output, log in zip(keys, outputs, logs, strict=True)
     ]
     logger.info("decoding %s; logs: %s/asr_inference.*.log", data, logdir)
     tails = [Tail(output / "1best_recog" / "text") for output in outputs]
@@ -83,19 +82,19 @@ def _inference_command(
     layout: Layout, data: Path, key_file: Path, output: Path
 ) -> list[str]:
     options = layout.options
-    command = [*shlex.split(options.python), "-m", "espnet_llada.bin.asr_inference"]
-    command += ["--batch_size", str(options.batch_size)]
-    command += ["--ngpu", "1" if options.gpu_inference else "0"]
-    command += ["--data_path_and_name_and_type", f"{data}/wav.scp,speech,sound"]
-    command += ["--key_file", str(key_file)]
-    command += ["--asr_train_config", str(layout.exp / "config.yaml")]
-    command += ["--asr_model_file", str(layout.exp / options.inference_asr_model)]
-    command += ["--output_dir", str(output)]
-    if options.allow_pipes:
-        command += ["--allow_pipes", "true"]
-    if options.inference_config:
-        command += ["--config", options.inference_config]
-    return command + shlex.split(options.inference_args)
+    values = {
+        "batch_size": options.batch_size,
+        "ngpu": 1 if options.gpu_inference else 0,
+        "data_path_and_name_and_type": f"{data}/wav.scp,speech,sound",
+        "key_file": key_file,
+        "asr_train_config": layout.exp / "config.yaml",
+        "asr_model_file": layout.exp / options.inference_asr_model,
+        "output_dir": output,
+        "allow_pipes": options.allow_pipes or None,
+        "config": options.inference_config,
+    }
+    module, more = "espnet_llada.bin.asr_inference", options.inference_args
+    return python_command(options.python, module, values, more)
 
 
 def _concatenate(parts: list[Path], out: Path, utts: dict[str, str]) -> None:
