@@ -1,4 +1,4 @@
-r"""Decoding of a Kaldi-style set: our twin of espnet2.bin.asr_inference.
+r"""Decoding of a Kaldi-style set: our counterpart of espnet2.bin.asr_inference.
 
 python -m espnet_llada.bin.asr_inference --config conf/decode_diffusion.yaml \
         --data_path_and_name_and_type dump/raw/test/wav.scp,speech,sound \
@@ -66,7 +66,9 @@ def get_parser(strategy: str = "diffusion") -> argparse.ArgumentParser:
     parser.add_argument(
         "--first_pass", help="text file or decode directory to deliberate over"
     )
-    parser.add_argument("--use_audio", type=str2bool, default=True, help="hear it")
+    parser.add_argument(
+        "--use_audio", type=str2bool, default=True, help="false: from the text alone"
+    )
     parser.add_argument(
         "--output_case",
         default="auto",

@@ -70,7 +70,7 @@ def get_parser() -> argparse.ArgumentParser:
     deliberate = _command(
         commands,
         "deliberate",
-        "correct a first pass while listening",
+        "correct a first pass by the audio",
         _DELIBERATE_EXAMPLE,
         "deliberate",
     )
@@ -81,7 +81,7 @@ def get_parser() -> argparse.ArgumentParser:
         "--use_audio",
         type=str2bool,
         default=True,
-        help="false: plain text, the LM hears nothing",
+        help="false: plain text, the LM gets no audio",
     )
     deliberate.set_defaults(run=_deliberate)
     # These have parsers of their own; main() hands them everything behind the name.
@@ -224,8 +224,6 @@ def _check(args: argparse.Namespace, utterances: list[Utterance]) -> None:
         from espnet_llada.io.audio.reading import load_audio
 
         load_audio(utterances[0].path)  # says why
-    if args.batch_size < 1:
-        raise UserError(f"batch_size: {args.batch_size} does not fit; allowed: >= 1")
     if args.output:
         check_writable(args.output)
         read = (args.config, getattr(args, "first_pass", None))

@@ -31,7 +31,7 @@ example, between stages 4 and 10 of the recipe:
       --wav_scp dump/raw/dev_mini/wav.scp --output dump/extracted/dev_mini
   ./run.sh --feats_type extracted --stage 10 ...
 
-OUTPUT becomes a data directory: text and utt2spk are copied from beside WAV_SCP, and
+OUTPUT becomes a data directory: text and utt2spk are those of WAV_SCP's, and
 training reads OUTPUT/feats.scp,speech,kaldi_ark. A run that was broken off goes on
 where it stopped; utterances that are there already are not encoded again. Frames of
 one encoder are refused by a training with another one, or with other padding.

@@ -20,7 +20,7 @@ example:
 
 REF and HYP are Kaldi text files: on each line an utterance id, then the transcript.
 The lines are matched by id; a line with the id alone is an empty transcript.
-Intervals are by bootstrap over speakers, which utt2spk beside REF names; with fewer
+Intervals are by bootstrap over the speakers of utt2spk in REF's directory; with fewer
 than 10 of them, over utterances. The last line of the output is for scripts:
   WER raw 6.25 norm 3.12 words 32 utts 2
 """
@@ -35,7 +35,7 @@ def get_parser() -> argparse.ArgumentParser:
         "--against", metavar="FIRST_PASS", help="compare HYP with another transcript"
     )
     parser.add_argument(
-        "--utt2spk", metavar="FILE", help="speakers, if not in utt2spk beside REF"
+        "--utt2spk", metavar="FILE", help="speakers, if not in REF's utt2spk"
     )
     return parser
 

@@ -27,7 +27,7 @@ def get_parser() -> argparse.ArgumentParser:
         "--output",
         required=True,
         type=Path,
-        help="Markdown file; a JSON file is beside it",
+        help="Markdown file; a JSON file comes with it",
     )
     parser.add_argument(
         "--baseline", metavar="LABEL", help="compare the other systems with this one"

@@ -21,7 +21,7 @@ examples:
 
 Known names: {", ".join(ASSETS)}.
 
-A file is compared with the checksum beside it (NAME.sha256; sha256sum -c reads it too).
+A file is compared with its checksum (NAME.sha256; sha256sum -c reads it too).
 Files below 128 MB are verified at every start, larger ones when they are first used
 and by this. The exit status is 1 where one is damaged.
 """

@@ -53,7 +53,7 @@ class DataDir:
         """Read and check a directory; of ``allow_pipes`` see ``read_scp``.
 
         Raises:
-            UserError: a file is missing or unusable, or an utterance is not in all.
+            UserError: a file is missing or bad, or an utterance is not in all.
         """
         if not path.is_dir():
             raise UserError(f"{path}: no such data directory; run stage 1 first")

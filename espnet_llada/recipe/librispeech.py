@@ -171,9 +171,9 @@ def list_utterances(
     for subset in subsets:
         manifest += _list_subset(corpus, subset, partial, problems)
     manifest.sort()
-    for one, twin in itertools.pairwise(manifest):
-        if one.utt == twin.utt:
-            problems.add(f"{one.audio}: {twin.audio} has the same id; drop one")
+    for one, other in itertools.pairwise(manifest):
+        if one.utt == other.utt:
+            problems.add(f"{one.audio}: {other.audio} has the same id; drop one")
     chosen = spread(manifest, max_utts)
     check_audio([u.audio for u in chosen], check, problems)
     problems.check()

@@ -56,10 +56,10 @@ def write_score_dir(
     speakers = speakers_of(Path(ref_text), refs)
     ids = {utt: f"{speakers[utt]}-{utt}" for utt in refs}
     if len(owner := {i: utt for utt, i in ids.items()}) < len(ids):
-        twin = next(utt for utt, i in ids.items() if owner[i] != utt)
+        other = next(utt for utt, i in ids.items() if owner[i] != utt)
         raise UserError(
-            f"{ref_text}: '{twin}' and '{owner[ids[twin]]}' are both {ids[twin]} with "
-            "their speakers before them; rename one"
+            f"{ref_text}: '{other}' and '{owner[ids[other]]}' are both {ids[other]} "
+            "with their speakers before them; rename one"
         )
     refs = {ids[u]: _tokens(refs[u], unit) for u in ids}
     hyps = {ids[u]: _tokens(hyps[u], unit) for u in ids}

@@ -1,4 +1,4 @@
-"""How sure an error rate is, and whether two systems differ: bootstrap over speakers.
+"""Intervals of error rates and tests of differences, by bootstrap over speakers.
 
 After Bisani and Ney, "Bootstrap estimates for confidence intervals in ASR performance
 evaluation" (ICASSP 2004). A replicate draws as many units as there are, with

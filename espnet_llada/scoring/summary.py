@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Callable, Iterable, Sequence
+import operator
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -70,13 +71,13 @@ class Row:
 
 @dataclass(frozen=True)
 class _Decoded:
-    """One system's results on one set: what can be summed over sets."""
+    """One system's results on one set, each by utterance."""
 
-    raw: Score
-    normalised: Score
+    raw: dict[str, Counts]
+    normalised: dict[str, Counts]
     speakers: dict[str, str]
-    passes: list[float] | None
-    seconds: list[float] | None
+    passes: dict[str, list[float]] | None
+    seconds: dict[str, list[float]] | None
 
 
 def summary_rows(
@@ -144,38 +145,28 @@ def _decoded(set_dir: Path, ref_dir: Path) -> _Decoded:
     paths = ref_dir / "text", set_dir / "text"
     refs, hyps = (read_text(path) for path in paths)
     names = str(paths[0]), str(paths[1])
-    seconds = _column_sums(set_dir, "seconds", refs, (float, float))
-    if seconds and not seconds[1]:
+    seconds = _read_numbers(set_dir, "seconds", refs, (float, float))
+    if seconds and not _sums(seconds)[1]:
         raise UserError(f"{set_dir}: 'seconds' has no audio; decode the set again")
     return _Decoded(
-        raw=score_pairs(refs, hyps, names=names),
-        normalised=score_pairs(normalize_all(refs), normalize_all(hyps)),
-        speakers=speakers_of(paths[0], refs),
-        passes=_column_sums(set_dir, "passes", refs, (int,)),
-        seconds=seconds,
+        score_pairs(refs, hyps, names=names).utterances,
+        score_pairs(normalize_all(refs), normalize_all(hyps)).utterances,
+        speakers_of(paths[0], refs),
+        _read_numbers(set_dir, "passes", refs, (int,)),
+        seconds,
     )
 
 
 def _pool(sets: dict[str, _Decoded]) -> _Decoded:
     """Several sets as one; an utterance of two sets counts twice."""
 
-    def merged(tables: Iterable[dict]) -> dict:
-        pairs = zip(sets, tables, strict=True)
-        return {f"{name}/{u}": value for name, t in pairs for u, value in t.items()}
-
-    def summed(columns: list[list[float] | None]) -> list[float] | None:
-        if any(c is None for c in columns):
+    def merged(field: str) -> dict[str, Any] | None:
+        tables = {name: getattr(decoded, field) for name, decoded in sets.items()}
+        if None in tables.values():
             return None
-        return [math.fsum(c) for c in zip(*columns, strict=True)]
+        return {f"{name}/{u}": v for name, t in tables.items() for u, v in t.items()}
 
-    every = list(sets.values())
-    return _Decoded(
-        raw=Score(merged(d.raw.utterances for d in every)),
-        normalised=Score(merged(d.normalised.utterances for d in every)),
-        speakers=merged(d.speakers for d in every),
-        passes=summed([d.passes for d in every]),
-        seconds=summed([d.seconds for d in every]),
-    )
+    return _Decoded(*(merged(field.name) for field in dataclasses.fields(_Decoded)))
 
 
 def _row(
@@ -187,27 +178,32 @@ def _row(
     it = decoded[label][name]
     first = decoded[baseline].get(name) if baseline else None
 
-    def rates(score: Score, before: Score | None) -> Rates:
+    def rates(kind: str) -> Rates:
+        score = Score(getattr(it, kind))
+        before = first and Score(getattr(first, kind))
         change = before and compare(score, before, it.speakers)
         return Rates(score.total, estimate(score, it.speakers), change)
 
-    count = len(it.raw.utterances)
     return Row(
         label,
         name,
-        count,
-        rates(it.raw, first and first.raw),
-        rates(it.normalised, first and first.normalised),
-        passes=it.passes and it.passes[0] / count,
-        rtf=it.seconds and it.seconds[0] / it.seconds[1],
+        len(it.raw),
+        rates("raw"),
+        rates("normalised"),
+        passes=it.passes and _sums(it.passes)[0] / len(it.raw),
+        rtf=it.seconds and operator.truediv(*_sums(it.seconds)),
         baseline=baseline if first else None,
     )
 
 
-def _column_sums(
+def _sums(values: dict[str, list[float]]) -> list[float]:
+    return [math.fsum(column) for column in zip(*values.values(), strict=True)]
+
+
+def _read_numbers(
     set_dir: Path, name: str, refs: dict[str, str], kinds: tuple[Callable, ...]
-) -> list[float] | None:
-    """Sum each column of numbers over the utterances; None without such a file."""
+) -> dict[str, list[float]] | None:
+    """The numbers of each utterance; None without such a file."""
     paths = [set_dir / name]
     if not paths[0].exists():
         paths = sorted(set_dir.glob(f"logdir/output.*/1best_recog/{name}"))
@@ -220,7 +216,7 @@ def _column_sums(
                 raise UserError(f"{path}: utterance {utt} again; remove stale output.*")
             values[utt] = _numbers(path, utt, line.split(), kinds)
     check_ids(refs, values, (f"reference of {set_dir}", str(paths[0])))
-    return [math.fsum(column) for column in zip(*values.values(), strict=True)]
+    return values
 
 
 def _numbers(
