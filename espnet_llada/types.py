@@ -22,6 +22,9 @@ from typing import BinaryIO
 SAMPLE_RATE = 16_000
 """Every waveform inside the package is mono float32 at this rate (Hz)."""
 
+DECODE_FILE = "decode.yaml"
+"""Beside a model's config.yaml: how it is best decoded, see ``decode_file``."""
+
 ESPNET_TOKENS = ("<blank>", "<unk>", "<sos/eos>")
 """ESPnet's token list in our models. The LM has a tokenizer of its own; its 49k to 126k
 tokens would cost a CTC head, and megabytes of YAML that each process parses for 3 s."""

@@ -115,7 +115,7 @@ def test_the_papers_rows_are_there_in_both_profiles():
     for row in rows:
         options = row.options
         if row.system == "llada":
-            name = options.strategy if row.use_audio else "plain_text"
+            name = options.strategy if row.decoding.use_audio else "plain_text"
             value = None if row.value is None else (row.axis, row.value)
             found[profile(row)].append((name, value))
             assert options.deliberates or options.canvas_length == 128

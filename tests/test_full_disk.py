@@ -21,7 +21,8 @@ import yaml
 from safetensors.torch import load_file, save_file
 
 from espnet_llada.bin import cli, publish
-from espnet_llada.inference.loading import find_model, write_model
+from espnet_llada.inference.loading import find_model
+from espnet_llada.io.model_dir import write_model
 from espnet_llada.io.packed import unpack
 from espnet_llada.types import UserError
 

@@ -21,10 +21,10 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from espnet_llada.bin import asr_inference, cli, convert, plan
-from espnet_llada.bin.decode_dir import DecodeDir
-from espnet_llada.bin.decoding import Utterance, read_first_pass
 from espnet_llada.build import WhisperLLM
 from espnet_llada.core.options import SamplerOptions
+from espnet_llada.inference.batches import Utterance, read_first_pass
+from espnet_llada.inference.decode_dir import DecodeDir
 from espnet_llada.inference.decode_file import job_options
 from espnet_llada.inference.loading import find_model, load_model
 from espnet_llada.io import feature_cache

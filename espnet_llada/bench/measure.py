@@ -173,7 +173,7 @@ def measure(
 
 
 def _attempt(record: Record, run: Run, speech: list[np.ndarray], warm_up: bool) -> None:
-    runtime = record.cell.row.runtime
+    runtime = record.cell.row.bench.runtime
     # torch.compile fails in many ways, a graph's capture in some.
     failures = (
         torch.cuda.OutOfMemoryError if runtime in ("plain", "static") else RuntimeError
@@ -195,12 +195,12 @@ def _runner(systems: Systems, cell: Cell) -> Run:
     model = getattr(recognizer, "model", None)  # Whisper's own decoder has none
     if model:
         model.requires_grad_(False)  # torch's FLOP counter stumbles over parameters
-    plain, fixed = cell.row.runtime == "plain", None
+    plain, fixed = cell.row.bench.runtime == "plain", None
     if not plain:
         way = FixedPass if model.decoder.diffuses else StaticGreedy
-        fixed = way(model.decoder, cell.row.runtime)
+        fixed = way(model.decoder, cell.row.bench.runtime)
     more = [] if plain else [("LLM", fixed, "run")]
-    counts = plain and not cell.row.weights  # neither a graph's work nor int8's
+    counts = plain and not cell.row.bench.weights  # neither a graph's work nor int8's
 
     def run(record: Record, speech: list[np.ndarray], warm_up: bool) -> None:
         with ExitStack() as stack:
@@ -223,7 +223,7 @@ def _runner(systems: Systems, cell: Cell) -> Run:
         if warm_up:
             before = 0.0 if plain else record.memory
             record.memory = max(before, memory.mebibytes)
-            if model and not cell.row.quantize_asr_model:
+            if model and not cell.row.decoding.quantize_asr_model:
                 record.model = model_bytes(model) / 2**20
             if meter:
                 sizes = weight_bytes(model)

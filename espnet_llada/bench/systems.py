@@ -44,19 +44,20 @@ class RandomSystems:
         """
         from espnet_llada.inference.recognizer import make_recognizer
 
-        key = row.system, row.weights, row.prefix_blind
+        key = row.system, row.bench.weights, row.bench.prefix_blind
         if key not in self._models:
             self._models[key] = self._made(row)
         model = self._models[key]
-        return make_recognizer(model, row.options, row.use_audio, row.output_case)
+        given = row.decoding.use_audio, row.decoding.output_case
+        return make_recognizer(model, row.options, *given)
 
     def _made(self, row: SweepRow) -> nn.Module:
         try:
             model = random_model(self.configs[row.system], self.device)
         except UserError as e:
             raise UserError(f"{self.paths[row.system]}: {e}") from e
-        model.decoder.prefix_blind = row.prefix_blind
-        if row.weights == "int8":
+        model.decoder.prefix_blind = row.bench.prefix_blind
+        if row.bench.weights == "int8":
             in_int8(model)
         return model
 
@@ -78,15 +79,15 @@ def refusal(row: SweepRow, systems: Any, device: str) -> str | None:
         return "system whisper has no random weights"
     if random and row.system not in systems.configs:
         return f"no {row.system} in train_configs; name its train config there"
-    if row.weights == "int8" and importlib.util.find_spec("torchao") is None:
+    if row.bench.weights == "int8" and importlib.util.find_spec("torchao") is None:
         return "weights int8 needs the package torchao; install it"
-    if row.weights and not random:
-        return f"weights {row.weights} is for --model random"
-    if row.prefix_blind and not random:
+    if row.bench.weights and not random:
+        return f"weights {row.bench.weights} is for --model random"
+    if row.bench.prefix_blind and not random:
         return "prefix_blind is for --model random; a trained model has it or not"
-    if row.quantize_asr_model and random:
+    if row.decoding.quantize_asr_model and random:
         return "quantize_asr_model is for trained models; write weights: int8"
-    if row.runtime == "graph" and torch.device(device).type != "cuda":
+    if row.bench.runtime == "graph" and torch.device(device).type != "cuda":
         return f"runtime graph needs --device cuda, not {device}"
     return None
 

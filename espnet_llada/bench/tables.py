@@ -153,7 +153,8 @@ def _roofline(records: Sequence[Record], machine: Mapping[str, Any]) -> Iterator
         if not record.stages or cell.batch not in (min(batches), max(batches)):
             continue
         row = cell.row
-        if row.quantize_asr_model or row.weights:  # torch counts no int8 products
+        # torch counts no int8 products
+        if row.decoding.quantize_asr_model or row.bench.weights:
             continue
         for stage in STAGES:
             flops, size = record.flops[stage], record.weights[stage]

@@ -1,4 +1,4 @@
-r"""Decoding of a Kaldi-style set: our twin of espnet2.bin.asr_inference.
+r"""Decoding of a Kaldi-style set: our counterpart of espnet2.bin.asr_inference.
 
 python -m espnet_llada.bin.asr_inference --config conf/decode_diffusion.yaml \
         --data_path_and_name_and_type dump/raw/test/wav.scp,speech,sound \
@@ -14,19 +14,17 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from espnet_llada.bin.decode_dir import DecodeDir, identity_of
 from espnet_llada.bin.decoding import (
-    Utterance,
     add_load_options,
     add_pipe_option,
     add_sampler_options,
-    decode_all,
     given_options,
     load_options,
-    read_first_pass,
 )
 from espnet_llada.bin.options import OfKind, OptionParser, run_main, str2bool
 from espnet_llada.core.options import SamplerOptions
+from espnet_llada.inference.batches import Utterance, decode_all, read_first_pass
+from espnet_llada.inference.decode_dir import DecodeDir, identity_of
 from espnet_llada.inference.decode_file import job_options, task_of
 from espnet_llada.io.kaldi.table import read_recordings, read_table
 from espnet_llada.io.schema import Count, Natural
@@ -68,7 +66,9 @@ def get_parser(strategy: str = "diffusion") -> argparse.ArgumentParser:
     parser.add_argument(
         "--first_pass", help="text file or decode directory to deliberate over"
     )
-    parser.add_argument("--use_audio", type=str2bool, default=True, help="hear it")
+    parser.add_argument(
+        "--use_audio", type=str2bool, default=True, help="false: from the text alone"
+    )
     parser.add_argument(
         "--output_case",
         default="auto",

@@ -14,8 +14,9 @@ from msgspec import Meta
 
 from espnet_llada.bin.options import OfKind, OptionParser, run_main
 from espnet_llada.bin.sweep import add_row_options, place_of, read_rows
+from espnet_llada.io.data_file import write_text
 from espnet_llada.io.schema import Count
-from espnet_llada.types import UserError, atomic_write, check_writable
+from espnet_llada.types import UserError, check_writable
 
 if TYPE_CHECKING:
     from espnet_llada.sweep.rows import Sweep
@@ -50,12 +51,7 @@ other programs first.
 
 def get_parser() -> argparse.ArgumentParser:
     """The options of ``espnet-llada bench``."""
-    parser = OptionParser(
-        prog="espnet-llada bench",
-        description=__doc__,
-        epilog=_EXAMPLE,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    parser = OptionParser("espnet-llada bench", description=__doc__, epilog=_EXAMPLE)
     add_row_options(parser)
     parser.add_argument("--durations", default="2 7 15 30", help="seconds (2 7 15 30)")
     parser.add_argument("--batches", default="1 4 16", help="utterances (1 4 16)")
@@ -172,8 +168,7 @@ def _write(
     folder: Path, names: tuple[str, str], text: str, content: Mapping[str, Any]
 ) -> None:
     for name, lines in zip(names, (text, json.dumps(content)), strict=True):
-        with atomic_write(folder / name) as temporary:
-            temporary.write_text(f"{lines}\n", encoding="utf-8")
+        write_text(folder / name, f"{lines}\n")
 
 
 def _numbers(args: argparse.Namespace, name: str, kind: Any) -> list[Any]:

@@ -13,18 +13,20 @@ from pathlib import Path
 from types import ModuleType
 
 from espnet_llada.bin.decoding import (
-    Outcome,
-    Utterance,
     add_load_options,
     add_sampler_options,
-    decode_all,
     given_options,
     load_options,
-    read_first_pass,
 )
 from espnet_llada.bin.options import OfKind, OptionParser, run_main, str2bool
 from espnet_llada.bin.process import printable
 from espnet_llada.core.options import STRATEGIES
+from espnet_llada.inference.batches import (
+    Outcome,
+    Utterance,
+    decode_all,
+    read_first_pass,
+)
 from espnet_llada.inference.decode_file import STRATEGY, job_options
 from espnet_llada.io.kaldi.table import normal_id
 from espnet_llada.io.schema import Count
@@ -68,7 +70,7 @@ def get_parser() -> argparse.ArgumentParser:
     deliberate = _command(
         commands,
         "deliberate",
-        "correct a first pass while listening",
+        "correct a first pass by the audio",
         _DELIBERATE_EXAMPLE,
         "deliberate",
     )
@@ -79,7 +81,7 @@ def get_parser() -> argparse.ArgumentParser:
         "--use_audio",
         type=str2bool,
         default=True,
-        help="false: plain text, the LM hears nothing",
+        help="false: plain text, the LM gets no audio",
     )
     deliberate.set_defaults(run=_deliberate)
     # These have parsers of their own; main() hands them everything behind the name.
@@ -101,7 +103,6 @@ def _command(
         help=summary,
         description=summary[0].upper() + summary[1:] + ".",
         epilog=example,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("files", nargs="+", metavar="FILE", help="audio files")
     parser.add_argument("--config", help="YAML that sets options, e.g. conf/decode_*")
@@ -223,8 +224,6 @@ def _check(args: argparse.Namespace, utterances: list[Utterance]) -> None:
         from espnet_llada.io.audio.reading import load_audio
 
         load_audio(utterances[0].path)  # says why
-    if args.batch_size < 1:
-        raise UserError(f"batch_size: {args.batch_size} does not fit; allowed: >= 1")
     if args.output:
         check_writable(args.output)
         read = (args.config, getattr(args, "first_pass", None))

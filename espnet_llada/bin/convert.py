@@ -27,12 +27,7 @@ every file written with its sha256; a second run on the same sources writes noth
 
 def get_parser() -> argparse.ArgumentParser:
     """The options of ``espnet-llada convert``."""
-    parser = OptionParser(
-        prog="espnet-llada convert",
-        description=__doc__,
-        epilog=_EXAMPLE,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    parser = OptionParser("espnet-llada convert", description=__doc__, epilog=_EXAMPLE)
     parser.add_argument("--release", metavar="PTH", help="the release's checkpoint")
     parser.add_argument(
         "--whisper", help="openai-whisper .pt, Hugging Face directory, name or hub id"

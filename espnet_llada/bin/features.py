@@ -16,9 +16,9 @@ from typing import Annotated, Any
 from msgspec import Meta
 
 from espnet_llada.bin.decoding import add_pipe_option
-from espnet_llada.bin.malloc import keep_freed_memory
 from espnet_llada.bin.options import OfKind, OptionParser, run_main, str2bool
 from espnet_llada.io.kaldi.table import read_numbers, read_recordings, read_table
+from espnet_llada.io.malloc import keep_freed_memory
 from espnet_llada.io.process_pool import CONTEXT, ProcessPool
 from espnet_llada.io.schema import Count, Jobs
 from espnet_llada.types import SAMPLE_RATE, UserError, atomic_write, check_directory
@@ -31,7 +31,7 @@ example, between stages 4 and 10 of the recipe:
       --wav_scp dump/raw/dev_mini/wav.scp --output dump/extracted/dev_mini
   ./run.sh --feats_type extracted --stage 10 ...
 
-OUTPUT becomes a data directory: text and utt2spk are copied from beside WAV_SCP, and
+OUTPUT becomes a data directory: text and utt2spk are those of WAV_SCP's, and
 training reads OUTPUT/feats.scp,speech,kaldi_ark. A run that was broken off goes on
 where it stopped; utterances that are there already are not encoded again. Frames of
 one encoder are refused by a training with another one, or with other padding.
@@ -45,12 +45,7 @@ _encoder: Any = None  # of a worker process
 
 def get_parser() -> argparse.ArgumentParser:
     """The options of ``espnet-llada features``."""
-    parser = OptionParser(
-        prog="espnet-llada features",
-        description=__doc__,
-        epilog=_EXAMPLE,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    parser = OptionParser("espnet-llada features", description=__doc__, epilog=_EXAMPLE)
     parser.add_argument(
         "--config", dest="train_config", required=True, help="train YAML"
     )

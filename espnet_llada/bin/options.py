@@ -1,4 +1,4 @@
-"""What every command shares: a YAML beside the options, and one-line errors."""
+"""What every command shares: options, also from a YAML, and one-line errors."""
 
 from __future__ import annotations
 
@@ -12,20 +12,16 @@ from typing import Annotated, Any, get_args, get_origin
 from msgspec import Meta
 
 from espnet_llada.bin import process
-from espnet_llada.bin.malloc import keep_freed_memory
 from espnet_llada.io.data_file import read_yaml
+from espnet_llada.io.malloc import keep_freed_memory
 from espnet_llada.io.schema import checked
 from espnet_llada.types import UserError, nearest, os_reason
 
 WHOLE = Annotated[int, Meta(ge=-(2**62), le=2**62)]
 FINITE = Annotated[float, Meta(ge=-1e300, le=1e300)]
 _SWITCH = {
-    "true": True,
-    "1": True,
-    "yes": True,
-    "false": False,
-    "0": False,
-    "no": False,
+    **dict.fromkeys(("true", "1", "yes"), True),
+    **dict.fromkeys(("false", "0", "no"), False),
 }
 
 
@@ -65,12 +61,8 @@ class OfKind:
 str2bool = OfKind(bool)
 """ESPnet's way to write a switch: true or false."""
 
-_SHELL_ONLY = (
-    "config",
-    "help",
-    "version",
-    "trust_model",
-)  # a file must not ask to be trusted
+# A file must not ask to be trusted.
+_SHELL_ONLY = ("config", "help", "version", "trust_model")
 
 
 class OptionParser(argparse.ArgumentParser):
@@ -81,6 +73,8 @@ class OptionParser(argparse.ArgumentParser):
     """
 
     def __init__(self, *args, **kwargs):
+        # Descriptions and examples are shown as they are written.
+        kwargs.setdefault("formatter_class", argparse.RawDescriptionHelpFormatter)
         # An abbreviation would hide a misspelt option, and break when one is added.
         super().__init__(*args, allow_abbrev=False, **kwargs)
         self.register("type", int, OfKind(WHOLE))

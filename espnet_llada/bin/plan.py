@@ -40,12 +40,7 @@ _CONFIG = (
 
 def get_parser() -> argparse.ArgumentParser:
     """The options of ``espnet-llada plan``."""
-    parser = OptionParser(
-        prog="espnet-llada plan",
-        description=__doc__,
-        epilog=_EXAMPLE,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    parser = OptionParser("espnet-llada plan", description=__doc__, epilog=_EXAMPLE)
     parser.add_argument("train_config", metavar="CONFIG", help=_CONFIG)
     parser.add_argument(
         "--gpu", default="h100", help=f"{', '.join(GPUS)} (default: h100)"
@@ -85,30 +80,29 @@ def main(cmd: list[str] | None = None) -> None:
 
 def make_plan(args: argparse.Namespace) -> dict[str, Any]:
     """The numbers: counts, bytes, FLOPs, hours."""
-    from espnet_llada.plan import estimate as plan
-    from espnet_llada.plan import meta_model as blueprint
+    from espnet_llada.plan import estimate, meta_model
 
     if args.gpu not in GPUS:
         raise UserError(f"--gpu {args.gpu}: known are {', '.join(GPUS)}")
     config = read_yaml(args.train_config)
-    training = checked(config, plan.Training, args.train_config)
+    training = checked(config, estimate.Training, args.train_config)
     data = args.num_gpus, args.hours_of_audio, args.seconds
     try:
-        network = blueprint.build(config)
-        timing = plan.schedule(training, *data)
+        network = meta_model.build(config)
+        timing = estimate.schedule(training, *data)
     except UserError as e:
         raise UserError(f"{args.train_config}: {e}") from e
     gpu = GPUS[args.gpu]
     rows = int(timing["rows"])
-    average = blueprint.Load(rows, args.seconds, args.tokens)
-    longest = blueprint.Load(
+    average = meta_model.Load(rows, args.seconds, args.tokens)
+    longest = meta_model.Load(
         rows, max(args.seconds, args.max_seconds), max(args.tokens, args.max_tokens)
     )
-    counts = plan.parameters(network)
+    counts = estimate.parameters(network)
     trained = sum(part["trained"] for part in counts.values())
-    work = plan.flops(network, average, args.cached)
-    memory = plan.memory(network, longest, training, args.num_gpus)
-    total = sum(memory.values())
+    work = estimate.flops(network, average, args.cached)
+    memory = estimate.memory(network, longest, training, args.num_gpus)
+    total, total_work = sum(memory.values()), sum(work.values())
     return {
         "config": args.train_config,
         "gpu": {"name": args.gpu, "number": args.num_gpus, "bytes": gpu.memory * 1e9},
@@ -118,13 +112,15 @@ def make_plan(args: argparse.Namespace) -> dict[str, Any]:
         "fits": total <= _USABLE * gpu.memory * 1e9,
         "lm_positions": network.positions(average),
         "flops": work,
-        "flops_total": sum(work.values()),
+        "flops_total": total_work,
         "schedule": timing,
         "mfu": args.mfu,
-        "hours": plan.hours_of(sum(work.values()), timing["iterations"], gpu, args.mfu),
+        "hours": estimate.hours_of(
+            sum(work.values()), timing["iterations"], gpu, args.mfu
+        ),
         "checkpoint_bytes": {
-            "N epoch.pth": trained * plan.FP32,
-            "checkpoint.pth": trained * plan.FP32 * 3,
+            "N epoch.pth": trained * estimate.FP32,
+            "checkpoint.pth": trained * estimate.FP32 * 3,
         },
     }
 

@@ -20,7 +20,7 @@ example:
 
 REF and HYP are Kaldi text files: on each line an utterance id, then the transcript.
 The lines are matched by id; a line with the id alone is an empty transcript.
-Intervals are by bootstrap over speakers, which utt2spk beside REF names; with fewer
+Intervals are by bootstrap over the speakers of utt2spk in REF's directory; with fewer
 than 10 of them, over utterances. The last line of the output is for scripts:
   WER raw 6.25 norm 3.12 words 32 utts 2
 """
@@ -28,19 +28,14 @@ than 10 of them, over utterances. The last line of the output is for scripts:
 
 def get_parser() -> argparse.ArgumentParser:
     """The options of ``espnet-llada score``."""
-    parser = OptionParser(
-        prog="espnet-llada score",
-        description=__doc__,
-        epilog=_EXAMPLE,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    parser = OptionParser("espnet-llada score", description=__doc__, epilog=_EXAMPLE)
     parser.add_argument("ref", metavar="REF", help="reference transcripts")
     parser.add_argument("hyp", metavar="HYP", help="hypotheses for the same ids")
     parser.add_argument(
         "--against", metavar="FIRST_PASS", help="compare HYP with another transcript"
     )
     parser.add_argument(
-        "--utt2spk", metavar="FILE", help="speakers, if not in utt2spk beside REF"
+        "--utt2spk", metavar="FILE", help="speakers, if not in REF's utt2spk"
     )
     return parser
 
@@ -53,7 +48,7 @@ def main(cmd: list[str] | None = None) -> None:
         read_speakers,
         read_text,
         score_pairs,
-        speakers_beside,
+        speakers_of,
     )
 
     # Each is read once: it may be a pipe.
@@ -69,7 +64,7 @@ def main(cmd: list[str] | None = None) -> None:
     if args.utt2spk:
         speakers = read_speakers(args.utt2spk, refs)
     else:
-        speakers = speakers_beside(Path(args.ref), refs)
+        speakers = speakers_of(Path(args.ref), refs)
     first = (None, None)
     if args.against:
         texts = read_text(args.against)

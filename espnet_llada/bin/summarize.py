@@ -18,12 +18,8 @@ example:
 
 def get_parser() -> argparse.ArgumentParser:
     """The options of ``espnet_llada.bin.summarize``."""
-    parser = OptionParser(
-        prog="python -m espnet_llada.bin.summarize",
-        description=__doc__,
-        epilog=_EXAMPLE,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    name = "python -m espnet_llada.bin.summarize"
+    parser = OptionParser(name, description=__doc__, epilog=_EXAMPLE)
     parser.add_argument(
         "--ref_dir", required=True, type=Path, help="holds <set>/text for each set"
     )
@@ -31,7 +27,7 @@ def get_parser() -> argparse.ArgumentParser:
         "--output",
         required=True,
         type=Path,
-        help="Markdown file; a JSON file is beside it",
+        help="Markdown file; a JSON file comes with it",
     )
     parser.add_argument(
         "--baseline", metavar="LABEL", help="compare the other systems with this one"

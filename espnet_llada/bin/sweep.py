@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 from espnet_llada.bin.decoding import add_origin_options, add_pipe_option
 from espnet_llada.bin.options import OfKind, OptionParser, run_main
 from espnet_llada.io.schema import Jobs
-from espnet_llada.types import UserError, check_inside, check_writable
+from espnet_llada.types import LoadOptions, UserError, check_inside, check_writable
 
 if TYPE_CHECKING:
     from espnet_llada.sweep.jobs import Place
@@ -35,12 +35,7 @@ equal share of the cores. How the YAML is written: conf/sweep_mini.yaml.
 
 def get_parser() -> argparse.ArgumentParser:
     """The options of ``espnet-llada sweep``."""
-    parser = OptionParser(
-        prog="espnet-llada sweep",
-        description=__doc__,
-        epilog=_EXAMPLE,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    parser = OptionParser("espnet-llada sweep", description=__doc__, epilog=_EXAMPLE)
     add_row_options(parser)
     parser.add_argument("--sets", required=True, help='"test_read test_prompts ..."')
     parser.add_argument("--nj", type=OfKind(Jobs), default=1, help="processes (1)")
@@ -73,18 +68,13 @@ def read_rows(args: argparse.Namespace) -> Sweep:
 
 def place_of(args: argparse.Namespace) -> Place:
     """Where everything is, by the same options."""
+    from espnet_llada.espnet.inference import build_with_espnet
     from espnet_llada.sweep.jobs import Place
 
-    return Place(
-        args.model,
-        args.data,
-        args.output,
-        args.device,
-        args.lm,
-        args.whisper,
-        trust_model=args.trust_model,
-        allow_pipes=args.allow_pipes,
-    )
+    origin = args.device, args.lm, args.whisper
+    loading = LoadOptions(*origin, trust_model=args.trust_model)
+    files = args.model, args.data, args.output
+    return Place(*files, loading, build_with_espnet, args.allow_pipes)
 
 
 def main(cmd: list[str] | None = None) -> None:
@@ -132,12 +122,12 @@ def main(cmd: list[str] | None = None) -> None:
 def _size(folder: Path, allow_pipes: bool) -> int:
     """Utterances of a set that can be decoded and scored."""
     from espnet_llada.io.kaldi.table import read_recordings, read_text
-    from espnet_llada.scoring.wer import check_ids, speakers_beside
+    from espnet_llada.scoring.wer import check_ids, speakers_of
 
     files = folder / "text", folder / "wav.scp"
     refs, audio = read_text(files[0]), read_recordings(files[1], allow_pipes)
     check_ids(refs, audio, (str(files[0]), str(files[1])))
-    speakers_beside(files[0], refs)
+    speakers_of(files[0], refs)
     return len(refs)
 
 

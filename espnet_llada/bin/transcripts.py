@@ -14,10 +14,11 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, BinaryIO, TextIO
 
-from espnet_llada.bin.decode_dir import DecodeDir, identity_of
-from espnet_llada.bin.decoding import Outcome, Utterance
 from espnet_llada.bin.process import say
-from espnet_llada.types import UserError, atomic_write, os_reason
+from espnet_llada.inference.batches import Outcome, Utterance
+from espnet_llada.inference.decode_dir import DecodeDir, identity_of
+from espnet_llada.io.data_file import write_text
+from espnet_llada.types import UserError, os_reason
 
 Decode = Callable[[Sequence[Utterance]], Iterator[Outcome]]
 
@@ -26,7 +27,7 @@ def write_lines(outcomes: Iterable[Outcome], lines: TextIO) -> int:
     """Write each line at once; returns how many utterances failed."""
     failed = 0
     for outcome in outcomes:
-        if outcome.error:  # a line without a text would say that nothing was heard
+        if outcome.error:  # a line without a text would mean silence
             failed += 1
             say(f"error: {outcome.error}")
             continue
@@ -83,9 +84,7 @@ def write_file(
             raise
         failed = {line.partition(" ")[0] for line in directory.finish()}
         if len(failed) < len(utterances):
-            lines = directory.text(without=failed)
-            with atomic_write(path) as temporary:
-                temporary.write_text(lines, encoding="utf-8")
+            write_text(Path(path), directory.text(without=failed))
         directory.remove()
     return len(failed)
 

@@ -21,7 +21,7 @@ examples:
 
 Known names: {", ".join(ASSETS)}.
 
-A file is compared with the checksum beside it (NAME.sha256; sha256sum -c reads it too).
+A file is compared with its checksum (NAME.sha256; sha256sum -c reads it too).
 Files below 128 MB are verified at every start, larger ones when they are first used
 and by this. The exit status is 1 where one is damaged.
 """
@@ -29,12 +29,7 @@ and by this. The exit status is 1 where one is damaged.
 
 def get_parser() -> argparse.ArgumentParser:
     """The options of ``espnet-llada weights``."""
-    parser = OptionParser(
-        prog="espnet-llada weights",
-        description=__doc__,
-        epilog=_EXAMPLE,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    parser = OptionParser("espnet-llada weights", description=__doc__, epilog=_EXAMPLE)
     parser.add_argument(
         "names",
         nargs="*",

@@ -24,9 +24,8 @@ from espnet_llada.inference.options import (
     without_thresholds,
 )
 from espnet_llada.io.data_file import read_yaml
-from espnet_llada.types import UserError, nearest
+from espnet_llada.types import DECODE_FILE, UserError, nearest
 
-DECODE_FILE = "decode.yaml"
 STRATEGY = {"decode": "diffusion", "deliberate": "deliberation_low_confidence"}
 """The strategy of each task where nobody names another."""
 

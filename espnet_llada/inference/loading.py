@@ -9,22 +9,20 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-import yaml
-from torch import Tensor, nn
+from torch import nn
 
 from espnet_llada.build import ATTENTION, ENCODER, build_model, check_config, is_ours
-from espnet_llada.inference.decode_file import DECODE_FILE
-from espnet_llada.io.beside import SUFFIX, cache_dir, checksum_of
+from espnet_llada.io.beside import cache_dir
 from espnet_llada.io.checkpoint import load_trained, read_state
 from espnet_llada.io.data_file import read_yaml
+from espnet_llada.io.model_dir import write_model
 from espnet_llada.io.packed import own_paths, packed_files, unpack
 from espnet_llada.io.weights import from_hub
 from espnet_llada.io.weights.assets import MINI
-from espnet_llada.io.weights.tensors import save_tensors
 from espnet_llada.networks.device import check_device, device_problem
 from espnet_llada.networks.quantize import check_quantizable, quantized
 from espnet_llada.trust import check_parts, tensors_only
-from espnet_llada.types import LoadOptions, UserError, atomic_write, local_path, nearest
+from espnet_llada.types import LoadOptions, UserError, local_path, nearest
 
 MODEL_FILES = (
     "model.safetensors",
@@ -228,36 +226,3 @@ def publish(exp_dir: Path, system: str, tag: str) -> Path:
     directory = _published() / tag / system
     write_model(directory, content, state, config.parent)
     return directory
-
-
-def write_model(
-    directory: Path,
-    config: Mapping[str, Any],
-    state: Mapping[str, Tensor],
-    source: Path | None = None,
-) -> None:
-    """Write a model directory that ``find_model`` takes; config.yaml comes last.
-
-    Args:
-        directory: is made where it does not exist.
-        config: a train config, or what inference reads of one.
-        state: see ``io.checkpoint.trained_state``.
-        source: the directory of a model whose decode.yaml, if any, is copied.
-
-    Raises:
-        UserError: it cannot be written; an old model there is intact.
-    """
-    directory.mkdir(parents=True, exist_ok=True)
-    texts = {"config.yaml": yaml.safe_dump(dict(config), sort_keys=False).encode()}
-    if source is not None and (source / DECODE_FILE).exists():
-        texts[DECODE_FILE] = (source / DECODE_FILE).read_bytes()
-    texts |= {f"{n}{SUFFIX}": checksum_of(text, n) for n, text in texts.items()}
-    with contextlib.ExitStack() as written:
-        # Nothing is replaced before all is written: a full disk leaves the old model.
-        for name, text in texts.items():
-            temporary = written.enter_context(atomic_write(directory / name))
-            temporary.write_bytes(text)
-        save_tensors(state, directory / "model.safetensors")
-        if DECODE_FILE not in texts:
-            for name in (DECODE_FILE, f"{DECODE_FILE}{SUFFIX}"):
-                (directory / name).unlink(missing_ok=True)

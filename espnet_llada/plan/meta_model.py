@@ -49,7 +49,7 @@ class Network:
     lm: Backbone
     lora: LoraOptions | None
     loss: str
-    slack: int
+    eos_padding: int
     amp: bool
 
     def parts(self) -> dict[str, nn.Module]:
@@ -62,7 +62,7 @@ class Network:
         }
 
     def frames(self, load: Load) -> tuple[int, int]:
-        """Encoder frames of a row: those computed and those handed on."""
+        """Encoder frames of a row: those computed and those returned."""
         samples = round(load.seconds * SAMPLE_RATE)
         computed = self.encoder.padded_samples(samples) // SAMPLES_PER_FRAME
         own = -(-samples // SAMPLES_PER_FRAME)
@@ -77,7 +77,7 @@ class Network:
         """Response positions of a row."""
         if self.lm.attention == "causal":
             return load.tokens + 1
-        return load.tokens + (0 if self.loss == "release" else 1 + self.slack)
+        return load.tokens + (0 if self.loss == "release" else 1 + self.eos_padding)
 
     def scored(self, load: Load) -> float:
         """Positions of a row that go through the head; masked ones are half of them."""

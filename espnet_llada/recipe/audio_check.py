@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import os
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -32,25 +33,21 @@ def check_audio(paths: Sequence[str], how: str, problems: Problems) -> None:
     """
     if how == "none":
         return
-    check = {"size": _check_size, "header": _check_end, "decode": _check_all}[how]
-    remaining = iter(paths)
+    check, remaining = functools.partial(_complaint, _CHECKS[how]), iter(paths)
     bar = progress_bar(len(paths), f"check audio ({how})")
     with bar, ThreadPoolExecutor(_THREADS) as pool:
         while batch := list(islice(remaining, _BATCH)):
-            for complaint in pool.map(_named(check), batch):
+            for complaint in pool.map(check, batch):
                 if complaint:
                     problems.add(complaint)
                 bar.update()
 
 
-def _named(check: Callable[[str], str | None]) -> Callable[[str], str | None]:
-    def named(path: str) -> str | None:
-        try:
-            return check(path)
-        except OSError as e:
-            return f"{path}: cannot read it ({e.strerror}); copy it again"
-
-    return named
+def _complaint(check: Callable[[str], str | None], path: str) -> str | None:
+    try:
+        return check(path)
+    except OSError as e:
+        return f"{path}: cannot read it ({e.strerror}); copy it again"
 
 
 def _check_size(path: str) -> str | None:
@@ -84,3 +81,6 @@ def _check_all(path: str) -> str | None:
     except UserError as e:
         return str(e)
     return None
+
+
+_CHECKS = {"size": _check_size, "header": _check_end, "decode": _check_all}

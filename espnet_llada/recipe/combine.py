@@ -43,8 +43,8 @@ def combine(
         What was written.
 
     Raises:
-        UserError: a directory is unusable, an id is in two, a recording is missing,
-            or nothing is left.
+        UserError: a file of a directory is missing or bad, an id is in two of them, or
+            nothing is left.
     """
     for directory in (*directories, *held_out):
         if directory.resolve() == output.resolve():
@@ -56,9 +56,9 @@ def combine(
     total = 0
     for directory in directories:
         data = DataDir.read(directory)
-        if twins := wav.keys() & data.wav.keys():
+        if known := wav.keys() & data.wav.keys():
             raise UserError(
-                f"{directory}: '{min(twins)}' is an id of another directory too; name "
+                f"{directory}: '{min(known)}' is an id of another directory too; name "
                 "each directory once, or give its utterances other ids"
             )
         total += len(data.wav)

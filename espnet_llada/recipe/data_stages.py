@@ -6,16 +6,16 @@ import logging
 import os
 import shlex
 import subprocess
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
+from espnet_llada.io.data_file import write_text
 from espnet_llada.io.kaldi.table import read_numbers
 from espnet_llada.io.process_pool import ProcessPool
 from espnet_llada.recipe.datadir import (
     DataDir,
     make_dir,
-    write_line,
     write_table,
 )
 from espnet_llada.recipe.layout import Layout
@@ -95,8 +95,8 @@ def _format_set(layout: Layout, name: str, out: Path) -> None:
             *(name, converted, len(done), out),
         )
     make_dir(out)
-    write_line(out / "feats_type", "raw")
-    write_line(out / "audio_format", options.audio_format)
+    write_text(out / "feats_type", "raw\n")
+    write_text(out / "audio_format", f"{options.audio_format}\n")
     write_table(out / "utt2num_samples", {f.utt: str(f.num_samples) for f in done})
     DataDir({f.utt: f.path for f in done}, data.text, data.utt2spk).write(out)
 
@@ -179,15 +179,15 @@ def filter_sets(layout: Layout) -> None:
 def _copy_kept(
     data: DataDir,
     samples: dict[str, list[int]],
-    kept: Iterable[str],
+    kept: list[str],
     source: Path,
     out: Path,
 ) -> None:
     make_dir(out)
     for name in ("feats_type", "audio_format"):
-        write_line(out / name, (source / name).read_text(encoding="utf-8").strip())
+        write_text(out / name, (source / name).read_text(encoding="utf-8"))
     write_table(out / "utt2num_samples", {utt: str(samples[utt][0]) for utt in kept})
-    data.keep(list(kept)).write(out)
+    data.keep(kept).write(out)
 
 
 def list_tokens(layout: Layout) -> None:

@@ -3,27 +3,20 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from espnet_llada.io.data_file import write_text
 from espnet_llada.io.kaldi.table import read_recordings, read_table
-from espnet_llada.types import UserError, atomic_write
+from espnet_llada.types import UserError
 
 
 def write_table(path: Path, table: Mapping[str, str]) -> None:
     """Write ``key value`` lines, sorted by key, all or nothing."""
     # Code points order as UTF-8 bytes do, so sorted() is `LC_ALL=C sort`.
-    with atomic_write(path) as temporary:
-        lines = (f"{key} {table[key]}".rstrip() + "\n" for key in sorted(table))
-        with open(temporary, "w", encoding="utf-8", newline="\n") as f:
-            f.writelines(lines)
-
-
-def write_line(path: Path, line: str) -> None:
-    """Write a one-line file such as ``feats_type``."""
-    with atomic_write(path) as temporary:
-        temporary.write_text(line + "\n", encoding="utf-8")
+    lines = (f"{key} {table[key]}".rstrip() + "\n" for key in sorted(table))
+    write_text(path, "".join(lines))
 
 
 def make_dir(path: Path) -> Path:
@@ -60,7 +53,7 @@ class DataDir:
         """Read and check a directory; of ``allow_pipes`` see ``read_scp``.
 
         Raises:
-            UserError: a file is missing or unusable, or an utterance is not in all.
+            UserError: a file is missing or bad, or an utterance is not in all.
         """
         if not path.is_dir():
             raise UserError(f"{path}: no such data directory; run stage 1 first")
@@ -81,29 +74,23 @@ class DataDir:
     def write(self, path: Path) -> None:
         """Write ``text``, ``utt2spk``, ``spk2utt`` and, last, ``wav.scp``."""
         make_dir(path)
-        speakers: dict[str, list[str]] = defaultdict(list)
+        utts: dict[str, list[str]] = defaultdict(list)
         for utt in sorted(self.utt2spk):
-            speakers[self.utt2spk[utt]].append(utt)
+            utts[self.utt2spk[utt]].append(utt)
         write_table(path / "text", self.text)
         write_table(path / "utt2spk", self.utt2spk)
-        write_table(
-            path / "spk2utt", {spk: " ".join(utts) for spk, utts in speakers.items()}
-        )
+        write_table(path / "spk2utt", {s: " ".join(own) for s, own in utts.items()})
         write_table(path / "wav.scp", self.wav)
 
     def keep(self, utts: Collection[str]) -> DataDir:
         """The same directory with only ``utts``."""
-        return DataDir(
-            *(
-                {u: table[u] for u in utts}
-                for table in (self.wav, self.text, self.utt2spk)
-            )
-        )
+        tables = self.wav, self.text, self.utt2spk
+        return DataDir(*({u: table[u] for u in utts} for table in tables))
 
 
-def split_table(path: Path, parts: Iterable[Path]) -> None:
+def split_table(path: Path, parts: Sequence[Path]) -> None:
     """Cut a table into runs of lines whose counts differ by at most one."""
-    table, parts = read_table(path), list(parts)
+    table = read_table(path)
     keys = sorted(table)
     for i, part in enumerate(parts):
         first, last = (len(keys) * n // len(parts) for n in (i, i + 1))

@@ -11,19 +11,19 @@ import subprocess
 import sys
 from pathlib import Path
 
+from espnet_llada.inference.decode_dir import FILES
+from espnet_llada.io.data_file import write_text
 from espnet_llada.io.kaldi.table import read_numbers, read_table
 from espnet_llada.recipe.datadir import split_table
-from espnet_llada.recipe.jobs import Job, Tail, count_lines, run_jobs
+from espnet_llada.recipe.jobs import Job, Tail, count_lines, python_command, run_jobs
 from espnet_llada.recipe.layout import Layout
 from espnet_llada.recipe.logs import progress_bar
-from espnet_llada.types import UserError, atomic_write
+from espnet_llada.types import UserError
 
 logger = logging.getLogger(__name__)
 
 _OF_JOB = re.compile(r"(?:keys|output|asr_inference)\.(\d{1,9})(?:\.scp|\.log)?")
 """What a job has in the log directory, asr.sh's as well."""
-
-OUTPUTS = ("text", "token", "token_int", "score", "passes", "seconds")
 
 
 def decode(layout: Layout) -> None:
@@ -51,22 +51,21 @@ def _decode_set(layout: Layout, data: Path, out: Path) -> None:
     nj = min(options.inference_nj, len(utts))
     logdir.mkdir(parents=True, exist_ok=True)
     _remove_other_split(logdir, nj)
-    keys = [logdir / f"keys.{n}.scp" for n in range(1, nj + 1)]
+    numbers = range(1, nj + 1)
+    keys = [logdir / f"keys.{n}.scp" for n in numbers]
+    outputs = [logdir / f"output.{n}" for n in numbers]
+    logs = [logdir / f"asr_inference.{n}.log" for n in numbers]
     split_table(data / "wav.scp", keys)
-    outputs = [logdir / f"output.{n}" for n in range(1, nj + 1)]
     jobs = [
-        Job(
-            _inference_command(layout, data, key_file, output),
-            logdir / f"asr_inference.{n}.log",
-        )
-        for n, (key_file, output) in enumerate(zip(keys, outputs, strict=True), 1)
+        Job(_inference_command(layout, data, key_file, output), log)
+        for key_file, output, log in zip(keys, outputs, logs, strict=True)
     ]
     logger.info("decoding %s; logs: %s/asr_inference.*.log", data, logdir)
     tails = [Tail(output / "1best_recog" / "text") for output in outputs]
     with progress_bar(len(utts), f"decode {data.name}") as bar:
         run_jobs(jobs, lambda: bar.update(count_lines(tails)))
         bar.update(len(utts) - bar.n)
-    for name in OUTPUTS:
+    for name in FILES:
         _concatenate([o / "1best_recog" / name for o in outputs], out / name, utts)
     _warn_of_failures([output / "failed" for output in outputs])
     _log_speed(out / "seconds")
@@ -83,19 +82,19 @@ def _inference_command(
     layout: Layout, data: Path, key_file: Path, output: Path
 ) -> list[str]:
     options = layout.options
-    command = [*shlex.split(options.python), "-m", "espnet_llada.bin.asr_inference"]
-    command += ["--batch_size", str(options.batch_size)]
-    command += ["--ngpu", "1" if options.gpu_inference else "0"]
-    command += ["--data_path_and_name_and_type", f"{data}/wav.scp,speech,sound"]
-    command += ["--key_file", str(key_file)]
-    command += ["--asr_train_config", str(layout.exp / "config.yaml")]
-    command += ["--asr_model_file", str(layout.exp / options.inference_asr_model)]
-    command += ["--output_dir", str(output)]
-    if options.allow_pipes:
-        command += ["--allow_pipes", "true"]
-    if options.inference_config:
-        command += ["--config", options.inference_config]
-    return command + shlex.split(options.inference_args)
+    values = {
+        "batch_size": options.batch_size,
+        "ngpu": 1 if options.gpu_inference else 0,
+        "data_path_and_name_and_type": f"{data}/wav.scp,speech,sound",
+        "key_file": key_file,
+        "asr_train_config": layout.exp / "config.yaml",
+        "asr_model_file": layout.exp / options.inference_asr_model,
+        "output_dir": output,
+        "allow_pipes": options.allow_pipes or None,
+        "config": options.inference_config,
+    }
+    module, more = "espnet_llada.bin.asr_inference", options.inference_args
+    return python_command(options.python, module, values, more)
 
 
 def _concatenate(parts: list[Path], out: Path, utts: dict[str, str]) -> None:
@@ -113,29 +112,21 @@ def _concatenate(parts: list[Path], out: Path, utts: dict[str, str]) -> None:
         raise UserError(
             f"{out}: no line for '{min(missing)}'; see {parts[0].parents[2]}/*.log"
         )
-    with atomic_write(out) as temporary:
-        content = "".join(f"{lines[utt]}\n" for utt in sorted(lines))
-        temporary.write_text(content, encoding="utf-8")
+    write_text(out, "".join(f"{lines[utt]}\n" for utt in sorted(lines)))
 
 
 def _warn_of_failures(parts: list[Path]) -> None:
     """Say which utterances got an empty or unchanged transcript, and why."""
-    lines = [
-        line
-        for part in parts
-        if part.is_file()
-        for line in part.read_text(encoding="utf-8").split("\n")
-        if line
-    ]
-    if lines:
+    found = [p.read_text(encoding="utf-8") for p in parts if p.is_file()]
+    if lines := [line for text in found for line in text.split("\n") if line]:
         logger.warning("%d utterances failed; the first: %s", len(lines), lines[0])
 
 
 def _log_speed(path: Path) -> None:
-    spent, heard = map(sum, zip(*read_numbers(path, float).values(), strict=True))
+    spent, speech = map(sum, zip(*read_numbers(path, float).values(), strict=True))
     logger.info(
         "%s: %.1f s for %.1f s of speech, RTF %.3f",
-        *(path.parent, spent, heard, spent / heard if heard else 0.0),
+        *(path.parent, spent, speech, spent / speech if speech else 0.0),
     )
 
 

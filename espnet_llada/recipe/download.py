@@ -10,16 +10,17 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import fcntl
 import logging
 import shutil
 import tarfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path, PurePosixPath
 
+from filelock import FileLock, Timeout
 from tqdm import tqdm
 
 from espnet_llada.bin.options import OptionParser, run_main
+from espnet_llada.io.data_file import write_text
 from espnet_llada.io.weights.download import (
     NETWORK_ERRORS,
     FetchError,
@@ -28,7 +29,7 @@ from espnet_llada.io.weights.download import (
     sha256,
     size_of,
 )
-from espnet_llada.recipe.datadir import make_dir, write_line
+from espnet_llada.recipe.datadir import make_dir
 from espnet_llada.recipe.logs import log_to_stdout
 from espnet_llada.recipe.subsets import SUBSETS
 from espnet_llada.types import UserError, nearest
@@ -85,18 +86,17 @@ def fetch_subsets(
 
 @contextlib.contextmanager
 def _locked(root: Path) -> Iterator[None]:
+    lock = FileLock(root / ".lock")
     try:
-        lock = open(root / ".lock", "w")  # noqa: SIM115  (closed below)
+        held = lock.acquire(timeout=0)
+    except Timeout:
+        logger.info("%s: another process downloads into it; waiting", root)
+        held = lock.acquire()
     except OSError as e:
         raise UserError(
             f"{root}: cannot write here ({e.strerror}); name another directory"
         ) from e
-    with lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            logger.info("%s: another process downloads into it; waiting", root)
-            fcntl.flock(lock, fcntl.LOCK_EX)
+    with held:
         yield
 
 
@@ -141,7 +141,7 @@ def _unpack(archive: Path, subset: str, root: Path) -> None:
         unpacked = scratch / _CORPUS / subset
         if not unpacked.is_dir():
             raise UserError(f"{archive}: has no {_CORPUS}/{subset}; remove it")
-        write_line(unpacked / MARKER, SUBSETS[subset].sha256)
+        write_text(unpacked / MARKER, f"{SUBSETS[subset].sha256}\n")
         make_dir(root / _CORPUS)
         for file in (scratch / _CORPUS).iterdir():
             if file.is_file():  # README, SPEAKERS, ...: the same in every archive

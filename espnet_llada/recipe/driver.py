@@ -10,12 +10,12 @@ import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+from espnet_llada.io.data_file import write_text
 from espnet_llada.recipe import data_stages, decode_stages, pack_stage, train_stages
 from espnet_llada.recipe.datadir import make_dir
 from espnet_llada.recipe.layout import Layout
 from espnet_llada.recipe.logs import log_to_stdout
 from espnet_llada.recipe.options import Options, help_text, parse_options
-from espnet_llada.types import atomic_write
 
 logger = logging.getLogger(__name__)
 
@@ -66,8 +66,7 @@ def write_resume_script(folder: Path, argv: Sequence[str], stage: int) -> None:
     )
     logger.info("%s/run.sh resumes from stage %d", folder, stage)
     make_dir(folder)
-    with atomic_write(folder / "run.sh") as temporary:
-        temporary.write_text("\n".join(lines) + "\n", encoding="utf-8")
+    write_text(folder / "run.sh", "\n".join(lines) + "\n")
     (folder / "run.sh").chmod(0o755)
 
 

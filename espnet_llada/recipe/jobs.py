@@ -9,12 +9,16 @@ import shlex
 import signal
 import subprocess
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from espnet_llada.recipe.datadir import make_dir
 from espnet_llada.types import UserError
+
+ESPNET = "espnet_llada.run -m"
+"""Before the name of a module of ESPnet's: it runs with our classes registered."""
 
 _POLL_SECONDS = 0.2
 _GRACE_SECONDS = 10.0
@@ -34,6 +38,27 @@ class Job:
     command: Sequence[str]
     log: Path
     append: bool = False
+
+
+def python_command(
+    python: str, module: str, values: Mapping[str, Any], more: str = ""
+) -> list[str]:
+    """``python -m module --name value … more``.
+
+    Args:
+        python: how Python is run; a command line.
+        module: what is run, with the arguments that it has in any case.
+        values: of the options, by name: a switch as ``true`` or ``false``, of a list
+            each item. Those that are None or empty are left out.
+        more: the rest of the command line; it wins.
+    """
+    command = [*shlex.split(python), "-m", *module.split()]
+    for name, value in values.items():
+        for one in value if isinstance(value, list) else [value]:
+            if one not in (None, ""):
+                text = str(one).lower() if isinstance(one, bool) else str(one)
+                command += [f"--{name}", text]
+    return command + shlex.split(more)
 
 
 class Tail:

@@ -20,13 +20,10 @@ from pathlib import Path
 from typing import NamedTuple
 
 from espnet_llada.bin.options import OptionParser, run_main
+from espnet_llada.io.data_file import write_text
 from espnet_llada.io.kaldi.table import normal_id, scan_table
 from espnet_llada.recipe.audio_check import CHECKS, check_audio
-from espnet_llada.recipe.datadir import (
-    DataDir,
-    make_dir,
-    write_line,
-)
+from espnet_llada.recipe.datadir import DataDir, make_dir
 from espnet_llada.recipe.download import MARKER, URL, fetch_subsets
 from espnet_llada.recipe.logs import log_to_stdout, progress_bar
 from espnet_llada.recipe.problems import Problems
@@ -64,33 +61,6 @@ def find_corpus(root: Path) -> Path:
     )
 
 
-def prepare_subset(
-    root: Path, subset: str, check: str = "header", partial: bool = False
-) -> list[Utterance]:
-    """List the utterances of one subset, e.g. ``train-clean-100``.
-
-    Args:
-        root: the directory that holds ``LibriSpeech/``, or that directory itself.
-        subset: name of a directory in it.
-        check: how closely to look at the audio, one of ``CHECKS``.
-        partial: allow a subset of LibriSpeech's name to have fewer utterances.
-
-    Returns:
-        The manifest, sorted by utterance id in the C locale. As in ESPnet's LibriSpeech
-        recipe each chapter is a speaker of its own.
-
-    Raises:
-        UserError: a directory or an utterance is missing, audio and transcripts do not
-            match, or a recording is broken. Of several problems the first ones are
-            logged.
-    """
-    problems = Problems()
-    manifest = _list_subset(find_corpus(root), subset, partial, problems)
-    check_audio([u.audio for u in manifest], check, problems)
-    problems.check()
-    return manifest
-
-
 def _list_subset(
     corpus: Path, subset: str, partial: bool, problems: Problems
 ) -> list[Utterance]:
@@ -110,7 +80,7 @@ def _list_subset(
             problems.add(f"{corpus}/{subset}: no utterances; unpack the subset again")
         elif not partial and (wrong := check_count(corpus, subset, len(manifest))):
             problems.add(wrong)
-    return sorted(manifest)
+    return manifest
 
 
 def _subdirectories(path: Path) -> list[str]:
@@ -164,11 +134,50 @@ def _list_audio(folder: Path) -> tuple[dict[str, str], list[str]]:
             continue
         if utt in found:
             complaints.append(
-                f"{folder}/{name}: {found[utt]} beside it is the same utterance; "
+                f"{folder}/{name}: {found[utt]} is the same utterance; "
                 "remove one of the two"
             )
         found[utt] = name
     return found, complaints
+
+
+def list_utterances(
+    root: Path,
+    subsets: Sequence[str],
+    max_utts: int | None = None,
+    check: str = "header",
+    partial: bool = False,
+) -> Sequence[Utterance]:
+    """List the utterances of one or more subsets, e.g. ``train-clean-100``.
+
+    Args:
+        root: the directory that holds ``LibriSpeech/``, or that directory itself.
+        subsets: names of directories in it.
+        max_utts: keep this many utterances, spread evenly over all.
+        check: how closely to look at the audio, one of ``CHECKS``.
+        partial: allow a subset of LibriSpeech's name to have fewer utterances.
+
+    Returns:
+        The manifest, sorted by utterance id in the C locale. As in ESPnet's LibriSpeech
+        recipe each chapter is a speaker of its own.
+
+    Raises:
+        UserError: a directory or an utterance is missing, an utterance is in two
+            subsets, audio and transcripts do not match, or a recording is broken. Of
+            several problems the first ones are logged.
+    """
+    problems, corpus = Problems(), find_corpus(root)
+    manifest: list[Utterance] = []
+    for subset in subsets:
+        manifest += _list_subset(corpus, subset, partial, problems)
+    manifest.sort()
+    for one, other in itertools.pairwise(manifest):
+        if one.utt == other.utt:
+            problems.add(f"{one.audio}: {other.audio} has the same id; drop one")
+    chosen = spread(manifest, max_utts)
+    check_audio([u.audio for u in chosen], check, problems)
+    problems.check()
+    return chosen
 
 
 def prepare_set(
@@ -179,40 +188,21 @@ def prepare_set(
     check: str = "header",
     partial: bool = False,
 ) -> bool:
-    """Write the data directory ``out`` from one or more subsets.
+    """Write the data directory ``out``; the other arguments: see ``list_utterances``.
 
     A finished directory holds ``.completed``, which says what it was made from; one
     made from the same is left alone.
 
-    Args:
-        root: see ``prepare_subset``, as for ``check`` and ``partial``.
-        subsets: names of the subsets to combine.
-        out: the data directory.
-        max_utts: keep this many utterances, spread evenly over the set.
-
     Returns:
         Whether the directory was written (it was not already there).
-
-    Raises:
-        UserError: see ``prepare_subset``; or an utterance is in two subsets.
     """
     origin = {"root": str(root), "subsets": list(subsets), "max_utts": max_utts}
-    stamp = json.dumps(origin | {"check": check, "partial": partial})
+    stamp = json.dumps(origin | {"check": check, "partial": partial}) + "\n"
     marker = out / MARKER
-    if marker.is_file() and marker.read_bytes() == f"{stamp}\n".encode():
+    if marker.is_file() and marker.read_bytes() == stamp.encode():
         logger.info("%s is complete; remove %s to make it anew", out, marker)
         return False
-    problems = Problems()
-    manifest: list[Utterance] = []
-    for subset in subsets:
-        manifest += _list_subset(find_corpus(root), subset, partial, problems)
-    manifest.sort()
-    for one, twin in itertools.pairwise(manifest):
-        if one.utt == twin.utt:
-            problems.add(f"{one.audio}: {twin.audio} has the same id; drop one")
-    chosen = spread(manifest, max_utts)
-    check_audio([u.audio for u in chosen], check, problems)
-    problems.check()
+    chosen = list_utterances(root, subsets, max_utts, check, partial)
     make_dir(out)
     marker.unlink(missing_ok=True)
     DataDir(
@@ -220,7 +210,7 @@ def prepare_set(
         text={u.utt: u.text for u in chosen},
         utt2spk={u.utt: u.speaker for u in chosen},
     ).write(out)
-    write_line(marker, stamp)
+    write_text(marker, stamp)
     logger.info("%s: %d utterances of %s", out, len(chosen), " + ".join(subsets))
     return True
 

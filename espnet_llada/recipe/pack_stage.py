@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import logging
-import shlex
 
-from espnet_llada.recipe.jobs import Job, run_jobs
+from espnet_llada.recipe.jobs import ESPNET, Job, python_command, run_jobs
 from espnet_llada.recipe.layout import Layout
 from espnet_llada.types import UserError
 
@@ -23,13 +22,14 @@ def pack(layout: Layout) -> None:
     for path in (config, model):
         if not path.is_file():
             raise UserError(f"{path}: no such file; run stage 11 first")
-    command = [*shlex.split(options.python), "-m", "espnet_llada.run"]
-    command += ["-m", "espnet2.bin.pack", "asr"]
-    command += ["--asr_train_config", str(config), "--asr_model_file", str(model)]
-    for extra in (exp / "RESULTS.md", exp / "images"):
-        if extra.exists():
-            command += ["--option", str(extra)]
-    command += ["--outpath", str(layout.packed_model)]
+    extras = [exp / "RESULTS.md", exp / "images"]
+    values = {
+        "asr_train_config": config,
+        "asr_model_file": model,
+        "option": [extra for extra in extras if extra.exists()],
+        "outpath": layout.packed_model,
+    }
+    command = python_command(options.python, f"{ESPNET} espnet2.bin.pack asr", values)
     run_jobs([Job(command, exp / "pack.log")])
     size = layout.packed_model.stat().st_size
     logger.info("wrote %s (%.1f MB)", layout.packed_model, size / 1e6)

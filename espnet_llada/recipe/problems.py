@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-from typing import NoReturn
 
 from espnet_llada.types import UserError
 
@@ -32,12 +31,10 @@ class Problems:
             UserError: the complaint; where there are several, the first ones are
                 logged, and the error gives their number.
         """
-        if self.count:
-            self._refuse()
-
-    def _refuse(self) -> NoReturn:
-        if self.count == 1:
-            raise UserError(self._first[0])
+        if self.count < 2:
+            for complaint in self._first:
+                raise UserError(complaint)
+            return
         for complaint in self._first:
             logger.error("%s", complaint)
         listed = "all" if self.count <= SHOWN else f"the first {SHOWN}"

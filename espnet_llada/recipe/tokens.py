@@ -12,15 +12,15 @@ import argparse
 from pathlib import Path
 
 from espnet_llada.bin.options import OptionParser, run_main
+from espnet_llada.io.data_file import write_text
 from espnet_llada.recipe.datadir import make_dir
-from espnet_llada.types import ESPNET_TOKENS, atomic_write
+from espnet_llada.types import ESPNET_TOKENS
 
 
 def write_token_list(path: Path) -> None:
     """Write the list to ``path``, one symbol per line."""
     make_dir(path.parent)
-    with atomic_write(path) as temporary:
-        temporary.write_text("\n".join(ESPNET_TOKENS) + "\n", encoding="utf-8")
+    write_text(path, "\n".join(ESPNET_TOKENS) + "\n")
 
 
 def get_parser() -> argparse.ArgumentParser:

@@ -2,15 +2,23 @@
 
 from __future__ import annotations
 
+import itertools
 import logging
 import re
-import shlex
 import sys
 from pathlib import Path
+from typing import Any
 
 from espnet_llada.io.kaldi.table import read_table
 from espnet_llada.recipe.datadir import split_table, write_table
-from espnet_llada.recipe.jobs import Job, Tail, count_lines, run_jobs
+from espnet_llada.recipe.jobs import (
+    ESPNET,
+    Job,
+    Tail,
+    count_lines,
+    python_command,
+    run_jobs,
+)
 from espnet_llada.recipe.layout import Layout
 from espnet_llada.recipe.logs import progress_bar
 from espnet_llada.types import ESPNET_TOKENS, UserError
@@ -35,20 +43,15 @@ def collect_stats(layout: Layout) -> None:
     logdir.mkdir(parents=True, exist_ok=True)
     for key_file, name in ((train, "train"), (valid, "valid")):
         split_table(key_file, [logdir / f"{name}.{n}.scp" for n in numbers])
-    jobs = [
-        Job(
-            [
-                *_train_command(layout),
-                *("--collect_stats", "true"),
-                *("--train_shape_file", str(logdir / f"train.{n}.scp")),
-                *("--valid_shape_file", str(logdir / f"valid.{n}.scp")),
-                *("--output_dir", str(logdir / f"stats.{n}")),
-                *shlex.split(options.asr_args),
-            ],
-            logdir / f"stats.{n}.log",
-        )
-        for n in numbers
-    ]
+    jobs = []
+    for n in numbers:
+        values = {
+            "collect_stats": True,
+            "train_shape_file": logdir / f"train.{n}.scp",
+            "valid_shape_file": logdir / f"valid.{n}.scp",
+            "output_dir": logdir / f"stats.{n}",
+        }
+        jobs.append(Job(_train_command(layout, values), logdir / f"stats.{n}.log"))
     logger.info("collecting statistics; logs: %s/stats.*.log", logdir)
     written = [
         Tail(logdir / f"stats.{n}" / name / "text_shape")
@@ -57,11 +60,12 @@ def collect_stats(layout: Layout) -> None:
     ]
     with progress_bar(sum(counts), "collect stats") as bar:
         run_jobs(jobs, lambda: bar.update(count_lines(written)))
-    aggregate = [*shlex.split(options.python), "-m", "espnet_llada.run"]
-    aggregate += ["-m", "espnet2.bin.aggregate_stats_dirs", "--skip_sum_stats"]
-    for n in numbers:
-        aggregate += ["--input_dir", str(logdir / f"stats.{n}")]
-    aggregate += ["--output_dir", str(layout.stats)]
+    values = {
+        "input_dir": [logdir / f"stats.{n}" for n in numbers],
+        "output_dir": layout.stats,
+    }
+    module = f"{ESPNET} espnet2.bin.aggregate_stats_dirs --skip_sum_stats"
+    aggregate = python_command(options.python, module, values)
     run_jobs([Job(aggregate, logdir / "aggregate.log")])
     for name in ("train", "valid"):
         _append_vocabulary(layout.stats / name / "text_shape", options.token_type)
@@ -83,48 +87,48 @@ def train(layout: Layout) -> None:
         "text": (f"text_shape.{options.token_type}", options.asr_text_fold_length),
     }
     chosen = [shapes[name] for _, name, _ in layout.inputs]
-    command = _train_command(layout)
-    for kind in ("train", "valid"):
-        for shape, _ in chosen:
-            path = stats / kind / shape
-            if not path.is_file():
-                raise UserError(f"{path}: no such file; run stage 10 first")
-            command += [f"--{kind}_shape_file", str(path)]
-    for _, fold_length in chosen:
-        command += ["--fold_length", str(fold_length)]
-    if options.pretrained_model:
-        command += ["--init_param", options.pretrained_model]
-    command += ["--ignore_init_mismatch", str(options.ignore_init_mismatch).lower()]
-    command += ["--resume", "true", "--output_dir", str(layout.exp)]
-    command += ["--ngpu", str(options.ngpu), "--multiprocessing_distributed", "true"]
-    command += shlex.split(options.asr_args)
-    log = layout.exp / "train.log"
-    logger.info("training; log: %s", log)
-    with TrainingProgress(log) as progress:
-        run_jobs([Job(command, log, append=True)], progress.update)
+    values = {
+        f"{kind}_shape_file": [stats / kind / shape for shape, _ in chosen]
+        for kind in ("train", "valid")
+    }
+    for path in itertools.chain(*values.values()):
+        if not path.is_file():
+            raise UserError(f"{path}: no such file; run stage 10 first")
+    values |= {
+        "fold_length": [fold_length for _, fold_length in chosen],
+        "init_param": options.pretrained_model,
+        "ignore_init_mismatch": options.ignore_init_mismatch,
+        "resume": True,
+        "output_dir": layout.exp,
+        "ngpu": options.ngpu,
+        "multiprocessing_distributed": True,
+    }
+    job = Job(_train_command(layout, values), layout.exp / "train.log", append=True)
+    logger.info("training; log: %s", job.log)
+    with TrainingProgress(job.log) as progress:
+        run_jobs([job], progress.update)
         progress.update()
 
 
-def _train_command(layout: Layout) -> list[str]:
-    """What stages 10 and 11 pass to ``asr_train`` alike."""
+def _train_command(layout: Layout, more: dict[str, Any]) -> list[str]:
+    """What stages 10 and 11 run: ``asr_train`` with ``more`` options of the stage."""
     options = layout.options
-    command = [*shlex.split(options.python), "-m", "espnet_llada.bin.asr_train"]
-    command += ["--use_preprocessor", "true"]
-    if options.allow_pipes:
-        command += ["--allow_pipes", "true"]
-    command += ["--bpemodel", options.hugging_face_model_name_or_path or "none"]
-    command += ["--token_type", options.token_type]
-    command += ["--token_list", str(layout.token_list)]
-    for name in ("non_linguistic_symbols", "cleaner", "g2p"):
-        command += [f"--{name}", "none"]
-    if options.asr_config:
-        command += ["--config", options.asr_config]
-    command += ["--frontend_conf", f"fs={options.fs}"]
+    values = {
+        "use_preprocessor": True,
+        "allow_pipes": options.allow_pipes or None,
+        "bpemodel": options.hugging_face_model_name_or_path or "none",
+        "token_type": options.token_type,
+        "token_list": layout.token_list,
+        **dict.fromkeys(("non_linguistic_symbols", "cleaner", "g2p"), "none"),
+        "config": options.asr_config,
+        "frontend_conf": f"fs={options.fs}",
+    }
     for name, folder in (("train", layout.train), ("valid", layout.valid)):
-        for data in layout.inputs:
-            given = f"{folder}/{','.join(data)}"
-            command += [f"--{name}_data_path_and_name_and_type", given]
-    return command
+        values[f"{name}_data_path_and_name_and_type"] = [
+            f"{folder}/{','.join(data)}" for data in layout.inputs
+        ]
+    module = "espnet_llada.bin.asr_train"
+    return python_command(options.python, module, values | more, options.asr_args)
 
 
 class TrainingProgress:

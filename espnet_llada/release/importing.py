@@ -12,9 +12,9 @@ from typing import Any
 
 import torch
 
-from espnet_llada.inference.loading import write_model
 from espnet_llada.io import weights
 from espnet_llada.io.checkpoint import IDENTITY, identity_tensor
+from espnet_llada.io.model_dir import write_model
 from espnet_llada.io.weights import Weights
 from espnet_llada.io.weights.conversion import convert_once, describe
 from espnet_llada.networks.lm.export import Update, export_llama

@@ -1,1 +1,1 @@
-"""The report of a sweep: figures, and one HTML page that needs nothing beside it."""
+"""The report of a sweep: figures, and one HTML file that loads nothing."""

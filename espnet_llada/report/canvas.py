@@ -13,7 +13,7 @@ _KIND = {
     "masked": "masked on entry",
     "measured": "first pass, measured",
     "pass": "pass",
-    "kept": "kept, read along",
+    "kept": "result of rescoring",
 }
 
 
@@ -71,7 +71,7 @@ def _shown(cell: Cell, width: int, starts_word: bool, measured: bool) -> ShownCe
             percent = round(100 * cell.probability)
     marks = {
         "end": cell.end,
-        "sure": percent is not None,
+        "measured": percent is not None,
         "given": cell.given,
         "now": cell.committed,
     }

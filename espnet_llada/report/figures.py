@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import io
+import operator
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -82,37 +83,39 @@ def figures_of(
         entries: in the order of the table.
         lines: labels of the rows to be drawn as lines, the baseline first.
     """
-    by_label = {row.system: row for row in rows}
-    flat = {label: by_label[label].wer_normalised.rate for label in lines}
+    rates = {row.system: row.normalised.wer.rate for row in rows}
+    passes = {row.system: row.passes for row in rows}
+    flat = {label: rates[label] for label in lines}
     figures = []
     for axis, name, title, x_label in _AXES:
-        scale = 100.0 if axis == "mask_ratio" else 1.0
+        is_share = axis == "mask_ratio"
+        of_axis = [e for e in entries if e.axis == axis]
         curves = _curves(
-            (e, scale * e.value, by_label[e.label]) for e in entries if e.axis == axis
+            (e, 100.0 * e.value if is_share else e.value, rates[e.label])
+            for e in of_axis
         )
         if curves:
-            doubling = axis != "mask_ratio"
-            figures.append(Figure(name, title, x_label, curves, flat, {}, doubling))
-    counted = [e for e in entries if e.decodes and by_label[e.label].passes]
-    spent = [(e, by_label[e.label].passes, by_label[e.label]) for e in counted]
+            figures.append(Figure(name, title, x_label, curves, flat, {}, not is_share))
+    counted = [e for e in entries if e.decodes and passes[e.label]]
     # Other options vary at a fixed number of passes: no curve over these.
-    curves = _curves(s for s in spent if s[0].axis in _PASSES)
-    points = {
-        e.label: (x, row.wer_normalised.rate) for e, x, row in spent if not e.axis
-    }
+    curves = _curves(
+        (e, passes[e.label], rates[e.label]) for e in counted if e.axis in _PASSES
+    )
+    points = {e.label: (passes[e.label], rates[e.label]) for e in counted if not e.axis}
     if curves:
         title, x_label = "WER against forward passes", "forward passes per utterance"
         figures.append(Figure("wer_passes", title, x_label, curves, flat, points))
     return figures
 
 
-def _curves(found) -> dict[str, list[tuple[float, Interval]]]:
+def _curves(
+    points: Iterable[tuple[Entry, float, Interval]],
+) -> dict[str, list[tuple[float, Interval]]]:
     curves: dict[str, list[tuple[float, Interval]]] = {}
-    for entry, x, row in found:
-        name = entry.group or entry.label
-        curves.setdefault(name, []).append((x, row.wer_normalised.rate))
-    ordered = {n: sorted(p, key=lambda point: point[0]) for n, p in curves.items()}
-    return {name: points for name, points in ordered.items() if len(points) > 1}
+    for entry, x, rate in points:
+        curves.setdefault(entry.group or entry.label, []).append((x, rate))
+    by_x = operator.itemgetter(0)
+    return {n: sorted(found, key=by_x) for n, found in curves.items() if len(found) > 1}
 
 
 def draw(figure: Figure, folder: Path) -> str:
@@ -147,12 +150,9 @@ def sheet_of(name: str) -> Iterator[Any]:
         "text.parse_math": False,  # names of rows and sets may have dollar signs
         "axes.spines.top": False,
         "axes.spines.right": False,
-        **dict.fromkeys(
-            ("text.color", "axes.labelcolor", "axes.edgecolor"),
-            INK,
-        ),
-        **dict.fromkeys(("xtick.color", "ytick.color"), INK),
     }
+    inked = "text.color axes.labelcolor axes.edgecolor xtick.color ytick.color"
+    style |= dict.fromkeys(inked.split(), INK)
     with mpl.rc_context(style):
         sheet = Sheet(figsize=(7.2, 4.4), layout="constrained")
         FigureCanvasAgg(sheet)
@@ -183,22 +183,14 @@ def _plot(axes, figure: Figure) -> None:
         error = [[rate.value - rate.low], [rate.high - rate.value]]
         marker = "*" if name in figure.lines else "X1+D2P3"[i % 7]
         label = None if name in figure.lines else legend_name(name)
-        axes.errorbar(
-            *([x], [rate.value], error),
-            **{"fmt": marker, "color": INK, "markersize": 9, "label": label},
-            capsize=3,
-        )
+        look = {"fmt": marker, "color": INK, "markersize": 9, "capsize": 3}
+        axes.errorbar([x], [rate.value], error, label=label, **look)
     _scales(axes, figure)
     axes.set_xlabel(figure.x_label)
     axes.set_ylabel("WER, Whisper-normalised, %")
     axes.grid(color=INK, alpha=0.12, linewidth=0.6)
-    axes.legend(
-        loc="lower center",
-        bbox_to_anchor=(0.5, 1.0),
-        ncols=2,
-        frameon=False,
-        fontsize=9,
-    )
+    place = {"loc": "lower center", "bbox_to_anchor": (0.5, 1.0), "ncols": 2}
+    axes.legend(**place, frameon=False, fontsize=9)
 
 
 def _scales(axes, figure: Figure) -> None:

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from espnet_llada.io.data_file import write_text
 from espnet_llada.report.canvas import canvas
 from espnet_llada.report.figures import Entry, draw, figures_of
 from espnet_llada.report.words import Chosen, marked
@@ -19,7 +20,7 @@ from espnet_llada.scoring.overview import (
 )
 from espnet_llada.scoring.summary import Row
 from espnet_llada.scoring.table import NOTE, set_detail
-from espnet_llada.types import Frame, atomic_write
+from espnet_llada.types import Frame
 
 _WHY = {
     "better": "deliberation made it better",
@@ -74,7 +75,7 @@ class Report:
 
 
 def write_report(report: Report, path: Path) -> None:
-    """Write it as HTML, and its figures as PNG files into ``figures/`` beside it."""
+    """Write it as HTML, and its figures as PNG files into the folder ``figures``."""
     # Here, since a sweep that fails needs none.
     from jinja2 import Environment, PackageLoader, StrictUndefined
 
@@ -106,5 +107,4 @@ def write_report(report: Report, path: Path) -> None:
         marked=marked,
         canvas=canvas,
     )
-    with atomic_write(path) as temporary:
-        temporary.write_text(html + "\n", encoding="utf-8")
+    write_text(path, html + "\n")

@@ -84,26 +84,20 @@ def marked(ref: str, hyp: str, first: str | None = None) -> list[Word]:
     """
     new = _changed(first.split(), hyp.split()) if first is not None else set()
     place, words = 0, []
-    for said, heard in align(ref.split(), hyp.split()):
-        if heard is None:
+    for said, word in align(ref.split(), hyp.split()):
+        if word is None:
             words.append(Word(said, [], "missing", missing=True))
             continue
-        kinds = ["new"] if place in new else []
-        title = ""
-        if said != heard:
+        kinds, title = ["new"] if place in new else [], ""
+        if said != word:
             kinds.append("bad")
             title = f"said: {said}" if said else "nothing was said here"
         place += 1
-        words.append(Word(heard, kinds, title))
+        words.append(Word(word, kinds, title))
     return words
 
 
 def _changed(old: list[str], new: list[str]) -> set[int]:
     """Places in ``new`` of the words that ``old`` does not have there."""
-    place, found = 0, set()
-    for before, after in align(old, new):
-        if after is not None:
-            if before != after:
-                found.add(place)
-            place += 1
-    return found
+    pairs = [pair for pair in align(old, new) if pair[1] is not None]
+    return {place for place, (before, after) in enumerate(pairs) if before != after}

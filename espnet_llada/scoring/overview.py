@@ -1,4 +1,4 @@
-"""Many rows on a few sets, in two tables that a page can hold."""
+"""Many rows on a few sets, in two tables."""
 
 from __future__ import annotations
 
@@ -22,12 +22,12 @@ def overview(rows: Sequence[Row], groups: Mapping[str, str]) -> str:
     main, sets = main_rows(rows)
     title = "All sets pooled" if len(sets) > 1 else sets[0]
     content = f"\n## {title}\n\n{set_detail(main[0])}\n\n"
-    columns = len(main_header(main))
-    table = [main_header(main)]
+    header = main_header(main)
+    table = [header]
     for group, members in by_group(main, groups):
         if group:
-            table.append((f"**{group}**", *[""] * (columns - 1)))
-        table += [main_cells(row, bool(columns > len(RATES))) for row in members]
+            table.append((f"**{group}**", *[""] * (len(header) - 1)))
+        table += [main_cells(row, len(header) > len(RATES)) for row in members]
     content += markdown(table)
     if len(sets) > 1:
         content += "\n## Each set\n\nWER after the normaliser (raw), %\n\n"
@@ -60,22 +60,19 @@ def main_header(rows: Sequence[Row]) -> Cells:
 
 def main_cells(row: Row, compared: bool) -> Cells:
     """A line of the first table."""
-    rates = str(row.wer_normalised.rate), str(row.wer.rate)
+    rates = str(row.normalised.wer.rate), str(row.raw.wer.rate)
     cells = (row.system, *rates, *cost_cells(row))
     if not compared:
         return cells
-    change = row.change_normalised
-    return (
-        *cells,
-        *(("", "") if change is None else (relative(change), change.p_text)),
-    )
+    change = row.normalised.change
+    return (*cells, *((relative(change), change.p_text) if change else ("", "")))
 
 
 def set_cells(rows: Sequence[Row], sets: Sequence[str]) -> list[Cells]:
     """Lines of the second table: ``normalised (raw)`` for each set."""
     table: dict[str, dict[str, str]] = {}
     for row in rows:
-        values = row.wer_normalised.rate.value, row.wer.rate.value
+        values = row.normalised.wer.rate.value, row.raw.wer.rate.value
         table.setdefault(row.system, {})[row.set] = "{:.2f} ({:.2f})".format(*values)
     return [
         (label, *(cells.get(name, "-") for name in sets))

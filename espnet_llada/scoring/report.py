@@ -9,11 +9,12 @@ import sys
 import time
 from pathlib import Path
 
+from espnet_llada.io.data_file import write_text
 from espnet_llada.scoring.normalize import normalize_all
 from espnet_llada.scoring.sclite import read_trn
 from espnet_llada.scoring.significance import estimate
 from espnet_llada.scoring.wer import Score, score_pairs
-from espnet_llada.types import UserError, atomic_write, check_writable
+from espnet_llada.types import UserError, check_writable
 
 _HEADER = "|dataset|Snt|Wrd|Corr|Sub|Del|Ins|Err|S.Err|\n" + "|---" * 9 + "|\n"
 _KINDS = {"wer": "WER (raw)", "cer": "CER (raw)"}
@@ -46,7 +47,7 @@ def write_results_md(exp_dir: str | Path, name: str = "RESULTS.md") -> Path:
     """Gather every ``<inference_tag>/<set>/score_{wer,cer}/result.txt`` of a model.
 
     The Whisper-normalised table and the bootstrap intervals are computed from the
-    ``ref.trn`` and ``hyp.trn`` beside each word result, so they need no data directory.
+    ``ref.trn`` and ``hyp.trn`` of each word result, so they need no data directory.
 
     Args:
         exp_dir: the experiment (``exp/asr_x``) below which the results lie.
@@ -72,14 +73,13 @@ def write_results_md(exp_dir: str | Path, name: str = "RESULTS.md") -> Path:
     scored = [(_dataset(exp, path), *_scores(path)) for path in found["wer"]]
     normalised = [_row(name, norm) for name, _, norm in scored]
     tables.append(("WER (Whisper-normalised)", normalised))
-    with atomic_write(target) as temporary:
-        content = f"{GENERATED} espnet_llada.scoring.report -->\n# RESULTS\n"
-        content += _environment()
-        for title, rows in tables:
-            content += f"\n## {title}\n\n{_HEADER}" + "".join(rows)
-        content += "\n## WER with 95% bootstrap interval\n\n" + _INTERVALS
-        content += "".join(itertools.starmap(_interval_row, scored))
-        temporary.write_text(content, encoding="utf-8")
+    content = f"{GENERATED} espnet_llada.scoring.report -->\n# RESULTS\n"
+    content += _environment()
+    for title, rows in tables:
+        content += f"\n## {title}\n\n{_HEADER}" + "".join(rows)
+    content += "\n## WER with 95% bootstrap interval\n\n" + _INTERVALS
+    content += "".join(itertools.starmap(_interval_row, scored))
+    write_text(target, content)
     return target
 
 
@@ -114,12 +114,8 @@ def _row(dataset: str, score: Score) -> str:
 
 def _interval_row(dataset: str, raw: Score, normalised: Score) -> str:
     speakers = {utt: utt for utt in raw.utterances}  # "speaker-utterance"
-    cells, resampled = [], ""
-    for score in (raw, normalised):
-        e = estimate(score, speakers)
-        cells.append(str(e.rate))
-        resampled = f"{e.units} {e.unit}"
-    return "|" + "|".join([dataset, *cells, resampled]) + "|\n"
+    one, two = (estimate(score, speakers) for score in (raw, normalised))
+    return f"|{dataset}|{one.rate}|{two.rate}|{one.units} {one.unit}|\n"
 
 
 def _environment() -> str:
@@ -131,8 +127,7 @@ def _environment() -> str:
         except importlib.metadata.PackageNotFoundError:
             version = "not installed"
         lines.append(f"{label} version: `{label} {version}`")
-    commit = _git("rev-parse", "HEAD")
-    if commit:
+    if commit := _git("rev-parse", "HEAD"):
         lines.append(f"Git hash: `{commit}`")
         lines.append(f"  - Commit date: `{_git(*_COMMIT_DATE)}`")
     bullets = (line if line.startswith(" ") else f"- {line}" for line in lines)

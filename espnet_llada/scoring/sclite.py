@@ -12,17 +12,19 @@ import re
 import shutil
 import string
 import subprocess
+from collections import Counter
 from pathlib import Path
 
+from espnet_llada.io.data_file import write_text
 from espnet_llada.io.kaldi.table import read_lines, read_text
 from espnet_llada.scoring.align import Pair, align
 from espnet_llada.scoring.wer import (
     Counts,
     Score,
     check_ids,
-    speakers_beside,
+    speakers_of,
 )
-from espnet_llada.types import UserError, atomic_write
+from espnet_llada.types import UserError
 
 _DEBIAN = "/usr/lib/sctk/bin"  # where Debian's sctk puts it, off PATH
 _HEADER = "# Snt # Wrd | Corr    Sub    Del    Ins    Err  S.Err"
@@ -38,8 +40,7 @@ def write_score_dir(
     """Write ``ref.trn``, ``hyp.trn`` and ``result.txt`` into ``out_dir``.
 
     Args:
-        ref_text: Kaldi text. An ``utt2spk`` beside it names the speakers; without one
-            each utterance is its own speaker, as in Kaldi.
+        ref_text: Kaldi text; speakers are those of its directory's ``utt2spk``.
         hyp_text: Kaldi text of the same utterances.
         out_dir: made if it is not there.
         unit: ``word``, or ``char`` (a space becomes ``<space>``).
@@ -52,13 +53,13 @@ def write_score_dir(
     """
     refs, hyps = read_text(ref_text), read_text(hyp_text)
     check_ids(refs, hyps, (str(ref_text), str(hyp_text)))
-    speakers = speakers_beside(Path(ref_text), refs)
+    speakers = speakers_of(Path(ref_text), refs)
     ids = {utt: f"{speakers[utt]}-{utt}" for utt in refs}
     if len(owner := {i: utt for utt, i in ids.items()}) < len(ids):
-        twin = next(utt for utt, i in ids.items() if owner[i] != utt)
+        other = next(utt for utt, i in ids.items() if owner[i] != utt)
         raise UserError(
-            f"{ref_text}: '{twin}' and '{owner[ids[twin]]}' are both {ids[twin]} with "
-            "their speakers before them; rename one"
+            f"{ref_text}: '{other}' and '{owner[ids[other]]}' are both {ids[other]} "
+            "with their speakers before them; rename one"
         )
     refs = {ids[u]: _tokens(refs[u], unit) for u in ids}
     hyps = {ids[u]: _tokens(hyps[u], unit) for u in ids}
@@ -70,9 +71,9 @@ def write_score_dir(
         raise UserError(f"{out}: cannot make the directory ({e.strerror})") from e
     for name, texts in (("ref.trn", refs), ("hyp.trn", hyps)):
         lines = "".join(f"{tokens}\t({utt})\n" for utt, tokens in texts.items())
-        _write(out / name, lines)
+        write_text(out / name, lines)
     result = _by_sclite(out, refs, hyps) or _by_ourselves(refs, hyps)
-    _write(out / "result.txt", result)
+    write_text(out / "result.txt", result)
     return out / "result.txt"
 
 
@@ -104,11 +105,6 @@ def _tokens(text: str, unit: str) -> str:
     if unit == "char":
         return " ".join("<space>" if c == " " else c for c in text)
     raise UserError(f"unit {unit!r}: choose word or char")
-
-
-def _write(path: Path, content: str) -> None:
-    with atomic_write(path) as temporary:
-        temporary.write_text(content, encoding="utf-8")
 
 
 def find_sclite() -> str | None:
@@ -163,22 +159,22 @@ def _fold(text: str) -> list[str]:
     return [re.sub(r"(?<!\\);.*", "", t).replace("\\", "") for t in tokens]
 
 
+def _kind(pair: Pair) -> str:
+    ref, hyp = pair
+    return "" if ref == hyp else "I" if ref is None else "D" if hyp is None else "S"
+
+
 def _count(pairs: list[Pair]) -> Counts:
-    hits = sum(r == h for r, h in pairs)
-    deletions = sum(h is None for _, h in pairs)
-    insertions = sum(r is None for r, _ in pairs)
-    return Counts(
-        hits, len(pairs) - hits - deletions - insertions, deletions, insertions
-    )
+    n = Counter(map(_kind, pairs))
+    return Counts(n[""], n["S"], n["D"], n["I"])
 
 
 def _show(pairs: list[Pair]) -> str:
     """The alignment in columns, with a letter under each error."""
     rows = [("REF:", "HYP:", "Eval:")]
     for ref, hyp in pairs:
-        kind = "" if ref == hyp else "I" if ref is None else "D" if hyp is None else "S"
         blank = "*" * len(ref or hyp or "")
-        rows.append((ref or blank, hyp or blank, kind))
+        rows.append((ref or blank, hyp or blank, _kind((ref, hyp))))
     widths = [max(map(len, row)) for row in rows]
     lines = (
         " ".join(cell.ljust(width) for cell, width in zip(side, widths, strict=True))

@@ -1,4 +1,4 @@
-"""How sure an error rate is, and whether two systems differ: bootstrap over speakers.
+"""Intervals of error rates and tests of differences, by bootstrap over speakers.
 
 After Bisani and Ney, "Bootstrap estimates for confidence intervals in ASR performance
 evaluation" (ICASSP 2004). A replicate draws as many units as there are, with
@@ -22,7 +22,7 @@ REPLICATES = 10_000
 FEWEST_SPEAKERS = 10
 _TAILS = (2.5, 97.5)  # percentiles
 _DRAWN_AT_ONCE = 1 << 21  # indices; more would only take memory
-_KEPT = 1 << 22  # numbers of a table that is kept, 32 MiB
+_KEPT = 1 << 22  # numbers of draws that are kept, 32 MiB
 
 
 @dataclass(frozen=True)
@@ -39,13 +39,7 @@ class Interval:
 
 @dataclass(frozen=True)
 class Estimate:
-    """A word error rate.
-
-    Attributes:
-        rate: in percent.
-        unit: what was resampled, ``speakers`` or ``utterances``.
-        units: how many of them there are.
-    """
+    """A word error rate; ``units`` speakers or utterances (``unit``) were resampled."""
 
     rate: Interval
     unit: str
@@ -90,8 +84,7 @@ def estimate(
         seed: of the draws; the same one gives the same result.
     """
     unit, groups = _units(score, speakers)
-    errors, words = _sums(score, groups)
-    drawn = _replicates((errors, words), replicates, seed)
+    drawn = _replicates(_sums(score, groups), replicates, seed)
     rates = np.concatenate([_percent(e, w) for e, w in drawn])
     return Estimate(_interval(score.wer, rates), unit, len(groups))
 
@@ -152,35 +145,31 @@ def _sums(score: Score, groups: list[list[str]]) -> tuple[np.ndarray, np.ndarray
 
 def _replicates(
     columns: tuple[np.ndarray, ...], replicates: int, seed: int
-) -> Iterator[list[np.ndarray]]:
-    """Yield each column's sum over the draws, some replicates at a time."""
-    units = len(columns[0])
-    if replicates * units <= _KEPT:  # many systems on one set: the draws are the same
-        times = _times_drawn(units, replicates, seed)
-        yield list(np.rint(times @ np.column_stack(columns).astype(np.float64)).T)
-        return
-    for drawn in _draws(units, replicates, seed):
-        yield [column[drawn].sum(axis=1) for column in columns]
+) -> Iterator[np.ndarray]:
+    """Yield each column's sum over the draws (columns, n), n replicates at a time."""
+    table = np.column_stack(columns).astype(np.float64)
+    units = len(table)
+    draws = _kept_draws if replicates * units <= _KEPT else _draws
+    for times in draws(units, replicates, seed):
+        yield np.rint(times @ table).T
 
 
 def _draws(units: int, replicates: int, seed: int) -> Iterator[np.ndarray]:
-    """Indices (n, units) of the units that each of the next n replicates draws."""
+    """Yield (n, units) float64: how often the next n replicates draw each unit."""
     rng = np.random.default_rng(seed)
     step = max(1, _DRAWN_AT_ONCE // units)
     for first in range(0, replicates, step):
-        shape = min(step, replicates - first), units
-        yield rng.integers(0, units, shape, dtype=np.int32)
+        n = min(step, replicates - first)
+        drawn = rng.integers(0, units, (n, units), dtype=np.int32)
+        places = drawn + units * np.arange(n)[:, None]
+        found = np.bincount(places.ravel(), minlength=units * n)
+        yield found.reshape(n, units).astype(np.float64)
 
 
 @functools.lru_cache(maxsize=8)
-def _times_drawn(units: int, replicates: int, seed: int) -> np.ndarray:
-    """(replicates, units) float64: how often each replicate has drawn each unit."""
-    times = []
-    for drawn in _draws(units, replicates, seed):
-        places = drawn + units * np.arange(len(drawn))[:, None]
-        found = np.bincount(places.ravel(), minlength=units * len(drawn))
-        times.append(found.reshape(-1, units))
-    return np.concatenate(times).astype(np.float64)
+def _kept_draws(units: int, replicates: int, seed: int) -> list[np.ndarray]:
+    """The same, kept: many systems on one set are compared on the same draws."""
+    return list(_draws(units, replicates, seed))
 
 
 def _percent(errors: np.ndarray, words: np.ndarray) -> np.ndarray:

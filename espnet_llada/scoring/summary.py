@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
-from collections.abc import Callable, Iterable, Sequence
+import operator
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from espnet_llada.io.kaldi.table import read_text
 from espnet_llada.scoring.normalize import normalize_all
@@ -15,7 +18,7 @@ from espnet_llada.scoring.wer import (
     Score,
     check_ids,
     score_pairs,
-    speakers_beside,
+    speakers_of,
 )
 from espnet_llada.types import UserError
 
@@ -24,43 +27,57 @@ POOLED = "all sets"
 
 
 @dataclass(frozen=True)
+class Rates:
+    """Word errors of a system's text, raw or normalised.
+
+    Attributes:
+        counts: its words, aligned with the reference's.
+        wer: word error rate.
+        change: of that from the baseline; None without one.
+    """
+
+    counts: Counts
+    wer: Estimate
+    change: Change | None = None
+
+
+@dataclass(frozen=True)
 class Row:
     """One system on one set, or on all sets together.
 
     Attributes:
-        counts: words of the text as it is, aligned with the reference's.
-        counts_normalised: the same after Whisper's normaliser on both sides.
-        wer: word error rate on the text as it is.
-        wer_normalised: the same after the normaliser.
+        raw: of the text as it is.
+        normalised: of both sides after Whisper's normaliser.
         passes: mean LLM forward passes per utterance; None when not recorded.
         rtf: decode seconds over audio seconds; None when not recorded.
         baseline: label of the system that the changes are against, if any.
-        change, change_normalised: of the two rates; None without a baseline.
     """
 
     system: str
     set: str
     utterances: int
-    counts: Counts
-    counts_normalised: Counts
-    wer: Estimate
-    wer_normalised: Estimate
+    raw: Rates
+    normalised: Rates
     passes: float | None
     rtf: float | None
     baseline: str | None = None
-    change: Change | None = None
-    change_normalised: Change | None = None
+
+    def as_dict(self) -> dict[str, Any]:
+        """The same for JSON, without nesting: ``wer``, ``wer_normalised``, …."""
+        values = dataclasses.asdict(self)
+        raw, normalised = values.pop("raw"), values.pop("normalised")
+        return {**values, **raw, **{f"{k}_normalised": normalised[k] for k in raw}}
 
 
 @dataclass(frozen=True)
 class _Decoded:
-    """One system's results on one set: what can be summed over sets."""
+    """One system's results on one set, each by utterance."""
 
-    raw: Score
-    normalised: Score
+    raw: dict[str, Counts]
+    normalised: dict[str, Counts]
     speakers: dict[str, str]
-    passes: list[float] | None
-    seconds: list[float] | None
+    passes: dict[str, list[float]] | None
+    seconds: dict[str, list[float]] | None
 
 
 def summary_rows(
@@ -71,7 +88,7 @@ def summary_rows(
 ) -> list[Row]:
     """Score every ``<set>/text`` of each system's decode directory.
 
-    Beside ``text`` may lie ``passes`` (``utt n``) and ``seconds`` (``utt decode_seconds
+    A set may also have ``passes`` (``utt n``) and ``seconds`` (``utt decode_seconds
     audio_seconds``). ESPnet's stage 12 merges only the files it knows, so they are
     else taken from ``<set>/logdir/output.*/1best_recog``. Where all systems have the
     same two sets or more, a row over these together (``POOLED``) follows.
@@ -128,38 +145,28 @@ def _decoded(set_dir: Path, ref_dir: Path) -> _Decoded:
     paths = ref_dir / "text", set_dir / "text"
     refs, hyps = (read_text(path) for path in paths)
     names = str(paths[0]), str(paths[1])
-    seconds = _column_sums(set_dir, "seconds", refs, (float, float))
-    if seconds and not seconds[1]:
+    seconds = _read_numbers(set_dir, "seconds", refs, (float, float))
+    if seconds and not _sums(seconds)[1]:
         raise UserError(f"{set_dir}: 'seconds' has no audio; decode the set again")
     return _Decoded(
-        raw=score_pairs(refs, hyps, names=names),
-        normalised=score_pairs(normalize_all(refs), normalize_all(hyps)),
-        speakers=speakers_beside(paths[0], refs),
-        passes=_column_sums(set_dir, "passes", refs, (int,)),
-        seconds=seconds,
+        score_pairs(refs, hyps, names=names).utterances,
+        score_pairs(normalize_all(refs), normalize_all(hyps)).utterances,
+        speakers_of(paths[0], refs),
+        _read_numbers(set_dir, "passes", refs, (int,)),
+        seconds,
     )
 
 
 def _pool(sets: dict[str, _Decoded]) -> _Decoded:
     """Several sets as one; an utterance of two sets counts twice."""
 
-    def merged(tables: Iterable[dict]) -> dict:
-        pairs = zip(sets, tables, strict=True)
-        return {f"{name}/{u}": value for name, t in pairs for u, value in t.items()}
-
-    def summed(columns: list[list[float] | None]) -> list[float] | None:
-        if any(c is None for c in columns):
+    def merged(field: str) -> dict[str, Any] | None:
+        tables = {name: getattr(decoded, field) for name, decoded in sets.items()}
+        if None in tables.values():
             return None
-        return [math.fsum(c) for c in zip(*columns, strict=True)]
+        return {f"{name}/{u}": v for name, t in tables.items() for u, v in t.items()}
 
-    every = list(sets.values())
-    return _Decoded(
-        raw=Score(merged(d.raw.utterances for d in every)),
-        normalised=Score(merged(d.normalised.utterances for d in every)),
-        speakers=merged(d.speakers for d in every),
-        passes=summed([d.passes for d in every]),
-        seconds=summed([d.seconds for d in every]),
-    )
+    return _Decoded(*(merged(field.name) for field in dataclasses.fields(_Decoded)))
 
 
 def _row(
@@ -169,31 +176,34 @@ def _row(
     baseline: str | None,
 ) -> Row:
     it = decoded[label][name]
-    count, changes = len(it.raw.utterances), ()
-    if baseline and (first := decoded[baseline].get(name)):
-        changes = (
-            baseline,
-            compare(it.raw, first.raw, it.speakers),
-            compare(it.normalised, first.normalised, it.speakers),
-        )
+    first = decoded[baseline].get(name) if baseline else None
+
+    def rates(kind: str) -> Rates:
+        score = Score(getattr(it, kind))
+        before = first and Score(getattr(first, kind))
+        change = before and compare(score, before, it.speakers)
+        return Rates(score.total, estimate(score, it.speakers), change)
+
     return Row(
         label,
         name,
-        count,
-        it.raw.total,
-        it.normalised.total,
-        estimate(it.raw, it.speakers),
-        estimate(it.normalised, it.speakers),
-        it.passes and it.passes[0] / count,
-        it.seconds and it.seconds[0] / it.seconds[1],
-        *changes,
+        len(it.raw),
+        rates("raw"),
+        rates("normalised"),
+        passes=it.passes and _sums(it.passes)[0] / len(it.raw),
+        rtf=it.seconds and operator.truediv(*_sums(it.seconds)),
+        baseline=baseline if first else None,
     )
 
 
-def _column_sums(
+def _sums(values: dict[str, list[float]]) -> list[float]:
+    return [math.fsum(column) for column in zip(*values.values(), strict=True)]
+
+
+def _read_numbers(
     set_dir: Path, name: str, refs: dict[str, str], kinds: tuple[Callable, ...]
-) -> list[float] | None:
-    """Sum each column of numbers over the utterances; None without such a file."""
+) -> dict[str, list[float]] | None:
+    """The numbers of each utterance; None without such a file."""
     paths = [set_dir / name]
     if not paths[0].exists():
         paths = sorted(set_dir.glob(f"logdir/output.*/1best_recog/{name}"))
@@ -206,7 +216,7 @@ def _column_sums(
                 raise UserError(f"{path}: utterance {utt} again; remove stale output.*")
             values[utt] = _numbers(path, utt, line.split(), kinds)
     check_ids(refs, values, (f"reference of {set_dir}", str(paths[0])))
-    return [math.fsum(column) for column in zip(*values.values(), strict=True)]
+    return values
 
 
 def _numbers(

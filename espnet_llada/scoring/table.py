@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import dataclasses
 import itertools
-import json
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+from espnet_llada.io.data_file import write_json, write_text
 from espnet_llada.scoring.report import GENERATED, check_generated
 from espnet_llada.scoring.significance import REPLICATES, Change
 from espnet_llada.scoring.summary import Row
-from espnet_llada.types import UserError, atomic_write
+from espnet_llada.types import UserError
 
 _RATES = ("system", "WER raw % [95% CI]", "WER norm % [95% CI]", "passes", "RTF")
 _CHANGES = ("system", "against", "raw: change %", "p", "norm: change %", "p")
@@ -38,13 +37,11 @@ def terminal_table(rows: Sequence[Row]) -> str:
 def write_results(
     rows: Sequence[Row], results_md: str | Path, tables: str | None = None
 ) -> None:
-    """Write the tables to a Markdown file, and all numbers to a JSON file beside it.
-
-    ``RESULTS.md`` has its numbers in ``results.json``.
+    """Write the tables to ``RESULTS.md``, all numbers to ``results.json``.
 
     Args:
         rows: all of them.
-        results_md: the file.
+        results_md: the Markdown file; the JSON file is named after it.
         tables: Markdown to be shown instead of every number of each set.
 
     Raises:
@@ -53,11 +50,8 @@ def write_results(
     path = check_results(results_md)
     content = f"{GENERATED} espnet_llada.bin.summarize -->\n# RESULTS\n\n{NOTE}\n"
     content += _all_sets(rows) if tables is None else tables
-    with atomic_write(_numbers_of(path)) as temporary:
-        numbers = [dataclasses.asdict(row) for row in rows]
-        temporary.write_text(json.dumps(numbers, indent=1) + "\n", encoding="utf-8")
-    with atomic_write(path) as temporary:
-        temporary.write_text(content, encoding="utf-8")
+    write_json(_numbers_of(path), [row.as_dict() for row in rows])
+    write_text(path, content)
 
 
 def check_results(results_md: str | Path) -> Path:
@@ -99,13 +93,13 @@ def _sets(rows: Sequence[Row]) -> Iterator[tuple[str, str, list[list[Cells]]]]:
 def set_detail(row: Row) -> str:
     """What the set of a row is made of."""
     return (
-        f"{row.utterances} utterances, {row.counts.words} words; intervals: "
-        f"{REPLICATES:,} resamplings of {row.wer.units} {row.wer.unit}"
+        f"{row.utterances} utterances, {row.raw.counts.words} words; intervals: "
+        f"{REPLICATES:,} resamplings of {row.raw.wer.units} {row.raw.wer.unit}"
     )
 
 
 def _rate_cells(row: Row) -> Cells:
-    rates = str(row.wer.rate), str(row.wer_normalised.rate)
+    rates = str(row.raw.wer.rate), str(row.normalised.wer.rate)
     return (row.system, *rates, *cost_cells(row))
 
 
@@ -118,7 +112,7 @@ def cost_cells(row: Row) -> Cells:
 
 
 def _change_cells(row: Row) -> Cells:
-    changes = (row.change, row.change_normalised)
+    changes = (row.raw.change, row.normalised.change)
     cells = [cell for c in changes for cell in (relative(c), c.p_text)]
     return (row.system, row.baseline, *cells)
 

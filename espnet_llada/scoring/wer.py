@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -63,40 +64,17 @@ class Score:
         return sum(self.utterances.values(), Counts())
 
     @property
-    def corr(self) -> float:
-        """Share of reference words that are right."""
-        return self._percent(self.total.hits)
-
-    @property
-    def sub(self) -> float:
-        """Substitutions per reference word."""
-        return self._percent(self.total.substitutions)
-
-    @property
-    def dele(self) -> float:
-        """Deletions per reference word."""
-        return self._percent(self.total.deletions)
-
-    @property
-    def ins(self) -> float:
-        """Insertions per reference word; it may exceed 100."""
-        return self._percent(self.total.insertions)
-
-    @property
     def wer(self) -> float:
-        """Errors per reference word (per character, if those were scored)."""
+        """Errors per reference word (character, if those were scored)."""
         return self._percent(self.total.errors)
 
     @property
-    def ser(self) -> float:
-        """Share of utterances that have an error."""
-        wrong = sum(c.errors > 0 for c in self.utterances.values())
-        return 100.0 * wrong / max(len(self.utterances), 1)
-
-    @property
-    def rates(self) -> tuple[float, float, float, float, float, float]:
+    def rates(self) -> tuple[float, ...]:
         """Corr, Sub, Del, Ins, Err, S.Err: the columns of sclite."""
-        return self.corr, self.sub, self.dele, self.ins, self.wer, self.ser
+        t, utts = self.total, self.utterances.values()
+        counts = t.hits, t.substitutions, t.deletions, t.insertions, t.errors
+        wrong = sum(c.errors > 0 for c in utts)
+        return (*map(self._percent, counts), 100.0 * wrong / max(len(utts), 1))
 
     def subset(self, utts: Iterable[str]) -> Score:
         """The score of some of the utterances."""
@@ -166,11 +144,10 @@ def _some(utts: list[str], among: int) -> str:
 
 
 def _count(chunks: list[jiwer.AlignmentChunk]) -> Counts:
-    n = dict.fromkeys(("equal", "substitute", "delete", "insert"), 0)
+    n: Counter[str] = Counter()
     for c in chunks:
-        n[c.type] += max(
-            c.ref_end_idx - c.ref_start_idx, c.hyp_end_idx - c.hyp_start_idx
-        )
+        spans = c.ref_end_idx - c.ref_start_idx, c.hyp_end_idx - c.hyp_start_idx
+        n[c.type] += max(spans)
     return Counts(n["equal"], n["substitute"], n["delete"], n["insert"])
 
 
@@ -187,7 +164,7 @@ def read_speakers(path: str | Path, utts: Iterable[str]) -> dict[str, str]:
     return speakers
 
 
-def speakers_beside(ref_text: Path, utts: Iterable[str]) -> dict[str, str]:
-    """The ``utt2spk`` beside a reference; else each utterance is its own speaker."""
+def speakers_of(ref_text: Path, utts: Iterable[str]) -> dict[str, str]:
+    """By the reference directory's ``utt2spk``; without one each is its own speaker."""
     path = ref_text.parent / "utt2spk"
     return read_speakers(path, utts) if path.exists() else {utt: utt for utt in utts}

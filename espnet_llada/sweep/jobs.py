@@ -16,20 +16,23 @@ from collections.abc import Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, wait
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from espnet_llada.bin.decode_dir import DecodeDir, identity_of
-from espnet_llada.bin.decoding import (
+from espnet_llada.inference.batches import (
     Outcome,
     Utterance,
     decode_all,
     read_first_pass,
 )
-from espnet_llada.bin.malloc import keep_freed_memory
+from espnet_llada.inference.decode_dir import DecodeDir, identity_of
 from espnet_llada.io.kaldi.table import read_recordings
+from espnet_llada.io.malloc import keep_freed_memory
 from espnet_llada.io.process_pool import CONTEXT, ProcessPool
-from espnet_llada.sweep.rows import OPTIONS, SweepRow
+from espnet_llada.sweep.rows import SweepRow
 from espnet_llada.types import LoadOptions, UserError, atomic_write
+
+if TYPE_CHECKING:
+    from espnet_llada.inference.loading import Builder
 
 _REMEMBERED = 1 << 29  # bytes of encoded audio that a process keeps
 
@@ -41,10 +44,8 @@ class Place:
     model: str
     data: Path
     output: Path
-    device: str = "cpu"
-    lm: str | None = None
-    whisper: str | None = None
-    trust_model: bool = False
+    loading: LoadOptions
+    build_foreign: Builder | None = None
     allow_pipes: bool = False
 
     def recordings(self, name: str) -> dict[str, str]:
@@ -82,11 +83,12 @@ class Systems:
             return self._whisper
         from espnet_llada.inference.recognizer import make_recognizer
 
-        model = self._model(row.system, row.quantize_asr_model)
-        return make_recognizer(model, row.options, row.use_audio, row.output_case)
+        model = self._model(row.system, row.decoding.quantize_asr_model)
+        given = row.decoding.use_audio, row.decoding.output_case
+        return make_recognizer(model, row.options, *given)
 
     def files(self, system: str) -> dict[str, Path]:
-        """What decides a row's lines besides its options."""
+        """What decides a row's transcripts besides its options."""
         from espnet_llada.inference.loading import find_model
 
         if system == "whisper":
@@ -101,32 +103,26 @@ class Systems:
 
         config = read_train_config(find_model(self.place.model, "llama")[0])
         conf = config.get("encoder_conf") or {}
-        name = self.place.whisper or conf.get("whisper", "whisper-tiny.en")
+        name = self.place.loading.whisper or conf.get("whisper", "whisper-tiny.en")
         return weights.resolve(name, "whisper").path
 
     @functools.cached_property
     def _whisper(self):
         from espnet_llada.baseline.whisper_decoder import WhisperDecoder
 
-        return WhisperDecoder(self._whisper_file, self.place.device)
+        return WhisperDecoder(self._whisper_file, self.place.loading.device)
 
     def _model(self, system: str, quantize: bool):
-        key = system, quantize
-        if key not in self._models:
-            self._models[key] = self._load(*key)
-        return self._models[key]
-
-    def _load(self, system: str, quantize: bool):
-        from espnet_llada.espnet.inference import build_with_espnet
+        if (system, quantize) in self._models:
+            return self._models[system, quantize]
         from espnet_llada.inference.loading import find_model, load_model
 
-        place = self.place
-        files = find_model(place.model, system)
-        origin = place.lm, place.whisper
-        options = LoadOptions(place.device, *origin, quantize, place.trust_model)
-        model = load_model(*files, options, build_with_espnet)
+        files = find_model(self.place.model, system)
+        options = dataclasses.replace(self.place.loading, quantize_asr_model=quantize)
+        model = load_model(*files, options, self.place.build_foreign)
         if self.remember:
             model.encode = Encoded(model.encode)
+        self._models[system, quantize] = model
         return model
 
 
@@ -176,11 +172,10 @@ def decode(systems: Systems, job: Job) -> Iterator[int]:
     """
     place, row = systems.place, job.row
     target, todo = place.text(row.key, job.set), utterances(place, job)
-    names = ("options", "system", *OPTIONS)
-    settings: dict[str, Any] = {name: getattr(row, name) for name in names}
-    settings["options"] = dataclasses.asdict(row.options)
+    options = dataclasses.asdict(row.options)
+    settings = {"system": row.system, "options": options, **vars(row.decoding)}
     identity = identity_of(settings, todo, systems.files(row.system))
-    folder, size = target.parent / "logdir/output.1", row.batch_size
+    folder, size = target.parent / "logdir/output.1", row.decoding.batch_size
     with DecodeDir(folder, identity, todo, size) as directory:
         yield len(todo) - len(directory.todo)
         if directory.todo or not target.is_file():

@@ -33,7 +33,7 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -49,8 +49,6 @@ from espnet_llada.release.options import ReleaseSamplerOptions
 from espnet_llada.types import UserError, nearest
 
 SYSTEMS = ("whisper", "llama", "llada")
-_NAMING = ("baseline", "reference", "headline", "examples")
-_BENCH = ("runtime", "weights", "prefix_blind")
 RUNTIMES = ("plain", "static", "graph", "compile")
 """As a user would run it; with shapes and memory that never change; that as one CUDA
 graph; with its layers by torch.compile, on a GPU as one CUDA graph."""
@@ -58,8 +56,31 @@ _Value = bool | Annotated[int, Meta(ge=-LARGEST, le=LARGEST)]
 _Values = Annotated[
     list[_Value | Annotated[float, Meta(ge=-1e9, le=1e9)]], Meta(min_length=1)
 ]
-OPTIONS = ("use_audio", "output_case", "batch_size", "quantize_asr_model")
-"""What a row's options may say beside the sampler's."""
+
+
+@dataclass(frozen=True)
+class Decoding:
+    """What a row's options may say besides the sampler's; see ``asr_inference``."""
+
+    use_audio: bool = True
+    output_case: str = "auto"
+    batch_size: int = 8
+    quantize_asr_model: bool = False
+
+
+OPTIONS = tuple(f.name for f in fields(Decoding))
+
+
+@dataclass(frozen=True)
+class BenchSetup:
+    """What a row may say for the bench alone, see above."""
+
+    runtime: str = "plain"
+    weights: str = ""
+    prefix_blind: bool = False
+
+
+_BENCH = tuple(f.name for f in fields(BenchSetup))
 
 
 @dataclass(frozen=True)
@@ -72,10 +93,8 @@ class SweepRow:
         group: heading in the tables, name of the curve; "" for none.
         system: one of ``SYSTEMS``.
         options: of the sampler.
-        use_audio, output_case, batch_size, quantize_asr_model: see
-            ``asr_inference --help``.
+        decoding, bench: see there.
         first_pass: key of the row that is deliberated over.
-        runtime, weights, prefix_blind: for the bench, see above.
         axis, value: the option that the rows of a curve differ in, and what it is
             here; None for a row that stands alone.
     """
@@ -85,21 +104,16 @@ class SweepRow:
     group: str
     system: str
     options: SamplerOptions
-    use_audio: bool = True
-    output_case: str = "auto"
-    batch_size: int = 8
-    quantize_asr_model: bool = False
+    decoding: Decoding = Decoding()
     first_pass: str | None = None
     axis: str | None = None
     value: float | None = None
-    runtime: str = "plain"
-    weights: str = ""
-    prefix_blind: bool = False
+    bench: BenchSetup = BenchSetup()
 
     @property
     def only_for_bench(self) -> bool:
         """Whether it has what a sweep does not know."""
-        return self.runtime != "plain" or bool(self.weights) or self.prefix_blind
+        return self.bench != BenchSetup()
 
 
 @dataclass(frozen=True)
@@ -130,17 +144,17 @@ class Sweep:
         for key in keys:
             if key not in known:
                 raise UserError(f"--rows {key}: no such row{nearest(key, known)}")
-        wanted = {*keys, *(self.row(key).first_pass for key in keys)}
-        # A first pass may have been deliberated over another one itself.
-        while more := {self.row(k).first_pass for k in wanted - {None}} - wanted:
-            wanted |= more
-        return Sweep(
-            tuple(row for row in self.rows if row.key in wanted),
-            self.baseline if self.baseline in wanted else None,
-            self.reference if self.reference in wanted else None,
-            tuple(key for key in self.headline if key in wanted),
-            tuple(key for key in self.examples if key in wanted),
-            self.train_configs,
+        wanted = set(keys)
+        for row in reversed(self.rows):  # first passes stand above
+            if row.key in wanted and row.first_pass:
+                wanted.add(row.first_pass)
+        return replace(
+            self,
+            rows=tuple(row for row in self.rows if row.key in wanted),
+            baseline=self.baseline if self.baseline in wanted else None,
+            reference=self.reference if self.reference in wanted else None,
+            headline=tuple(key for key in self.headline if key in wanted),
+            examples=tuple(key for key in self.examples if key in wanted),
         )
 
 
@@ -184,26 +198,22 @@ def read_sweep(path: str | Path) -> Sweep:
         for row in _expanded(key, entry, where, Path(path).parent):
             _check(row, rows, f"{path}: row {row.key}")
             rows.append(row)
-    named = {name: _names(getattr(content, name)) for name in _NAMING}
     keys = [row.key for row in rows]
-    for name, values in named.items():
-        for value in values:
+    for name in ("baseline", "reference", "headline", "examples"):
+        for value in _names(getattr(content, name)):
             if value not in keys:
                 hint = nearest(value, keys)
                 raise UserError(f"{path}: {name}: no row '{value}'{hint}")
+    configs = content.train_configs or {}
+    _known(configs, SYSTEMS[1:], f"{path}: train_configs")
     return Sweep(
         tuple(rows),
         content.baseline,
         content.reference,
-        named["headline"],
-        named["examples"],
-        _train_configs(content.train_configs or {}, path),
+        _names(content.headline),
+        _names(content.examples),
+        {name: Path(path).parent / file for name, file in configs.items()},
     )
-
-
-def _train_configs(entries: Mapping[str, str], path: str | Path) -> dict[str, Path]:
-    _known(entries, SYSTEMS[1:], f"{path}: train_configs")
-    return {name: Path(path).parent / file for name, file in entries.items()}
 
 
 def _names(value: list[str] | str | None) -> tuple[str, ...]:
@@ -255,14 +265,9 @@ def _row(
         group=entry.group,
         system=entry.system,
         options=options,
-        use_audio=args.use_audio,
-        output_case=args.output_case,
-        batch_size=args.batch_size,
-        quantize_asr_model=args.quantize_asr_model,
+        decoding=Decoding(*(getattr(args, name) for name in OPTIONS)),
         first_pass=entry.first_pass,
-        runtime=entry.runtime,
-        weights=entry.weights,
-        prefix_blind=entry.prefix_blind,
+        bench=BenchSetup(*(getattr(entry, name) for name in _BENCH)),
     )
 
 
@@ -284,7 +289,7 @@ def _parsed(
 
 def _check(row: SweepRow, above: Sequence[SweepRow], where: str) -> None:
     """What a recognizer would refuse, and what rows have to do with each other."""
-    keys, options = [r.key for r in above], row.options
+    keys, options, bench = [r.key for r in above], row.options, row.bench
     if row.key in ("", *keys) or "/" in row.key or row.key.startswith("."):
         raise UserError(f"{where}: the key is given twice, or names no directory")
     if row.label in (r.label for r in above):
@@ -295,14 +300,14 @@ def _check(row: SweepRow, above: Sequence[SweepRow], where: str) -> None:
         raise UserError(f"{where}: strategy {options.strategy} needs system: llada")
     if options.beam_size > 1 and row.system != "llama":
         raise UserError(f"{where}: beam_size {options.beam_size} needs system: llama")
-    if not row.use_audio and not options.deliberates:
+    if not row.decoding.use_audio and not options.deliberates:
         raise UserError(f"{where}: without audio there is nothing to transcribe")
     searches = options.beam_size > 1 or options.reader_weight
     if row.only_for_bench and (row.system == "whisper" or searches):
         raise UserError(f"{where}: {', '.join(_BENCH)} are for our greedy decoding")
-    if row.runtime != "plain" and isinstance(options, ReleaseSamplerOptions):
+    if bench.runtime != "plain" and isinstance(options, ReleaseSamplerOptions):
         raise UserError(f"{where}: profile release is measured with runtime: plain")
-    if row.prefix_blind and row.system != "llada":
+    if bench.prefix_blind and row.system != "llada":
         raise UserError(f"{where}: prefix_blind needs system: llada")
     if options.deliberates != (row.first_pass is not None):
         wants = "needs" if options.deliberates else "takes no"

@@ -40,7 +40,7 @@ def trace(
         recognizer.on_pass = None
     frames: list[Frame] = []
     if own := [p for p in passes if p.rows[0]]:
-        frames = _Film(recognizer.model.decoder, own).frames()
+        frames = _Trace(recognizer.model.decoder, own).frames()
     if frames and not _says(frames[-1], hypothesis):
         frames.append(_kept(hypothesis))
     return hypothesis, frames
@@ -58,7 +58,7 @@ def _kept(hypothesis: Hypothesis) -> Frame:
     return Frame("kept", hypothesis.passes, tuple(cells))
 
 
-class _Film:
+class _Trace:
     """Row 0 of the passes as frames."""
 
     def __init__(self, decoder, passes: list[Pass]):

@@ -148,7 +148,7 @@ def test_bad_audio_is_named_and_the_others_are_done(
     args = ("--model", model_dir, "--output", text)
     status, _, err = run(capsys, "transcribe", *bad.values(), *speech, *args)
     assert status == 1
-    lines = text.read_text().splitlines()  # an empty one would say: nothing was heard
+    lines = text.read_text().splitlines()  # an empty one would mean silence
     assert [line.split()[0] for line in lines] == ["utt0", "utt1", "utt2"]
     for path in bad.values():
         assert err.count(str(path)) == 1

@@ -1,4 +1,4 @@
-"""Options on the command line and in a YAML beside it."""
+"""Options on the command line and in a YAML."""
 
 from __future__ import annotations
 

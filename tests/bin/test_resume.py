@@ -20,7 +20,7 @@ import soundfile
 import torch
 
 from espnet_llada.bin import asr_inference
-from espnet_llada.bin.decode_dir import FILES
+from espnet_llada.inference.decode_dir import FILES
 from espnet_llada.types import UserError
 
 COUNT = 10

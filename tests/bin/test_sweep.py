@@ -122,7 +122,7 @@ def test_what_it_writes(done):
     tables = (done / "RESULTS.md").read_text()
     assert "| **Diffusion** |" in tables and "## Each set" in tables
     page = (done / "report.html").read_text()
-    assert page.count('class="film"') >= 2 and "50 % masked" in page
+    assert page.count('class="passes"') >= 2 and "50 % masked" in page
     assert (done / "figures/wer_mask_ratio.png").is_file()
 
 

@@ -18,8 +18,8 @@ import pytest
 import soundfile
 
 from espnet_llada.bin import cli
-from espnet_llada.bin.decode_dir import DecodeDir
 from espnet_llada.bin.options import run_main
+from espnet_llada.inference.decode_dir import DecodeDir
 from espnet_llada.io.kaldi.table import read_text
 from espnet_llada.types import UserError
 

@@ -1,4 +1,4 @@
-"""decode.yaml beside a model's config.yaml, and the models that are found by name."""
+"""A model's decode.yaml, and the models that are found by name."""
 
 from __future__ import annotations
 

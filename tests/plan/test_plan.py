@@ -18,7 +18,7 @@ from espnet_llada.bin import plan as command
 from espnet_llada.build import WhisperLLM
 from espnet_llada.core.objective import noisy_canvas
 from espnet_llada.plan import estimate as plan
-from espnet_llada.plan import meta_model as blueprint
+from espnet_llada.plan import meta_model
 from espnet_llada.types import SpecialTokens, UserError
 
 CONF = Path(__file__).resolve().parents[2] / "conf"
@@ -102,7 +102,7 @@ def scored(config: dict) -> int:
 def short_prompt(monkeypatch, config) -> None:
     model = WhisperLLM.from_config(config)
     length = len(model.decoder.prompt_ids)
-    monkeypatch.setattr(blueprint, "PROMPT_TOKENS", length)
+    monkeypatch.setattr(meta_model, "PROMPT_TOKENS", length)
 
 
 @pytest.mark.usefixtures("short_prompt")
@@ -112,8 +112,8 @@ def short_prompt(monkeypatch, config) -> None:
 def test_the_formulas_give_what_torch_counts(config, dtype, amp):
     decoder = {**config["decoder_conf"], "dtype": dtype}
     config = {**config, "decoder_conf": decoder, "use_amp": amp}
-    network = blueprint.build(config)
-    load = blueprint.Load(ROWS, SECONDS, TOKENS)
+    network = meta_model.build(config)
+    load = meta_model.Load(ROWS, SECONDS, TOKENS)
     with sdpa_kernel(SDPBackend.MATH):  # the counter misses the CPU's fused kernel
         flops, _ = step(config, amp)
     _, size = step(config, amp)
@@ -125,7 +125,7 @@ def test_the_formulas_give_what_torch_counts(config, dtype, amp):
 
 
 def test_counts_are_those_of_the_model(config):
-    model, network = WhisperLLM.from_config(config), blueprint.build(config)
+    model, network = WhisperLLM.from_config(config), meta_model.build(config)
     counts = plan.parameters(network)
     for part, name in (
         (model.encoder, "encoder"),

@@ -12,7 +12,7 @@ import pytest
 from recipe_helpers import write_audio
 
 from espnet_llada.recipe.datadir import read_table
-from espnet_llada.recipe.librispeech import prepare_set, prepare_subset
+from espnet_llada.recipe.librispeech import list_utterances, prepare_set
 from espnet_llada.recipe.problems import SHOWN
 from espnet_llada.recipe.subsets import check_count
 from espnet_llada.types import UserError
@@ -123,34 +123,34 @@ def test_every_kind_of_damage_is_named_at_once(tmp_path: Path, sound: bytes, cap
 
 def test_sound_corpus_has_no_complaint(corpus: Path):
     for check in ("none", "size", "header", "decode"):
-        assert len(prepare_subset(corpus, "big", check)) == CHAPTERS * UTTS
+        assert len(list_utterances(corpus, ["big"], check=check)) == CHAPTERS * UTTS
 
 
 def test_only_a_decoder_hears_damage_in_the_middle(tmp_path: Path, sound: bytes):
     file = _make(tmp_path, 1, 2, sound) / "100/1/100-1-0001.flac"
     _edit(file, lambda b: b[:2000] + bytes([b[2000] ^ 255]) + b[2001:])
-    prepare_subset(tmp_path, "big", "header")
+    list_utterances(tmp_path, ["big"], check="header")
     with pytest.raises(UserError, match=f"{file}: truncated or corrupt"):
-        prepare_subset(tmp_path, "big", "decode")
+        list_utterances(tmp_path, ["big"], check="decode")
 
 
 def test_checks_ask_for_more_and_more(tmp_path: Path, sound: bytes):
     file = _make(tmp_path, 1, 2, sound) / "100/1/100-1-0001.flac"
     _edit(file, lambda b: b[:-1])
-    assert len(prepare_subset(tmp_path, "big", "size")) == 2
+    assert len(list_utterances(tmp_path, ["big"], check="size")) == 2
     with pytest.raises(UserError, match="truncated"):
-        prepare_subset(tmp_path, "big", "header")
+        list_utterances(tmp_path, ["big"], check="header")
     file.write_bytes(b"")
-    assert len(prepare_subset(tmp_path, "big", "none")) == 2
+    assert len(list_utterances(tmp_path, ["big"], check="none")) == 2
     with pytest.raises(UserError, match="empty"):
-        prepare_subset(tmp_path, "big", "size")
+        list_utterances(tmp_path, ["big"], check="size")
 
 
 def test_fewer_utterances_than_published(tmp_path: Path, sound: bytes):
     subset = _make(tmp_path, 2, 2, sound, "dev-clean")
     detail = f"{subset}: 4 utterances, LibriSpeech's has 2703"
     with pytest.raises(UserError, match=f"^{detail}; unpack.*--partial true$"):
-        prepare_subset(tmp_path, "dev-clean")
+        list_utterances(tmp_path, ["dev-clean"])
     chapters = "; ID |READER|MINUTES| SUBSET\n" + "".join(
         f"{chapter} | {reader} | 1.5 | {name} | 9\n"
         for chapter, reader, name in (
@@ -161,8 +161,8 @@ def test_fewer_utterances_than_published(tmp_path: Path, sound: bytes):
     )
     (subset.parent / "CHAPTERS.TXT").write_text(chapters)
     with pytest.raises(UserError, match=f"{detail}; chapter 101/8 of CHAPTERS"):
-        prepare_subset(tmp_path, "dev-clean")
-    assert len(prepare_subset(tmp_path, "dev-clean", partial=True)) == 4
+        list_utterances(tmp_path, ["dev-clean"])
+    assert len(list_utterances(tmp_path, ["dev-clean"], partial=True)) == 4
 
 
 def test_counts(tmp_path: Path):

@@ -11,7 +11,7 @@ import soundfile
 from recipe_helpers import RECIPE, snapshot, write_chapter
 
 from espnet_llada.recipe.datadir import DataDir, read_table
-from espnet_llada.recipe.librispeech import main, prepare_set, prepare_subset
+from espnet_llada.recipe.librispeech import list_utterances, main, prepare_set
 from espnet_llada.types import UserError
 
 MINI = RECIPE / "mini"
@@ -22,12 +22,12 @@ SUBSETS = {
 
 
 def test_manifest_is_in_c_locale_order(corpus: Path):
-    utts = [u.utt for u in prepare_subset(corpus, "train-x")]
+    utts = [u.utt for u in list_utterances(corpus, ["train-x"])]
     assert utts == ["10-7-0000", "10-7-0001", "2-7-0000", "2-7-0001"]
 
 
 def test_manifest_entry(corpus: Path):
-    first = prepare_subset(corpus, "dev-x")[0]
+    first = list_utterances(corpus, ["dev-x"])[0]
     assert first == (
         *("3-1-0000", "3-1"),
         str(corpus / "LibriSpeech/dev-x/3/1/3-1-0000.flac"),
@@ -36,8 +36,8 @@ def test_manifest_entry(corpus: Path):
 
 
 def test_root_may_be_the_corpus_itself(corpus: Path):
-    assert prepare_subset(corpus / "LibriSpeech", "dev-x") == prepare_subset(
-        corpus, "dev-x"
+    assert list_utterances(corpus / "LibriSpeech", ["dev-x"]) == list_utterances(
+        corpus, ["dev-x"]
     )
 
 
@@ -66,7 +66,7 @@ def test_other_subsets_replace_a_finished_set(corpus: Path, tmp_path: Path):
     prepare_set(corpus, ["dev-x"], out)
     assert prepare_set(corpus, ["train-x"], out)
     assert read_table(out / "utt2spk").keys() == {
-        u.utt for u in prepare_subset(corpus, "train-x")
+        u.utt for u in list_utterances(corpus, ["train-x"])
     }
 
 
@@ -76,7 +76,7 @@ def test_transcripts_of_windows_and_macos(corpus: Path, tmp_path: Path):
     listing = next((corpus / "LibriSpeech/acc").glob("*/1/*.trans.txt"))
     lines = listing.read_text().replace("e\u0301", "\u00e9").replace("\n", "\r\n")
     listing.write_bytes(b"\xef\xbb\xbf" + lines.encode())
-    found = prepare_subset(corpus, "acc")
+    found = list_utterances(corpus, ["acc"])
     assert [u.utt for u in found] == ["\u00e9-1-0000", "\u00e9-1-0001"]
     assert [u.text for u in found] == ["WORDS OF 0", "WORDS OF 1"]
     assert all(Path(u.audio).is_file() for u in found)
@@ -135,7 +135,7 @@ DAMAGE = {
 def test_damage_is_named(corpus: Path, plant, message: str):
     plant(corpus / "LibriSpeech/dev-x/3/1")
     with pytest.raises(UserError) as e:
-        prepare_subset(corpus, "dev-x")
+        list_utterances(corpus, ["dev-x"])
     assert message in str(e.value)
     assert "\n" not in str(e.value)
 
@@ -144,8 +144,8 @@ def test_copies_in_other_formats_are_taken_as_they_are(corpus: Path, tmp_path: P
     chapter = corpus / "LibriSpeech/dev-x/3/1"
     samples, rate = soundfile.read(chapter / "3-1-0000.flac")
     soundfile.write(chapter / "3-1-0000.wav", samples, rate)
-    with pytest.raises(UserError, match=r"3-1-0000\.wav: 3-1-0000\.flac beside it"):
-        prepare_subset(corpus, "dev-x")
+    with pytest.raises(UserError, match=r"3-1-0000\.wav: 3-1-0000\.flac is the same"):
+        list_utterances(corpus, ["dev-x"])
     (chapter / "3-1-0000.flac").unlink()
     (chapter / "3-1-0001.flac").rename(chapter / "3-1-0001.FLAC")
     prepare_set(corpus, ["dev-x"], tmp_path / "data")
@@ -157,23 +157,23 @@ def test_copies_in_other_formats_are_taken_as_they_are(corpus: Path, tmp_path: P
     wav = chapter / "3-1-0000.wav"
     wav.write_bytes(wav.read_bytes()[:-1000])
     with pytest.raises(UserError, match=r"3-1-0000\.wav: truncated"):
-        prepare_subset(corpus, "dev-x")
+        list_utterances(corpus, ["dev-x"])
 
 
 def test_missing_root_names_db_sh(tmp_path: Path):
     with pytest.raises(UserError, match=r"set LIBRISPEECH in db\.sh"):
-        prepare_subset(tmp_path / "nowhere", "dev-clean")
+        list_utterances(tmp_path / "nowhere", ["dev-clean"])
 
 
 def test_missing_subset_lists_what_is_there(corpus: Path):
     with pytest.raises(UserError, match="has dev-x, train-x"):
-        prepare_subset(corpus, "dev-clean")
+        list_utterances(corpus, ["dev-clean"])
 
 
 def test_empty_subset(corpus: Path):
     (corpus / "LibriSpeech/none").mkdir()
     with pytest.raises(UserError, match="no utterances"):
-        prepare_subset(corpus, "none")
+        list_utterances(corpus, ["none"])
 
 
 def test_same_id_in_two_subsets(corpus: Path, tmp_path: Path):
@@ -192,18 +192,18 @@ def test_command_line(corpus: Path, tmp_path: Path):
 
 @pytest.mark.parametrize(("subset", "count"), SUBSETS.items())
 def test_mini_corpus_is_whole(subset: str, count: int):
-    assert len(prepare_subset(MINI, subset)) == count
+    assert len(list_utterances(MINI, [subset])) == count
 
 
 def test_mini_corpus_shares_no_text():
-    texts = Counter(u.text for s in SUBSETS for u in prepare_subset(MINI, s))
+    texts = Counter(u.text for s in SUBSETS for u in list_utterances(MINI, [s]))
     assert texts.most_common(1)[0][1] == 1
 
 
 def test_mini_corpus_names_the_origin_of_each_clip():
     with open(MINI / "LibriSpeech/CLIPS.tsv", encoding="utf-8") as f:
         rows = {row["clip"]: row for row in csv.DictReader(f, delimiter="\t")}
-    utts = {u.utt: u for s in SUBSETS for u in prepare_subset(MINI, s)}
+    utts = {u.utt: u for s in SUBSETS for u in list_utterances(MINI, [s])}
     assert rows.keys() == utts.keys()
     for clip, row in rows.items():
         info = soundfile.info(utts[clip].audio)
@@ -219,7 +219,7 @@ def test_mini_corpus_has_terms_for_each_subset_and_speaker():
     named = {(subset, speaker) for speaker, _, subset, *_ in cells}
     for subset in SUBSETS:
         assert re.search(rf"^(.*\W)?{subset}\b", terms, re.M)
-        speakers = {u.speaker.split("-")[0] for u in prepare_subset(MINI, subset)}
+        speakers = {u.speaker.split("-")[0] for u in list_utterances(MINI, [subset])}
         assert speakers == {speaker for s, speaker in named if s == subset}
     digium = re.search(r"^test-prompts-mini\n((?: +.+\n)+)", terms, re.M)[1]
     assert "Digium" in digium and "creativecommons.org/licenses/by-sa/3.0" in digium

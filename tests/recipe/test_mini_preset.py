@@ -33,7 +33,7 @@ esac
 
 @pytest.fixture
 def recipe(tmp_path: Path) -> Path:
-    """A copy of the recipe's scripts beside the shipped corpus, with empty configs."""
+    """A copy of the recipe's scripts next to the shipped corpus, with empty configs."""
     made = shutil.ignore_patterns("data", "dump", "exp*", "conf", "mini", ".*")
     copy = tmp_path / "recipe"
     shutil.copytree(RECIPE, copy, ignore=made)

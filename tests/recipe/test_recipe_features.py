@@ -24,7 +24,7 @@ def layout(*options: str) -> Layout:
 )
 def test_training_reads_frames_and_decoding_recordings(kind, speech):
     chosen = layout("--feats_type", kind)
-    command = train_stages._train_command(chosen)
+    command = train_stages._train_command(chosen, {})
     assert f"dump/{kind}/tr/{speech}" in command
     assert f"dump/{kind}/dev/{speech}" in command
     assert [data for data, _ in chosen.decoded_sets()] == [Path("dump/raw/te")]
@@ -41,6 +41,6 @@ def test_missing_frames_are_named_with_the_command_that_makes_them(
 
 def test_text_alone_is_trained_on():
     chosen = layout("--feats_type", "text")
-    command = train_stages._train_command(chosen)
+    command = train_stages._train_command(chosen, {})
     given = [command[i + 1] for i, x in enumerate(command) if "_data_path" in x]
     assert given == ["dump/text/tr/text,text,text", "dump/text/dev/text,text,text"]

@@ -14,7 +14,7 @@ ROOT = RECIPE.parents[2]
 
 @pytest.fixture
 def recipe(tmp_path: Path) -> Path:
-    """A copy of the recipe's scripts beside the shipped corpus."""
+    """A copy of the recipe's scripts next to the shipped corpus."""
     made = shutil.ignore_patterns("data", "dump", "exp*", "conf", "mini", ".*")
     copy = tmp_path / "egs2" / "librispeech" / "asr_llada"
     shutil.copytree(RECIPE, copy, ignore=made)

@@ -133,7 +133,7 @@ def test_some_of_the_sources_alone(run, tmp_path):
     rows = {n: [line.split("\t") for line in lines] for n, lines in meta.items()}
     assert {row[3] for row in rows["some"]} == {"words", "prompts"}
     ids = {n: {row[0] for row in rows[n]} for n in parts}
-    assert not ids["all"] & ids["some"], "sets that stand beside one another"
+    assert not ids["all"] & ids["some"], "sets that are used together"
 
 
 @pytest.fixture

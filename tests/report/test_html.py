@@ -60,7 +60,7 @@ def test_what_is_chosen():
 def test_what_is_kept_has_a_row_of_its_own():
     kept = Frame("kept", 2, (Cell("▁a"),) * 4)
     shown = [(caption, len(cells)) for caption, cells in canvas([*FRAMES, kept])]
-    captions = ["masked on entry", "pass 1", "pass 2", "kept, read along"]
+    captions = ["masked on entry", "pass 1", "pass 2", "result of rescoring"]
     assert shown == list(zip(captions, (3, 3, 3, 4), strict=True))
 
 
@@ -70,7 +70,13 @@ def test_canvas_cells_do_not_move():
     masked = [["mask" in cell.kinds for cell in cells] for cells in frames]
     assert list(map(sum, masked)) == [3, 2, 0]
     first, _, last = frames[2]
-    assert first == (["cell", "word", "sure"], 3, "a<b", "▁a<b: probability 0.25", 25)
+    assert first == (
+        ["cell", "word", "measured"],
+        3,
+        "a<b",
+        "▁a<b: probability 0.25",
+        25,
+    )
     assert "now" in frames[1][0].kinds
     assert (last.text, last.title, last.percent) == ("·", "no word", None)
 

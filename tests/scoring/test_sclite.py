@@ -134,12 +134,12 @@ def _counts(result: str) -> dict[str, str]:
 
 
 def _garbled(rng: random.Random, words: list[str], vocabulary: list[str], rate: float):
-    heard = []
+    hyp = []
     for word in words:
         kind = rng.choice("SDI") if rng.random() < rate else ""
-        heard += {"S": [rng.choice(vocabulary)], "D": []}.get(kind, [word.lower()])
-        heard += [rng.choice(vocabulary)] if kind == "I" else []
-    return heard
+        hyp += {"S": [rng.choice(vocabulary)], "D": []}.get(kind, [word.lower()])
+        hyp += [rng.choice(vocabulary)] if kind == "I" else []
+    return hyp
 
 
 @needs_sclite
@@ -199,7 +199,9 @@ def test_odd_transcripts_count_as_in_sclite(tmp_path, unit: str):
 
 
 @pytest.mark.parametrize("odd", ["A{ b", "{ a / b }", "x @", ";; a", "** a"])
-def test_what_sclite_misreads_is_scored_without_it(tmp_path, caplog, monkeypatch, odd):
+def test_what_sclite_takes_for_syntax_is_scored_without_it(
+    tmp_path, caplog, monkeypatch, odd
+):
     monkeypatch.setattr(sclite, "find_sclite", lambda: "/nonexistent/sclite")
     result = write_score_dir(*_data(tmp_path, {"s-1": "a b"}, {"s-1": odd}))
     score = score_pairs({"s-1": "a b"}, {"s-1": odd.lower()})

@@ -1,8 +1,8 @@
 document.documentElement.classList.add("js");
 for (const example of document.querySelectorAll(".example")) {
-  const film = example.querySelector(".film");
-  if (!film) continue;
-  const frames = [...film.children], range = example.querySelector("input");
+  const passes = example.querySelector(".passes");
+  if (!passes) continue;
+  const frames = [...passes.children], range = example.querySelector("input");
   const [play, all] = example.querySelectorAll("button");
   let timer = 0;
   const show = (n) => {
@@ -11,14 +11,14 @@ for (const example of document.querySelectorAll(".example")) {
   };
   const stop = () => { clearInterval(timer); timer = 0; play.textContent = "Play"; };
   const single = (on) => {
-    film.classList.toggle("one", on);
+    passes.classList.toggle("one", on);
     all.textContent = on ? "All passes" : "One pass";
   };
   range.max = frames.length - 1;
   show(frames.length - 1);
   range.addEventListener("input", () => { stop(); single(true); show(+range.value); });
   all.addEventListener("click", () => {
-    stop(); single(!film.classList.contains("one"));
+    stop(); single(!passes.classList.contains("one"));
   });
   play.addEventListener("click", () => {
     if (timer) return stop();

@@ -14,8 +14,9 @@ import torch
 
 from espnet_llada.bin import cli
 from espnet_llada.inference.decode_file import model_options
-from espnet_llada.inference.loading import read_train_config, write_model
+from espnet_llada.inference.loading import read_train_config
 from espnet_llada.io.checkpoint import read_state
+from espnet_llada.io.model_dir import write_model
 from espnet_llada.io.weights import Asset, checksums, resolve
 from espnet_llada.io.weights.assets import ASSETS, MINI
 from espnet_llada.io.weights.checksums import cached_sha256, verify

@@ -11,7 +11,6 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import hashlib
-import json
 import logging
 import os
 from collections.abc import Collection, Iterator, Mapping, Sequence
@@ -19,8 +18,8 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any, TextIO
 
-from espnet_llada.bin.decoding import Outcome, Utterance
-from espnet_llada.io.data_file import read_json
+from espnet_llada.inference.batches import Outcome, Utterance
+from espnet_llada.io.data_file import read_json, write_json
 from espnet_llada.io.weights.checksums import cached_sha256
 from espnet_llada.types import UserError, atomic_write
 
@@ -129,8 +128,7 @@ class DecodeDir:
             self._rewrite(name, self._kept)
         with self._writing():
             (self.top / "failed").unlink(missing_ok=True)
-            with atomic_write(self.top / IDENTITY) as temporary:
-                temporary.write_text(json.dumps(self.identity, indent=1) + "\n")
+            write_json(self.top / IDENTITY, self.identity)
             self._files = {name: self._open(self.recog / name) for name in FILES}
             self._failed = self._open(self.top / "failed")
 

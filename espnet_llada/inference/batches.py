@@ -1,0 +1,180 @@
+"""Decodes a set in batches, whatever goes wrong with one of its utterances."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from espnet_llada.io.kaldi.table import read_table
+from espnet_llada.types import SAMPLE_RATE, Hypothesis, UserError, os_reason
+
+_NAMED = 5  # words that a warning spells out
+
+
+@dataclass(frozen=True)
+class Utterance:
+    """Something to transcribe; ``transcript`` is the first pass, if any."""
+
+    utt_id: str
+    path: str
+    transcript: str | None = None
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What became of an utterance.
+
+    Attributes:
+        utterance: the input.
+        hypothesis: empty text (or the unchanged first pass) after a failure.
+        decode_seconds: wall time, a batch's shared out by duration.
+        audio_seconds: duration; 0 when the audio could not be read.
+        error: one line, or None.
+    """
+
+    utterance: Utterance
+    hypothesis: Hypothesis
+    decode_seconds: float = 0.0
+    audio_seconds: float = 0.0
+    error: str | None = None
+
+
+def decode_all(
+    recognizer, utterances: Iterable[Utterance], batch_size: int
+) -> Iterator[Outcome]:
+    """Exactly one outcome for each utterance, in order, whatever happens to one.
+
+    Args:
+        recognizer: a ``Recognizer``.
+        utterances: read lazily, so memory does not grow with the set.
+        batch_size: utterances that run together.
+    """
+    batch: list[Utterance] = []
+    for utterance in utterances:
+        batch.append(utterance)
+        if len(batch) == batch_size:
+            yield from _decode_batch(recognizer, batch)
+            batch = []
+    if batch:
+        yield from _decode_batch(recognizer, batch)
+    if words := getattr(recognizer, "unwritable", None):
+        some = ", ".join(word for word, _ in words.most_common(_NAMED))
+        logging.warning(
+            f"{words.total()} words of the first pass cannot be written by the LM and "
+            f"stay as they are: {some}{', …' if len(words) > _NAMED else ''}"
+        )
+
+
+def _decode_batch(recognizer, batch: list[Utterance]) -> list[Outcome]:
+    from espnet_llada.io.audio.reading import (
+        load_audio,  # scipy and soundfile: not for --help
+    )
+
+    outcomes: dict[int, Outcome] = {}
+    readable: dict[int, np.ndarray] = {}
+    for i, utterance in enumerate(batch):
+        try:
+            readable[i] = load_audio(utterance.path)
+        except Exception as e:
+            outcomes[i] = _failure(utterance, e)
+    for i in range(len(batch)):
+        # asr.sh times from this line to "best hypo", and wants as many of each.
+        logging.info(f"speech length: {len(readable.get(i, ()))}")
+    if readable:
+        waveforms = list(readable.values())
+        done = _recognise(recognizer, [batch[i] for i in readable], waveforms)
+        outcomes.update(zip(readable, done, strict=True))
+    return [outcomes[i] for i in range(len(batch))]
+
+
+def _recognise(
+    recognizer, batch: Sequence[Utterance], waveforms: list[np.ndarray]
+) -> list[Outcome]:
+    try:
+        return _timed(recognizer, batch, waveforms)
+    except Exception as e:
+        _check_device(e)
+        if len(batch) == 1:
+            return [_failure(batch[0], e)]
+    # Find out which one it was; the others are not to suffer. Not in the handler, which
+    # keeps the tensors of the failed pass.
+    pairs = zip(batch, waveforms, strict=True)
+    return [_recognise(recognizer, [u], [w])[0] for u, w in pairs]
+
+
+def _check_device(error: Exception) -> None:
+    """A GPU that reports such an error fails from then on, whatever it is given."""
+    import torch
+
+    if isinstance(error, getattr(torch, "AcceleratorError", ())):
+        reason = str(error).partition("\n")[0]
+        raise UserError(
+            f"the GPU failed ({reason}); start again, which goes on from here"
+        ) from error
+
+
+def _timed(
+    recognizer, batch: Sequence[Utterance], waveforms: list[np.ndarray]
+) -> list[Outcome]:
+    given = [u.transcript for u in batch]
+    start = time.perf_counter()
+    hypotheses = recognizer(
+        waveforms,
+        [u.utt_id for u in batch],
+        None if None in given else given,
+    )
+    elapsed = time.perf_counter() - start
+    total = sum(len(w) for w in waveforms)
+    return [
+        Outcome(u, h, elapsed * len(w) / total, len(w) / SAMPLE_RATE)
+        for u, h, w in zip(batch, hypotheses, waveforms, strict=True)
+    ]
+
+
+def _failure(utterance: Utterance, error: Exception) -> Outcome:
+    reason = " ".join(str(error).split()) or type(error).__name__
+    if isinstance(error, OSError):
+        reason = os_reason(error)
+    elif not isinstance(error, UserError):
+        logging.exception(f"{utterance.utt_id}: decoding failed")
+        reason = f"{type(error).__name__}: {reason}"
+    return Outcome(utterance, Hypothesis(utterance.transcript or ""), error=reason)
+
+
+def read_first_pass(path: str | Path, utt_ids: Iterable[str]) -> dict[str, str]:
+    """First-pass transcripts of the utterances.
+
+    Args:
+        path: a Kaldi ``text`` file, or a decode directory whose ``*/text`` are merged.
+        utt_ids: every one of them needs a line; an empty transcript is allowed.
+
+    Raises:
+        UserError: no such file, or an utterance has no transcript, or two.
+    """
+    top = Path(path)
+    files = sorted(top.glob("*/text")) if top.is_dir() else [top]
+    if not files:
+        raise UserError(f"{path}: no */text in it; name a decoded directory or a text")
+    texts: dict[str, str] = {}
+    for file in files:
+        own = read_table(file)  # word for word, and space for space
+        for utt_id in own.keys() & texts.keys():
+            if own[utt_id] != texts[utt_id]:
+                raise UserError(
+                    f"{file}: another transcript of '{utt_id}' is in {path} too; name "
+                    "the text of one set"
+                )
+        texts.update(own)
+    utt_ids = list(utt_ids)
+    missing = [u for u in utt_ids if u not in texts]
+    if missing:
+        raise UserError(
+            f"{path}: no transcript for {len(missing)} utterances, the first is "
+            f"'{missing[0]}'; run the first pass on the same set"
+        )
+    return texts

@@ -1,0 +1,48 @@
+"""Writes the directory of a trained model: config.yaml and its tensors."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import yaml
+from torch import Tensor
+
+from espnet_llada.io.beside import SUFFIX, checksum_of
+from espnet_llada.io.weights.tensors import save_tensors
+from espnet_llada.types import DECODE_FILE, atomic_write
+
+
+def write_model(
+    directory: Path,
+    config: Mapping[str, Any],
+    state: Mapping[str, Tensor],
+    source: Path | None = None,
+) -> None:
+    """Write a model directory that ``find_model`` takes; config.yaml comes last.
+
+    Args:
+        directory: is made where it does not exist.
+        config: a train config, or what inference reads of one.
+        state: see ``io.checkpoint.trained_state``.
+        source: the directory of a model whose decode.yaml, if any, is copied.
+
+    Raises:
+        UserError: it cannot be written; an old model there is intact.
+    """
+    directory.mkdir(parents=True, exist_ok=True)
+    texts = {"config.yaml": yaml.safe_dump(dict(config), sort_keys=False).encode()}
+    if source is not None and (source / DECODE_FILE).exists():
+        texts[DECODE_FILE] = (source / DECODE_FILE).read_bytes()
+    texts |= {f"{n}{SUFFIX}": checksum_of(text, n) for n, text in texts.items()}
+    with contextlib.ExitStack() as written:
+        # Nothing is replaced before all is written: a full disk leaves the old model.
+        for name, text in texts.items():
+            temporary = written.enter_context(atomic_write(directory / name))
+            temporary.write_bytes(text)
+        save_tensors(state, directory / "model.safetensors")
+        if DECODE_FILE not in texts:
+            for name in (DECODE_FILE, f"{DECODE_FILE}{SUFFIX}"):
+                (directory / name).unlink(missing_ok=True)
