@@ -32,7 +32,6 @@ MAY_IMPORT = {"scoring": {"types", "io"}, "report": {"types", "io", "scoring"}}
 UP = {
     ("core", "extensions"): 15,
     ("core", "baseline"): 1,
-    ("io", "networks"): 2,
     ("release", "inference"): 1,
     ("sweep", "bin"): 5,
     ("sweep", "espnet"): 1,

@@ -113,7 +113,7 @@ def main(cmd: list[str] | None = None) -> None:
     from espnet_llada.io import feature_cache
 
     encoder = build_encoder(**conf)
-    wanted = feature_cache.identity(encoder, encoder.weights)
+    wanted = encoder.identity(encoder.weights)
     with feature_cache.claimed(output, wanted):
         _fill(args, conf, table)
         entries = feature_cache.stored_entries(output, args.storage)
@@ -172,7 +172,7 @@ def _fill(args: argparse.Namespace, conf: dict, table: dict[str, str]) -> None:
 
 
 def _by_length(table: dict[str, str], wav_scp: Path) -> list:
-    from espnet_llada.io.feature_writer import Utterance
+    from espnet_llada.networks.feature_writer import Utterance
 
     counts = wav_scp.with_name("utt2num_samples")  # of stage 3
     known = read_numbers(counts) if counts.is_file() else {}
@@ -242,7 +242,7 @@ def _start(conf: dict, devices: Any, threads: int = 0) -> None:
 
 
 def _work(ark: Path, utterances: Sequence, storage: str, seconds: float) -> int:
-    from espnet_llada.io.feature_writer import write_shard
+    from espnet_llada.networks.feature_writer import write_shard
 
     write_shard(ark, utterances, _encoder, storage, seconds)
     return len(utterances)

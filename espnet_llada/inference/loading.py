@@ -14,8 +14,9 @@ from torch import Tensor, nn
 
 from espnet_llada.build import ATTENTION, ENCODER, WhisperLLM, check_config, is_ours
 from espnet_llada.inference.decode_file import DECODE_FILE
-from espnet_llada.io.beside import SUFFIX, cache_dir, checksum_of
+from espnet_llada.io.cache import cache_dir
 from espnet_llada.io.checkpoint import load_trained, read_state
+from espnet_llada.io.checksums import SUFFIX, checksum_of
 from espnet_llada.io.data_file import read_yaml
 from espnet_llada.io.packed import own_paths, packed_files, unpack
 from espnet_llada.io.weights import from_hub

@@ -1,4 +1,4 @@
-"""YAML and JSON files, which anyone may have written: the one reader of each."""
+"""YAML and JSON files: the one reader of each, and how ours are written."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ from typing import Any
 
 import yaml
 
-from espnet_llada.io.beside import check_content
+from espnet_llada.io.checksums import check_content
 from espnet_llada.io.schema import DEEPEST, check_plain, checked
-from espnet_llada.types import UserError
+from espnet_llada.types import UserError, atomic_write
 
 _MERGED = 10_000
 """The most keys of a mapping that merges (``<<``) others into it."""
@@ -52,6 +52,17 @@ def read_json(path: str | Path, kind: Any = dict[str, Any]) -> Any:
         raise UserError(f"{path}: not valid JSON ({e}); fetch it again") from e
     check_plain(content, path, _most(text))
     return checked(content, kind, path)
+
+
+def write_json(path: Path, content: Any) -> None:
+    """Replace ``path`` by a whole new JSON file."""
+    write_text(path, json.dumps(content, indent=1) + "\n")
+
+
+def write_text(path: Path, text: str) -> None:
+    """Replace ``path`` by a whole new file."""
+    with atomic_write(path) as temporary:
+        temporary.write_text(text, encoding="utf-8")
 
 
 def _text(path: str | Path, kind: str) -> str:

@@ -8,11 +8,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from espnet_llada.io.weights import Weights
 from espnet_llada.networks.block import Block
 from espnet_llada.networks.compiling import for_any_shape
 from espnet_llada.networks.features import HOP_LENGTH, log_mel
@@ -120,6 +122,16 @@ class WhisperEncoder(Pretrained):
     def max_samples(self) -> int:
         """The longest row that fits, 30 s for every published Whisper."""
         return self._longest
+
+    def identity(self, weights: Weights) -> dict[str, Any]:
+        """What its frames depend on: weights, dtype and padding."""
+        return {
+            "whisper": weights.name,
+            "sha256": weights.sha256,
+            "dtype": str(self.dtype).removeprefix("torch."),
+            "d_model": self.d_model,
+            **self.padding,
+        }
 
     def train(self, mode: bool = True) -> WhisperEncoder:
         """Stay in eval mode, whatever the model around this one does."""

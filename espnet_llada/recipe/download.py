@@ -20,12 +20,12 @@ from pathlib import Path, PurePosixPath
 from tqdm import tqdm
 
 from espnet_llada.bin.options import OptionParser, run_main
+from espnet_llada.io.checksums import sha256
 from espnet_llada.io.weights.download import (
     NETWORK_ERRORS,
     FetchError,
     RemoteFile,
     fetch_file,
-    sha256,
     size_of,
 )
 from espnet_llada.recipe.datadir import make_dir, write_line

@@ -17,16 +17,15 @@ from typing import Annotated, Any
 from msgspec import Meta, Struct
 
 from espnet_llada import __version__
-from espnet_llada.io.beside import write_checksums
+from espnet_llada.io.checksums import sha256, write_checksums
 from espnet_llada.io.data_file import read_json
 from espnet_llada.io.schema import checked
 from espnet_llada.io.weights import Weights
-from espnet_llada.io.weights.checksums import (
+from espnet_llada.io.weights.digests import (
     WEIGHT_SUFFIXES,
     cached_sha256,
     recorded_sha256,
 )
-from espnet_llada.io.weights.download import sha256
 from espnet_llada.types import UserError
 
 RECORD = "convert.json"

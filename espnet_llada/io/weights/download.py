@@ -25,6 +25,8 @@ from typing import BinaryIO
 
 from tqdm import tqdm
 
+from espnet_llada.io.checksums import sha256
+
 log = logging.getLogger(__name__)
 
 ATTEMPTS = 4  # in a row without progress
@@ -73,24 +75,6 @@ def fetch_wheel(wheel: Wheel, target: Path) -> None:
     except (FetchError, *NETWORK_ERRORS) as e:
         log.info("%s: %s; trying pip download", wheel.requirement, e)
         _pip_download(wheel, target)
-
-
-def sha256(path: Path) -> str:
-    """Hex digest of a file."""
-    digest = hashlib.sha256()
-    bar = tqdm(
-        desc=f"check {path.name}",
-        total=size_of(path),
-        unit="B",
-        unit_scale=True,
-        delay=2.0,
-        disable=None,
-    )
-    with open(path, "rb") as f, bar:
-        while block := f.read(CHUNK):
-            digest.update(block)
-            bar.update(len(block))
-    return digest.hexdigest()
 
 
 def copy(source: BinaryIO, target: BinaryIO, label: str, start: int, total: int) -> str:

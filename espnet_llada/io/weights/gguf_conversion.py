@@ -12,8 +12,9 @@ from pathlib import Path
 from typing import Any
 
 from espnet_llada.import_guards import import_torchaudio
+from espnet_llada.io.data_file import write_text
 from espnet_llada.io.weights.tensors import save_tensors
-from espnet_llada.types import UserError, atomic_write
+from espnet_llada.types import UserError
 
 log = logging.getLogger(__name__)
 
@@ -75,7 +76,7 @@ def _convert_tokenizer(gguf: Path, home: Path) -> None:
     kinds = zip(tokens, read["token_type"](), strict=True)
     special = [token for token, kind in kinds if kind == TokenType.CONTROL]
     tokenizer.add_special_tokens(special)
-    _write_text(home / "tokenizer.json", tokenizer.to_str(pretty=True))
+    write_text(home / "tokenizer.json", tokenizer.to_str(pretty=True))
     config = {
         # The name that transformers 4 and 5 both know.
         "tokenizer_class": "PreTrainedTokenizerFast",
@@ -90,9 +91,4 @@ def _convert_tokenizer(gguf: Path, home: Path) -> None:
 
 def _write_json(path: Path, content: dict[str, Any]) -> None:
     text = json.dumps(content, indent=1, ensure_ascii=False, default=str)
-    _write_text(path, text + "\n")
-
-
-def _write_text(path: Path, text: str) -> None:
-    with atomic_write(path) as temporary:
-        temporary.write_text(text, encoding="utf-8")
+    write_text(path, text + "\n")

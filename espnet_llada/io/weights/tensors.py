@@ -22,9 +22,8 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from espnet_llada.io.beside import checksum_file, checksum_line
-from espnet_llada.io.weights.checksums import LARGE
-from espnet_llada.io.weights.download import sha256
+from espnet_llada.io.checksums import checksum_file, checksum_line, sha256
+from espnet_llada.io.weights.digests import LARGE
 from espnet_llada.types import UserError, atomic_write
 
 _PORTION = 32 << 20  # bytes read through one map of a .pt
