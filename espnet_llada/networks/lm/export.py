@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import shutil
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
@@ -13,6 +12,7 @@ import torch
 from msgspec import Struct
 from torch import Tensor
 
+from espnet_llada.io.data_file import write_json
 from espnet_llada.io.schema import Count, Natural, checked
 from espnet_llada.io.weights.tensors import StoredTensor, save_tensors
 from espnet_llada.networks.lm.llama import LlamaConfig
@@ -77,20 +77,22 @@ def export_llama(
     for i, names in enumerate(shards, start=1):
         count = f"-{i:05d}-of-{len(shards):05d}" if len(shards) > 1 else ""
         file = f"model{count}.safetensors"
-        tensors = {}
-        for name in names:
-            tensor = _converted(stored[name], dtype, updates.get(name))
-            tensors[_hf_name(name)] = tensor
+        tensors = {
+            name if name == HEAD else f"model.{name}": _converted(
+                stored[name], dtype, updates.get(name)
+            )
+            for name in names
+        }
         where |= dict.fromkeys(tensors, file)
         save_tensors(tensors, target / file)
-        del tensor, tensors  # before the next shard is read
+        del tensors  # before the next shard is read
     if len(shards) > 1:
         total = sum(_bytes(t, dtype) for t in stored.values())
         index = {"metadata": {"total_size": total}, "weight_map": where}
-        _write_json(target / "model.safetensors.index.json", index)
+        write_json(target / "model.safetensors.index.json", index)
     written = dtype or stored["embed_tokens.weight"].dtype
     content = _config(body.config, settings, written, source)
-    _write_json(target / "config.json", content)
+    write_json(target / "config.json", content)
     for pattern in _TOKENIZER:
         for file in source.glob(pattern):
             shutil.copyfile(file, target / file.name)
@@ -129,10 +131,6 @@ def _bytes(stored: StoredTensor, dtype: torch.dtype | None) -> int:
     return stored.shape.numel() * (dtype or stored.dtype).itemsize
 
 
-def _hf_name(name: str) -> str:
-    return name if name == HEAD else f"model.{name}"
-
-
 class _LladaTokens(Struct):
     """Of a LLaDA's config.json what its network does not need, but a Llama's has."""
 
@@ -159,7 +157,3 @@ def _config(
         }
     content.pop("dtype", None)  # transformers 5's name of the next
     return content | {"torch_dtype": str(dtype).removeprefix("torch.")}
-
-
-def _write_json(path: Path, content: Mapping[str, Any]) -> None:
-    path.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")

@@ -54,25 +54,6 @@ class LlamaConfig:
     model_type: str = "llama"  # peft looks for it
 
     @classmethod
-    def of(cls, sizes: Mapping[str, Any], where: object) -> LlamaConfig:
-        """Sizes that a Llama can have; ``head_dim`` may be left to the others.
-
-        Raises:
-            UserError: one that is missing or does not fit.
-        """
-        config = checked(sizes, cls, where)
-        heads, shared = config.num_attention_heads, config.num_key_value_heads
-        if heads % shared:
-            raise UserError(
-                f"{where}: {heads} attention heads cannot share {shared} keys; fetch "
-                "its config.json again"
-            )
-        size = config.head_dim or config.hidden_size // heads
-        if not size or size % 2:
-            raise UserError(f"{where}: head_dim {size} does not fit; allowed: 2, 4, …")
-        return replace(config, head_dim=size)
-
-    @classmethod
     def from_settings(cls, settings: Mapping[str, Any], where: object) -> LlamaConfig:
         """Of a config.json as transformers 4 or 5 writes it.
 
@@ -103,7 +84,17 @@ class LlamaConfig:
             sizes["rope_theta"] = theta
         if rope["rope_type"] == "llama3":
             sizes["rope_scaling"] = rope
-        return cls.of(sizes, where)
+        config = checked(sizes, cls, where)
+        heads, shared = config.num_attention_heads, config.num_key_value_heads
+        if heads % shared:
+            raise UserError(
+                f"{where}: {heads} attention heads cannot share {shared} keys; fetch "
+                "its config.json again"
+            )
+        size = config.head_dim or config.hidden_size // heads
+        if not size or size % 2:
+            raise UserError(f"{where}: head_dim {size} does not fit; allowed: 2, 4, …")
+        return replace(config, head_dim=size)
 
 
 class _Settings(Struct):
