@@ -10,29 +10,50 @@ import hashlib
 import os
 import re
 from pathlib import Path
+from typing import BinaryIO
 
 from espnet_llada.io.cache import cache_dir
 from espnet_llada.types import UserError
 
+CHUNK = 1 << 20
 SUFFIX = ".sha256"
 TEXT_SUFFIXES = (".json", ".yaml")
 
 
 def sha256(path: Path) -> str:
     """Hex digest of a file; with a progress bar where it takes long."""
+    with open(path, "rb") as f:
+        return copy(f, None, f"check {path.name}", path.stat().st_size, delay=2.0)
+
+
+def copy(
+    source: BinaryIO,
+    target: BinaryIO | None,
+    label: str,
+    total: int,
+    done: int = 0,
+    delay: float = 0.0,
+) -> str:
+    """Copy, or only read, with a progress bar on a terminal.
+
+    Args:
+        source: from its position.
+        target: where to write it; None to write nothing.
+        label: of the bar.
+        total, done: bytes in all, and those that are there before.
+        delay: seconds until the bar shows.
+
+    Returns:
+        The sha256 of what was read.
+    """
     from tqdm import tqdm
 
     digest = hashlib.sha256()
-    bar = tqdm(
-        desc=f"check {path.name}",
-        total=path.stat().st_size,
-        unit="B",
-        unit_scale=True,
-        delay=2.0,
-        disable=None,
-    )
-    with open(path, "rb") as f, bar:
-        while block := f.read(1 << 20):
+    options = {"unit": "B", "unit_scale": True, "disable": None}  # None: no terminal
+    with tqdm(desc=label, initial=done, total=total, delay=delay, **options) as bar:
+        while block := source.read(CHUNK):
+            if target is not None:
+                target.write(block)
             digest.update(block)
             bar.update(len(block))
     return digest.hexdigest()

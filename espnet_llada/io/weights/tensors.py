@@ -48,10 +48,6 @@ class StoredTensor:
     dtype: torch.dtype
     load: Callable[[], Tensor]
 
-    @property
-    def nbytes(self) -> int:
-        return self.shape.numel() * self.dtype.itemsize
-
     def read(self, dtype: torch.dtype | None = None) -> Tensor:
         """A copy in memory, in its own or another dtype."""
         return self.load().to(dtype or self.dtype, copy=True)

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from huggingface_hub import split_state_dict_into_shards_factory
 from msgspec import Struct
 from torch import Tensor
 
@@ -72,23 +73,23 @@ def export_llama(
     body, settings = empty_llama(source)
     stored = stored_llama(source, body)
     updates = updates or {}
-    shards = _shards(stored, dtype)
-    where: dict[str, str] = {}
-    for i, names in enumerate(shards, start=1):
-        count = f"-{i:05d}-of-{len(shards):05d}" if len(shards) > 1 else ""
-        file = f"model{count}.safetensors"
+    names = {n if n == HEAD else f"model.{n}": n for n in sorted(stored, key=_order)}
+    split = split_state_dict_into_shards_factory(
+        {theirs: stored[ours] for theirs, ours in names.items()},
+        get_storage_size=lambda t: t.shape.numel() * (dtype or t.dtype).itemsize,
+        filename_pattern="model{suffix}.safetensors",
+        max_shard_size=SHARD_BYTES,
+    )
+    for file, chosen in split.filename_to_tensors.items():
         tensors = {
-            name if name == HEAD else f"model.{name}": _converted(
-                stored[name], dtype, updates.get(name)
-            )
-            for name in names
+            theirs: _converted(stored[ours], dtype, updates.get(ours))
+            for theirs, ours in names.items()
+            if theirs in chosen
         }
-        where |= dict.fromkeys(tensors, file)
         save_tensors(tensors, target / file)
         del tensors  # before the next shard is read
-    if len(shards) > 1:
-        total = sum(_bytes(t, dtype) for t in stored.values())
-        index = {"metadata": {"total_size": total}, "weight_map": where}
+    if split.is_sharded:
+        index = {"metadata": split.metadata, "weight_map": split.tensor_to_filename}
         write_json(target / "model.safetensors.index.json", index)
     written = dtype or stored["embed_tokens.weight"].dtype
     content = _config(body.config, settings, written, source)
@@ -106,29 +107,10 @@ def _converted(
     return update.merged(stored.read()).to(dtype or stored.dtype)
 
 
-def _shards(
-    stored: Mapping[str, StoredTensor], dtype: torch.dtype | None
-) -> list[list[str]]:
-    """Names for each file, in the network's order."""
-    shards: list[list[str]] = [[]]
-    size = 0
-    for name in sorted(stored, key=_order):
-        needed = _bytes(stored[name], dtype)
-        if shards[-1] and size + needed > SHARD_BYTES:
-            shards.append([])
-            size = 0
-        shards[-1].append(name)
-        size += needed
-    return shards
-
-
 def _order(name: str) -> tuple[int, str]:
+    """The network's, so that a layer's tensors share a file."""
     parts = name.split(".")
     return (int(parts[1]) if parts[0] == "layers" else -1, name)
-
-
-def _bytes(stored: StoredTensor, dtype: torch.dtype | None) -> int:
-    return stored.shape.numel() * (dtype or stored.dtype).itemsize
 
 
 class _LladaTokens(Struct):
