@@ -114,7 +114,7 @@ def main(cmd: list[str] | None = None) -> None:
 
     encoder = build_encoder(**conf)
     wanted = encoder.identity(encoder.weights)
-    with feature_cache.claimed(output, wanted):
+    with feature_cache.locked(output, wanted):
         _fill(args, conf, table)
         entries = feature_cache.stored_entries(output, args.storage)
         for source in filter(Path.is_file, copied):

@@ -53,7 +53,7 @@ class Entry:
 
 
 @contextlib.contextmanager
-def claimed(directory: Path, wanted: Mapping[str, Any]) -> Iterator[None]:
+def locked(directory: Path, wanted: Mapping[str, Any]) -> Iterator[None]:
     """Make ``directory`` a cache of that encoder, with nobody else writing to it.
 
     Raises:

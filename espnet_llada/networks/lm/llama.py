@@ -155,16 +155,16 @@ class Llama(nn.Module):
             positions: (B, Q) int64.
             cache: of the K - Q positions before; it takes these up.
         """
-        turn = self.rotary_emb(positions, embeds.dtype)
+        rotary = self.rotary_emb(positions, embeds.dtype)
         run = self.run if self.training else run_layer
         for layer in self.layers:
-            embeds = run(layer, embeds, mask, turn, cache, self.kernel)
+            embeds = run(layer, embeds, mask, rotary, cache, self.kernel)
         return self.norm(embeds)
 
 
-def run_layer(layer: nn.Module, embeds, mask, turn, cache, kernel) -> Tensor:
+def run_layer(layer: nn.Module, embeds, mask, rotary, cache, kernel) -> Tensor:
     """The layer; compiled as a function, code for one fits them all."""
-    return layer(embeds, mask, turn, cache, kernel)
+    return layer(embeds, mask, rotary, cache, kernel)
 
 
 class RMSNorm(nn.Module):
@@ -185,7 +185,7 @@ class RMSNorm(nn.Module):
 class Rotary(nn.Module):
     """cos and sin of each position, (B, Q, 1, head_dim); frequencies in fp32.
 
-    The first half of sin has the sign of the quarter turn, see ``_turned``.
+    The first half of sin is negated, as ``_rotate`` needs it.
     """
 
     def __init__(self, config: LlamaConfig):
@@ -221,8 +221,8 @@ class _Layer(nn.Module):
         self.input_layernorm = RMSNorm(config)
         self.post_attention_layernorm = RMSNorm(config)
 
-    def forward(self, x, mask, turn, cache, kernel) -> Tensor:
-        x = x + self.self_attn(self.input_layernorm(x), mask, turn, cache, kernel)
+    def forward(self, x, mask, rotary, cache, kernel) -> Tensor:
+        x = x + self.self_attn(self.input_layernorm(x), mask, rotary, cache, kernel)
         return x + self.mlp(self.post_attention_layernorm(x))
 
 
@@ -238,14 +238,14 @@ class _Attention(nn.Module):
         self.v_proj = nn.Linear(width, shared, bias=False)
         self.o_proj = nn.Linear(inner, width, bias=False)
 
-    def forward(self, x, mask, turn, cache, kernel) -> Tensor:
+    def forward(self, x, mask, rotary, cache, kernel) -> Tensor:
         q, k, v = (
             project(x).unflatten(-1, (-1, self.head_dim))
             for project in (self.q_proj, self.k_proj, self.v_proj)
         )
-        # Turned together: half the kernels, where launching them is what takes time.
+        # Rotated together: half the kernels, where launching them is what takes time.
         heads = q.shape[2], k.shape[2]
-        q, k = _turned(torch.cat([q, k], dim=2), *turn).split(heads, dim=2)
+        q, k = _rotate(torch.cat([q, k], dim=2), *rotary).split(heads, dim=2)
         q, k, v = (y.transpose(1, 2) for y in (q, k, v))
         if cache is not None:
             k, v = cache.update(k, v, self.number)
@@ -261,7 +261,7 @@ class _Attention(nn.Module):
         return self.o_proj(mixed.transpose(1, 2).flatten(2))
 
 
-def _turned(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+def _rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
     first, second = x.chunk(2, dim=-1)
     return x * cos + torch.cat([second, first], dim=-1) * sin
 
