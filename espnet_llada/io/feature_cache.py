@@ -40,8 +40,7 @@ class Entry:
     """Where the frames of an utterance lie.
 
     Attributes:
-        ark: the shard.
-        offset: byte in it at which the array begins.
+        ark, offset: the shard, and the byte in it at which the array begins.
         frames: rows of the array.
         source: path of the recording.
     """
@@ -93,15 +92,12 @@ def _leftovers(directory: Path) -> list[Path]:
 def stored_entries(
     directory: Path, storage: str | None = None, verify: bool = False
 ) -> dict[str, Entry]:
-    """Everything that whole shards hold.
+    """Everything that whole shards hold; others are named in a warning.
 
     Args:
         directory: of the cache.
         storage: only shards of this kind; all by default.
         verify: compare checksums too, which reads every shard.
-
-    A shard that is cut, missing or (``verify``) altered is named in a warning and left
-    out.
     """
     entries: dict[str, Entry] = {}
     # In the order of writing: an utterance whose recording changed is there twice.

@@ -100,8 +100,8 @@ class WhisperFile:
 
     Attributes:
         path: where it lies.
-        config: sizes of that part.
-        tensors: of that part, by the file's names.
+        config: sizes of the encoder or of the decoder.
+        tensors: of the same, by the file's names.
         rename: from OpenAI's name without prefix to the file's name.
     """
 
@@ -113,20 +113,19 @@ class WhisperFile:
     def read(
         self, shapes: Mapping[str, torch.Size], dtype: torch.dtype
     ) -> dict[str, Tensor]:
-        """Copies of exactly the tensors asked for.
-
-        Args:
-            shapes: by OpenAI's names without prefix; all of the part's.
-            dtype: of the copies.
-
-        Raises:
-            UserError: a tensor is missing, unexpected or of another shape.
-        """
+        """Copies of the tensors of ``check`` in a dtype."""
         stored = self.check(shapes)
         return {ours: tensor.read(dtype) for ours, tensor in stored.items()}
 
     def check(self, shapes: Mapping[str, torch.Size]) -> dict[str, StoredTensor]:
-        """The tensors asked for, still in their files; see ``read``."""
+        """The tensors asked for, still in their files.
+
+        Args:
+            shapes: by OpenAI's names without prefix; all of the part's.
+
+        Raises:
+            UserError: a tensor is missing, unexpected or of another shape.
+        """
         expected = {self.rename(ours): shape for ours, shape in shapes.items()}
         check_tensors(expected, self.tensors, self.path)
         return {ours: self.tensors[self.rename(ours)] for ours in shapes}

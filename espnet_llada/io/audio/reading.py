@@ -38,14 +38,13 @@ _said: set[str] = set()
 def load_audio(path: str | os.PathLike) -> np.ndarray:
     """Read one recording as mono speech at 16 kHz.
 
-    Other sample rates are resampled and channels are averaged, or the loudest is taken
-    where they cancel one another; recordings joined end to end are read as one. The
+    Other sample rates are resampled and channels are averaged (or the loudest taken,
+    where they cancel one another); recordings joined end to end are read as one. The
     first file of each kind is named in a warning, once per process.
 
-    Truncation is detected where the container says how long it is (WAV, AIFF and their
-    kin, FLAC, MP3). A length of 0, or one that is no length, is that of a recorder that
-    died or wrote into a pipe: what is there is read. An Ogg file says nothing, so one
-    that lacks whole pages reads as a shorter recording.
+    Truncation is detected where the container says how long it is, which Ogg does not.
+    A length of 0 or of no sense is that of a recorder that died or wrote into a pipe:
+    what is there is read.
 
     Args:
         path: a file (WAV and its kin, AIFF, SPHERE, FLAC, Ogg Vorbis or Opus, MP3), or

@@ -27,13 +27,7 @@ _UNKNOWN_BYTES = 0x7FFF0000  # what sox and ffmpeg write as length into a pipe
 
 
 class Place(NamedTuple):
-    """``FILE[:OFFSET][[RANGES]]``, taken apart.
-
-    Attributes:
-        file: of the archive.
-        offset: byte at which the entry begins.
-        slices: rows and perhaps columns to take; () for all.
-    """
+    """``FILE[:OFFSET][[RANGES]]``: rows and perhaps columns to take; () for all."""
 
     file: Path
     offset: int
@@ -41,7 +35,7 @@ class Place(NamedTuple):
 
 
 def parse_place(place: str) -> Place:
-    """Take a place apart, as Kaldi writes it.
+    """File, offset (bytes) and slices of a place as Kaldi writes it.
 
     Raises:
         UserError: a range that cannot be.

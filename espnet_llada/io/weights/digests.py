@@ -29,7 +29,7 @@ _of_this_process: dict[str, list] = {}
 
 
 def cached_sha256(path: Path, fresh: bool = False) -> str:
-    """Digest of a file that no process reads twice for it; see ``LARGE``.
+    """Digest of a file, kept for the next time; see ``LARGE``.
 
     Args:
         path: the file.
@@ -49,20 +49,16 @@ def cached_sha256(path: Path, fresh: bool = False) -> str:
     return found[-1]
 
 
-def _store() -> Path:
-    return cache_dir() / "digests.json"
-
-
 def _read_store() -> dict[str, list]:
     with contextlib.suppress(UserError):
-        return read_json(_store(), dict[str, list])
+        return read_json(cache_dir() / "digests.json", dict[str, list])
     return {}
 
 
 def _write_store(known: dict[str, list]) -> None:
     with contextlib.suppress(OSError, UserError):  # only a cache
-        _store().parent.mkdir(parents=True, exist_ok=True)
-        write_json(_store(), known)
+        cache_dir().mkdir(parents=True, exist_ok=True)
+        write_json(cache_dir() / "digests.json", known)
 
 
 def recorded_sha256(path: Path) -> str | None:
@@ -101,10 +97,6 @@ def weight_files(directory: Path) -> list[Path]:
 
 def verify(path: Path, fresh: bool = False) -> bool:
     """Compare a file with what was recorded of it; False where nothing was.
-
-    Args:
-        path: the file.
-        fresh: see ``cached_sha256``.
 
     Raises:
         UserError: it is damaged; the message says where to get it anew.

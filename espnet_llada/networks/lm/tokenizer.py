@@ -32,7 +32,7 @@ def to_case(text: str, case: str) -> str:
     """
     if case not in CASES:
         raise UserError(f"text case {case!r}; allowed: {', '.join(CASES)}")
-    return {"lower": text.lower, "upper": text.upper, "keep": lambda: text}[case]()
+    return text if case == "keep" else getattr(text, case)()
 
 
 class LMTokenizer:
