@@ -19,7 +19,7 @@ from espnet_llada.build import (
     named,
 )
 from espnet_llada.core.model import LMDecoder
-from espnet_llada.io.feature_cache import check_scp, identity
+from espnet_llada.io.feature_cache import check_scp
 from espnet_llada.io.weights import Weights
 from espnet_llada.types import UserError
 
@@ -51,7 +51,7 @@ class FrozenWhisperEncoder(AbsEncoder):
 
     def check_data(self, scp: Path) -> None:
         """Refuse cached frames of another encoder; see ``feature_cache.check_scp``."""
-        check_scp(scp, identity(self.whisper, self.weights))
+        check_scp(scp, self.whisper.identity(self.weights))
 
     def _check_width(self, width: int) -> None:
         if width != self.whisper.d_model:

@@ -9,9 +9,7 @@ Whisper's (``posterior_prefix.mixture``). Its best path is also a draft.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import cached_property
 from typing import Annotated, Any
 
 import torch

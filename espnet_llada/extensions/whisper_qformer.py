@@ -21,8 +21,7 @@ from msgspec import Meta
 from torch import Tensor, nn
 
 from espnet_llada.core.qformer import Queries, Window, WindowReader
-from espnet_llada.io import weights
-from espnet_llada.io import schema
+from espnet_llada.io import schema, weights
 from espnet_llada.networks.block import Attention, Block, Projected
 from espnet_llada.networks.whisper_file import WhisperConfig, open_whisper
 from espnet_llada.types import UserError

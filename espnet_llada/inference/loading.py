@@ -12,7 +12,7 @@ from typing import Any
 from torch import nn
 
 from espnet_llada.build import ATTENTION, ENCODER, build_model, check_config, is_ours
-from espnet_llada.io.beside import cache_dir
+from espnet_llada.io.cache import cache_dir
 from espnet_llada.io.checkpoint import load_trained, read_state
 from espnet_llada.io.data_file import read_yaml
 from espnet_llada.io.model_dir import write_model

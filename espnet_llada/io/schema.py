@@ -139,7 +139,7 @@ def checked(value: Any, kind: Any, where: object = "") -> Any:
         return msgspec.convert(value, kind)
     except msgspec.ValidationError as e:
         before = f"{where}: " if where else ""
-        raise UserError(f"{before}{_told(str(e), value, kind)}") from e
+        raise UserError(f"{before}{_message(str(e), value, kind)}") from e
     except UnicodeEncodeError as e:
         raise UserError(f"{where}: {e.object!r:.80}: {_HALF}") from e
 
@@ -184,7 +184,7 @@ _NAMES = {
 }
 
 
-def _told(message: str, value: Any, kind: Any) -> str:
+def _message(message: str, value: Any, kind: Any) -> str:
     """msgspec's message in our words: where, what is there, what fits."""
     reason, _, place = message.partition(" - at ")
     place = place.removeprefix("`key` in ").strip("`$").removeprefix(".")
@@ -202,19 +202,19 @@ def _told(message: str, value: Any, kind: Any) -> str:
         allowed = ", ".join(map(str, getattr(info, "values", ())))
     else:
         allowed = reason.partition(", got ")[0].removeprefix("Expected ")
-        allowed = re.sub(r"`(.*?)`", lambda m: _fitting(m[1]), allowed)
+        allowed = re.sub(r"`(.*?)`", lambda m: _type_names(m[1]), allowed)
     mend = _mend(value, reason)
-    return f"{before}{_shown(value)} does not fit; allowed: {allowed}{mend}"
+    return f"{before}{_quoted(value)} does not fit; allowed: {allowed}{mend}"
 
 
-def _shown(value: Any) -> str:
+def _quoted(value: Any) -> str:
     if isinstance(value, int) and value.bit_length() > 200:
         return "a number of so many digits"  # some are refused by repr itself
     text = reprlib.repr(value) if isinstance(value, (list, dict)) else repr(value)
     return text if len(text) <= 80 else f"{text[:80]}…"
 
 
-def _fitting(names: str) -> str:
+def _type_names(names: str) -> str:
     return " or ".join(_NAMES.get(name, name) for name in names.split(" | "))
 
 

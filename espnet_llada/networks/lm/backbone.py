@@ -66,18 +66,15 @@ class Backbone(Pretrained):
         Args:
             path: directory with config.json and safetensors.
             attention: see the class.
-            mask_id: id of the mask token; by default what config.json says, or one
-                past the vocabulary.
+            mask_id: by default what config.json says, or one past the vocabulary.
             dtype: of the weights.
 
         Raises:
             UserError: files or tensors are missing, unexpected or of another shape.
         """
         body, head, config_mask_id = load_llama(path, dtype)
-        if mask_id is None:
-            mask_id = config_mask_id
-        if mask_id is None:
-            mask_id = body.config.vocab_size
+        known = (mask_id, config_mask_id, body.config.vocab_size)
+        mask_id = next(i for i in known if i is not None)
         if mask_id > body.config.vocab_size:
             raise UserError(
                 f"{path}: mask token {mask_id} of {body.config.vocab_size} tokens; "
