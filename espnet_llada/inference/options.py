@@ -109,6 +109,21 @@ def _group(name: str, value: Any) -> Any:
     return kind(**check_options(given, kind, name))
 
 
+def nested(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Options with a dot in their name, as a command has them, by group."""
+    found: dict[str, Any] = {}
+    for name, value in values.items():
+        group, _, option = name.partition(".")
+        if not option:
+            found[name] = {} if name in GROUPS and value is True else value
+    for name, value in values.items():
+        group, _, option = name.partition(".")
+        if option:
+            old = found.get(group)
+            found[group] = {**(old if isinstance(old, Mapping) else {}), option: value}
+    return found
+
+
 def merged(defaults: Mapping[str, Any], given: Mapping[str, Any]) -> dict[str, Any]:
     """Options that were given over those of a model, group by group."""
     found = dict(defaults)

@@ -49,6 +49,7 @@ class Transcriber:
         stages: how the stages of decoding are run; by default the model's own.
 
     Attributes:
+        encode: the encoder's stage.
         unwritable: words of first passes so far that the LM cannot write; they stay as
             they are.
 
@@ -82,7 +83,8 @@ class Transcriber:
         hook = make_hook(model.decoder, options.sampler, options.extensions, use_audio)
         self.recognizer = Recognizer(model, options.sampler, hook, stages)
         self.model, self.options, self.use_audio = model, options, use_audio
-        self.output_case, self.unwritable = output_case, Counter[str]()
+        self.output_case, self.encode = output_case, stages.encode
+        self.unwritable = Counter[str]()
 
     @property
     def on_pass(self) -> OnPass | None:
