@@ -85,16 +85,13 @@ class LMDecoder(nn.Module):
         lengths: Tensor,
         cache: KVCache | None = None,
     ) -> tuple[Tensor, Tensor]:
-        """Hidden states of prefix and response, one LLM pass.
+        """Hidden states (B, P, d) of prefix and (B, L, d) of response, one LLM pass.
 
         Args:
             prefix: of B rows, P positions.
-            tokens: (B, L) int64.
-            lengths: (B,) int64, response positions of each row.
+            tokens: (B, L) int64, of which ``lengths`` (B,) are a row's.
+            lengths: see above.
             cache: an empty one, to be filled.
-
-        Returns:
-            (B, P, d) and (B, L, d).
         """
         embeds = self.lm.join(prefix.embeds, self.lm.embed(tokens))
         valid, behind = response_places(prefix, tokens, lengths)
@@ -111,17 +108,10 @@ class LMDecoder(nn.Module):
         first, hidden = self.hidden(prefix, tokens, lengths)
         return prefix.head.given(first).all_logits(hidden)
 
-    def next_token_logits(
-        self, prefix: Prefix, text: Tensor, lengths: Tensor
-    ) -> Tensor:
-        """(B, T + 1, V): position i predicts token i, the last one the end."""
-        head, hidden = self._next_token_hidden(prefix, text, lengths)
-        return head.all_logits(hidden)
-
-    def _next_token_hidden(
+    def next_token_hidden(
         self, prefix: Prefix, text: Tensor, lengths: Tensor
     ) -> tuple[OutputHead, Tensor]:
-        """(B, T + 1, d): the last of the prefix, and the response."""
+        """(B, T + 1, d): state i predicts token i, the last one the end."""
         first, rest = self.hidden(prefix, text.clamp(min=0), lengths)
         last = last_valid(first, prefix.valid)
         return prefix.head.given(first), self.lm.join(last[:, None], rest)
@@ -132,7 +122,7 @@ class LMDecoder(nn.Module):
         lengths: Tensor | None,
         targets: Targets,
         seeds: Sequence[int] | None = None,
-        longest: int | None = None,
+        longest: int = 0,
     ) -> Loss:
         """Loss of a batch.
 
@@ -141,7 +131,7 @@ class LMDecoder(nn.Module):
             lengths: (B,) int64, vectors of each row.
             targets: the transcripts.
             seeds: of each row's masks; by default ``row_seeds``.
-            longest: see ``core.objective.noisy_canvas``.
+            longest: see ``noisy_canvas``.
         """
         seeds = self.row_seeds(len(targets.text)) if seeds is None else seeds
         spoken = audio, lengths, targets
@@ -152,17 +142,13 @@ class LMDecoder(nn.Module):
         return loss if step.extra is None else loss.plus(step.extra)
 
     def loss(
-        self,
-        prefix: Prefix,
-        targets: Targets,
-        seeds: Sequence[int],
-        longest: int | None = None,
+        self, prefix: Prefix, targets: Targets, seeds: Sequence[int], longest: int = 0
     ) -> Loss:
         """The LM's own part of ``training_loss``."""
         if not self.diffuses:
             text, lengths, eos = targets.text, targets.lengths, self.special.eos
             given = text if targets.given is None else targets.given
-            head, hidden = self._next_token_hidden(prefix, given, lengths)
+            head, hidden = self.next_token_hidden(prefix, given, lengths)
             return causal_loss(hidden, text, lengths, eos, head.nll)
         given = self.special, self.objective, [int(seed) for seed in seeds], longest
         canvas = noisy_canvas(targets, *given)

@@ -70,8 +70,7 @@ class NoisyCanvas:
 class Loss:
     """A training loss as a sum and its denominator.
 
-    Both add up over the parts of a batch, so the loss of a batch does not depend on
-    how it is split over processes.
+    Both add up over the parts of a batch, however it is split over processes.
 
     Attributes:
         rows: (B,) float32, nats: each row's part of the sum.
@@ -125,7 +124,7 @@ def noisy_canvas(
     special: SpecialTokens,
     objective: Objective,
     seeds: Sequence[int],
-    longest: int | None = None,
+    longest: int = 0,
 ) -> NoisyCanvas:
     """Draw a mask ratio t ~ U(0, 1) for each row and mask each position with chance t.
 
@@ -146,8 +145,7 @@ def noisy_canvas(
     ones = torch.ones_like(text_lengths)
     t, extra = (random.uniform(ones, 1)[:, 0] for _ in range(2))
     if objective.loss == "release":
-        longest = int(text_lengths.max()) if longest is None else longest
-        lengths = torch.full_like(text_lengths, longest)
+        lengths = torch.full_like(text_lengths, max(longest, int(text_lengths.max())))
     else:
         padding = (extra * (objective.max_eos_padding + 1)).floor().long()
         lengths = text_lengths + 1 + padding

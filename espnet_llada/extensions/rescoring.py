@@ -1,9 +1,9 @@
 """Rescoring: what has become of a text is kept only where the scorer finds it likelier.
 
 *Accept if better*: a change to a first pass or a draft is undone unless it makes the
-text likelier. *Combination*: the scorer transcribes the utterance by itself as well, and
-where the two differ its own words are taken if they are likelier by twice as much. A CTC
-may object to either. No LM pass is taken.
+text likelier. *Combination*: the scorer transcribes the utterance by itself as well,
+and where the two differ its own words are taken if they are likelier by twice as much.
+A CTC may object to either. No LM pass is taken.
 
 Imports ``extensions.whisper_scorer`` and ``extensions.posterior_prefix.alignment``.
 
