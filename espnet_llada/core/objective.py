@@ -35,11 +35,9 @@ class Targets:
     """The responses of a training batch.
 
     Attributes:
-        text: (B, T) int64, what they are to be; what stands behind a row's end is
-            ignored.
+        text: (B, T) int64, what they are to be; behind a row's end it is ignored.
         lengths: (B,) int64.
-        given: (B, T) int64, what they have where nothing is masked; by default the
-            text.
+        given: (B, T) int64, what they have where nothing is masked; by default the same.
     """
 
     text: Tensor
@@ -68,9 +66,7 @@ class NoisyCanvas:
 
 @dataclass(frozen=True)
 class Loss:
-    """A training loss as a sum and its denominator.
-
-    Both add up over the parts of a batch, however it is split over processes.
+    """A training loss as a sum and its denominator, which add up over processes.
 
     Attributes:
         rows: (B,) float32, nats: each row's part of the sum.
@@ -108,15 +104,6 @@ class Loss:
         """The same graph, for a backward pass that adds zero to every gradient."""
         none = torch.zeros_like(self.right)
         return Loss(self.rows * 0, torch.zeros_like(self.weights), none, none)
-
-
-def logits_nll(
-    logits: Tensor, targets: Tensor, counted: Tensor
-) -> tuple[Tensor, Tensor]:
-    """The ``NLL`` of hidden states that are logits already."""
-    logits, targets = logits[counted], targets[counted]
-    nll = F.cross_entropy(logits.float(), targets, reduction="none")
-    return nll, logits.argmax(dim=-1) == targets
 
 
 def noisy_canvas(
@@ -165,9 +152,7 @@ def noisy_canvas(
     return NoisyCanvas(tokens, on_canvas(text), lengths, masked, t)
 
 
-def diffusion_loss(
-    hidden: Tensor, canvas: NoisyCanvas, loss: str, nll: NLL = logits_nll
-) -> Loss:
+def diffusion_loss(hidden: Tensor, canvas: NoisyCanvas, loss: str, nll: NLL) -> Loss:
     """Cross-entropy of the masked positions.
 
     ``release``, ``flat``: mean over all masked positions of the batch. ``llada``: each
@@ -175,12 +160,7 @@ def diffusion_loss(
     upper bound of the negative log-likelihood for each token, LLaDA eq. 3); a row of
     which almost nothing is masked has large weights, so it is the noisier one. No
     masked position gives 0 with zero gradients, where a plain mean would be NaN.
-
-    Args:
-        hidden: (B, L, d), what ``nll`` takes.
-        canvas: the canvas that was fed.
-        loss: one of ``LOSSES``.
-        nll: sees the masked positions only.
+    ``hidden`` (B, L, d) is what ``nll`` takes, of the masked positions only.
     """
     flat = _flat_loss(hidden, canvas.targets, canvas.masked, nll)
     if loss != "llada":
@@ -190,17 +170,12 @@ def diffusion_loss(
 
 
 def causal_loss(
-    hidden: Tensor, text: Tensor, lengths: Tensor, eos: int, nll: NLL = logits_nll
+    hidden: Tensor, text: Tensor, lengths: Tensor, eos: int, nll: NLL
 ) -> Loss:
-    """Cross-entropy of transcript and EOS, mean over tokens.
+    """Cross-entropy of transcripts (B, T) and EOS, mean over tokens.
 
-    Args:
-        hidden: (B, T + 1, d), what ``nll`` takes; position i predicts token i, one past
-            the end the EOS.
-        text: (B, T) int64.
-        lengths: (B,) int64.
-        eos: id.
-        nll: sees the positions of transcripts and their ends only.
+    Of ``hidden`` (B, T + 1, d), what ``nll`` takes, position i predicts token i, one
+    past the end (``lengths``) the EOS.
     """
     places = torch.arange(text.shape[1] + 1, device=text.device)
     targets = F.pad(text, (0, 1)).masked_fill(places >= lengths[:, None], eos)

@@ -17,9 +17,10 @@ from torch import nn
 
 from espnet_llada.baseline.autoregressive import beam_search
 from espnet_llada.build import make_hook
-from espnet_llada.core.recognizer import Recognizer, Stages, hypothesis
-from espnet_llada.core.sampler import OnPass
+from espnet_llada.core.recognizer import Recognizer, Stages
+from espnet_llada.core.sampler import OnPass, SamplerResult
 from espnet_llada.inference.first_pass import FirstPass
+from espnet_llada.inference.hypotheses import hypotheses, hypothesis
 from espnet_llada.inference.long_form import cut_transcript, joined
 from espnet_llada.inference.options import DecodingOptions
 from espnet_llada.io.audio.reading import split_long
@@ -162,8 +163,8 @@ class Transcriber:
         found, rows = [Hypothesis("")] * len(flat), self._spoken(flat)
         if rows:
             spoken = [flat[row] for row in rows], [ids[row] for row in rows]
-            for row, h in zip(rows, self.recognizer.decode(*spoken), strict=True):
-                found[row] = h
+            decoded = self._texts(self.recognizer.decode(*spoken))
+            found = _placed(found, rows, decoded)
         each = iter(found)
         return [joined([next(each) for _ in parts]) for parts in pieces]
 
@@ -177,7 +178,7 @@ class Transcriber:
             return [self._kept(ids) for ids in self._encoded(texts)]
         if not self.use_audio:
             ids = self._encoded(texts)
-            return self.recognizer.deliberate(None, utt_ids, ids)
+            return self._texts(self.recognizer.deliberate(None, utt_ids, ids))
         pieces, ids = self._pieces(waveforms, utt_ids)
         cut = self._cut(pieces, texts)
         if cut is None:
@@ -222,8 +223,8 @@ class Transcriber:
         rows = [sayable[n] for n in spoken]
         if rows:
             given = [[of[n] for n in rows] for of in (waveforms, utt_ids, ids)]
-            for row, h in zip(rows, self.recognizer.deliberate(*given), strict=True):
-                found[row] = h
+            filled = self._texts(self.recognizer.deliberate(*given))
+            found = _placed(found, rows, filled)
         return found
 
     def _spoken(self, waveforms: Sequence[np.ndarray]) -> list[int]:
@@ -244,12 +245,23 @@ class Transcriber:
         silent = {row for row, spoken in each if not spoken}
         return [row for row in rows if row not in silent]
 
+    def _texts(self, result: SamplerResult) -> list[Hypothesis]:
+        return hypotheses(self.model.decoder, result)
+
     def _encoded(self, texts: Sequence[str]) -> list[list[int]]:
         return self.model.decoder.encode_texts(texts)
 
     def _kept(self, ids: Sequence[int]) -> Hypothesis:
         """A transcript as it was."""
         return hypothesis(self.model.decoder, ids, torch.zeros(len(ids)))
+
+
+def _placed(
+    whole: list[Hypothesis], rows: Sequence[int], own: Sequence[Hypothesis]
+) -> list[Hypothesis]:
+    """A batch with other hypotheses in some of its rows."""
+    found = dict(zip(rows, own, strict=True))
+    return [found.get(row, h) for row, h in enumerate(whole)]
 
 
 def _is_sayable(utt_id: str, waveform: np.ndarray, ids: Sequence[int]) -> bool:
