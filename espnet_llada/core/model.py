@@ -10,7 +10,6 @@ from torch import Tensor, nn
 
 from espnet_llada.core.masking import LogitsFn
 from espnet_llada.core.objective import (
-    Loss,
     Objective,
     Targets,
     causal_loss,
@@ -19,9 +18,9 @@ from espnet_llada.core.objective import (
 )
 from espnet_llada.core.prefix import AudioPrefix, Prefix, Prompt
 from espnet_llada.networks.lm.backbone import Backbone, OutputHead
-from espnet_llada.networks.lm.cache import KVCache
 from espnet_llada.networks.lm.lora import merge_lora
 from espnet_llada.networks.lm.tokenizer import LMTokenizer
+from espnet_llada.networks.loss import Loss
 from espnet_llada.types import SpecialTokens
 
 
@@ -69,36 +68,21 @@ class LMDecoder(nn.Module):
         """The instruction, with the LM that reads it."""
         return Prompt(self.lm, self.prompt_ids, self.special)
 
-    def prefix(
-        self,
-        audio: Tensor,
-        lengths: Tensor,
-        transcripts: Sequence[Sequence[int]] | None = None,
-    ) -> Prefix:
+    def prefix(self, *audio: Any) -> Prefix:
         """Prompt and audio of a batch; see ``AudioPrefix.forward``."""
-        return self.audio_prefix(self.prompt, audio, lengths, transcripts)
+        return self.audio_prefix(self.prompt, *audio)
 
     def hidden(
-        self,
-        prefix: Prefix,
-        tokens: Tensor,
-        lengths: Tensor,
-        cache: KVCache | None = None,
+        self, prefix: Prefix, tokens: Tensor, lengths: Tensor, cache: Any = None
     ) -> tuple[Tensor, Tensor]:
         """Hidden states (B, P, d) of prefix and (B, L, d) of response, one LLM pass.
 
-        Args:
-            prefix: of B rows, P positions.
-            tokens: (B, L) int64, of which ``lengths`` (B,) are a row's.
-            lengths: see above.
-            cache: an empty one, to be filled.
+        Of ``tokens`` (B, L) ``lengths`` (B,) are a row's; an empty cache is filled.
         """
         embeds = self.lm.join(prefix.embeds, self.lm.embed(tokens))
         valid, behind = response_places(prefix, tokens, lengths)
-        positions, length = (
-            torch.cat([prefix.positions, behind], 1),
-            len(prefix.valid.T),
-        )
+        positions = torch.cat([prefix.positions, behind], dim=1)
+        length = prefix.valid.shape[1]
         blind = 0 if self.prefix_attends else length
         hidden = self.lm(embeds, valid, cache, positions, blind)
         return hidden[:, :length], hidden[:, length:]

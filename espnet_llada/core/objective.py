@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Annotated, Literal
 
 import torch
@@ -11,6 +11,8 @@ import torch.nn.functional as F
 from msgspec import Meta
 from torch import Tensor
 
+from espnet_llada.networks.lm.head import logits_nll
+from espnet_llada.networks.loss import Loss
 from espnet_llada.networks.random import RowRandom
 from espnet_llada.types import SpecialTokens
 
@@ -37,7 +39,7 @@ class Targets:
     Attributes:
         text: (B, T) int64, what they are to be; behind a row's end it is ignored.
         lengths: (B,) int64.
-        given: (B, T) int64, what they have where nothing is masked; by default the same.
+        given: (B, T) int64, what they have where nothing is masked; or None.
     """
 
     text: Tensor
@@ -62,48 +64,6 @@ class NoisyCanvas:
     lengths: Tensor
     masked: Tensor
     mask_probability: Tensor
-
-
-@dataclass(frozen=True)
-class Loss:
-    """A training loss as a sum and its denominator, which add up over processes.
-
-    Attributes:
-        rows: (B,) float32, nats: each row's part of the sum.
-        weights: (B,) float32, each row's part of the denominator.
-        right: scalar float32, scored positions whose most probable token is right.
-        scored: scalar float32, positions that the loss looks at.
-    """
-
-    rows: Tensor
-    weights: Tensor
-    right: Tensor
-    scored: Tensor
-
-    @property
-    def weight(self) -> Tensor:
-        """The denominator, a scalar."""
-        return self.weights.sum()
-
-    @property
-    def mean(self) -> Tensor:
-        """The loss itself; 0 with zero gradients where nothing is scored."""
-        return self.rows.sum() / self.weight.clamp(min=1)
-
-    def plus(self, other: Tensor) -> Loss:
-        """With another loss added: (B,), of which ``mean`` gets the weighted mean."""
-        return replace(self, rows=self.rows + other * self.weights)
-
-    @classmethod
-    def without_lm(cls, rows: Tensor) -> Loss:
-        """Of a training in which no LM is run: (B,), nats."""
-        none = rows.new_zeros(())
-        return cls(rows, torch.ones_like(rows), none, none)
-
-    def of_nothing(self) -> Loss:
-        """The same graph, for a backward pass that adds zero to every gradient."""
-        none = torch.zeros_like(self.right)
-        return Loss(self.rows * 0, torch.zeros_like(self.weights), none, none)
 
 
 def noisy_canvas(
@@ -170,7 +130,7 @@ def diffusion_loss(hidden: Tensor, canvas: NoisyCanvas, loss: str, nll: NLL) -> 
 
 
 def causal_loss(
-    hidden: Tensor, text: Tensor, lengths: Tensor, eos: int, nll: NLL
+    hidden: Tensor, text: Tensor, lengths: Tensor, eos: int, nll: NLL = logits_nll
 ) -> Loss:
     """Cross-entropy of transcripts (B, T) and EOS, mean over tokens.
 

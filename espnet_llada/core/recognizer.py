@@ -20,7 +20,6 @@ from espnet_llada.core.prefix import Prefix
 from espnet_llada.core.sampler import MakePlan, OnPass, SamplerResult, sample
 from espnet_llada.io.audio.reading import split_long
 from espnet_llada.networks.random import RowRandom
-from espnet_llada.types import UserError
 
 
 def seed_of(utt_id: str, seed: int) -> int:
@@ -36,12 +35,10 @@ class Batch:
     Attributes:
         samples: of each waveform.
         prefix: what the LM is shown.
-        transcripts: the first pass as token ids; None where there is none.
     """
 
     samples: Sequence[int]
     prefix: Prefix
-    transcripts: Sequence[Sequence[int]] | None = None
 
 
 class DecodingHook:
@@ -64,14 +61,10 @@ class DecodingHook:
         sampler: SamplerOptions,
         others: Mapping[str, Any],
     ) -> None:
-        """Refuse what cannot be; ``others``: options of all extensions in use.
-
-        Raises:
-            UserError: the model lacks what is needed, or options exclude one another.
-        """
+        """Raise a UserError where the model, or options of ``others``, do not fit."""
 
     def open(self, prefix: Prefix, canvas: Canvas) -> tuple[Prefix, Canvas]:
-        """Another canvas to begin with, or another prefix: a draft, placeholders."""
+        """Another canvas to begin with, or another prefix."""
         return prefix, canvas
 
     def plan(
@@ -93,11 +86,9 @@ class DecodingHook:
     def next_token(
         self, rows: Sequence[int], texts: Sequence[Sequence[int]]
     ) -> Tensor | None:
-        """The same for an autoregressive LM.
+        """Likewise (N, V), added to the log-probabilities of an autoregressive LM.
 
-        Returns:
-            (N, V), what is added to the log-probabilities of the token that follows
-            each of N texts of ``rows``; or None.
+        Of the token that follows each of N texts of ``rows``; or None.
         """
         return None
 
@@ -140,9 +131,6 @@ class Recognizer:
 
     Attributes:
         on_pass: called after each forward pass of the sampler.
-
-    Raises:
-        UserError: a causal LM cannot deliberate, masked diffusion searches no beam.
     """
 
     def __init__(
@@ -152,20 +140,7 @@ class Recognizer:
         hook: MakeHook | None = None,
         stages: Stages | None = None,
     ):
-        decoder: LMDecoder = model.decoder
-        if options.strategy != SamplerOptions.strategy and not decoder.diffuses:
-            raise UserError(
-                f"strategy {options.strategy}: this model's decoder is autoregressive; "
-                "take a model trained with 'decoder: llada'"
-            )
-        if options.beam_size > 1 and decoder.diffuses:
-            raise UserError(
-                f"beam_size {options.beam_size}: this model's decoder is masked "
-                "diffusion, which searches no beam; set beam_size to 1"
-            )
-        if decoder.audio_prefix.cannot_decode:
-            raise UserError(decoder.audio_prefix.cannot_decode)
-        self.decoder, self.options = decoder, options
+        self.decoder, self.options = model.decoder, options
         self.hook, self.stages = hook, stages or Stages(model.encode)
         self.on_pass: OnPass | None = None
         self.device = next(model.parameters()).device
@@ -201,7 +176,7 @@ class Recognizer:
             prefix = decoder.prefix(*self.encoded(waveforms), transcripts)
         given = transcripts, decoder.special, self.options.tail, self.device
         canvas = transcript_canvas(*given)
-        return self._filled(Batch(samples, prefix, transcripts), canvas, utt_ids)
+        return self._filled(Batch(samples, prefix), canvas, utt_ids)
 
     def encoded(self, waveforms: Sequence[np.ndarray]) -> tuple[Tensor, Tensor]:
         """Audio vectors (B, A, width) and counts (B,).

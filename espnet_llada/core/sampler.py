@@ -86,19 +86,18 @@ def sample(
 ) -> SamplerResult:
     """Fill a batch of canvases.
 
+    Row r of the result depends on row r of the canvas and on ``seeds[r]`` alone, as
+    far as that holds for ``logits_fn``.
+
     Args:
         logits_fn: see ``LogitsFn``.
         canvas: blank for decoding, a transcript for deliberation.
         options: the strategy and its budget.
         special: mask and EOS ids.
-        seeds: one per row, for random masks and draws; ``options.seed`` by default.
+        seeds: of each row's masks and draws; ``options.seed`` by default.
         on_pass: called after each forward pass; it changes nothing.
         process: has its say in every pass.
         plan: by default ``make_plan`` by the strategy.
-
-    Returns:
-        The result; row r depends on row r of the canvas and on ``seeds[r]`` alone,
-        as far as that holds for ``logits_fn``.
     """
     if seeds is None:
         seeds = [options.seed] * len(canvas.tokens)

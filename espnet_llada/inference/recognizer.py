@@ -17,6 +17,8 @@ from torch import nn
 
 from espnet_llada.baseline.autoregressive import beam_search
 from espnet_llada.build import make_hook
+from espnet_llada.core.model import LMDecoder
+from espnet_llada.core.options import SamplerOptions
 from espnet_llada.core.recognizer import Recognizer, Stages
 from espnet_llada.core.sampler import OnPass, SamplerResult
 from espnet_llada.inference.first_pass import FirstPass
@@ -75,6 +77,7 @@ class Transcriber:
             raise UserError(
                 f"output_case: {output_case!r}; allowed: {', '.join(OUTPUT_CASES)}"
             )
+        _check(model.decoder, options)
         self._release = isinstance(options.sampler, ReleaseSamplerOptions)
         stages = stages or Stages(model.encode)
         if self._release:
@@ -254,6 +257,22 @@ class Transcriber:
     def _kept(self, ids: Sequence[int]) -> Hypothesis:
         """A transcript as it was."""
         return hypothesis(self.model.decoder, ids, torch.zeros(len(ids)))
+
+
+def _check(decoder: LMDecoder, options: DecodingOptions) -> None:
+    """Refuse what the model cannot do."""
+    if options.strategy != SamplerOptions.strategy and not decoder.diffuses:
+        raise UserError(
+            f"strategy {options.strategy}: this model's decoder is autoregressive; "
+            "take a model trained with 'decoder: llada'"
+        )
+    if options.sampler.beam_size > 1 and decoder.diffuses:
+        raise UserError(
+            f"beam_size {options.sampler.beam_size}: this model's decoder is masked "
+            "diffusion, which searches no beam; set beam_size to 1"
+        )
+    if decoder.audio_prefix.cannot_decode:
+        raise UserError(decoder.audio_prefix.cannot_decode)
 
 
 def _placed(
