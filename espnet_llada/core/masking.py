@@ -25,11 +25,9 @@ row by row. One call is one pass; a row of which nothing is wanted need not be r
 
 @dataclass(frozen=True)
 class Block:
-    """Positions that are masked together and filled in at most ``passes`` passes.
+    """Positions (B, L) bool that are masked together, and a budget of passes.
 
-    Attributes:
-        positions: (B, L) bool, masked on entry; only there may a pass commit.
-        passes: the budget.
+    Only there may a pass commit.
     """
 
     positions: Tensor
@@ -135,10 +133,7 @@ def lowest(scores: Tensor, among: Tensor, counts: Tensor) -> Tensor:
 
 
 def count_to_mask(lengths: Tensor, ratio: float) -> Tensor:
-    """Positions to mask in transcripts of ``lengths`` tokens: (B,) int64.
-
-    ``int(length * ratio)`` in double precision, as the paper's release counts them.
-    """
+    """(B,) int64: int(length * ratio) in double precision, as the paper's release."""
     return (lengths.double() * ratio).long()
 
 

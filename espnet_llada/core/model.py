@@ -111,8 +111,8 @@ class LMDecoder(nn.Module):
         """Loss of a batch.
 
         Args:
-            audio: (B, A, width), the adapter's vectors; None trains on text alone.
-            lengths: (B,) int64, vectors of each row.
+            audio, lengths: (B, A, width), the adapter's vectors, and how many each row
+                has; None trains on text alone.
             targets: the transcripts.
             seeds: of each row's masks; by default ``row_seeds``.
             longest: see ``noisy_canvas``.
@@ -141,10 +141,7 @@ class LMDecoder(nn.Module):
         return diffusion_loss(hidden, canvas, self.objective.loss, nll)
 
     def row_seeds(self, rows: int) -> list[int]:
-        """What decides the random draws of each row of a batch.
-
-        In training torch's global random state, in evaluation the row's number alone.
-        """
+        """Random seeds; in evaluation they depend on the row's number alone."""
         drawn = torch.randint(2**62, (rows,)) if self.training else torch.arange(rows)
         return drawn.tolist()
 

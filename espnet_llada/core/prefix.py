@@ -147,7 +147,7 @@ class AudioPrefix(nn.Module):
         return TrainingStep(self(prompt, audio, lengths), targets)
 
     def draft(self, audio: Tensor, lengths: Tensor) -> list[list[int]] | None:
-        """A rough transcript (token ids of each row) without the LM; None: no such."""
+        """A transcript (token ids of each row) without the LM; None: no such."""
         return None
 
     def has_speech(self, audio: Tensor, lengths: Tensor) -> Tensor | None:

@@ -255,9 +255,9 @@ def propose(
 ) -> tuple[Tensor, Tensor]:
     """A token for each position and its log-probability: (N,) int64, (N,) float.
 
-    Temperature 0 takes the most probable token; above 0 a token is drawn from
-    softmax(logits / temperature) by Gumbel ``noise`` (N, V). The log-probability is
-    the model's own (temperature 1) in both cases, as in LLaDA's generate.py.
+    Above temperature 0 a token is drawn from softmax(logits / temperature) by Gumbel
+    ``noise`` (N, V). The log-probability is the model's own (temperature 1) in both
+    cases, as in LLaDA's generate.py.
     """
     if noise is None:
         best, tokens = log_probs.max(dim=-1)
