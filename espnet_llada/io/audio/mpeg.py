@@ -101,7 +101,8 @@ def read_mpeg(name: str, content: memoryview, at: int, start: int) -> Iterator[S
         if frame and frames and frame.kind != frames[0].kind:
             frame = _begins_at(content, at)
         if frame and frame.end <= len(content):
-            if frames and _begins_file(content, frame, frames[0].kind):
+            other = frames and frame.kind != frames[0].kind
+            if other or (frames and _count(content, frame) is not None):
                 yield _stream(name, content, frames, at, lost)
                 frames, lost = [], 0
             frames.append(frame)
@@ -163,10 +164,6 @@ def _counting_frame(content: memoryview, frames: list[_Frame]) -> memoryview:
 
 def _side_bytes(kind: _Kind) -> int:
     return ((17, 32) if kind.mpeg1 else (9, 17))[not kind.mono]
-
-
-def _begins_file(content: memoryview, frame: _Frame, kind: _Kind) -> bool:
-    return frame.kind != kind or _count(content, frame) is not None
 
 
 def _count(content: memoryview, frame: _Frame) -> int | None:

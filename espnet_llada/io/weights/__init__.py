@@ -19,7 +19,7 @@ from pathlib import Path
 from espnet_llada.io.cache import cache_dir, new_directory, not_writable
 from espnet_llada.io.checksums import checksum_line, copy, sha256, write_checksums
 from espnet_llada.io.data_file import write_json
-from espnet_llada.io.weights.assets import ASSETS, Asset, Packaged
+from espnet_llada.io.weights.assets import ASSETS, Asset
 from espnet_llada.io.weights.digests import (
     MARKER,
     WEIGHT_SUFFIXES,
@@ -69,8 +69,14 @@ def resolve(name_or_path: str | os.PathLike, kind: str) -> Weights:
             raise UserError(
                 f"{name}: these are {asset.kind} weights, not {kind} weights"
             )
-        find = _packaged if isinstance(asset, Packaged) else _pinned
-        return find(name, asset)
+        if isinstance(asset, Asset):
+            return _pinned(name, asset)
+        if asset.path.exists():
+            return Weights(name, asset.path, _identity(asset.path))
+        raise UserError(
+            f"{name}: this installation of espnet_llada lacks {asset.path}; install it "
+            "with its mini directory, or name a local directory of weights instead"
+        )
     path = local_path(name)
     if path.exists():
         return Weights(name, path, _identity(path))
@@ -82,15 +88,6 @@ def resolve(name_or_path: str | os.PathLike, kind: str) -> Weights:
         f"{name}: no such {kind} weights{nearest(name, known)}; name one of "
         f"{', '.join(known)}, an existing path, or a hub id owner/model"
     )
-
-
-def _packaged(name: str, asset: Packaged) -> Weights:
-    if not asset.path.exists():
-        raise UserError(
-            f"{name}: this installation of espnet_llada lacks {asset.path}; install it "
-            "with its mini directory, or name a local directory of weights instead"
-        )
-    return Weights(name, asset.path, _identity(asset.path))
 
 
 def _pinned(name: str, asset: Asset) -> Weights:

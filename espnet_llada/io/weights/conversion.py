@@ -121,17 +121,12 @@ def _old_outputs(output: Path, recipe: Mapping[str, Any]) -> dict[str, Any] | No
                 "in it); name another output"
             ) from e
         return {}
-    if record == recipe and all(_is(output / n, was) for n, was in old.items()):
+    if record == recipe and all(
+        (output / name).is_file() and cached_sha256(output / name) == was.sha256
+        for name, was in old.items()
+    ):
         return None
     return old
-
-
-def _is(file: Path, was: _Output) -> bool:
-    return (
-        file.is_file()
-        and file.stat().st_size == was.bytes
-        and cached_sha256(file) == was.sha256
-    )
 
 
 def _seal(made: Path) -> dict[str, dict[str, Any]]:

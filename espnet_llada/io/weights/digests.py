@@ -36,29 +36,23 @@ def cached_sha256(path: Path, fresh: bool = False) -> str:
         fresh: read it now, whatever is known of it.
     """
     stat = path.stat()
-    large = stat.st_size >= LARGE
-    known = _read_store() if large else _of_this_process
+    store = cache_dir() / "digests.json" if stat.st_size >= LARGE else None
+    known = _of_this_process
+    if store:
+        known = {}
+        with contextlib.suppress(UserError):
+            known = read_json(store, dict[str, list])
     # st_ctime tells of a write after which st_mtime was set back.
     state = [stat.st_size, stat.st_ino, stat.st_mtime_ns, stat.st_ctime_ns]
     key = str(path.resolve())
     found = known.get(key)
     if fresh or not isinstance(found, list) or found[:-1] != state:
         known[key] = found = [*state, sha256(path)]
-        if large:
-            _write_store(known)
+        if store:
+            with contextlib.suppress(OSError, UserError):  # only a cache
+                store.parent.mkdir(parents=True, exist_ok=True)
+                write_json(store, known)
     return found[-1]
-
-
-def _read_store() -> dict[str, list]:
-    with contextlib.suppress(UserError):
-        return read_json(cache_dir() / "digests.json", dict[str, list])
-    return {}
-
-
-def _write_store(known: dict[str, list]) -> None:
-    with contextlib.suppress(OSError, UserError):  # only a cache
-        cache_dir().mkdir(parents=True, exist_ok=True)
-        write_json(cache_dir() / "digests.json", known)
 
 
 def recorded_sha256(path: Path) -> str | None:
