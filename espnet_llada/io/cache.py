@@ -1,4 +1,4 @@
-"""The user's cache, and directories that are made whole or not at all."""
+"""The user's cache directory, and directories that appear only when complete."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def cache_dir() -> Path:
 
 
 def not_writable(path: Path, error: OSError) -> UserError:
-    """That the cache is full or read-only."""
+    """The error for a cache that is full or read-only."""
     return UserError(
         f"{error.filename or path}: {error.strerror or error}; free some space, or set "
         "ESPNET_LLADA_CACHE to a writable directory"

@@ -115,7 +115,7 @@ def check_content(path: Path, content: bytes) -> bytes:
 
 
 def damaged(path: Path) -> UserError:
-    """That a file is not what was once written, and where to get it anew."""
+    """The error for a damaged file: it says where to get a new copy."""
     if not path.is_relative_to(cache_dir()):
         mend = "copy, make or install it again"
         if checksum_file(path).exists():

@@ -78,7 +78,7 @@ def _text(path: str | Path, kind: str) -> str:
 
 
 def _most(text: str) -> int:
-    """Values that a file of that length may have: aliases used, but no bomb of them."""
+    """The most values for a file of that length: some aliases, but no alias bomb."""
     return 1000 + 10 * len(text)
 
 

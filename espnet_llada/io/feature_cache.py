@@ -83,7 +83,7 @@ def locked(directory: Path, wanted: Mapping[str, Any]) -> Iterator[None]:
 
 
 def _leftovers(directory: Path) -> list[Path]:
-    """What a run that was killed leaves: parts of a shard, one without description."""
+    """Leftovers of a killed run: temporary files, shards without description."""
     whole = directory.glob("frames.*.ark")
     undescribed = [ark for ark in whole if not ark.with_suffix(".json").is_file()]
     return [*directory.glob(".frames.*"), *undescribed]

@@ -174,14 +174,14 @@ def packed_files(directory: Path) -> tuple[Path, Path] | None:
 
 
 def _packed_path(directory: Path, name: str) -> Path | None:
-    """Where a packed file lies; None when it has no place in the directory."""
+    """Path of a packed file; None for one that would lie outside the directory."""
     # zip strips the leading slash of what was outside the packer's directory.
     relative = name.lstrip("/")
     return directory / relative if relative and _is_inside(relative) else None
 
 
 def own_paths(config: Mapping[str, Any], path: Path) -> dict[str, Any]:
-    """A config whose paths name the files packed with it.
+    """A config with its paths changed to the files packed with it.
 
     Args:
         config: the content of ``path``.

@@ -1,4 +1,4 @@
-"""What files and users give, held to declared types and bounds.
+"""Checks the content of files and options against declared types and bounds.
 
 A kind is an annotation: ``Annotated[int, Meta(ge=1)]``, a dataclass, a ``Struct``; or,
 by ``options_of``, the constructor that the options are for, whose own annotations are
@@ -147,7 +147,7 @@ def checked(value: Any, kind: Any, where: object = "") -> Any:
 def check_options(
     given: Mapping[str, Any], function: Callable[..., Any], where: object = ""
 ) -> dict[str, Any]:
-    """The options that were given for a class or function, as it takes them.
+    """Check the options given for a class or function.
 
     Numbers may be NumPy's.
 
@@ -185,7 +185,7 @@ _NAMES = {
 
 
 def _message(message: str, value: Any, kind: Any) -> str:
-    """msgspec's message in our words: where, what is there, what fits."""
+    """msgspec's message in our words: where, the value, what is allowed."""
     reason, _, place = message.partition(" - at ")
     place = place.removeprefix("`key` in ").strip("`$").removeprefix(".")
     steps = re.findall(r"[^.\[\]]+|\[\d+\]|\[\.\.\.\]", place)
@@ -229,7 +229,7 @@ def _mend(value: Any, reason: str) -> str:
 
 
 def _follow(info: Any, value: Any, steps: list[str]) -> tuple[Any, Any]:
-    """Kind and value at a place, as far as it is known."""
+    """Type and value at a path, as far as they are known."""
     for step in steps:
         info = _without_none(info)
         if isinstance(value, list) and step[1:-1].isdigit():
@@ -252,7 +252,7 @@ def _without_none(info: Any) -> Any:
 
 
 def check_plain(content: Any, where: object, most: int) -> None:
-    """Refuse what no reader of a data file wants to meet.
+    """Refuse content that is not plain data.
 
     That is: a value inside itself or many times over (YAML's aliases), nesting that
     is too deep, a key that is no text, a text that no file could hold or be called.

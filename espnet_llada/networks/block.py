@@ -38,7 +38,7 @@ class Attention(nn.Module):
     def behind(
         self, x: Tensor, past: Projected, seen: Tensor
     ) -> tuple[Tensor, Projected]:
-        """Positions that stand behind others, whose keys and values are known.
+        """Attention of new positions, with the cached keys and values of earlier ones.
 
         Args:
             x: (B, L, d_model).

@@ -209,14 +209,14 @@ class WhisperEncoder(Pretrained):
 
 
 def run_block(block: nn.Module, x: Tensor) -> Tensor:
-    """The layer; compiled as a function, code for one fits them all."""
+    """Run a layer; a function, so that torch.compile shares its code among layers."""
     return block(x)
 
 
 def _groups(
     padded: Sequence[int], device: torch.device
 ) -> Iterator[tuple[int, list[int]]]:
-    """A length and rows that have it, to be encoded together."""
+    """Groups of rows with one padded length: the length and the rows."""
     for size in sorted(set(padded)):
         rows = [row for row, n in enumerate(padded) if n == size]
         step = max(1, CPU_BATCH // size) if device.type == "cpu" else len(rows)

@@ -1,4 +1,4 @@
-"""Modules whose pretrained weights are never trained, and keep the dtype they have."""
+"""Modules whose pretrained weights are never trained and keep their dtype."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 
 class Pretrained(nn.Module):
-    """A module that carries frozen weights; what is trained inside it is its guest.
+    """A module with frozen pretrained weights; parts of it (LoRA) may be trained.
 
     Its frozen parameters and its buffers follow a move to another device, and no
     change of dtype: ESPnet calls ``model.to(dtype=train_dtype)``, which would make
@@ -35,7 +35,7 @@ class Pretrained(nn.Module):
         return super()._apply(apply, recurse)
 
     def own_precision(self) -> torch.autocast:
-        """Autocast as it is around us, but never to a dtype that is not ours.
+        """The surrounding autocast, but for bf16 weights always in bf16.
 
         Weights in fp32 leave the choice to autocast. Weights in bf16 would be cast to
         fp16 at every use, and overflow there.

@@ -1,4 +1,4 @@
-"""Products with a table that has a row for each token of a vocabulary."""
+"""Logits: products with a table that has a row for each token of the vocabulary."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _FEW = 32
 
 
 def at_once(device: torch.device, tokens: int) -> int:
-    """Vectors whose logits are held at a time; see ``ELEMENTS``."""
+    """How many vectors to compute logits of at a time; see ``ELEMENTS``."""
     return max(1, ELEMENTS.get(device.type, 2**24) // tokens)
 
 

@@ -1,4 +1,4 @@
-"""Finds the frames of MP3 files, which may follow one another in one file."""
+"""Finds the frames of MP3 files, also of several joined end to end."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ def _frame_at(content: memoryview, at: int) -> _Frame | None:
 
 
 def _begins_at(content: memoryview, at: int) -> _Frame | None:
-    """The frame there if another one like it, or the end, is behind it."""
+    """The frame at an offset, if one like it or the end of the file follows."""
     frame = _frame_at(content, at)
     if frame is None or frame.end > len(content):
         return None
@@ -70,7 +70,7 @@ def _begins_at(content: memoryview, at: int) -> _Frame | None:
 
 
 def find_mpeg(content: memoryview, start: int, stop: int) -> int | None:
-    """Where the first frame begins that another one like it follows."""
+    """Offset of the first frame that one like it follows."""
     for found in _SYNC.finditer(content, start, stop):
         frame = _begins_at(content, found.start())
         if frame and _begins_at(content, frame.end):
@@ -146,9 +146,9 @@ def _stream(
 
 
 def _counting_frame(content: memoryview, frames: list[_Frame]) -> memoryview:
-    """A frame that says how many follow, without which libsndfile has to guess.
+    """A Xing header with the number of frames, for a file without one.
 
-    It guesses from the size of the first one, and reads no more than it has guessed.
+    libsndfile would estimate it from the size of the first frame, and read no more.
     """
     start = frames[0].start
     plain = int.from_bytes(content[start : start + 4], "big") & ~0xF200 | 0x10000
@@ -167,9 +167,9 @@ def _side_bytes(kind: _Kind) -> int:
 
 
 def _count(content: memoryview, frame: _Frame) -> int | None:
-    """The number of frames that this one says the file has, None if it is an audio's.
+    """The number of frames in a Xing or VBRI header, 0 if it has none.
 
-    0 if it leaves that open.
+    None for any other frame.
     """
     kind = frame.kind
     if kind.layer != 3:  # which alone has such frames

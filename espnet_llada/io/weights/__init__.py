@@ -130,7 +130,7 @@ def _build(name: str, asset: Asset, home: Path) -> None:
 
 @contextlib.contextmanager
 def _locked(home: Path) -> Iterator[None]:
-    """One process at a time, and OSErrors (disk full, read-only) as a UserError."""
+    """Lock ``home`` against other processes; OSErrors become a UserError."""
     from filelock import FileLock
 
     try:
@@ -195,7 +195,7 @@ def from_hub(
 
 
 def _identity(path: Path) -> str:
-    """The pinned digest where the content is that of a pinned asset, else its own.
+    """The digest of the asset that a directory was made from, else of its content.
 
     Raises:
         UserError: a file is damaged; or the directory holds no weights.
@@ -214,7 +214,7 @@ def _checked_sha256(path: Path) -> str:
 def _content_digest(path: Path, digest: Callable[[Path], str]) -> str:
     """The sha256 of one weights file; of several: of their digests in name order."""
     files = [path] if path.is_file() else []
-    if path.is_dir():  # not of a device, which may have no end
+    if path.is_dir():  # neither: a device, which may have no end
         files = weight_files(path)
     if not files:
         kinds = " ".join(WEIGHT_SUFFIXES)

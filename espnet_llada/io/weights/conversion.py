@@ -1,4 +1,4 @@
-"""A conversion's output: complete or absent, with a record of its sources, made once.
+"""Runs a conversion once: its output is complete or absent, and records its sources.
 
 The record, ``convert.json``, names every source and every file written with its size
 and sha256. A second run that would read and write the same leaves all bytes alone.
@@ -33,7 +33,7 @@ RECORD = "convert.json"
 def describe(weights: Weights) -> dict[str, Any]:
     """A source in the record: name, bytes and sha256 of its weights.
 
-    Of a directory every file that a conversion may read is listed besides.
+    Of a directory every file that a conversion may read is listed too.
     """
     path = weights.path
     if path.is_file():
@@ -106,7 +106,7 @@ class _Output(Struct):
 
 
 def _old_outputs(output: Path, recipe: Mapping[str, Any]) -> dict[str, Any] | None:
-    """Files of an earlier conversion; None where it is this one and undamaged."""
+    """Files of an earlier conversion; None if that was the same and is undamaged."""
     if not output.exists():
         return {}
     if not output.is_dir():
@@ -130,7 +130,7 @@ def _old_outputs(output: Path, recipe: Mapping[str, Any]) -> dict[str, Any] | No
 
 
 def _seal(made: Path) -> dict[str, dict[str, Any]]:
-    """Size and digest of each file, which is on the disk then."""
+    """Write the checksums and flush all files; returns size and digest of each."""
     outputs = {}
     for directory in {f.parent for f in made.rglob("*")}:
         write_checksums(directory)

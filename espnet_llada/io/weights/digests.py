@@ -56,7 +56,7 @@ def cached_sha256(path: Path, fresh: bool = False) -> str:
 
 
 def recorded_sha256(path: Path) -> str | None:
-    """What a file's digest should be: of its checksum, its asset or its hub.
+    """The digest that a file should have: of its checksum file, its asset or the hub.
 
     Raises:
         UserError: a checksum that cannot be read.
@@ -71,14 +71,14 @@ def _of_asset(path: Path) -> str | None:
 
 
 def read_marker(directory: Path) -> dict[str, str]:
-    """What a directory says of the pinned asset that it was made of; else empty."""
+    """What a directory records of the asset that it was made from; else empty."""
     with contextlib.suppress(UserError):
         return read_json(directory / MARKER, dict[str, str])
     return {}
 
 
 def _of_hub(path: Path) -> str | None:
-    """huggingface_hub names the file behind a large one's link by its digest."""
+    """huggingface_hub stores a large file under its digest, behind a link."""
     file = path.resolve()
     blob = file.parent.name == "blobs" and re.fullmatch("[0-9a-f]{64}", file.name)
     return file.name if blob else None

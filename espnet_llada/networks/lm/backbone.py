@@ -83,7 +83,7 @@ class Backbone(Pretrained):
         return cls(body, head, attention, mask_id)
 
     def train_layers(self) -> None:
-        """Have the layers trained; what stays frozen are the embedding and the head."""
+        """Train all layers and the final norm; embedding and head stay frozen."""
         self.body.layers.requires_grad_(True)
         self.body.norm.requires_grad_(True)
 
@@ -149,7 +149,7 @@ class Backbone(Pretrained):
 
     @cached_property
     def _updated(self) -> list[nn.Module]:
-        """Found once: walking through 1,000 modules takes as long as 100 kernels."""
+        """Found once: to walk through the modules of an 8B LM takes 1 ms."""
         return updated_layers(self.body)
 
     def logits(self, hidden: Tensor) -> Tensor:
@@ -166,7 +166,7 @@ class Backbone(Pretrained):
             return head_nll(hidden, self.head, targets)
 
     def attend(self, kernel: str) -> None:
-        """``sdpa``, or ``eager``: on a CPU its backward pass is the faster one."""
+        """Choose the attention kernel, see ``Llama``."""
         self.body.kernel = kernel
 
     def _additive_mask(
@@ -242,5 +242,5 @@ def additive_mask(allowed: Tensor, dtype: torch.dtype) -> Tensor:
 
 
 def counted(valid: Tensor) -> Tensor:
-    """Positions (B, K) int64, numbered by counting the valid ones from 0."""
+    """Position ids (B, K) int64: the valid positions are counted from 0."""
     return (valid.long().cumsum(dim=1) - 1).clamp(min=0)

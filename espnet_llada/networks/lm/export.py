@@ -114,7 +114,7 @@ def _order(name: str) -> tuple[int, str]:
 
 
 class _LladaTokens(Struct):
-    """Of a LLaDA's config.json what its network does not need, but a Llama's has."""
+    """Parts of a LLaDA's config.json that only a Llama's config.json needs."""
 
     max_sequence_length: Count
     eos_token_id: Natural

@@ -1,4 +1,4 @@
-"""The Llama network, as small as it is: what LLaMA and LLaDA are made of.
+"""A minimal Llama network, which LLaMA and LLaDA share.
 
 Our own rather than transformers', which takes longer to import than an utterance to
 decode. Tests hold it to transformers' results; parameter names are the same.
@@ -55,7 +55,7 @@ class LlamaConfig:
 
     @classmethod
     def from_settings(cls, settings: Mapping[str, Any], where: object) -> LlamaConfig:
-        """Of a config.json as transformers 4 or 5 writes it.
+        """Read a config.json as transformers 4 or 5 writes it.
 
         Args:
             settings: its content.
@@ -99,7 +99,7 @@ class LlamaConfig:
 
 
 class _Settings(Struct):
-    """Of a config.json what decides whether it is a Llama of ours."""
+    """Parts of a config.json that tell variants which are not implemented."""
 
     rope_parameters: dict[str, Any] | None = None
     rope_scaling: dict[str, Any] | None = None
@@ -154,7 +154,7 @@ class Llama(nn.Module):
 
 
 def run_layer(layer: nn.Module, embeds, mask, rotary, cache, kernel) -> Tensor:
-    """The layer; compiled as a function, code for one fits them all."""
+    """Run a layer; a function, so that torch.compile shares its code among layers."""
     return layer(embeds, mask, rotary, cache, kernel)
 
 

@@ -118,7 +118,7 @@ def stored_llama(path: Path, body: Llama) -> dict[str, StoredTensor]:
 
 
 class _Named(Struct):
-    """What a config.json says first, and what both kinds may have."""
+    """Which of the two a config.json is of, and what both may have."""
 
     model_type: str = "nothing"
     mask_token_id: Natural | None = None
