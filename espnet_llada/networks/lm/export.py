@@ -129,8 +129,10 @@ def _config(
         content = dict(settings)
     else:
         tokens = checked(settings, _LladaTokens, source)
-        content = {k: v for k, v in asdict(config).items() if v is not None}
+        content = asdict(config)
         content |= {
+            "model_type": config.model_type,
+            "rope_theta": content.pop("rope").theta,
             "architectures": ["LlamaForCausalLM"],
             "max_position_embeddings": tokens.max_sequence_length,
             "bos_token_id": None,

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, field, fields, replace
 from typing import Annotated, Any
 
 import torch
@@ -36,9 +36,16 @@ class Llama3Scaling(Struct):
     original_max_position_embeddings: Count
 
 
+class Rope(Struct, frozen=True):
+    """Rotary embedding: the base theta, and Llama 3.1's scaling of its frequencies."""
+
+    theta: Positive = 10_000.0
+    scaling: Llama3Scaling | None = None
+
+
 @dataclass(frozen=True)
 class LlamaConfig:
-    """A Llama's sizes, under the names of its config.json."""
+    """A Llama's sizes, most of them under the names of its config.json."""
 
     vocab_size: Tokens
     hidden_size: Width
@@ -47,11 +54,11 @@ class LlamaConfig:
     num_attention_heads: Layers
     num_key_value_heads: Layers
     rms_norm_eps: Share = 1e-6
-    rope_theta: Positive = 10_000.0
-    rope_scaling: Llama3Scaling | None = None
+    rope: Rope = field(default_factory=Rope)
     head_dim: Annotated[int, Meta(ge=0, le=4096)] = 0
     tie_word_embeddings: bool = False
-    model_type: str = "llama"  # peft looks for it
+
+    model_type = "llama"  # peft looks for it
 
     @classmethod
     def from_settings(cls, settings: Mapping[str, Any], where: object) -> LlamaConfig:
@@ -77,14 +84,14 @@ class LlamaConfig:
         for name, strange in unknown.items():
             if strange:
                 raise UserError(f"{where}: {name} {strange} is not supported")
-        sizes = {f.name: settings.get(f.name) for f in fields(cls)}
-        sizes = {k: v for k, v in sizes.items() if v is not None and k not in _DERIVED}
+        sizes: dict[str, Any] = {f.name: settings.get(f.name) for f in fields(cls)}
+        sizes = {name: v for name, v in sizes.items() if v is not None}
         sizes.setdefault("num_key_value_heads", settings.get("num_attention_heads"))
+        scaling = rope if rope["rope_type"] == "llama3" else None
+        sizes["rope"] = {"scaling": scaling}
         theta = rope.get("rope_theta") or settings.get("rope_theta")
         if theta is not None:
-            sizes["rope_theta"] = theta
-        if rope["rope_type"] == "llama3":
-            sizes["rope_scaling"] = rope
+            sizes["rope"]["theta"] = theta
         config = checked(sizes, cls, where)
         heads, shared = config.num_attention_heads, config.num_key_value_heads
         if heads % shared:
@@ -106,9 +113,6 @@ class _Settings(Struct):
     attention_bias: bool | None = False
     mlp_bias: bool | None = False
     hidden_act: str = "silu"
-
-
-_DERIVED = ("rope_theta", "rope_scaling", "model_type")
 
 
 class Llama(nn.Module):
@@ -193,8 +197,8 @@ class Rotary(nn.Module):
 def _frequencies(config: LlamaConfig) -> Tensor:
     with torch.device("cpu"):
         powers = torch.arange(0, config.head_dim, 2, dtype=torch.int64).float()
-    plain = 1.0 / config.rope_theta ** (powers / config.head_dim)
-    given = config.rope_scaling
+    plain = 1.0 / config.rope.theta ** (powers / config.head_dim)
+    given = config.rope.scaling
     if given is None:
         return plain
     # Long waves are stretched, short ones kept, those between blended.
