@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 import os
 import shlex
-import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
@@ -14,10 +13,12 @@ from espnet_llada.io.data_file import write_text
 from espnet_llada.io.kaldi.table import read_numbers
 from espnet_llada.io.process_pool import ProcessPool
 from espnet_llada.recipe.datadir import (
-    DataDir,
     make_dir,
+    read_data_dir,
+    write_data_dir,
     write_table,
 )
+from espnet_llada.recipe.jobs import run_script
 from espnet_llada.recipe.layout import Layout
 from espnet_llada.recipe.logs import progress_bar
 from espnet_llada.recipe.tokens import write_token_list
@@ -30,11 +31,10 @@ _POOL_PAYS = 64  # recordings; below, starting processes costs more than it save
 
 def prepare(layout: Layout) -> None:
     """Stage 1: run the recipe's ``local/data.sh``."""
-    command = ["local/data.sh", *shlex.split(layout.options.local_data_opts)]
-    if not os.access(command[0], os.X_OK):
-        raise UserError("local/data.sh: cannot run it here; cd to the recipe first")
-    if code := subprocess.run(command, check=False).returncode:
-        raise UserError(f"local/data.sh ended with exit code {code}; see above")
+    script = "local/data.sh"
+    if not os.access(script, os.X_OK):
+        raise UserError(f"{script}: cannot run it here; cd to the recipe first")
+    run_script([script, *shlex.split(layout.options.local_data_opts)])
 
 
 class Recording(NamedTuple):
@@ -73,15 +73,13 @@ def format_sets(layout: Layout) -> None:
 
 def _format_set(layout: Layout, name: str, out: Path) -> None:
     options = layout.options
-    data = DataDir.read(Path("data") / name, options.allow_pipes)
-    suffix = f".{options.audio_format}"
+    data = read_data_dir(Path("data") / name, options.allow_pipes)
     recordings = []
-    for utt, source in sorted(data.wav.items()):
-        speaker = data.utt2spk[utt]
-        if "/" in utt + speaker:
-            raise UserError(f"data/{name}/utt2spk: '{utt}': an id cannot have a '/'")
-        copy = out / "data" / speaker / f"{utt}{suffix}"
-        recordings.append(Recording(utt, source, str(copy)))
+    for u in sorted(data.values()):
+        if "/" in u.utt + u.speaker:
+            raise UserError(f"data/{name}/utt2spk: '{u.utt}': an id cannot have a '/'")
+        copy = out / "data" / u.speaker / f"{u.utt}.{options.audio_format}"
+        recordings.append(Recording(u.utt, u.audio, str(copy)))
     with progress_bar(len(recordings), f"format {name}") as bar:
         done = []
         for formatted in _format_all(recordings, options.nj):
@@ -98,7 +96,7 @@ def _format_set(layout: Layout, name: str, out: Path) -> None:
     write_text(out / "feats_type", "raw\n")
     write_text(out / "audio_format", f"{options.audio_format}\n")
     write_table(out / "utt2num_samples", {f.utt: str(f.num_samples) for f in done})
-    DataDir({f.utt: f.path for f in done}, data.text, data.utt2spk).write(out)
+    write_data_dir(out, [data[f.utt]._replace(audio=f.path) for f in done])
 
 
 def _format_all(recordings: list[Recording], nj: int) -> Iterator[Formatted]:
@@ -157,10 +155,10 @@ def filter_sets(layout: Layout) -> None:
     )
     for name in (options.train_set, options.valid_set):
         source, out = layout.feats / "org" / name, layout.feats / name
-        data = DataDir.read(source)
+        data = read_data_dir(source)
         samples = read_numbers(source / "utt2num_samples")
         fits = {u for u, (n, *_) in samples.items() if shortest < n < longest}
-        kept = sorted(u for u in fits if data.text.get(u))
+        kept = sorted(u for u in fits if u in data and data[u].text)
         if not kept:
             raise UserError(
                 f"{source}: no utterance is left; widen --min_wav_duration (now "
@@ -173,21 +171,11 @@ def filter_sets(layout: Layout) -> None:
             *(options.min_wav_duration, options.max_wav_duration),
             len(fits) - len(kept),
         )
-        _copy_kept(data, samples, kept, source, out)
-
-
-def _copy_kept(
-    data: DataDir,
-    samples: dict[str, list[int]],
-    kept: list[str],
-    source: Path,
-    out: Path,
-) -> None:
-    make_dir(out)
-    for name in ("feats_type", "audio_format"):
-        write_text(out / name, (source / name).read_text(encoding="utf-8"))
-    write_table(out / "utt2num_samples", {utt: str(samples[utt][0]) for utt in kept})
-    data.keep(kept).write(out)
+        make_dir(out)
+        for name in ("feats_type", "audio_format"):
+            write_text(out / name, (source / name).read_text(encoding="utf-8"))
+        write_table(out / "utt2num_samples", {u: str(samples[u][0]) for u in kept})
+        write_data_dir(out, [data[u] for u in kept])
 
 
 def list_tokens(layout: Layout) -> None:

@@ -61,6 +61,16 @@ def python_command(
     return command + shlex.split(more)
 
 
+def run_script(command: Sequence[str]) -> None:
+    """Run a script of the recipe; it writes to our stdout and stderr.
+
+    Raises:
+        UserError: it failed.
+    """
+    if code := subprocess.run(command, check=False).returncode:
+        raise UserError(f"{command[0]} ended with exit code {code}; see above")
+
+
 class Tail:
     """Reads what was added to a file since the last look."""
 
