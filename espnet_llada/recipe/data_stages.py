@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
+import itertools
 import logging
 import os
 import shlex
 from collections.abc import Iterator
 from pathlib import Path
-from typing import NamedTuple
 
 from espnet_llada.io.data_file import write_text
 from espnet_llada.io.kaldi.table import read_numbers
@@ -37,22 +37,6 @@ def prepare(layout: Layout) -> None:
     run_script([script, *shlex.split(layout.options.local_data_opts)])
 
 
-class Recording(NamedTuple):
-    """A recording to check, and where a 16 kHz mono copy would go."""
-
-    utt: str
-    source: str
-    copy: str
-
-
-class Formatted(NamedTuple):
-    """The same after the check."""
-
-    utt: str
-    path: str
-    num_samples: int
-
-
 def format_sets(layout: Layout) -> None:
     """Stage 3: recordings that training can read, ``dump/raw/[org/]<set>``.
 
@@ -61,32 +45,30 @@ def format_sets(layout: Layout) -> None:
             as they were.
     """
     options = layout.options
-    held_back = [options.valid_set] if options.eval_valid_set else []
-    trained = (
-        held_back if options.skip_train else [options.train_set, options.valid_set]
-    )
-    for name in trained:
-        _format_set(layout, name, layout.feats / "org" / name)
+    if not options.skip_train:
+        _format_set(layout, options.train_set, "org")
+    if not options.skip_train or options.eval_valid_set:
+        _format_set(layout, options.valid_set, "org")
     for name in options.test_sets.split():
-        _format_set(layout, name, layout.feats / name)
+        _format_set(layout, name)
 
 
-def _format_set(layout: Layout, name: str, out: Path) -> None:
-    options = layout.options
-    data = read_data_dir(Path("data") / name, options.allow_pipes)
-    recordings = []
-    for u in sorted(data.values()):
+def _format_set(layout: Layout, name: str, folder: str = "") -> None:
+    options, out = layout.options, layout.feats / folder / name
+    data = sorted(read_data_dir(Path("data") / name, options.allow_pipes).values())
+    for u in data:
         if "/" in u.utt + u.speaker:
             raise UserError(f"data/{name}/utt2spk: '{u.utt}': an id cannot have a '/'")
-        copy = out / "data" / u.speaker / f"{u.utt}.{options.audio_format}"
-        recordings.append(Recording(u.utt, u.audio, str(copy)))
-    with progress_bar(len(recordings), f"format {name}") as bar:
+    suffix = options.audio_format
+    copies = [out / "data" / u.speaker / f"{u.utt}.{suffix}" for u in data]
+    pairs = list(zip((u.audio for u in data), copies, strict=True))
+    with progress_bar(len(data), f"format {name}") as bar:
         done = []
-        for formatted in _format_all(recordings, options.nj):
+        for formatted in _format_all(pairs, options.nj):
             done.append(formatted)
             bar.update()
-    converted = sum(f.path == r.copy for f, r in zip(done, recordings, strict=True))
-    if converted:
+    found = list(zip(data, copies, done, strict=True))
+    if converted := sum(path == str(copy) for _, copy, (path, _) in found):
         logger.info(
             "data/%s: %d of %d recordings were not 16 kHz mono FLAC or WAV; "
             "their copies are in %s/data",
@@ -95,21 +77,27 @@ def _format_set(layout: Layout, name: str, out: Path) -> None:
     make_dir(out)
     write_text(out / "feats_type", "raw\n")
     write_text(out / "audio_format", f"{options.audio_format}\n")
-    write_table(out / "utt2num_samples", {f.utt: str(f.num_samples) for f in done})
-    write_data_dir(out, [data[f.utt]._replace(audio=f.path) for f in done])
+    lengths = {u.utt: str(samples) for u, _, (_, samples) in found}
+    write_table(out / "utt2num_samples", lengths)
+    write_data_dir(out, [u._replace(audio=path) for u, _, (path, _) in found])
 
 
-def _format_all(recordings: list[Recording], nj: int) -> Iterator[Formatted]:
+def _format_all(
+    recordings: list[tuple[str, Path]], nj: int
+) -> Iterator[tuple[str, int]]:
     if nj == 1 or len(recordings) < _POOL_PAYS:
-        yield from map(format_recording, recordings)
+        yield from itertools.starmap(_format, recordings)
         return
     with ProcessPool(nj) as pool:
-        futures = [pool.submit(format_recording, r) for r in recordings]
+        futures = [pool.submit(_format, *recording) for recording in recordings]
         yield from (future.result() for future in futures)
 
 
-def format_recording(recording: Recording) -> Formatted:
+def _format(source: str, copy: Path) -> tuple[str, int]:
     """Decode a recording wholly, and write a 16 kHz mono copy if it is not that.
+
+    Returns:
+        The path of what is to be used, and its length in samples.
 
     Raises:
         UserError: it is missing, empty or corrupt.
@@ -118,17 +106,15 @@ def format_recording(recording: Recording) -> Formatted:
 
     from espnet_llada.io.audio.reading import load_audio
 
-    samples = load_audio(recording.source)
-    path = recording.source
-    if not _is_plain(path, len(samples)):
-        copy = Path(recording.copy)
-        make_dir(copy.parent)
-        with atomic_write(copy) as temporary:
-            # The temporary name has no suffix to tell the format by.
-            kind = copy.suffix[1:].upper()
-            soundfile.write(temporary, samples, SAMPLE_RATE, "PCM_16", format=kind)
-        path = recording.copy
-    return Formatted(recording.utt, path, len(samples))
+    samples = load_audio(source)
+    if _is_plain(source, len(samples)):
+        return source, len(samples)
+    make_dir(copy.parent)
+    with atomic_write(copy) as temporary:
+        # The temporary name has no suffix to tell the format by.
+        kind = copy.suffix[1:].upper()
+        soundfile.write(temporary, samples, SAMPLE_RATE, "PCM_16", format=kind)
+    return str(copy), len(samples)
 
 
 def _is_plain(path: str, samples: int) -> bool:

@@ -153,25 +153,18 @@ def _unpack(archive: Path, subset: str, root: Path) -> None:
 
 
 def _extract(archive: Path, target: Path) -> None:
-    bar = tqdm(
-        desc=f"unpack {archive.name}",
-        total=size_of(archive),
-        unit="B",
-        unit_scale=True,
-        disable=None,
-    )
+    look = {"desc": f"unpack {archive.name}", "disable": None}
     # Debian 12's Python is older than the filter; _check_member is as strict anyway.
     options = {"filter": "data"} if hasattr(tarfile, "data_filter") else {}
     try:
         with (
-            bar,
             open(archive, "rb") as raw,
-            tarfile.open(fileobj=raw, mode="r|gz") as tar,
+            tqdm.wrapattr(raw, "read", size_of(archive), **look) as counted,
+            tarfile.open(fileobj=counted, mode="r|gz") as tar,
         ):
             for member in tar:
                 _check_member(archive, member)
                 tar.extract(member, target, **options)
-                bar.update(raw.tell() - bar.n)
     except (tarfile.TarError, EOFError) as e:
         raise UserError(f"{archive}: cannot be unpacked ({e}); remove it") from e
 
