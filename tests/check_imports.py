@@ -32,7 +32,6 @@ MAY_IMPORT = {"scoring": {"types", "io"}, "report": {"types", "io", "scoring"}}
 UP = {
     ("core", "extensions"): 15,
     ("core", "baseline"): 1,
-    ("io", "networks"): 2,
     ("sweep", "bin"): 2,
 }
 """Imports that still run the wrong way; they may become fewer, and are to be none."""

@@ -224,7 +224,7 @@ def features_json(random: Random, place: Place) -> None:
     kept = json.dumps(wanted).encode()
     choices = kept, as_json(random, wanted)
     (folder / "features.json").write_bytes(random.choice(choices))
-    with feature_cache.claimed(folder, wanted):
+    with feature_cache.locked(folder, wanted):
         entries = feature_cache.stored_entries(folder)
         feature_cache.write_tables(folder, entries, entries, 16)
 

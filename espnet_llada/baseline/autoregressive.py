@@ -11,13 +11,14 @@ import torch
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
-from espnet_llada.core.decoder import LMDecoder, last_valid
+from espnet_llada.core.model import LMDecoder, last_valid
 from espnet_llada.core.prefix import Prefix
 from espnet_llada.core.sampler import SamplerResult
+from espnet_llada.networks.lm.cache import KVCache
 
-Beside = Callable[[Sequence[int], Sequence[Sequence[int]]], Tensor]
+NextToken = Callable[[Sequence[int], Sequence[Sequence[int]]], Tensor | None]
 """Rows of the batch and a text of each, N of them -> (N, V), what to add to the
-log-probabilities of the next token."""
+log-probabilities of the next token; None for nothing."""
 
 
 @torch.no_grad()
@@ -26,7 +27,7 @@ def beam_search(
     prefix: Prefix,
     max_tokens: int,
     beam_size: int = 1,
-    beside: Beside | None = None,
+    next_token: NextToken | None = None,
 ) -> SamplerResult:
     """Continue each row with its most probable tokens until EOS, with a KV cache.
 
@@ -49,7 +50,7 @@ def beam_search(
         prefix: prompt and audio of B rows; each is searched as if it were alone.
         max_tokens: longest response, EOS included.
         beam_size: hypotheses that a row keeps; 1 is greedy decoding.
-        beside: a second judge of what comes next. The search then goes by the sum of
+        next_token: a second judge of what comes next. The search then goes by the sum of
             both; the result has the LM's own log-probabilities.
 
     Returns:
@@ -58,7 +59,8 @@ def beam_search(
         many hypotheses that pass carried; in greedy decoding that is one for each
         of its tokens, EOS included.
     """
-    lm, eos = _CachedLM(decoder, prefix, beside), decoder.special.eos
+    prefix = prefix.rows(range(len(prefix)))
+    lm, eos = _CachedLM(decoder, prefix, next_token), decoder.special.eos
     rows = [_Row() for _ in range(len(prefix))]
     while True:
         continuations = enumerate(lm.most_probable(beam_size))
@@ -149,13 +151,16 @@ class _Row:
 class _CachedLM:
     """The LM over a batch of hypotheses, whose keys and values it keeps."""
 
-    def __init__(self, decoder: LMDecoder, prefix: Prefix, beside: Beside | None):
-        prefix = prefix.remembered(decoder.lm)
-        self._lm, self._cache, self._valid = decoder.lm, prefix.cache, prefix.valid
+    def __init__(
+        self, decoder: LMDecoder, prefix: Prefix, next_token: NextToken | None
+    ):
+        self._lm, self._cache, self._valid = decoder.lm, KVCache(), prefix.valid
+        given = prefix.embeds, prefix.valid, self._cache, prefix.positions
+        hidden = decoder.lm(*given)
         self._next, self._length = prefix.start, 0
-        self._head = decoder.head(prefix, prefix.hidden)
-        self._last = last_valid(prefix.hidden, prefix.valid)[:, None]
-        self._beside, self._rows = beside, list(range(len(prefix)))
+        self._head = prefix.head.given(hidden)
+        self._last = last_valid(hidden, prefix.valid)[:, None]
+        self._second, self._rows = next_token, list(range(len(prefix)))
         self._texts: list[list[int]] = [[] for _ in self._rows]
 
     def most_probable(self, count: int) -> list[list[_Next]]:
@@ -168,8 +173,9 @@ class _CachedLM:
         logits = self._head.logits(self._last, every, self._length)
         log_probs = logits.float().log_softmax(dim=-1)
         values = log_probs.clone()
-        if self._beside is not None:
-            values += self._beside(self._rows, self._texts)
+        second = self._second and self._second(self._rows, self._texts)
+        if second is not None:
+            values += second
         found = []
         for _ in range(min(count, values.shape[-1])):
             found.append(values.max(dim=-1))

@@ -10,11 +10,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from espnet_llada.bench.static_cache import StaticKVCache
 from espnet_llada.core.decoder import LMDecoder, last_valid
 from espnet_llada.core.prefix import Prefix
 from espnet_llada.core.sampler import SamplerResult
 from espnet_llada.networks.lm.backbone import Backbone, additive_mask
-from espnet_llada.networks.lm.cache import StaticKVCache
 from espnet_llada.networks.lm.llama import Llama
 
 

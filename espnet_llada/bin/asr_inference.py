@@ -15,17 +15,17 @@ from pathlib import Path
 from typing import Any
 
 from espnet_llada.bin.decoding import (
+    add_decoding_options,
     add_load_options,
     add_pipe_option,
-    add_sampler_options,
     given_options,
     load_options,
 )
 from espnet_llada.bin.options import OfKind, OptionParser, run_main, str2bool
-from espnet_llada.core.options import SamplerOptions
 from espnet_llada.inference.batches import Utterance, decode_all, read_first_pass
 from espnet_llada.inference.decode_dir import DecodeDir, identity_of
 from espnet_llada.inference.decode_file import job_options, task_of
+from espnet_llada.inference.options import DecodingOptions
 from espnet_llada.io.kaldi.table import read_recordings, read_table
 from espnet_llada.io.schema import Count, Natural
 from espnet_llada.types import UserError
@@ -93,7 +93,7 @@ def get_parser(strategy: str = "diffusion") -> argparse.ArgumentParser:
         default="INFO",
         help="of the log on stderr",
     )
-    add_sampler_options(parser, strategy, given_only=True)
+    add_decoding_options(parser)
     return parser
 
 
@@ -165,7 +165,7 @@ def _model_files(args: argparse.Namespace) -> tuple[str | Path, str | Path]:
 
 def _identity(
     args: argparse.Namespace,
-    options: SamplerOptions,
+    options: DecodingOptions,
     utterances: list[Utterance],
     model: tuple[str | Path, str | Path],
 ) -> dict[str, Any]:
@@ -176,16 +176,16 @@ def _identity(
 
 def _recognizer(
     args: argparse.Namespace,
-    options: SamplerOptions,
+    options: DecodingOptions,
     model: tuple[str | Path, str | Path],
 ):
     from espnet_llada.espnet.inference import build_with_espnet
     from espnet_llada.inference.loading import load_model
-    from espnet_llada.inference.recognizer import make_recognizer
+    from espnet_llada.inference.recognizer import Transcriber
 
     device = "cuda" if args.ngpu > 0 else "cpu"
     loaded = load_model(*model, load_options(args, device), build_with_espnet)
-    return make_recognizer(loaded, options, args.use_audio, args.output_case)
+    return Transcriber(loaded, options, args.use_audio, args.output_case)
 
 
 def _report(failures: list[str], decoded: int, total: int) -> None:

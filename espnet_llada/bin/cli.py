@@ -13,8 +13,8 @@ from pathlib import Path
 from types import ModuleType
 
 from espnet_llada.bin.decoding import (
+    add_decoding_options,
     add_load_options,
-    add_sampler_options,
     given_options,
     load_options,
 )
@@ -27,13 +27,15 @@ from espnet_llada.inference.batches import (
     decode_all,
     read_first_pass,
 )
-from espnet_llada.inference.decode_file import STRATEGY, job_options
+from espnet_llada.inference.decode_file import job_options
 from espnet_llada.io.kaldi.table import normal_id
 from espnet_llada.io.schema import Count
 from espnet_llada.types import UserError, check_not_read, check_writable, open_stream
 
 DEFAULT_MODEL = "mini"
 _OWN_PARSER = ("score", "sweep", "bench", "convert", "features", "plan", "weights")
+
+_RARE = ("lm", "whisper", "trust_model", "quantize_asr_model", "output_case")
 
 _TRANSCRIBE_EXAMPLE = """examples:
   espnet-llada transcribe speech.flac
@@ -103,6 +105,7 @@ def _command(
         help=summary,
         description=summary[0].upper() + summary[1:] + ".",
         epilog=example,
+        usage=f"espnet-llada {name} [options] FILE [FILE ...]",
     )
     parser.add_argument("files", nargs="+", metavar="FILE", help="audio files")
     parser.add_argument("--config", help="YAML that sets options, e.g. conf/decode_*")
@@ -134,7 +137,10 @@ def _command(
     parser.add_argument("--device", default="cpu", help="cpu, cuda, …")
     deliberates = task == "deliberate"
     strategies = [s for s in STRATEGIES if s.startswith("deliberation_") == deliberates]
-    add_sampler_options(parser, STRATEGY[task], strategies, given_only=True)
+    add_decoding_options(parser, strategies)
+    parser.rare = _RARE + (
+        ("canvas_length",) if deliberates else ("mask_ratio", "tail")
+    )
     return parser
 
 
@@ -191,7 +197,7 @@ def _run(
     from espnet_llada.bin import transcripts
     from espnet_llada.espnet.inference import build_with_espnet
     from espnet_llada.inference.loading import find_model, load_model
-    from espnet_llada.inference.recognizer import make_recognizer
+    from espnet_llada.inference.recognizer import Transcriber
 
     files = find_model(args.model, args.system)
     options = job_options(files[0], task, given_options(args), use_audio)
@@ -200,7 +206,7 @@ def _run(
         if not todo:
             return iter(())
         model = load_model(*files, load_options(args, args.device), build_with_espnet)
-        recognizer = make_recognizer(model, options, use_audio, args.output_case)
+        recognizer = Transcriber(model, options, use_audio, args.output_case)
         return _progress(decode_all(recognizer, todo, args.batch_size), len(todo))
 
     if not args.output:

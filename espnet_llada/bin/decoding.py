@@ -3,84 +3,88 @@
 from __future__ import annotations
 
 import argparse
+import sys
 from collections.abc import Sequence
-from typing import Any
+from functools import partial
+from typing import Annotated, Any, get_args, get_origin
 
-from espnet_llada.bin.options import str2bool
+from espnet_llada.bin.options import OfKind, OptionParser, str2bool
 from espnet_llada.core.options import STRATEGIES, SamplerOptions
-from espnet_llada.inference.decode_file import OPTIONS, PROFILES, make_options
-from espnet_llada.types import (
-    LoadOptions,
-    UserError,
+from espnet_llada.inference.options import (
+    GROUPS,
+    OPTIONS,
+    PROFILES,
+    nested,
+    options_class,
 )
-
-_HELP = {
-    "strategy": "how the canvas is filled; deliberation_ may be left out",
-    "steps": "budget of LLM forward passes for each utterance",
-    "canvas_length": "response positions of a decoding canvas, in tokens",
-    "measuring_passes": "passes that measure a transcript, each a part of it; "
-    "0: the adapter does",
-    "refine": "rounds in which the adapter corrects its own draft first",
-    "slots_below": "above 0: text grows and shrinks where reading along doubts it",
-    "verify": "keep a text of before unless reading along finds the new one likelier",
-    "second_opinion": "take over from the adapter's own text what is likelier",
-    "tokens_per_second": "above 0: canvas by duration, up to canvas_length",
-    "positions_per_vector": "above 0: canvas by what was heard, up to canvas_length",
-    "num_blocks": "sub-blocks, for the semi-autoregressive strategies",
-    "mask_ratio": "share of the transcript that deliberation masks, 0 to 1",
-    "mask_below": "above 0: instead, mask every token that is less probable",
-    "temperature": "0 takes the most probable token, above 0 tokens are drawn",
-    "remasking": "what a pass commits: the surest positions, or random ones",
-    "tail": "positions by which deliberation may lengthen a transcript",
-    "seed": "of random masks and draws, for each utterance id",
-    "profile": "release: as the paper's published implementation, defects included",
-    "threshold": "above 0: a pass also commits all tokens at least so probable",
-    "beam_size": "of an autoregressive LM; 1 is greedy",
-    "reader_weight": "above 0: LM and reading along decide a token together",
-    "block_cache": "compute in a sub-block's later passes its positions alone",
-    "longest_piece": "seconds; what is longer is cut where it is quiet",
-}
+from espnet_llada.io.schema import OptionField, option_fields
+from espnet_llada.types import LoadOptions, UserError
 
 
-def add_sampler_options(
-    parser: argparse.ArgumentParser,
-    strategy: str,
-    strategies: Sequence[str] = STRATEGIES,
-    given_only: bool = False,
+def add_decoding_options(
+    parser: OptionParser, strategies: Sequence[str] = STRATEGIES
 ) -> None:
-    """One option for each of ``OPTIONS``.
+    """The paper's options, and those of extensions when they are asked for.
+
+    An option that is not given is not in the namespace, so that the model may decide
+    (see ``inference.decode_file``).
 
     Args:
         parser: the options are added here.
-        strategy: the default one.
         strategies: those to choose from; ``deliberation_`` may be left out.
-        given_only: an option that is not given is not in the namespace, so that the
-            model may decide (see ``inference.decode_file.model_options``).
     """
 
     def full_name(value: str) -> str:
         full = f"deliberation_{value}"
         return full if value not in strategies and full in strategies else value
 
-    choices = {
-        "strategy": strategies,
-        "remasking": ("confidence", "random"),
-        "profile": PROFILES,
-    }
-    note = (
-        "defaults, where the model's decode.yaml does not say other ones, in brackets"
+    group = parser.add_argument_group(
+        "decoding", "(the model's decode.yaml may have other defaults)"
     )
-    group = parser.add_argument_group("decoding", note if given_only else None)
-    for name, default in OPTIONS.items():
-        is_strategy, kind = name == "strategy", type(default)
-        default = strategy if is_strategy else default
-        group.add_argument(
-            f"--{name}",
-            type=full_name if is_strategy else str2bool if kind is bool else kind,
-            default=argparse.SUPPRESS if given_only else default,
-            choices=choices.get(name),
-            help=f"{_HELP[name]} (default: {default})",
-        )
+    for option in option_fields(SamplerOptions):
+        if option.name == "strategy":
+            _add(group, option, "", type=full_name, choices=strategies)
+        else:
+            _add(group, option)
+    group.add_argument(
+        "--profile",
+        choices=PROFILES,
+        default=argparse.SUPPRESS,
+        help="release: as the published implementation, defects included",
+    )
+    parser.groups = {name: partial(_add_group, parser, name) for name in GROUPS}
+
+
+def _add_group(parser: OptionParser, name: str) -> None:
+    """The options of an extension, with dots; ``--NAME`` alone is on or off."""
+    options = options_class(name)
+    about = sys.modules[options.__module__].__doc__.partition("\n")[0]
+    group = parser.add_argument_group(name, about)
+    group.add_argument(
+        f"--{name}",
+        type=str2bool,
+        default=argparse.SUPPRESS,
+        metavar="true|false",
+        help="with the defaults below; or not, whatever decode.yaml says",
+    )
+    for option in option_fields(options):
+        _add(group, option, f"{name}.")
+
+
+def _add(group: Any, option: OptionField, prefix: str = "", **more: Any) -> None:
+    kind = option.kind
+    base = get_args(kind)[0] if get_origin(kind) is Annotated else kind
+    how = {"type": OfKind(kind), "metavar": "N" if base is int else "X"}
+    if base is bool:
+        how = {"type": str2bool, "metavar": "true|false"}
+    if option.choices:
+        how = {"choices": option.choices}
+    group.add_argument(
+        f"--{prefix}{option.name}",
+        default=argparse.SUPPRESS,
+        help=f"{option.text} (default: {option.default})",
+        **{**how, **more},
+    )
 
 
 def add_origin_options(parser: argparse.ArgumentParser) -> None:
@@ -135,15 +139,7 @@ def load_options(args: argparse.Namespace, device: str) -> LoadOptions:
 
 
 def given_options(args: argparse.Namespace) -> dict[str, Any]:
-    """What ``add_sampler_options`` has parsed."""
+    """What ``add_decoding_options`` has parsed, those of extensions by group."""
     given = vars(args)
-    return {name: given[name] for name in OPTIONS if name in given}
-
-
-def sampler_options(args: argparse.Namespace) -> SamplerOptions:
-    """The same as options.
-
-    Raises:
-        UserError: a value outside its range.
-    """
-    return make_options(given_options(args))
+    names = [name for name in given if name.partition(".")[0] in GROUPS]
+    return nested({name: given[name] for name in (*OPTIONS, *names) if name in given})

@@ -108,8 +108,8 @@ def main(cmd: list[str] | None = None) -> None:
     from espnet_llada.io import feature_cache
 
     encoder = build_encoder(**conf)
-    wanted = feature_cache.identity(encoder, encoder.weights)
-    with feature_cache.claimed(output, wanted):
+    wanted = encoder.identity(encoder.weights)
+    with feature_cache.locked(output, wanted):
         _fill(args, conf, table)
         entries = feature_cache.stored_entries(output, args.storage)
         for source in filter(Path.is_file, copied):
@@ -167,7 +167,7 @@ def _fill(args: argparse.Namespace, conf: dict, table: dict[str, str]) -> None:
 
 
 def _by_length(table: dict[str, str], wav_scp: Path) -> list:
-    from espnet_llada.io.feature_writer import Utterance
+    from espnet_llada.networks.feature_writer import Utterance
 
     counts = wav_scp.with_name("utt2num_samples")  # of stage 3
     known = read_numbers(counts) if counts.is_file() else {}
@@ -237,7 +237,7 @@ def _start(conf: dict, devices: Any, threads: int = 0) -> None:
 
 
 def _work(ark: Path, utterances: Sequence, storage: str, seconds: float) -> int:
-    from espnet_llada.io.feature_writer import write_shard
+    from espnet_llada.networks.feature_writer import write_shard
 
     write_shard(ark, utterances, _encoder, storage, seconds)
     return len(utterances)

@@ -6,7 +6,8 @@ import argparse
 import copy
 import logging
 import re
-from collections.abc import Callable, Mapping
+import sys
+from collections.abc import Callable, Mapping, Sequence
 from typing import Annotated, Any, get_args, get_origin
 
 from msgspec import Meta
@@ -58,6 +59,38 @@ class OfKind:
         return text
 
 
+class _Formatter(argparse.RawDescriptionHelpFormatter):
+    """Descriptions and examples as they are written, an option on a line."""
+
+    def __init__(self, prog: str):
+        super().__init__(prog, max_help_position=32, width=110)
+
+
+class _Help(argparse.Action):
+    """``--help``; ``--help all`` for what few need."""
+
+    def __init__(self, option_strings: Sequence[str], dest: str, **rest: Any):
+        super().__init__(
+            option_strings,
+            dest=argparse.SUPPRESS,
+            default=argparse.SUPPRESS,
+            nargs="?",
+            metavar="all",
+            help="show this, or all options",
+        )
+
+    def __call__(self, parser, namespace, values, option_string=None) -> None:
+        if values == "all":
+            parser.add_groups()
+        for action in parser._actions:
+            if action.dest in parser.rare and values != "all":
+                action.help = argparse.SUPPRESS
+            if action is self and not (parser.rare or parser.groups):
+                self.metavar, self.nargs, self.help = None, 0, "show this"
+        parser.print_help()
+        parser.exit()
+
+
 str2bool = OfKind(bool)
 """ESPnet's way to write a switch: true or false."""
 
@@ -72,13 +105,21 @@ class OptionParser(argparse.ArgumentParser):
     names the nearest known one; nothing is ignored in silence.
     """
 
-    def __init__(self, *args, **kwargs):
-        # Descriptions and examples are shown as they are written.
-        kwargs.setdefault("formatter_class", argparse.RawDescriptionHelpFormatter)
+    groups: Mapping[str, Callable[[], None]] = {}
+    """What adds the options ``--NAME`` and ``--NAME.…``, once one of them is asked for;
+    in a YAML they stand below NAME."""
+
+    rare: Sequence[str] = ()
+    """Options that ``--help all`` alone shows."""
+
+    def __init__(self, *args, add_help: bool = True, **kwargs):
+        kwargs.setdefault("formatter_class", _Formatter)
         # An abbreviation would hide a misspelt option, and break when one is added.
-        super().__init__(*args, allow_abbrev=False, **kwargs)
+        super().__init__(*args, allow_abbrev=False, add_help=False, **kwargs)
         self.register("type", int, OfKind(WHOLE))
         self.register("type", float, OfKind(FINITE))
+        if add_help:
+            self.add_argument("-h", "--help", action=_Help)
 
     def parse_args(self, args=None, namespace=None):
         """As argparse's; an option that is left over is refused by name."""
@@ -91,6 +132,9 @@ class OptionParser(argparse.ArgumentParser):
 
     def parse_known_args(self, args=None, namespace=None):
         """As argparse's, after ``--config`` has set the defaults."""
+        words = sys.argv[1:] if args is None else list(args)
+        for word in words:
+            self._add_group(re.split("[.=]", word.removeprefix("--"))[0])
         parsed, rest = super().parse_known_args(args, copy.copy(namespace))
         config = getattr(parsed, "config", None)
         # A parser around subcommands sees their --config too; it is theirs to read.
@@ -98,6 +142,17 @@ class OptionParser(argparse.ArgumentParser):
             return parsed, rest
         self.set_defaults(**self.values_of(read_yaml(config), config))
         return super().parse_known_args(args, namespace)
+
+    def _add_group(self, name: str) -> None:
+        if name in self.groups:
+            add = self.groups[name]
+            self.groups = {k: v for k, v in self.groups.items() if k != name}
+            add()
+
+    def add_groups(self) -> None:
+        """Add all of ``groups``."""
+        for name in list(self.groups):
+            self._add_group(name)
 
     def _names(self) -> list[str]:
         names = [o for a in self._actions for o in a.option_strings]
@@ -117,6 +172,14 @@ class OptionParser(argparse.ArgumentParser):
         Raises:
             UserError: an unknown option, or a value that does not fit.
         """
+        flat: dict[str, Any] = {}
+        for key, value in given.items():
+            self._add_group(key)
+            if isinstance(value, dict) and f"--{key}" in self._option_string_actions:
+                flat |= {key: True, **{f"{key}.{k}": v for k, v in value.items()}}
+            else:
+                flat[key] = value
+        given = flat
         known = {a.dest: a for a in self._actions if a.option_strings}
         for key in given:
             if key in known and key in _SHELL_ONLY:

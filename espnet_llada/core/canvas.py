@@ -19,19 +19,25 @@ class Canvas:
         tokens: (B, L) int64. A blank canvas holds mask tokens, deliberation starts
             from a transcript. Behind a row's end: EOS.
         lengths: (B,) int64, positions that belong to each row.
-        confidence: (B, L) float32, natural log-probability that whoever made the
-            transcript gives each token; None where nobody says.
+        confidence: (B, L) float32, natural log-probability of each given token; None
+            where nobody has said, so that the LM has to be asked.
+        gaps: whether an EOS between tokens is an empty position, and not the end.
     """
 
     tokens: Tensor
     lengths: Tensor
     confidence: Tensor | None = None
+    gaps: bool = False
 
     @property
     def valid(self) -> Tensor:
         """(B, L) bool: False behind the end of a row."""
-        places = torch.arange(self.tokens.shape[1], device=self.tokens.device)
-        return places < self.lengths[:, None]
+        return places_of(self.tokens) < self.lengths[:, None]
+
+
+def places_of(tokens: Tensor) -> Tensor:
+    """The numbers (L,) int64 of the positions of (B, L, ...)."""
+    return torch.arange(tokens.shape[1], device=tokens.device)
 
 
 def blank_canvas(
@@ -53,19 +59,24 @@ def transcript_canvas(
     """Token ids of transcripts, each followed by ``tail`` EOS positions.
 
     An empty transcript is a row of its tail alone (or of length 0).
+
+    Args:
+        transcripts: B rows of token ids.
+        special: mask and EOS ids.
+        tail: by which the LM may lengthen a transcript.
+        device: of the canvas.
+        confidence: natural log-probability of each token, if known.
     """
-
-    def filled(rows: Sequence[Sequence], tail: list, value, dtype: torch.dtype):
-        longest = max((len(row) + len(tail) for row in rows), default=0)
-        table = [[*row, *tail] for row in rows]
-        table = [row + [value] * (longest - len(row)) for row in table]
-        return torch.tensor(table, dtype=dtype, device=device).reshape(
-            len(rows), longest
-        )
-
     sizes = [len(ids) + tail for ids in transcripts]
-    tokens = filled(transcripts, [special.eos] * tail, special.eos, torch.long)
+    width = max(sizes, default=0)
+
+    def filled(rows: Sequence[Sequence], value, dtype: torch.dtype) -> Tensor:
+        table = [[*row, *[value] * (width - len(row))] for row in rows]
+        filled = torch.tensor(table, dtype=dtype, device=device)
+        return filled.reshape(len(rows), width)
+
+    tokens = filled(transcripts, special.eos, torch.long)
     if confidence is not None:
-        confidence = filled(confidence, [0.0] * tail, 0.0, torch.float32)
+        confidence = filled(confidence, 0.0, torch.float32)
     lengths = torch.tensor(sizes, dtype=torch.long, device=device)
     return Canvas(tokens, lengths, confidence)

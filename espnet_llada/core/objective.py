@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from typing import Annotated, Literal
 
 import torch
 import torch.nn.functional as F
+from msgspec import Meta
 from torch import Tensor
 
-from espnet_llada.core.confidence import RowRandom
-from espnet_llada.types import SpecialTokens, UserError
+from espnet_llada.networks.random import RowRandom
+from espnet_llada.types import SpecialTokens
 
 LOSSES = ("llada", "flat", "release")
 
@@ -18,6 +20,31 @@ NLL = Callable[[Tensor, Tensor, Tensor], tuple[Tensor, Tensor]]
 """Hidden states (B, L, d), targets (B, L) int64 and counted (B, L) bool -> of the N
 counted positions -log p(target) (N,) float32, and (N,) bool, whether the target is the
 most probable token."""
+
+
+@dataclass(frozen=True)
+class Objective:
+    """What masked diffusion is trained by; see ``noisy_canvas``, ``diffusion_loss``."""
+
+    loss: Literal[LOSSES] = "llada"
+    max_eos_padding: Annotated[int, Meta(ge=0, le=8192)] = 32
+
+
+@dataclass(frozen=True)
+class Targets:
+    """The responses of a training batch.
+
+    Attributes:
+        text: (B, T) int64, what they are to be; what stands behind a row's end is
+            ignored.
+        lengths: (B,) int64.
+        given: (B, T) int64, what they have where nothing is masked; by default the
+            text.
+    """
+
+    text: Tensor
+    lengths: Tensor
+    given: Tensor | None = None
 
 
 @dataclass(frozen=True)
@@ -37,14 +64,6 @@ class NoisyCanvas:
     lengths: Tensor
     masked: Tensor
     mask_probability: Tensor
-
-    def given(self, text: Tensor, lengths: Tensor) -> Tensor:
-        """(B, L): ``tokens`` with another text (B, T) where nothing is masked."""
-        width = self.tokens.shape[1]
-        text = F.pad(text, (0, max(0, width - text.shape[1])))[:, :width]
-        places = torch.arange(width, device=text.device)
-        kept = self.masked | (places >= lengths[:, None])
-        return torch.where(kept, self.tokens, text)
 
 
 @dataclass(frozen=True)
@@ -80,6 +99,12 @@ class Loss:
         """With another loss added: (B,), of which ``mean`` gets the weighted mean."""
         return replace(self, rows=self.rows + other * self.weights)
 
+    @classmethod
+    def without_lm(cls, rows: Tensor) -> Loss:
+        """Of a training in which no LM is run: (B,), nats."""
+        none = rows.new_zeros(())
+        return cls(rows, torch.ones_like(rows), none, none)
+
     def of_nothing(self) -> Loss:
         """The same graph, for a backward pass that adds zero to every gradient."""
         none = torch.zeros_like(self.right)
@@ -96,47 +121,50 @@ def logits_nll(
 
 
 def noisy_canvas(
-    text: Tensor,
-    text_lengths: Tensor,
+    targets: Targets,
     special: SpecialTokens,
-    loss: str,
+    objective: Objective,
     seeds: Sequence[int],
-    slack: int = 0,
     longest: int | None = None,
 ) -> NoisyCanvas:
     """Draw a mask ratio t ~ U(0, 1) for each row and mask each position with chance t.
 
     Args:
-        text: (B, T) int64 transcripts; what stands behind a row's end is ignored.
-        text_lengths: (B,) int64.
+        targets: the transcripts.
         special: mask and EOS ids.
-        loss: ``release`` (paper's repository): every row's canvas is the longest
+        objective: ``release`` (paper's repository): every row's canvas is the longest
             transcript of the batch, EOS behind shorter ones. ``llada`` (LLaDA's SFT
             guideline) and ``flat``: each row is its transcript, an EOS, and 0 to
-            ``slack`` EOS more, so that the end of a transcript is learnt whatever the
-            canvas.
+            ``max_eos_padding`` EOS more, so that the end of a transcript is learnt
+            whatever the canvas.
         seeds: one for each row; a row's draws depend on nothing else.
-        slack: see above (positions).
         longest: for ``release``, the longest transcript of a batch that these rows
             are a part of (tokens).
     """
+    text, text_lengths = targets.text, targets.lengths
     random = RowRandom(seeds, text.device)
     ones = torch.ones_like(text_lengths)
     t, extra = (random.uniform(ones, 1)[:, 0] for _ in range(2))
-    if loss == "release":
+    if objective.loss == "release":
         longest = int(text_lengths.max()) if longest is None else longest
         lengths = torch.full_like(text_lengths, longest)
     else:
-        lengths = text_lengths + 1 + (extra * (slack + 1)).floor().long()
+        padding = (extra * (objective.max_eos_padding + 1)).floor().long()
+        lengths = text_lengths + 1 + padding
         t = t * (1 - 1e-3) + 1e-3  # off zero, since the loss divides by it
     width = int(lengths.max())
     places = torch.arange(width, device=text.device)
-    targets = F.pad(text, (0, max(0, width - text.shape[1])))[:, :width]
-    targets = targets.masked_fill(places >= text_lengths[:, None], special.eos)
+    ended = places >= text_lengths[:, None]
+
+    def on_canvas(text: Tensor) -> Tensor:
+        text = F.pad(text, (0, max(0, width - text.shape[1])))[:, :width]
+        return text.masked_fill(ended, special.eos)
+
     masked = random.uniform(lengths, width) < t[:, None]
     masked = masked & (places < lengths[:, None])
-    tokens = targets.masked_fill(masked, special.mask)
-    return NoisyCanvas(tokens, targets, lengths, masked, t)
+    given = text if targets.given is None else targets.given
+    tokens = on_canvas(given).masked_fill(masked, special.mask)
+    return NoisyCanvas(tokens, on_canvas(text), lengths, masked, t)
 
 
 def diffusion_loss(
@@ -155,12 +183,7 @@ def diffusion_loss(
         canvas: the canvas that was fed.
         loss: one of ``LOSSES``.
         nll: sees the masked positions only.
-
-    Raises:
-        UserError: an unknown loss.
     """
-    if loss not in LOSSES:
-        raise UserError(f"loss: {loss!r}; allowed: {', '.join(LOSSES)}")
     flat = _flat_loss(hidden, canvas.targets, canvas.masked, nll)
     if loss != "llada":
         return flat

@@ -1,37 +1,18 @@
-"""What stands before the response: prompt and audio, and how they are numbered."""
+"""What stands before the response: the prompt, and the audio as the LM is shown it."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
-from espnet_llada.core.audio_embeddings import AudioEmbeddings
-from espnet_llada.networks.lm.backbone import Backbone, counted
-from espnet_llada.networks.lm.cache import KVCache
-
-AUDIO_POSITIONS = ("before", "beside")
-
-
-@dataclass(frozen=True)
-class Draft:
-    """What the adapter hears, or was given to read along, for each row of a batch.
-
-    Attributes:
-        ids: token ids.
-        log_probs: how sure each token is, natural logarithms.
-    """
-
-    ids: Sequence[Sequence[int]]
-    log_probs: list[list[float]]
-
-    def doubted(self, other: Draft) -> Draft:
-        """The same, each token as sure as the less sure of the two says."""
-        rows = zip(self.log_probs, other.log_probs, strict=True)
-        return Draft(self.ids, [[*map(min, *pair)] for pair in rows])
+from espnet_llada.core.objective import Targets
+from espnet_llada.core.qformer import LinearProjection
+from espnet_llada.networks.lm.backbone import Backbone, OutputHead, counted
+from espnet_llada.types import SpecialTokens
 
 
 @dataclass(frozen=True)
@@ -41,86 +22,156 @@ class Prefix:
     Attributes:
         embeds: (B, P, d).
         valid: (B, P) bool; False behind the audio of a shorter row.
-        positions: (B, P) int64, for the rotary embedding; by default counted.
-        start: (B,) int64, the position of the response's first token; by default the
-            one behind the last of the prefix.
-        heard: the audio; None where there is none.
-        begins: the position of the first audio vector.
-        cache: what the LM has made of it, where that does not depend on the response.
-        hidden: (B, P, d), hidden states, with the cache.
+        positions: (B, P) int64, for the rotary embedding.
+        start: (B,) int64, the position of the response's first token.
+        head: makes tokens of what the LM has behind this prefix.
     """
 
     embeds: Tensor
     valid: Tensor
-    positions: Tensor | None = None
-    start: Tensor | None = None
-    heard: AudioEmbeddings | None = None
-    begins: int = 0
-    cache: KVCache | None = None
-    hidden: Tensor | None = None
+    positions: Tensor
+    start: Tensor
+    head: OutputHead
 
-    def __post_init__(self) -> None:
-        if self.positions is None:
-            object.__setattr__(self, "positions", counted(self.valid))
-        if self.start is None:
-            object.__setattr__(self, "start", self.valid.sum(dim=1))
-
-    def rows(self, chosen: Tensor) -> Prefix:
-        """Some of the rows: (N,) int64; without the padding that only others need."""
-        columns = self.valid[chosen].any(dim=0)
+    def rows(self, chosen: Sequence[int]) -> Prefix:
+        """Some of the rows, without the padding that only others need."""
+        if list(chosen) == list(range(len(self))):
+            return self
+        rows = torch.tensor(chosen, dtype=torch.long, device=self.valid.device)
+        columns = self.valid[rows].any(dim=0)
         return Prefix(
-            self.embeds[chosen][:, columns],
-            self.valid[chosen][:, columns],
-            self.positions[chosen][:, columns],
-            self.start[chosen],
-            None if self.heard is None else self.heard.rows(chosen),
-            self.begins,
-            None if self.cache is None else self.cache.chosen(chosen, columns),
-            None if self.hidden is None else self.hidden[chosen][:, columns],
+            self.embeds[rows][:, columns],
+            self.valid[rows][:, columns],
+            self.positions[rows][:, columns],
+            self.start[rows],
+            self.head.rows(rows),
         )
 
-    def remembered(self, lm: Backbone) -> Prefix:
-        """The same with a cache: the LM has seen it, and is to see it no more."""
-        cache = KVCache()
-        hidden = lm(self.embeds, self.valid, cache, self.positions)
-        return replace(self, cache=cache, hidden=hidden)
-
     def __len__(self) -> int:
-        return len(self.embeds)
+        return len(self.valid)
 
 
-def join(
-    lm: Backbone,
-    prompt: Tensor,
-    heard: AudioEmbeddings,
-    where: str,
-) -> Prefix:
-    """Prompt and audio, joined.
+@dataclass(frozen=True)
+class Prompt:
+    """The instruction before the audio, and the LM that reads it."""
 
-    ``before`` is the paper's order: prompt, audio, response, numbered one after the
-    other. ``beside`` is for audio that already reads like the response, a vector for
-    each word that was heard: it is numbered from the response's first position on, so
-    that the i-th word has the position of the i-th token (``heard.places``), and
-    finding what to copy takes no counting. It stands in front of the prompt, where a
-    causal LM sees it from its first token on.
+    lm: Backbone
+    ids: Sequence[int]
+    special: SpecialTokens
 
-    Args:
-        lm: for its precision.
-        prompt: (B, P, d).
-        heard: the audio.
-        where: one of ``AUDIO_POSITIONS``.
+    def embeds(self, batch: int) -> Tensor:
+        """(B, P, d), the same for each row."""
+        ids = torch.tensor([self.ids], device=self.lm.embedding.weight.device)
+        return self.lm.embed(ids.expand(batch, -1))
+
+    def alone(self, batch: int) -> Prefix:
+        """Without audio: the paper's plain-text ablation."""
+        embeds = self.embeds(batch)
+        there = torch.ones_like(embeds[..., 0], dtype=torch.bool)
+        return self._prefix(embeds, there)
+
+    def before(self, audio: Tensor, lengths: Tensor) -> Prefix:
+        """The paper's order: prompt, audio, response, numbered one after the other.
+
+        Args:
+            audio: (B, A, d).
+            lengths: (B,) int64, vectors of each row.
+        """
+        there = torch.arange(audio.shape[1], device=lengths.device) < lengths[:, None]
+        prompt = self.embeds(len(audio))
+        valid = F.pad(there, (prompt.shape[1], 0), value=True)
+        return self._prefix(self.lm.join(prompt, audio), valid)
+
+    def _prefix(self, embeds: Tensor, valid: Tensor) -> Prefix:
+        ends = valid.sum(dim=1)
+        return Prefix(embeds, valid, counted(valid), ends, OutputHead(self.lm))
+
+
+@dataclass(frozen=True)
+class TrainingStep:
+    """What one batch of a training is about.
+
+    Attributes:
+        prefix: what the LM is shown; None trains by ``extra`` alone, without the LM.
+        targets: of the LM.
+        extra: (B,) float32, nats: losses beside the LM's, weighted; None for none.
     """
-    audio, there, asked = heard.vectors, heard.valid, prompt.shape[1]
-    if where == "before":
-        valid = F.pad(there, (asked, 0), value=True)
-        joined = lm.join(prompt, audio)
-        return Prefix(joined, valid, heard=heard, begins=asked)
-    valid = F.pad(there, (0, asked), value=True)
-    first = torch.arange(asked, device=audio.device).expand(len(audio), -1)
-    return Prefix(
-        lm.join(audio, prompt.to(audio.dtype)),
-        valid,
-        torch.cat([asked + heard.places, first], dim=1),
-        torch.full_like(heard.counts, asked),
-        heard,
-    )
+
+    prefix: Prefix | None
+    targets: Targets
+    extra: Tensor | None = None
+
+
+class AudioPrefix(nn.Module):
+    """Between the adapter's vectors and the LM; the paper's is ``LinearPrefix``.
+
+    Attributes:
+        cannot_decode: why a model with this prefix only trains; "" if it decodes.
+    """
+
+    cannot_decode = ""
+
+    def forward(
+        self,
+        prompt: Prompt,
+        audio: Tensor,
+        lengths: Tensor,
+        transcripts: Sequence[Sequence[int]] | None = None,
+    ) -> Prefix:
+        """What the LM is shown of a batch.
+
+        Args:
+            prompt: before the audio.
+            audio: (B, A, width), the adapter's vectors.
+            lengths: (B,) int64, vectors of each row.
+            transcripts: B rows of token ids, where the response begins as a
+                transcript (deliberation).
+        """
+        raise NotImplementedError
+
+    def training_step(
+        self,
+        prompt: Prompt,
+        audio: Tensor | None,
+        lengths: Tensor | None,
+        targets: Targets,
+        seeds: Sequence[int],
+    ) -> TrainingStep:
+        """The same in training.
+
+        Args:
+            prompt, audio, lengths: see ``forward``; without audio the response
+                follows the prompt, so that the LM adapts to the text alone.
+            targets: the transcripts.
+            seeds: one for each row; a row's draws depend on nothing else.
+        """
+        if audio is None:
+            return TrainingStep(prompt.alone(len(targets.text)), targets)
+        return TrainingStep(self(prompt, audio, lengths), targets)
+
+    def draft(self, audio: Tensor, lengths: Tensor) -> list[list[int]] | None:
+        """A rough transcript (token ids of each row) without the LM; None: no such."""
+        return None
+
+    def has_speech(self, audio: Tensor, lengths: Tensor) -> Tensor | None:
+        """(B,) bool: rows in which surely something is spoken; None: not known."""
+        return None
+
+
+class LinearPrefix(AudioPrefix):
+    """The paper's: a linear projection of the Q-Former's vectors."""
+
+    def __init__(self, projection: LinearProjection):
+        super().__init__()
+        self.projection = projection
+
+    def forward(
+        self,
+        prompt: Prompt,
+        audio: Tensor,
+        lengths: Tensor,
+        transcripts: Sequence[Sequence[int]] | None = None,
+    ) -> Prefix:
+        """See ``AudioPrefix``."""
+        audio = audio.to(self.projection.weight.dtype)
+        return prompt.before(self.projection(audio), lengths)

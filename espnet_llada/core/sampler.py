@@ -10,19 +10,18 @@ import torch
 from torch import Tensor
 
 from espnet_llada.core.canvas import Canvas
-from espnet_llada.core.confidence import (
-    RowRandom,
-    ends,
+from espnet_llada.core.masking import (
+    Block,
+    LogitsFn,
+    Plan,
+    commits_per_pass,
     log_probabilities,
-    propose,
+    lowest,
+    make_plan,
 )
-from espnet_llada.core.masking import lowest
 from espnet_llada.core.options import SamplerOptions
-from espnet_llada.core.schedule import commits_per_pass
-from espnet_llada.core.strategies import Block, LogitsFn, Plan, make_plan
+from espnet_llada.networks.random import RowRandom
 from espnet_llada.types import SpecialTokens
-
-__all__ = ["LogitsFn", "LogitsProcessor", "OnPass", "Pass", "SamplerResult", "sample"]
 
 
 @dataclass(frozen=True)
@@ -31,7 +30,7 @@ class SamplerResult:
 
     Attributes:
         tokens: (B, L) int64, without mask tokens; a row's text is what is not EOS:
-            behind the first one there is nothing else, except with slots.
+            behind the first one there is nothing else, except on a canvas with gaps.
         log_probs: (B, L) float32, natural log-probability of each token when it was
             committed; 0 where a token was given or follows from a committed EOS.
         passes: (B,) int64, forward passes spent on each row, planning included.
@@ -65,10 +64,13 @@ class Pass:
 
 OnPass = Callable[[Pass], None]
 
-LogitsProcessor = Callable[[Tensor, Tensor, Tensor], tuple[Tensor, Tensor]]
+Process = Callable[[Tensor, Tensor, Tensor], tuple[Tensor, Tensor | None]]
 """A second judge: canvas (B, L), where a pass may commit (B, L), log-probabilities
 (N, V) of the N positions there -> these, some of them others, and (B, L) bool,
-positions that are committed in any case."""
+positions that are committed in any case, if there are such."""
+
+MakePlan = Callable[[LogitsFn, Canvas, RowRandom], Plan]
+"""What is masked on entry, where a strategy does not say it."""
 
 
 @torch.no_grad()
@@ -79,7 +81,8 @@ def sample(
     special: SpecialTokens,
     seeds: Sequence[int] | None = None,
     on_pass: OnPass | None = None,
-    beside: LogitsProcessor | None = None,
+    process: Process | None = None,
+    plan: MakePlan | None = None,
 ) -> SamplerResult:
     """Fill a batch of canvases.
 
@@ -90,7 +93,8 @@ def sample(
         special: mask and EOS ids.
         seeds: one per row, for random masks and draws; ``options.seed`` by default.
         on_pass: called after each forward pass; it changes nothing.
-        beside: has its say in every pass.
+        process: has its say in every pass.
+        plan: by default ``make_plan`` by the strategy.
 
     Returns:
         The result; row r depends on row r of the canvas and on ``seeds[r]`` alone,
@@ -98,9 +102,12 @@ def sample(
     """
     batch, device = len(canvas.tokens), canvas.tokens.device
     random = RowRandom([options.seed] * batch if seeds is None else seeds, device)
-    plan = make_plan(logits_fn, canvas, options, special, random)
-    given = logits_fn, canvas, options, special, random, on_pass, beside
-    return _Denoiser(*given).run(plan)
+    if plan is None:
+        todo = make_plan(logits_fn, canvas, options, special, random)
+    else:
+        todo = plan(logits_fn, canvas, random)
+    given = logits_fn, canvas, options, special, random, on_pass, process
+    return _Denoiser(*given).run(todo)
 
 
 class _Denoiser:
@@ -114,17 +121,17 @@ class _Denoiser:
         special: SpecialTokens,
         random: RowRandom,
         on_pass: OnPass | None,
-        beside: LogitsProcessor | None,
+        process: Process | None,
     ):
         self.logits_fn, self.canvas, self.options = logits_fn, canvas, options
-        self.on_pass, self.beside = on_pass, beside
+        self.on_pass, self.process = on_pass, process
         self.special, self.random = special, random
         self.tokens = canvas.tokens.clone()
         self.log_probs = torch.zeros(self.tokens.shape, device=self.tokens.device)
         # Given tokens come from the first pass and are not (yet) masked; the sampler
         # may neither change them nor cut them off.
         self.given = canvas.valid & (self.tokens != special.mask)
-        self.ends_at_eos = not options.resizes
+        self.ends_at_eos = not canvas.gaps
         # Rows of which a block is still to come, and rows that committed an EOS.
         self.open = torch.ones_like(canvas.lengths, dtype=torch.bool)
         self.ended = ~self.open
@@ -189,7 +196,9 @@ class _Denoiser:
             order = self.random.uniform(draws, self.tokens.shape[1])
         else:
             order = -log_prob
-        chosen = lowest(order.masked_fill(settled, -torch.inf), masked, commits)
+        if settled is not None:
+            order = order.masked_fill(settled, -torch.inf)
+        chosen = lowest(order, masked, commits)
         if self.options.threshold:
             sure = log_prob >= math.log(self.options.threshold)
             chosen = chosen | (masked & sure)
@@ -199,15 +208,17 @@ class _Denoiser:
             self._close_tail(chosen & (proposal == self.special.eos))
         return chosen
 
-    def _propose(self, masked: Tensor, draws: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    def _propose(
+        self, masked: Tensor, draws: Tensor
+    ) -> tuple[Tensor, Tensor, Tensor | None]:
         """Tokens, their log-probabilities, and which come first; (B, L) each."""
         logits = self.logits_fn(self.tokens, masked)
         log_probs = log_probabilities(logits, self.special)
         if self.ends_at_eos:
             log_probs = ends(log_probs, masked, self.tokens, self.special)
-        settled = torch.zeros_like(masked)
-        if self.beside is not None:
-            log_probs, settled = self.beside(self.tokens, masked, log_probs)
+        settled = None
+        if self.process is not None:
+            log_probs, settled = self.process(self.tokens, masked, log_probs)
         temperature, noise = self.options.temperature, None
         if temperature:
             size = masked.shape[1], log_probs.shape[-1]
@@ -227,3 +238,48 @@ class _Denoiser:
         tail = ((eos.cumsum(dim=1) - eos) > 0) & self.canvas.valid
         self.tokens = self.tokens.masked_fill(tail, self.special.eos)
         self.log_probs = self.log_probs.masked_fill(tail, 0.0)
+
+
+def ends(
+    log_probs: Tensor, masked: Tensor, tokens: Tensor, special: SpecialTokens
+) -> Tensor:
+    """Log-probabilities in which an EOS answers for all that stands behind it.
+
+    It decides every masked position up to the end of its row, so it is as sure as the
+    EOS of the least sure of them. Left of a word there is none: what is written stays.
+
+    Args:
+        log_probs: (N, V), of the masked positions.
+        masked: (B, L) bool, where a pass may commit; of other masks nothing is known.
+        tokens: (B, L) int64, the canvas.
+        special: mask and EOS ids.
+    """
+    own = torch.zeros(tokens.shape, device=tokens.device)
+    own = own.masked_scatter(masked, log_probs[:, special.eos])
+    words = (tokens != special.eos) & (tokens != special.mask)
+    own = own.masked_fill(words, -torch.inf)
+    least = own.flip(1).cummin(dim=1).values.flip(1)
+    log_probs = log_probs.clone()
+    log_probs[:, special.eos] = least[masked]
+    return log_probs
+
+
+def propose(
+    log_probs: Tensor, temperature: float, noise: Tensor | None
+) -> tuple[Tensor, Tensor]:
+    """A token for each position and its log-probability: (N,) int64, (N,) float.
+
+    Temperature 0 takes the most probable token; above 0 a token is drawn from
+    softmax(logits / temperature) by the Gumbel trick. The log-probability is the
+    model's own (temperature 1) in both cases, as in LLaDA's generate.py.
+
+    Args:
+        log_probs: (N, V).
+        temperature: at least 0.
+        noise: (N, V) Gumbel noise, above temperature 0.
+    """
+    if noise is None:
+        best, tokens = log_probs.max(dim=-1)
+        return tokens, best
+    tokens = (log_probs / temperature + noise).argmax(dim=-1)
+    return tokens, log_probs.gather(-1, tokens[:, None])[:, 0]

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from espnet_llada.espnet import lockstep
 from espnet_llada.io.audio.reading import load_audio
-from espnet_llada.io.bad_utterances import LIMIT, Unusable, check
+from espnet_llada.io.bad_utterances import LIMIT, BadUtterances, check
 from espnet_llada.io.kaldi.archive import read_entry
 from espnet_llada.io.kaldi.table import read_recordings, read_scp
 from espnet_llada.types import SAMPLE_RATE, UserError
@@ -87,7 +87,7 @@ class UsableDataset(AbsDataset):
             elif kind == "kaldi_ark":
                 loaders[name] = Archives(read_scp(path, allow_pipes))
         source, first = next(iter(dataset.debug_info.values()))[0], next(iter(loaders))
-        self.unusable = Unusable(source, total or len(loaders[first]))
+        self.unusable = BadUtterances(source, total or len(loaders[first]))
 
     def __getitem__(self, utt_id: str) -> tuple[str, dict[str, np.ndarray] | str]:
         if utt_id in self.unusable.reasons:  # not read, not reported again
@@ -170,7 +170,7 @@ class UsableBatches:
     def __init__(self, loader: Iterable[Batch]):
         self.loader = loader
         known = getattr(getattr(loader, "dataset", None), "unusable", None)
-        self.unusable = Unusable("data", 0) if known is None else known
+        self.unusable = BadUtterances("data", 0) if known is None else known
 
     def __len__(self) -> int:
         return len(self.loader)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import copy
-import inspect
 import logging
 from collections.abc import Callable
 from pathlib import Path
@@ -15,8 +14,13 @@ import torch
 from espnet2.tasks import asr
 from espnet2.train.preprocessor import AbsPreprocessor
 
-from espnet_llada.build import ATTENTION, POSTENCODER, check_config, whisper_of
-from espnet_llada.core.decoder import LMDecoder
+from espnet_llada.build import (
+    ATTENTION,
+    POSTENCODER,
+    DecoderConf,
+    check_config,
+    whisper_of,
+)
 from espnet_llada.espnet.model import TOKENIZER, ESPnetLLMModel
 from espnet_llada.espnet.modules import FrozenWhisperEncoder
 from espnet_llada.io import weights
@@ -131,10 +135,8 @@ def _check_data(args: argparse.Namespace, encoder: Any) -> None:
 
 def text_tokenizer(args: argparse.Namespace) -> LMTokenizer:
     """The tokenizer that the decoder of this config will use."""
-    defaults = inspect.signature(LMDecoder.__init__).parameters
-    conf = {"lm": defaults["lm"].default, **(args.decoder_conf or {})}
-    case = conf.get("text_case", defaults["text_case"].default)
-    return LMTokenizer(weights.resolve(conf["lm"], "lm").path, case)
+    conf = DecoderConf(**args.decoder_conf or {})
+    return LMTokenizer(weights.resolve(conf.lm, "lm").path, conf.text_case)
 
 
 class LMPreprocessor(AbsPreprocessor):

@@ -12,8 +12,8 @@ from espnet2.train.abs_espnet_model import AbsESPnetModel
 from torch import Tensor, nn
 
 from espnet_llada.build import compile_layers
-from espnet_llada.core.decoder import LMDecoder
-from espnet_llada.core.objective import Loss
+from espnet_llada.core.model import LMDecoder
+from espnet_llada.core.objective import Loss, Targets
 from espnet_llada.espnet import lockstep
 from espnet_llada.io.checkpoint import load_trained, trained_state
 from espnet_llada.types import ESPNET_TOKENS, UserError
@@ -83,7 +83,7 @@ class ESPnetLLMModel(ESPnetASRModel):
             text: (B, L) int64, the LM's token ids without EOS; -1 behind the end. It
                 is always there (defaults are for the order, which is ESPnet's).
             text_lengths: (B,) int64.
-            seeds: (B,) int64, of each row's masks (see ``LMDecoder.loss``). Giving
+            seeds: (B,) int64, of each row's masks (see ``LMDecoder.training_loss``). Giving
                 them says that all processes of a distributed training are here.
             utt_id: B names, for messages; Trainer adds them.
             tokenizer: (B, 1) int64, see ``TOKENIZER``; in training there must be one.
@@ -147,37 +147,12 @@ class ESPnetLLMModel(ESPnetASRModel):
             audio, lengths = self.encode(speech, speech_lengths)
         if isinstance(audio, tuple):  # intermediate outputs of an ESPnet encoder
             audio = audio[0]
-        extra = None
-        ctc = self.decoder.ctc
-        if audio is not None and ctc is not None and ctc.weight:
-            extra = self.decoder.ctc_loss(audio, lengths, text, text_lengths)
-            if ctc.only:
-                return _alone(extra)
-        rows = self.decoder.row_seeds(len(text)) if seeds is None else seeds.tolist()
-        reader = self.decoder.text_qformer
-        if audio is not None and reader is not None and reader.only:
-            return _alone(self.decoder.reading_loss(audio, text, text_lengths, rows))
-        given = along = None
-        if audio is not None:
-            spoken = text, text_lengths, rows
-            prefix, response, along = self.decoder.training_prefix(
-                audio, lengths, *spoken
-            )
-            text, text_lengths = response.text, response.lengths
-            given = response.given
-        elif self.decoder.text_as_audio:
-            draws = self.decoder.row_seeds(len(text))
-            if self.training:
-                text = self.decoder.sprinkled(text, text_lengths, draws)
-            prefix = self.decoder.rough_prefix(text, text_lengths, draws)
-        else:
-            prefix = self.decoder.prefix(None, None, len(text))
         longest = int(text_lengths.max())
-        if seeds is not None and self.decoder.loss_name == "release":
+        if seeds is not None and self.decoder.objective.loss == "release":
             longest = lockstep.largest(longest)
-        loss = self.decoder.loss(prefix, text, text_lengths, rows, longest, given)
-        loss = loss if along is None else loss.plus(along)
-        return loss if extra is None else loss.plus(ctc.weight * extra)
+        rows = None if seeds is None else seeds.tolist()
+        targets = Targets(text.clamp(min=0), text_lengths)
+        return self.decoder.training_loss(audio, lengths, targets, rows, longest)
 
     def _statistics(
         self, loss: Loss, utt_id: Sequence[str], together: bool
@@ -208,9 +183,3 @@ class ESPnetLLMModel(ESPnetASRModel):
         """Load trained tensors; always strict about them, see ``load_trained``."""
         load_trained(self, state_dict, "checkpoint")
         return nn.modules.module._IncompatibleKeys([], [])
-
-
-def _alone(loss: Tensor) -> Loss:
-    """Of a training in which no LM is run."""
-    none = loss.new_zeros(())
-    return Loss(loss, torch.ones_like(loss), none, none)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from importlib.util import find_spec
 from pathlib import Path
 
 from espnet2.asr.decoder.abs_decoder import AbsDecoder
@@ -9,11 +10,16 @@ from espnet2.asr.encoder.abs_encoder import AbsEncoder
 from espnet2.asr.postencoder.abs_postencoder import AbsPostEncoder
 from torch import Tensor
 
-from espnet_llada.build import ATTENTION, build_encoder
-from espnet_llada.core.decoder import LMDecoder
-from espnet_llada.core.qformer import Frames, WindowQFormer
-from espnet_llada.extensions.posterior_prefix.whisper_qformer import WhisperQFormer
-from espnet_llada.io.feature_cache import check_scp, identity
+from espnet_llada.build import (
+    ATTENTION,
+    POSTENCODERS,
+    DecoderConf,
+    build_encoder,
+    decoder_parts,
+    named,
+)
+from espnet_llada.core.model import LMDecoder
+from espnet_llada.io.feature_cache import check_scp
 from espnet_llada.io.weights import Weights
 from espnet_llada.types import UserError
 
@@ -45,7 +51,7 @@ class FrozenWhisperEncoder(AbsEncoder):
 
     def check_data(self, scp: Path) -> None:
         """Refuse cached frames of another encoder; see ``feature_cache.check_scp``."""
-        check_scp(scp, identity(self.whisper, self.weights))
+        check_scp(scp, self.whisper.identity(self.weights))
 
     def _check_width(self, width: int) -> None:
         if width != self.whisper.d_model:
@@ -55,22 +61,18 @@ class FrozenWhisperEncoder(AbsEncoder):
             )
 
 
-class WindowQFormerPostEncoder(WindowQFormer, AbsPostEncoder):
-    """``postencoder: window_qformer``; ``postencoder_conf`` as ``WindowQFormer``."""
-
-    def output_size(self) -> int:
-        return self.hidden
-
-
-class WhisperQFormerPostEncoder(WhisperQFormer, AbsPostEncoder):
-    """``postencoder: whisper_qformer``; ``postencoder_conf`` as ``WhisperQFormer``."""
-
-    def output_size(self) -> int:
-        return self.hidden
+def postencoder_classes() -> dict[str, type]:
+    """Our post-encoders by name, as ESPnet's; those whose module is installed."""
+    return {
+        name: type(f"ESPnet{own.__name__}", (_OutputSize, own, AbsPostEncoder), {})
+        for name, place in POSTENCODERS.items()
+        if find_spec(place.partition(":")[0]) is not None
+        for own in [named(place)]
+    }
 
 
-class FramesPostEncoder(Frames, AbsPostEncoder):
-    """``postencoder: frames``."""
+class _OutputSize:
+    """What ESPnet asks of a post-encoder."""
 
     def output_size(self) -> int:
         return self.hidden
@@ -88,7 +90,10 @@ class _ESPnetDecoder(LMDecoder, AbsDecoder):
         whisper: Weights | None = None,
         **conf,
     ):
-        super().__init__(encoder_output_size, ATTENTION[self.kind], whisper, **conf)
+        given = encoder_output_size, ATTENTION[self.kind], whisper
+        parts, lm = decoder_parts(*given, DecoderConf(**conf))
+        super().__init__(**parts)
+        self.weights = lm
 
     def forward(
         self, hs_pad: Tensor, hlens: Tensor, ys_in_pad: Tensor, ys_in_lens: Tensor

@@ -15,24 +15,19 @@ def register() -> None:
     before_espnet()
     from espnet2.tasks import abs_task, asr
 
-    from espnet_llada.build import ENCODER, POSTENCODER
+    from espnet_llada.build import ENCODER
     from espnet_llada.espnet.hooks import hook
     from espnet_llada.espnet.model import ESPnetLLMModel
     from espnet_llada.espnet.modules import (
-        FramesPostEncoder,
         FrozenWhisperEncoder,
         LLaDADecoder,
         LLaMADecoder,
-        WhisperQFormerPostEncoder,
-        WindowQFormerPostEncoder,
+        postencoder_classes,
     )
     from espnet_llada.espnet.scheduler import LinearWarmupCosine
 
     asr.encoder_choices.classes[ENCODER] = FrozenWhisperEncoder
-    adapters = asr.postencoder_choices.classes
-    adapters[POSTENCODER] = WindowQFormerPostEncoder
-    adapters["whisper_qformer"] = WhisperQFormerPostEncoder
-    adapters["frames"] = FramesPostEncoder
+    asr.postencoder_choices.classes.update(postencoder_classes())
     asr.decoder_choices.classes["llada"] = LLaDADecoder
     asr.decoder_choices.classes["llama"] = LLaMADecoder
     asr.model_choices.classes["llada"] = ESPnetLLMModel

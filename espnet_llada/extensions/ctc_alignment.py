@@ -17,7 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
-from espnet_llada.extensions.posterior_prefix.ctc import AlignmentCTC, Windows
+from espnet_llada.extensions.ctc import AlignmentCTC, Windows
 
 _IMPOSSIBLE = -1e4
 """Of a text with more tokens than the audio has vectors."""
@@ -34,7 +34,7 @@ class CTCAlignment:
         audio: (U, A, width), vectors of the adapter.
         projected: (U, A, d).
         table: (V, d), of the output layer.
-        windows: what ``ctc.heard`` made of these.
+        windows: what ``ctc.windows`` made of these.
     """
 
     def __init__(

@@ -1,23 +1,33 @@
-"""The adapter corrects its own draft: what it reads along tells it where it is wrong.
+"""Draft refinement: the scorer corrects the CTC's draft before the LM sees it.
 
-Behind an error a reading goes on from the error, so the windows' draft is read better
-the fewer errors it has. Where a reading doubts a token, the token that it expects there
-is tried in its place and before it; where it expects the one behind, or the end, what
-stands before that is left out. What makes the text likelier, as far as the next tokens
-tell, is kept, and the text is read again. Every try is one row of a batch, and no LM is
-asked.
+Behind an error the scorer goes on from the error, so a draft is scored better the fewer
+errors it has. Where it doubts a token, the token that it expects there is tried in its
+place and before it; where it expects the one behind, or the end, what stands before
+that is left out. What makes the text likelier, as far as the next tokens tell, is kept,
+and the text is scored again. Every try is one row of a batch, and no LM is asked.
+
+Imports ``extensions.whisper_scorer``.
 
 Source: a local search over edits, as in the refinement of a draft by Align-Refine (Chi
-et al. 2021, arXiv 2010.14233), with the reader's own likelihood as the judge.
+et al. 2021, arXiv 2010.14233), with the scorer's own likelihood as the judge.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple
+from dataclasses import dataclass
+from typing import Annotated, Any, NamedTuple
 
-from espnet_llada.extensions.whisper_scorer.reader import Reader, Reading
+from msgspec import Meta
+
+from espnet_llada.core.canvas import Canvas
+from espnet_llada.core.model import LMDecoder
+from espnet_llada.core.options import SamplerOptions
+from espnet_llada.core.prefix import Prefix
+from espnet_llada.core.recognizer import DecodingHook
+from espnet_llada.extensions.requirements import need, need_scorer
+from espnet_llada.extensions.whisper_scorer.scorer import Scored, Scorer
 
 DOUBT = math.log(0.5)
 """A token is tried to be replaced below that log-probability."""
@@ -25,6 +35,39 @@ DOUBT = math.log(0.5)
 AHEAD = 4
 """Tokens behind an edit by which it is judged; those further on hardly change. An edit
 is not tried again where the same ones stand around it."""
+
+
+@dataclass(frozen=True)
+class Options:
+    """``draft_refinement``, for decoding."""
+
+    rounds: Annotated[
+        int, Meta(ge=0, le=1000, description="in which the scorer corrects the draft")
+    ] = 1
+
+
+class Hook(DecodingHook):
+    """Has the prefix follow the refined draft."""
+
+    @classmethod
+    def check(
+        cls,
+        options: Options,
+        decoder: LMDecoder,
+        sampler: SamplerOptions,
+        others: Mapping[str, Any],
+    ) -> None:
+        """See ``DecodingHook``."""
+        need_scorer(decoder, "draft_refinement")
+        why = "deliberation has no draft of its own; leave it out"
+        need(not sampler.deliberates, "draft_refinement", why)
+
+    def open(self, prefix: Prefix, canvas: Canvas) -> tuple[Prefix, Canvas]:
+        """See ``DecodingHook``."""
+        if not self.options.rounds:
+            return prefix, canvas
+        texts = refined(prefix.scorer, prefix.texts, self.options.rounds)
+        return prefix.along(texts), canvas
 
 
 class _Try(NamedTuple):
@@ -38,36 +81,36 @@ class _Try(NamedTuple):
 
 
 def refined(
-    reader: Reader, texts: Sequence[Sequence[int]], rounds: int
-) -> list[Reading]:
-    """Texts that reading along finds likelier, after so many rounds of edits.
+    scorer: Scorer, texts: Sequence[Sequence[int]], rounds: int
+) -> list[Scored]:
+    """Texts that the scorer finds likelier, after so many rounds of edits.
 
     Args:
-        reader: of the batch.
+        scorer: of the batch.
         texts: a row for each row of the audio.
         rounds: in each all of a text's edits are made that help it, of neighbours one.
 
     Returns:
-        The texts as they were read.
+        The texts as they were scored.
     """
-    found = dict(enumerate(reader(range(len(texts)), texts)))
+    found = dict(enumerate(scorer(range(len(texts)), texts)))
     open_rows, known = list(found), set()
     for _ in range(rounds):
-        tries = [t for row in open_rows for t in _tries(found[row], reader.eos)]
+        tries = [t for row in open_rows for t in _tries(found[row], scorer.eos)]
         around = [_around(edit, found[edit.row].text) for edit in tries]
         tries = [t for t, key in zip(tries, around, strict=True) if key not in known]
         known.update(around)
-        chosen = _chosen(_gains(reader, tries, found))
-        found |= _helped(reader, found, chosen)
+        chosen = _chosen(_gains(scorer, tries, found))
+        found |= _helped(scorer, found, chosen)
         open_rows = sorted(chosen)
     return list(found.values())
 
 
 def _helped(
-    reader: Reader,
-    found: Mapping[int, Reading],
+    scorer: Scorer,
+    found: Mapping[int, Scored],
     chosen: Mapping[int, list[tuple[float, _Try]]],
-) -> dict[int, Reading]:
+) -> dict[int, Scored]:
     """What becomes of the texts that their edits make likelier.
 
     Together they may undo one another; then the best of them has to do.
@@ -79,9 +122,9 @@ def _helped(
             _edited(read.text, [edit for _, edit in chosen[read.row]])
             for read in before
         ]
-        read_again = reader.again(before, edited)
-        objections = _objections(reader, before, edited)
-        for read, after, less in zip(before, read_again, objections, strict=True):
+        after_all = scorer.again(before, edited)
+        objections = _objections(scorer, before, edited)
+        for read, after, less in zip(before, after_all, objections, strict=True):
             gain, own = after.value - read.value + less, chosen[read.row]
             if gain > 0 and (len(own) == 1 or gain >= own[0][0]):
                 helped[read.row] = after
@@ -99,19 +142,19 @@ def _around(edit: _Try, text: Sequence[int]) -> tuple[Any, ...]:
 
 
 def _gains(
-    reader: Reader, tries: Sequence[_Try], found: Mapping[int, Reading]
+    scorer: Scorer, tries: Sequence[_Try], found: Mapping[int, Scored]
 ) -> list[tuple[float, _Try]]:
     """How much likelier an edit makes itself and the ``AHEAD`` tokens behind it."""
     if not tries:
         return []
     targets = []
     for edit in tries:
-        text = [*found[edit.row].text, reader.eos]
+        text = [*found[edit.row].text, scorer.eos]
         targets.append([*edit.instead, *text[edit.stop : edit.stop + AHEAD + 1]])
     before = [found[edit.row] for edit in tries]
-    after = reader.values(before, [edit.start for edit in tries], targets)
+    after = scorer.values(before, [edit.start for edit in tries], targets)
     edited = [_edited(found[edit.row].text, [edit]) for edit in tries]
-    objections = _objections(reader, before, edited)
+    objections = _objections(scorer, before, edited)
     gains = [
         value - math.fsum(read.own[edit.start : edit.stop + AHEAD + 1]) + less
         for edit, read, value, less in zip(
@@ -122,13 +165,13 @@ def _gains(
 
 
 def _objections(
-    reader: Reader, before: Sequence[Reading], edited: Sequence[Sequence[int]]
+    scorer: Scorer, before: Sequence[Scored], edited: Sequence[Sequence[int]]
 ) -> list[float]:
     pairs = zip(before, edited, strict=True)
-    return reader.objections([(read.row, read.text, text) for read, text in pairs])
+    return scorer.objections([(read.row, read.text, text) for read, text in pairs])
 
 
-def _tries(read: Reading, eos: int) -> list[_Try]:
+def _tries(read: Scored, eos: int) -> list[_Try]:
     row = read.row
     expected = read.log_probs.argmax(dim=-1).tolist()
     text = [*read.text[: len(read.log_probs) - 1], eos]
@@ -152,7 +195,7 @@ def _tries(read: Reading, eos: int) -> list[_Try]:
 def _chosen(
     gains: Sequence[tuple[float, _Try]],
 ) -> dict[int, list[tuple[float, _Try]]]:
-    """The edits of each row that help, best first, none beside another one."""
+    """The edits of each row that help, best first, no two neighbours."""
     chosen: dict[int, list[tuple[float, _Try]]] = {}
     for gain, edit in sorted(gains, key=lambda pair: -pair[0]):
         if gain <= 0:

@@ -1,24 +1,38 @@
-"""What becomes of a text when the audio is read along it: once, checked, and again."""
+"""Rescoring: what has become of a text is kept only where the scorer finds it likelier.
+
+*Accept if better*: a change to a first pass or a draft is undone unless it makes the
+text likelier. *Combination*: the scorer transcribes the utterance by itself as well, and
+where the two differ its own words are taken if they are likelier by twice as much. A CTC
+may object to either. No LM pass is taken.
+
+Imports ``extensions.whisper_scorer`` and ``extensions.posterior_prefix.alignment``.
+
+Source: rescoring by an attention decoder (Sainath et al. 2019, arXiv 1908.10992), here
+change by change; combination is ROVER's (Fiscus 1997) with a scorer for the vote.
+"""
 
 from __future__ import annotations
 
-from dataclasses import replace
-from typing import Any, Protocol
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import Annotated, Any
 
 import torch
 import torch.nn.functional as F
+from msgspec import Meta
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
 from espnet_llada.core.canvas import Canvas, transcript_canvas
-from espnet_llada.core.decoder import LMDecoder
+from espnet_llada.core.model import LMDecoder
 from espnet_llada.core.options import SamplerOptions
-from espnet_llada.core.sampler import LogitsProcessor, SamplerResult
-from espnet_llada.extensions.alignment import corrections
-from espnet_llada.extensions.ctc_alignment import CTCAlignment
-from espnet_llada.extensions.joint_decoding import Leading
-from espnet_llada.extensions.posterior_prefix.listening import Listening
-from espnet_llada.extensions.whisper_scorer.reader import spelled
+from espnet_llada.core.prefix import Prefix
+from espnet_llada.core.recognizer import DecodingHook, word_places
+from espnet_llada.core.sampler import SamplerResult
+from espnet_llada.extensions.posterior_prefix.alignment import corrections
+from espnet_llada.extensions.requirements import need_scorer
+from espnet_llada.extensions.whisper_scorer.scorer import transcribed
 from espnet_llada.types import SpecialTokens
 
 MARGIN, OWN_MARGIN = 1.0, 2.0
@@ -27,106 +41,78 @@ before; twice as many where the judge speaks for its own text. Chosen on the min
 models' synthetic speech."""
 
 
-class Fill(Protocol):
-    """The sampler, for one batch."""
+@dataclass(frozen=True)
+class Options:
+    """``rescoring`` by the scorer."""
 
-    def __call__(
-        self,
-        heard: Listening,
-        canvas: Canvas,
-        beside: LogitsProcessor | None = None,
-    ) -> SamplerResult:
-        """Fill a canvas."""
-
-
-def word_places(tokens: list[int], special: SpecialTokens) -> list[int]:
-    """Where on a canvas its words are; the release leaves masks, slots leave EOS."""
-    nothing = special.mask, special.eos
-    return [i for i, token in enumerate(tokens) if token not in nothing]
+    accept_if_better: Annotated[
+        bool, Meta(description="undo a change that does not make the text likelier")
+    ] = True
+    combination: Annotated[
+        bool, Meta(description="take over from the scorer's own text what is likelier")
+    ] = False
 
 
-class Rereader:
-    """Fills canvases over texts that the audio was read along.
+class Hook(DecodingHook):
+    """Rescores the result."""
 
-    Args:
-        decoder: one with a ``text_qformer``, where anything is read again.
-        options: ``refine``, ``slots_below``, ``verify``, ``tail``,
-            ``reader_weight``.
-        audio: (B, A, width) of the adapter and (B,) int64, vectors of each row.
-        fill: see there.
-        alignment: of the same audio, where the model has a CTC.
-    """
+    _prefix: Any = None
 
-    def __init__(
-        self,
+    @classmethod
+    def check(
+        cls,
+        options: Options,
         decoder: LMDecoder,
-        options: SamplerOptions,
-        audio: tuple[Tensor, Tensor],
-        fill: Fill,
-        alignment: CTCAlignment | None = None,
-    ):
-        self.decoder, self.options, self._fill = decoder, options, fill
-        self.audio, self.sizes = audio
-        self.reader, self.alignment = None, alignment
-        if decoder.text_qformer is not None:
-            self.reader = decoder.reader(audio[0], alignment)
+        sampler: SamplerOptions,
+        others: Mapping[str, Any],
+    ) -> None:
+        """See ``DecodingHook``."""
+        need_scorer(decoder, "rescoring")
 
-    def listen(self, **along: Any) -> Listening:
-        """Prompt and audio; ``along``: see ``LMDecoder.listen``."""
-        given = {"reader": self.reader, "alignment": self.alignment}
-        return self.decoder.listen(self.audio, self.sizes, **given, **along)
+    def open(self, prefix: Prefix, canvas: Canvas) -> tuple[Prefix, Canvas]:
+        """See ``DecodingHook``."""
+        self._prefix = prefix
+        return prefix, canvas
 
-    def fill(self, heard: Listening, canvas: Canvas) -> SamplerResult:
-        """Fill a canvas, jointly with the reader where ``reader_weight`` says so."""
-        beside, weight = None, self.options.reader_weight
-        if weight:
-            resizes, special = self.options.resizes, self.decoder.special
-            beside = Leading(self.reader, weight, special, canvas.tokens, resizes)
-        return self._fill(heard, canvas, beside)
+    def accept(self, canvas: Canvas, result: SamplerResult) -> SamplerResult:
+        """See ``DecodingHook``."""
+        if self.options.accept_if_better and self._has_text(canvas):
+            given = torch.zeros_like(result.log_probs)
+            none = torch.zeros_like(result.passes)
+            before = SamplerResult(canvas.tokens, given, none)
+            result = self._accepted(before, result, MARGIN)
+        return self._combined(result) if self.options.combination else result
 
-    def filled(self, heard: Listening) -> SamplerResult:
-        """What becomes of the draft that was heard.
+    def _has_text(self, canvas: Canvas) -> bool:
+        masked = canvas.tokens == self.decoder.special.mask
+        return self.decoder.diffuses and not bool((masked & canvas.valid).any())
 
-        With ``verify`` none of its changes but those that make it likelier.
-        """
-        canvas = transcript_canvas(
-            heard.draft.ids,
-            self.decoder.special,
-            self.options.tail,
-            self.audio.device,
-            heard.draft.log_probs,
-        )
-        result = self.fill(heard, canvas)
-        if not self.options.verify:
-            return result
-        given = torch.zeros_like(result.log_probs)
-        none = torch.zeros_like(result.passes)
-        return self._confirmed(SamplerResult(canvas.tokens, given, none), result)
+    @property
+    def scorer(self):
+        """Of this batch."""
+        return self._prefix.scorer
 
-    def with_opinion(self, result: SamplerResult) -> SamplerResult:
-        """With ``second_opinion``, what of the reader's own text it is surer of."""
-        if not self.options.second_opinion:
-            return result
-        longest, eos = self.options.canvas_length, self.decoder.special.eos
-        texts, sure = spelled(self.reader, len(self.sizes), longest)
-        there = self._places(result.tokens)
+    def _combined(self, result: SamplerResult) -> SamplerResult:
+        """With what of the scorer's own text it is surer of."""
+        special, device = self.decoder.special, result.tokens.device
+        places, longest = partial(_places, special=special), self.sampler.canvas_length
+        texts, sure = transcribed(self.scorer, len(result.tokens), longest)
+        there = places(result.tokens)
         given = _chosen(result.tokens, there)
         for row, text in enumerate(texts):
             if len(text) == longest:  # broken off, so no opinion
                 texts[row], sure[row] = given[row], [0.0] * len(given[row])
-        canvas = transcript_canvas(
-            texts, self.decoder.special, 0, self.audio.device, sure
-        )
-        own = SamplerResult(
-            canvas.tokens, canvas.confidence, torch.zeros_like(result.passes)
-        )
-        old, new = _side_by_side(result, there, own, self._places(own.tokens), eos)
+        canvas = transcript_canvas(texts, special, 0, device, sure)
+        none = torch.zeros_like(result.passes)
+        own = SamplerResult(canvas.tokens, canvas.confidence, none)
+        pair = result, there, own, places(own.tokens)
+        old, new = _aligned(*pair, special.eos)
         agreed = old.tokens == new.tokens  # and as sure as before
         new = replace(new, log_probs=new.log_probs.masked_fill(agreed, 0.0))
-        return self._confirmed(old, new, OWN_MARGIN)
+        return self._accepted(old, new, OWN_MARGIN)
 
-    def _confirmed(
-        self, old: SamplerResult, new: SamplerResult, margin: float = MARGIN
+    def _accepted(
+        self, old: SamplerResult, new: SamplerResult, margin: float
     ) -> SamplerResult:
         """The old text with those changes that make it likelier, each by itself.
 
@@ -149,6 +135,7 @@ class Rereader:
         self, old: Tensor, new: Tensor, changed: Tensor, margin: float
     ) -> Tensor:
         """(B, L) bool: changes that do not make their text likelier."""
+        places = partial(_places, special=self.decoder.special)
         begins = changed & ~F.pad(changed, (1, 0))[:, :-1]
         # Positions side by side are one change; 0 is none.
         numbers = begins.cumsum(dim=1).masked_fill(~changed, 0)
@@ -161,19 +148,20 @@ class Rereader:
         rows, tried = torch.tensor(tries, device=old.device).T
         one = changed[rows] & (numbers[rows] == tried[:, None])
         tokens = torch.where(one, new[rows], old[rows])
-        texts = _chosen(tokens, self._places(tokens))
+        texts = _chosen(tokens, places(tokens))
         texts = list(zip(rows.tolist(), texts, strict=True))
-        given = _chosen(old, self._places(old))
-        likely = torch.tensor(self.reader.likelihoods(texts), device=old.device)
+        given = _chosen(old, places(old))
+        likely = torch.tensor(self.scorer.likelihoods(texts), device=old.device)
         changes = [(row, given[row], text) for row, text in texts]
-        likely += torch.tensor(self.reader.objections(changes), device=old.device)
+        likely += torch.tensor(self.scorer.objections(changes), device=old.device)
         before = likely.new_zeros(len(old))
         before[rows[tried == 0]] = likely[tried == 0]
         worse = one & (likely < before[rows] + margin)[:, None]
         return torch.zeros_like(changed).long().index_add(0, rows, worse.long()) > 0
 
-    def _places(self, tokens: Tensor) -> list[list[int]]:
-        return [word_places(row, self.decoder.special) for row in tokens.tolist()]
+
+def _places(tokens: Tensor, special: SpecialTokens) -> list[list[int]]:
+    return [word_places(row, special) for row in tokens.tolist()]
 
 
 def _chosen(tokens: Tensor, places: list[list[int]]) -> list[list[int]]:
@@ -181,14 +169,14 @@ def _chosen(tokens: Tensor, places: list[list[int]]) -> list[list[int]]:
     return [[row[i] for i in there] for row, there in rows]
 
 
-def _side_by_side(
+def _aligned(
     old: SamplerResult,
     old_places: list[list[int]],
     new: SamplerResult,
     new_places: list[list[int]],
     eos: int,
 ) -> tuple[SamplerResult, SamplerResult]:
-    """Two texts of each row, token beside like token; EOS where one has none."""
+    """Two texts of each row, token by like token; EOS where one has none."""
     texts = _chosen(old.tokens, old_places), _chosen(new.tokens, new_places)
     rows = [corrections(*pair, eos) for pair in zip(*texts, strict=True)]
     sides = [[before for _, before in row] for row in rows]

@@ -11,7 +11,7 @@ import torch
 
 from espnet_llada.inference.decode_file import job_options
 from espnet_llada.inference.loading import Builder, find_model, load_model
-from espnet_llada.inference.recognizer import make_recognizer
+from espnet_llada.inference.recognizer import Transcriber
 from espnet_llada.io.audio.reading import check_samples, load_audio
 from espnet_llada.types import Hypothesis, LoadOptions, UserError
 
@@ -54,18 +54,17 @@ class InferenceAPI:
         trust_model: bool = False,
         **options: Any,
     ):
-        sampler_options = job_options(asr_train_config, self.task, options, use_audio)
-        if sampler_options.deliberates != (self.task == "deliberate"):
-            needed = "Deliberator" if sampler_options.deliberates else "Speech2Text"
+        decoding = job_options(asr_train_config, self.task, options, use_audio)
+        if decoding.deliberates != (self.task == "deliberate"):
+            needed = "Deliberator" if decoding.deliberates else "Speech2Text"
             raise UserError(
-                f"strategy {sampler_options.strategy}: is for {needed}, not for "
+                f"strategy {decoding.strategy}: is for {needed}, not for "
                 f"{type(self).__name__}"
             )
         loading = LoadOptions(device, lm, whisper, quantize_asr_model, trust_model)
         files = asr_train_config, asr_model_file
         model = load_model(*files, loading, type(self).build_foreign)
-        given = sampler_options, use_audio, output_case
-        self.recognizer = make_recognizer(model, *given)
+        self.recognizer = Transcriber(model, decoding, use_audio, output_case)
 
     @classmethod
     def from_pretrained(

@@ -1,10 +1,10 @@
-"""How a model is best decoded: ``decode.yaml`` beside its ``config.yaml``.
+"""How a model is best decoded: ``decode.yaml`` next to its ``config.yaml``.
 
-    decode: {strategy: mask_ctc, steps: 12}
-    deliberate: {mask_ratio: 0.3, steps: 6}
+    decode: {steps: 12, threshold: 0.9}
+    deliberate: {mask_ratio: 0.3, steps: 6, joint: {weight: 0.5}}
     semi_ar: {num_blocks: 4, steps: 16}
 
-Each section holds ``OPTIONS``. They are that model's defaults,
+Each section holds options of ``inference.options``. They are that model's defaults,
 whichever way it is used: ``espnet-llada``, ``Speech2Text`` and ``Deliberator``,
 ``asr_inference``, the recipe's stage 12. ``decode`` transcribes, ``deliberate`` has a
 first pass; the name of a strategy is for whoever asks for one that is not the task's.
@@ -13,49 +13,26 @@ first pass; the name of a strategy is for whoever asks for one that is not the t
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import fields
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
-from espnet_llada.core.options import STRATEGIES, SamplerOptions
+from espnet_llada.core.options import STRATEGIES
+from espnet_llada.inference.options import (
+    DecodingOptions,
+    make_options,
+    merged,
+    without_thresholds,
+)
 from espnet_llada.io.data_file import read_yaml
-from espnet_llada.io.schema import check_options, checked
-from espnet_llada.release.options import ReleaseSamplerOptions
 from espnet_llada.types import DECODE_FILE, UserError, nearest
 
 STRATEGY = {"decode": "diffusion", "deliberate": "deliberation_low_confidence"}
 """The strategy of each task where nobody names another."""
 
-PROFILES = {"default": SamplerOptions, "release": ReleaseSamplerOptions}
-"""``profile``, by whose sampler a canvas is filled: the other options' class."""
-OPTIONS = {f.name: f.default for f in fields(SamplerOptions)} | {"profile": "default"}
-"""Every option of decoding, and its default."""
-
-
-def make_options(values: Mapping[str, Any]) -> SamplerOptions:
-    """The options of the ``profile`` that is among the values, or of the default one.
-
-    Raises:
-        UserError: an unknown name or a value that does not fit.
-    """
-    for name in values:
-        if name not in OPTIONS:
-            hint = nearest(name, OPTIONS)
-            raise UserError(f"unknown option '{name}'{hint}; known: {sorted(OPTIONS)}")
-    kind, others = _of_profile(values)
-    return kind(**others)
-
-
-def _of_profile(values: Mapping[str, Any]) -> tuple[type[SamplerOptions], dict]:
-    """The class of the profile, and the other options."""
-    others = dict(values)
-    profile = others.pop("profile", "default")
-    return PROFILES[checked(profile, Literal[tuple(PROFILES)], "profile")], others
-
 
 def job_options(
     config: str | Path, task: str, given: Mapping[str, Any], use_audio: bool = True
-) -> SamplerOptions:
+) -> DecodingOptions:
     """What decoding does: what the user has said, and else what ``model_options`` says.
 
     Every way to decode with a model comes here, so that all give the same text. (The
@@ -71,7 +48,7 @@ def job_options(
         UserError: decode.yaml, or an option, does not fit.
     """
     defaults = model_options(config, task, {**given, "use_audio": use_audio})
-    return make_options({**defaults, **given})
+    return make_options(merged(defaults, given))
 
 
 def task_of(strategy: str) -> str:
@@ -111,12 +88,10 @@ def model_options(
         )
     if given.get("profile") == "release" or not given.get("use_audio", True):
         return {"strategy": STRATEGY[task]}
-    named = given.get("strategy", values["strategy"])
-    if named in STRATEGIES and named != values["strategy"]:
-        values = _section(path, content, named, named)
-    if "mask_ratio" in given:
-        values.pop("mask_below", None)
-    return values
+    asked = given.get("strategy")
+    if asked in STRATEGIES and (asked in content or asked != values["strategy"]):
+        values = _section(path, content, asked, asked)
+    return without_thresholds(values, given)
 
 
 def _section(
@@ -129,8 +104,7 @@ def _section(
     if name in STRATEGIES and "strategy" in section:
         raise UserError(f"{path}: {name}: is a strategy; take its 'strategy' out")
     try:
-        kind, others = _of_profile(section)
-        values = {"strategy": strategy, **section, **check_options(others, kind)}
+        values = {"strategy": strategy, **section}
         make_options(values)
     except UserError as e:
         raise UserError(f"{path}: {name}: {e}") from e

@@ -12,9 +12,9 @@ from espnet_llada.types import UserError
 
 
 class Deliberator(InferenceAPI):
-    """Masks parts of a transcript and fills them in again while listening.
+    """Masks parts of a transcript and fills them in again, given the audio.
 
-    deliberate = Deliberator.from_pretrained("mini", mask_below=0.3)
+    deliberate = Deliberator.from_pretrained("mini", mask_ratio=0.3)
     text, *_ = deliberate(speech, "the quick brown fax")[0]
     """
 

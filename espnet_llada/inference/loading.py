@@ -11,8 +11,8 @@ from typing import Any
 
 from torch import nn
 
-from espnet_llada.build import ATTENTION, ENCODER, WhisperLLM, check_config, is_ours
-from espnet_llada.io.beside import cache_dir
+from espnet_llada.build import ATTENTION, ENCODER, build_model, check_config, is_ours
+from espnet_llada.io.cache import cache_dir
 from espnet_llada.io.checkpoint import load_trained, read_state
 from espnet_llada.io.data_file import read_yaml
 from espnet_llada.io.model_dir import write_model
@@ -69,7 +69,7 @@ def load_model(
     state = read_state(model_file)  # cheap, so a wrong path is told before the LM loads
     config = _with_frozen(config, train_config, options.lm, options.whisper)
     if is_ours(config):
-        model = WhisperLLM.from_config(config)
+        model = build_model(config)
     elif build_foreign is not None:
         model = _foreign(build_foreign, config, train_config, options.trust_model)
     else:

@@ -1,31 +1,263 @@
-"""A model and options as a recognizer: the options say whose sampler it has."""
+"""From waveforms and texts to texts: what users mean by recognition.
+
+Around ``core.recognizer``: long recordings are cut, silence is left alone, a first pass
+keeps what the LM cannot write.
+"""
 
 from __future__ import annotations
 
+import logging
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import replace
+
+import numpy as np
+import torch
 from torch import nn
 
-from espnet_llada.core.options import SamplerOptions
-from espnet_llada.core.recognizer import Recognizer
+from espnet_llada.baseline.autoregressive import beam_search
+from espnet_llada.build import make_hook
+from espnet_llada.core.recognizer import Recognizer, Stages, hypothesis
+from espnet_llada.core.sampler import OnPass
+from espnet_llada.inference.first_pass import FirstPass
+from espnet_llada.inference.long_form import cut_transcript, joined
+from espnet_llada.inference.options import DecodingOptions
+from espnet_llada.io.audio.reading import split_long
+from espnet_llada.io.audio.silence import is_inaudible, is_quiet
+from espnet_llada.networks.lm.tokenizer import CASES, to_case
 from espnet_llada.release.options import ReleaseSamplerOptions
 from espnet_llada.release.sampler import sample as release_sample
+from espnet_llada.types import SAMPLE_RATE, Hypothesis, UserError
+
+OUTPUT_CASES = ("auto", *CASES)
+
+_SPEED, _SLACK = 20.0, 32
+"""Tokens in a second that nobody can say, and what is allowed beyond them."""
 
 
-def make_recognizer(
-    model: nn.Module,
-    options: SamplerOptions,
-    use_audio: bool = True,
-    output_case: str = "auto",
-) -> Recognizer:
-    """What decodes with these options (``decode_file.make_options``).
+class Transcriber:
+    """Recognises utterances, or deliberates over their first passes.
 
     Args:
-        model, options, use_audio, output_case: see ``Recognizer``.
+        model: ``WhisperLLM``, or ESPnet's model with our decoder.
+        options: of decoding; ``profile: release`` has the published sampler.
+        use_audio: False shows the LM the prompt and the transcript alone (the paper's
+            plain-text ablation); for deliberation.
+        output_case: ``upper`` (LibriSpeech's transcripts), ``lower``, ``keep`` (the
+            LM's) or ``auto``: capitals, and in deliberation what the first pass has;
+            of that, words that stayed are not touched.
+        stages: how the stages of decoding are run; by default the model's own.
+
+    Attributes:
+        encode: the encoder's stage.
+        unwritable: words of first passes so far that the LM cannot write; they stay as
+            they are.
 
     Raises:
-        UserError: see ``Recognizer``.
+        UserError: options that the model, or one another, exclude.
     """
-    given = model, options, use_audio, output_case
-    if isinstance(options, ReleaseSamplerOptions):
-        # The release hears words in silence, too.
-        return Recognizer(*given, release_sample, skips_silence=False)
-    return Recognizer(*given)
+
+    def __init__(
+        self,
+        model: nn.Module,
+        options: DecodingOptions,
+        use_audio: bool = True,
+        output_case: str = "auto",
+        stages: Stages | None = None,
+    ):
+        if not use_audio and not options.deliberates:
+            raise UserError(
+                f"strategy {options.strategy} without audio: nothing to transcribe; "
+                "choose a deliberation strategy"
+            )
+        if output_case not in OUTPUT_CASES:
+            raise UserError(
+                f"output_case: {output_case!r}; allowed: {', '.join(OUTPUT_CASES)}"
+            )
+        self._release = isinstance(options.sampler, ReleaseSamplerOptions)
+        stages = stages or Stages(model.encode)
+        if self._release:
+            stages = replace(stages, fill=release_sample)
+        if stages.search is None:
+            stages = replace(stages, search=beam_search)
+        hook = make_hook(model.decoder, options.sampler, options.extensions, use_audio)
+        self.recognizer = Recognizer(model, options.sampler, hook, stages)
+        self.model, self.options, self.use_audio = model, options, use_audio
+        self.output_case, self.encode = output_case, stages.encode
+        self.unwritable = Counter[str]()
+
+    @property
+    def on_pass(self) -> OnPass | None:
+        """Called after each forward pass of the sampler; see ``sweep.trace``."""
+        return self.recognizer.on_pass
+
+    @on_pass.setter
+    def on_pass(self, function: OnPass | None) -> None:
+        self.recognizer.on_pass = function
+
+    def __call__(
+        self,
+        waveforms: Sequence[np.ndarray],
+        utt_ids: Sequence[str],
+        transcripts: Sequence[str] | None = None,
+    ) -> list[Hypothesis]:
+        """Recognise a batch.
+
+        An utterance longer than ``long_form`` allows is cut where it is quiet. The
+        pieces are decoded one by one, and the text is joined; deliberation gives each
+        its part of the transcript, as far as the model has a draft of each. Without one
+        the LM is shown all pieces at once.
+
+        Args:
+            waveforms: float32 (T,) at 16 kHz each.
+            utt_ids: decide the random masks, whatever the batch.
+            transcripts: the first pass, for a deliberation strategy.
+
+        Returns:
+            One hypothesis for each utterance, in order.
+
+        Raises:
+            UserError: transcripts are missing, or given to a decoding strategy.
+        """
+        deliberates = self.options.deliberates
+        if deliberates != (transcripts is not None):
+            raise UserError(
+                f"strategy {self.options.strategy}: "
+                + ("needs" if deliberates else "takes no")
+                + " first-pass transcript"
+            )
+        if transcripts is None:
+            case = "upper" if self.output_case == "auto" else self.output_case
+            found = self._decode(waveforms, utt_ids)
+            return [replace(h, text=to_case(h.text, case)) for h in found]
+        given = [FirstPass(text, self.model.decoder.tokenizer) for text in transcripts]
+        for first_pass in given:
+            words = zip(first_pass.words, first_pass.unwritable, strict=True)
+            self.unwritable.update(word for word, unwritable in words if unwritable)
+        texts = [first_pass.visible for first_pass in given]
+        found = self._deliberate(waveforms, utt_ids, texts)
+        return [
+            replace(h, text=first_pass.restored(h.text, self.output_case))
+            for first_pass, h in zip(given, found, strict=True)
+        ]
+
+    def _pieces(
+        self, waveforms: Sequence[np.ndarray], utt_ids: Sequence[str]
+    ) -> tuple[list[list[np.ndarray]], list[str]]:
+        """Of each recording, and an id for each piece."""
+        longest = self.options.max_segment_seconds
+        pieces = [split_long(w, longest) for w in waveforms]
+        ids = [
+            f"{utt_id}#{i}" if i else utt_id
+            for utt_id, parts in zip(utt_ids, pieces, strict=True)
+            for i in range(len(parts))
+        ]
+        return pieces, ids
+
+    def _decode(
+        self, waveforms: Sequence[np.ndarray], utt_ids: Sequence[str]
+    ) -> list[Hypothesis]:
+        pieces, ids = self._pieces(waveforms, utt_ids)
+        flat = [piece for parts in pieces for piece in parts]
+        found, rows = [Hypothesis("")] * len(flat), self._spoken(flat)
+        if rows:
+            spoken = [flat[row] for row in rows], [ids[row] for row in rows]
+            for row, h in zip(rows, self.recognizer.decode(*spoken), strict=True):
+                found[row] = h
+        each = iter(found)
+        return [joined([next(each) for _ in parts]) for parts in pieces]
+
+    def _deliberate(
+        self,
+        waveforms: Sequence[np.ndarray],
+        utt_ids: Sequence[str],
+        texts: Sequence[str],
+    ) -> list[Hypothesis]:
+        if self.options.changes_nothing:
+            return [self._kept(ids) for ids in self._encoded(texts)]
+        if not self.use_audio:
+            ids = self._encoded(texts)
+            return self.recognizer.deliberate(None, utt_ids, ids)
+        pieces, ids = self._pieces(waveforms, utt_ids)
+        cut = self._cut(pieces, texts)
+        if cut is None:
+            return self._filled(waveforms, utt_ids, texts)
+        flat = [piece for parts in pieces for piece in parts]
+        each = iter(self._filled(flat, ids, cut))
+        return [joined([next(each) for _ in parts]) for parts in pieces]
+
+    def _cut(
+        self, pieces: Sequence[Sequence[np.ndarray]], texts: Sequence[str]
+    ) -> list[str] | None:
+        """What each piece has of its transcript; None: the model cannot say."""
+        flat = [w for parts in pieces if len(parts) > 1 for w in parts]
+        drafts = iter(())
+        if flat:
+            with torch.no_grad():
+                encoded = self.recognizer.encoded(flat)
+                ids = self.model.decoder.audio_prefix.draft(*encoded)
+            if ids is None:
+                return None
+            drafts = map(self.model.decoder.tokenizer.decode, ids)
+        cut = []
+        for text, parts in zip(texts, pieces, strict=True):
+            own = [text]
+            if len(parts) > 1:
+                own = cut_transcript(text, [next(drafts) for _ in parts])
+            cut += own
+        return cut
+
+    def _filled(
+        self,
+        waveforms: Sequence[np.ndarray],
+        utt_ids: Sequence[str],
+        texts: Sequence[str],
+    ) -> list[Hypothesis]:
+        """Deliberate wherever a text can be what is spoken."""
+        ids = self._encoded(texts)
+        found = [self._kept(row) for row in ids]
+        each = zip(utt_ids, waveforms, ids, strict=True)
+        sayable = [n for n, row in enumerate(each) if _is_sayable(*row)]
+        spoken = self._spoken([waveforms[n] for n in sayable])
+        rows = [sayable[n] for n in spoken]
+        if rows:
+            given = [[of[n] for n in rows] for of in (waveforms, utt_ids, ids)]
+            for row, h in zip(rows, self.recognizer.deliberate(*given), strict=True):
+                found[row] = h
+        return found
+
+    def _spoken(self, waveforms: Sequence[np.ndarray]) -> list[int]:
+        """The rows in which something may be spoken; the release hears all of them."""
+        rows = list(range(len(waveforms)))
+        if self._release:
+            return rows
+        rows = [row for row in rows if not is_inaudible(waveforms[row])]
+        quiet = [row for row in rows if is_quiet(waveforms[row])]
+        if not quiet:
+            return rows
+        with torch.no_grad():
+            encoded = self.recognizer.encoded([waveforms[row] for row in quiet])
+            known = self.model.decoder.audio_prefix.has_speech(*encoded)
+        if known is None:
+            return rows
+        each = zip(quiet, known.tolist(), strict=True)
+        silent = {row for row, spoken in each if not spoken}
+        return [row for row in rows if row not in silent]
+
+    def _encoded(self, texts: Sequence[str]) -> list[list[int]]:
+        return self.model.decoder.encode_texts(texts)
+
+    def _kept(self, ids: Sequence[int]) -> Hypothesis:
+        """A transcript as it was."""
+        return hypothesis(self.model.decoder, ids, torch.zeros(len(ids)))
+
+
+def _is_sayable(utt_id: str, waveform: np.ndarray, ids: Sequence[int]) -> bool:
+    seconds = len(waveform) / SAMPLE_RATE
+    if len(ids) <= _SLACK + _SPEED * seconds:
+        return True
+    logging.warning(
+        f"{utt_id}: a first pass of {len(ids)} tokens over {seconds:.1f} s of audio is "
+        "more than can be said; it stays as it is"
+    )
+    return False

@@ -10,14 +10,14 @@ from espnet_llada.types import UserError
 logger = logging.getLogger(__name__)
 
 LIMIT = 0.01
-"""Share of a set that may be unusable. More points at a fault of the whole set (a wrong
+"""Share of a set that may be bad. More points at a fault of the whole set (a wrong
 path, a broken disk), where leaving utterances out would only hide it."""
 
 _NAMED = 3  # utterances that an error spells out
 
 
-class Unusable:
-    """The unusable utterances of one set of data.
+class BadUtterances:
+    """The utterances of one set of data that cannot be used.
 
     Args:
         source: the set, as messages name it: a file or a directory.
@@ -39,7 +39,7 @@ class Unusable:
         logger.warning("%s: '%s' is left out: %s", self.source, utt_id, reason)
 
     def check(self) -> None:
-        """Refuse a set of which too much is unusable.
+        """Refuse a set with too many.
 
         Raises:
             UserError: with the count and the first utterances.
@@ -51,7 +51,7 @@ class Unusable:
 
 
 def check(source: str, reasons: Mapping[str, str], count: int, total: int) -> None:
-    """As ``Unusable.check``, where ``reasons`` may be some of ``count``.
+    """As ``BadUtterances.check``, where ``reasons`` may be some of ``count``.
 
     Raises:
         UserError: with the count and the first utterances.

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from espnet_llada.io.schema import checked
-from espnet_llada.io.weights.checksums import verify
+from espnet_llada.io.weights.digests import verify
 from espnet_llada.io.weights.tensors import (
     check_crc,
     check_tensors,
@@ -28,6 +28,16 @@ from espnet_llada.io.weights.tensors import (
 from espnet_llada.types import UserError, atomic_write
 
 IDENTITY = "frozen_weights"
+
+
+RENAMED = {
+    "decoder.projection.": "decoder.audio_prefix.projection.",
+    "decoder.ctc.": "decoder.audio_prefix.ctc.",
+    "decoder.pointer.": "decoder.audio_prefix.copy_head.",
+    "decoder.text_qformer.": "decoder.audio_prefix.scorer.",
+    "decoder.read_again": "decoder.audio_prefix.rescored",
+}
+"""Beginnings of names in checkpoints of before, as they are now."""
 
 
 class _Names(TypedDict):
@@ -98,7 +108,7 @@ def load_trained(model: nn.Module, state: Mapping[str, Tensor], source: str) -> 
         UserError: other frozen weights, a missing or an unexpected tensor, a shape or
             a value that does not fit. The model is unchanged then.
     """
-    state = dict(state)
+    state = {_own_name(name): tensor for name, tensor in state.items()}
     _check_identity(model, read_identity(state, source), source)
     del state[IDENTITY]
     expected = trained_state(model)
@@ -111,6 +121,13 @@ def load_trained(model: nn.Module, state: Mapping[str, Tensor], source: str) -> 
                 f"{source}: {name} holds what is no number; train or copy it again"
             )
     nn.Module.load_state_dict(model, state, strict=False)
+
+
+def _own_name(name: str) -> str:
+    for old, new in RENAMED.items():
+        if name.startswith(old):
+            return new + name.removeprefix(old)
+    return name
 
 
 def read_state(path: str | Path) -> dict[str, Tensor]:

@@ -1,6 +1,6 @@
 """Frames of the frozen encoder on disk, as Kaldi archives that ESPnet reads.
 
-A directory holds shards (``frames.N.ark``), beside each shard what is in it and its
+A directory holds shards (``frames.N.ark``), next to each shard what is in it and its
 sha256 (``frames.N.json``), the encoder they come from (``features.json``), and the
 tables of a Kaldi data directory (``feats.scp``, ``feats_shape``, …). A shard is written
 whole or not at all, so a killed run loses at most the shard it was at.
@@ -12,7 +12,6 @@ them (``float16``); frames of a bf16 encoder lose nothing in either.
 from __future__ import annotations
 
 import contextlib
-import json
 import logging
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
@@ -22,15 +21,13 @@ from typing import Any
 from filelock import FileLock, Timeout
 from msgspec import Struct
 
-from espnet_llada.io.data_file import read_json
+from espnet_llada.io.checksums import sha256
+from espnet_llada.io.data_file import read_json, write_json, write_text
 from espnet_llada.io.kaldi.archive import parse_place, read_entry
 from espnet_llada.io.kaldi.pipe import is_command
 from espnet_llada.io.kaldi.table import read_table
 from espnet_llada.io.schema import Natural
-from espnet_llada.io.weights import Weights
-from espnet_llada.io.weights.download import sha256
-from espnet_llada.networks.encoder import WhisperEncoder
-from espnet_llada.types import UserError, atomic_write
+from espnet_llada.types import UserError
 
 log = logging.getLogger(__name__)
 
@@ -43,8 +40,7 @@ class Entry:
     """Where the frames of an utterance lie.
 
     Attributes:
-        ark: the shard.
-        offset: byte in it at which the array begins.
+        ark, offset: the shard, and the byte in it at which the array begins.
         frames: rows of the array.
         source: path of the recording.
     """
@@ -55,19 +51,8 @@ class Entry:
     source: str
 
 
-def identity(encoder: WhisperEncoder, weights: Weights) -> dict[str, Any]:
-    """What makes frames what they are: weights, dtype and padding."""
-    return {
-        "whisper": weights.name,
-        "sha256": weights.sha256,
-        "dtype": str(encoder.dtype).removeprefix("torch."),
-        "d_model": encoder.d_model,
-        **encoder.padding,
-    }
-
-
 @contextlib.contextmanager
-def claimed(directory: Path, wanted: Mapping[str, Any]) -> Iterator[None]:
+def locked(directory: Path, wanted: Mapping[str, Any]) -> Iterator[None]:
     """Make ``directory`` a cache of that encoder, with nobody else writing to it.
 
     Raises:
@@ -85,9 +70,9 @@ def claimed(directory: Path, wanted: Mapping[str, Any]) -> Iterator[None]:
             elif foreign := [*directory.glob("frames.*"), *directory.glob("feats.*")]:
                 raise UserError(
                     f"{foreign[0]}: not of `espnet-llada features` (there is no "
-                    f"{_IDENTITY} beside it); choose another --output"
+                    f"{_IDENTITY} next to it); choose another --output"
                 )
-            write_text(directory / _IDENTITY, json.dumps(wanted, indent=1) + "\n")
+            write_json(directory / _IDENTITY, dict(wanted))
             yield
     except Timeout as e:
         raise UserError(f"{directory}: another run writes here; wait for it") from e
@@ -107,15 +92,12 @@ def _leftovers(directory: Path) -> list[Path]:
 def stored_entries(
     directory: Path, storage: str | None = None, verify: bool = False
 ) -> dict[str, Entry]:
-    """Everything that whole shards hold.
+    """Everything that whole shards hold; others are named in a warning.
 
     Args:
         directory: of the cache.
         storage: only shards of this kind; all by default.
         verify: compare checksums too, which reads every shard.
-
-    A shard that is cut, missing or (``verify``) altered is named in a warning and left
-    out.
     """
     entries: dict[str, Entry] = {}
     # In the order of writing: an utterance whose recording changed is there twice.
@@ -141,17 +123,15 @@ class _Shard(Struct):
 
 def _description(ark: Path) -> _Shard | None:
     """What ``write_shard`` has written about ``ark``; None where that is no use."""
-    try:
+    with contextlib.suppress(UserError):
         return read_json(ark.with_suffix(".json"), _Shard)
-    except UserError:
-        return None
 
 
 def _damage(ark: Path, content: _Shard | None, verify: bool) -> str:
     if not ark.is_file():
         return "missing"
     if content is None:
-        return "not described by the .json beside it"
+        return "not described by the .json next to it"
     size = ark.stat().st_size
     if size != content.bytes:
         return f"holds {size} bytes, {content.bytes} were written"
@@ -229,9 +209,3 @@ def _check_identity(directory: Path, wanted: Mapping[str, Any], mend: str) -> No
                 f"{have.get(key)}, but the config says {wanted['whisper']} with {key} "
                 f"{value}; {mend}"
             )
-
-
-def write_text(path: Path, text: str) -> None:
-    """Replace ``path`` by a whole new file."""
-    with atomic_write(path) as temporary:
-        temporary.write_text(text, encoding="utf-8")

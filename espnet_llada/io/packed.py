@@ -8,11 +8,9 @@ of the recipe there.
 from __future__ import annotations
 
 import errno
-import os
 import re
 import shutil
 import stat
-import tempfile
 import zipfile
 import zlib
 from collections.abc import Mapping
@@ -21,14 +19,11 @@ from typing import Any
 
 from msgspec import Struct
 
-from espnet_llada.io.beside import TEXT_SUFFIXES, cache_dir, checksum_file
+from espnet_llada.io.cache import cache_dir, new_directory, not_writable
+from espnet_llada.io.checksums import TEXT_SUFFIXES, checksum_file, write_checksum
 from espnet_llada.io.data_file import read_yaml
 from espnet_llada.io.schema import checked
-from espnet_llada.io.weights.checksums import (
-    WEIGHT_SUFFIXES,
-    cached_sha256,
-    write_checksum,
-)
+from espnet_llada.io.weights.digests import WEIGHT_SUFFIXES, cached_sha256
 from espnet_llada.types import UserError
 
 META = "meta.yaml"
@@ -54,65 +49,47 @@ def unpack(archive: Path) -> Path:
             land elsewhere, or the disk is full.
     """
     try:
-        with zipfile.ZipFile(archive) as opened:
-            if META not in opened.namelist():
+        with zipfile.ZipFile(archive) as pack:
+            if META not in pack.namelist():
                 raise UserError(
                     f"{archive}: no packed model ({META} is not in it); name a zip "
                     "that stage 14 made, or a model directory"
                 )
             home = cache_dir() / "packs" / cached_sha256(archive)
             if not home.is_dir():
-                _extract(opened, archive, home)
+                members = _checked_members(pack, archive)
+                with new_directory(home) as made:
+                    for path, member in members.items():
+                        _write(pack, member, made / path)
     except (*_DAMAGE, OSError) as e:
         if not isinstance(e, OSError) or e.errno == errno.EINVAL:  # a place before 0
             raise UserError(
                 f"{archive}: not a whole zip ({e or type(e).__name__}); copy or pack "
                 "it again"
             ) from e
-        raise UserError(
-            f"{e.filename or archive}: {e.strerror or e}; free some space, or set "
-            "ESPNET_LLADA_CACHE to a writable directory"
-        ) from e
+        raise not_writable(archive, e) from e
     return home
 
 
-def _extract(opened: zipfile.ZipFile, archive: Path, home: Path) -> None:
-    """Make ``home`` in one rename, so that it exists only when it is complete."""
-    members = _checked_members(opened, archive)
-    home.parent.mkdir(parents=True, exist_ok=True)
-    temporary = Path(tempfile.mkdtemp(prefix=".unpack.", dir=home.parent))
-    try:
-        for path, member in members.items():
-            _write(opened, member, temporary / path)
-        temporary.chmod(0o755)  # mkdtemp makes 0700; the cache may be shared
-        try:
-            os.rename(temporary, home)
-        except OSError:
-            if not home.is_dir():  # otherwise another process was faster
-                raise
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
-
-
-def _write(opened: zipfile.ZipFile, member: zipfile.ZipInfo, target: Path) -> None:
+def _write(pack: zipfile.ZipFile, member: zipfile.ZipInfo, target: Path) -> None:
     target.parent.mkdir(parents=True, exist_ok=True)
     # zipfile reads no byte more than declared, and a member that has more is damaged.
-    with opened.open(member) as source, open(target, "wb") as f:
+    with pack.open(member) as source, open(target, "wb") as f:
         shutil.copyfileobj(source, f)
-    checked = WEIGHT_SUFFIXES + TEXT_SUFFIXES
-    if target.suffix in checked and not checksum_file(target).exists():
+    sealed = WEIGHT_SUFFIXES + TEXT_SUFFIXES
+    if target.suffix in sealed and not checksum_file(target).exists():
         write_checksum(target)
 
 
 def _checked_members(
-    opened: zipfile.ZipFile, archive: Path
+    pack: zipfile.ZipFile, archive: Path
 ) -> dict[PurePosixPath, zipfile.ZipInfo]:
     """The files of a pack by path, before any of it is read."""
     members: dict[PurePosixPath, zipfile.ZipInfo] = {}
     by_hand = f"if you trust {archive}, unzip it yourself and name the directory"
-    if (count := len(opened.infolist())) > MAX_MEMBERS:
+    if (count := len(pack.infolist())) > MAX_MEMBERS:
         raise UserError(f"{archive}: holds {count} files; {by_hand}")
-    for member in opened.infolist():
+    for member in pack.infolist():
         name = member.filename
         kind = stat.S_IFMT(member.external_attr >> 16)
         if kind not in _PLAIN or "\0" in member.orig_filename or not _is_inside(name):
@@ -189,17 +166,17 @@ def packed_files(directory: Path) -> tuple[Path, Path] | None:
             "'python -m espnet2.bin.pack asr'"
         ) from e
     named = meta.yaml_files.asr_train_config, meta.files.asr_model_file
-    config, model = (_beside(directory, name) for name in named)
+    config, model = (_packed_path(directory, name) for name in named)
     for name, file in zip(named, (config, model), strict=True):
         if file is None or not file.is_file():
-            raise UserError(f"{path}: '{name}' is not beside it; unpack it again")
+            raise UserError(f"{path}: '{name}' is not next to it; unpack it again")
     return config, model
 
 
-def _beside(directory: Path, name: object) -> Path | None:
+def _packed_path(directory: Path, name: str) -> Path | None:
     """Where a packed file lies; None when it has no place in the directory."""
     # zip strips the leading slash of what was outside the packer's directory.
-    relative = str(name).lstrip("/")
+    relative = name.lstrip("/")
     return directory / relative if relative and _is_inside(relative) else None
 
 
@@ -225,7 +202,7 @@ def _replaced(value: Any, directory: Path) -> Any:
         return {k: _replaced(v, directory) for k, v in value.items()}
     if isinstance(value, (list, tuple)):
         return [_replaced(v, directory) for v in value]
-    packed = _beside(directory, value) if isinstance(value, str) else None
+    packed = _packed_path(directory, value) if isinstance(value, str) else None
     # A file, or a Hugging Face directory of weights.
     if packed and (packed.is_file() or (packed / "config.json").is_file()):
         return str(packed)

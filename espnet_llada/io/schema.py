@@ -13,7 +13,8 @@ import inspect
 import re
 import reprlib
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import is_dataclass
+from dataclasses import dataclass, fields, is_dataclass
+from importlib import import_module
 from numbers import Integral, Real
 from types import UnionType
 from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_type_hints
@@ -54,20 +55,35 @@ _PLAIN = {str, int, bool, float, type(None), list, dict}
 
 
 class OptionsOf:
-    """In ``Annotated[Mapping[str, Any], OptionsOf(cls)]``: a mapping of its options."""
+    """In ``Annotated[Mapping[str, Any], OptionsOf(cls)]``: a mapping of its options.
 
-    def __init__(self, function: Callable[..., Any]):
-        self.function = function
+    Args:
+        function: the class; or ``module:name``, which is imported when there is such a
+            mapping.
+    """
+
+    def __init__(self, function: Callable[..., Any] | str):
+        self._function = function
+
+    @property
+    def function(self) -> Callable[..., Any]:
+        """The class."""
+        if not isinstance(self._function, str):
+            return self._function
+        module, _, name = self._function.partition(":")
+        return getattr(import_module(module), name)
+
+    @property
+    def later(self) -> bool:
+        """Whether the class is not imported yet."""
+        return isinstance(self._function, str)
 
 
 @functools.cache
 def options_of(function: Callable[..., Any]) -> type[Struct]:
     """The options of a class or function: those of its parameters with a default."""
     signature = inspect.signature(function)
-    # A dataclass's fields may be those of another module's.
-    by_init = isinstance(function, type) and not is_dataclass(function)
-    called = function.__init__ if by_init else function
-    hints = get_type_hints(called, include_extras=True)
+    hints = get_type_hints(_called(function), include_extras=True)
     fields = [
         (name, _kind(hints[name]), parameter.default)
         for name, parameter in signature.parameters.items()
@@ -81,8 +97,31 @@ def _kind(hint: Any) -> Any:
         return Union[tuple(map(_kind, get_args(hint)))]  # noqa: UP007
     if get_origin(hint) is Annotated:
         markers = [m for m in get_args(hint) if isinstance(m, OptionsOf)]
-        return options_of(markers[0].function) if markers else hint
+        if not markers:
+            return hint
+        later = markers[0].later
+        return dict[str, Any] if later else options_of(markers[0].function)
     return hint
+
+
+def _later(function: Callable[..., Any]) -> dict[str, OptionsOf]:
+    """The options that are mappings of a class which is imported when one is given."""
+    hints = get_type_hints(
+        function if is_dataclass(function) else _called(function), include_extras=True
+    )
+    found = {}
+    for name, hint in hints.items():
+        for part in (hint, *get_args(hint)):
+            markers = [m for m in get_args(part) if isinstance(m, OptionsOf)]
+            if markers and markers[0].later:
+                found[name] = markers[0]
+    return found
+
+
+def _called(function: Callable[..., Any]) -> Callable[..., Any]:
+    # A dataclass's fields may be those of another module's.
+    by_init = isinstance(function, type) and not is_dataclass(function)
+    return function.__init__ if by_init else function
 
 
 def checked(value: Any, kind: Any, where: object = "") -> Any:
@@ -100,7 +139,7 @@ def checked(value: Any, kind: Any, where: object = "") -> Any:
         return msgspec.convert(value, kind)
     except msgspec.ValidationError as e:
         before = f"{where}: " if where else ""
-        raise UserError(f"{before}{_told(str(e), value, kind)}") from e
+        raise UserError(f"{before}{_message(str(e), value, kind)}") from e
     except UnicodeEncodeError as e:
         raise UserError(f"{where}: {e.object!r:.80}: {_HALF}") from e
 
@@ -120,6 +159,9 @@ def check_options(
         options_of(function),
         where,
     )
+    for name, later in _later(function).items():
+        if given.get(name) is not None:
+            check_options(given[name], later.function, f"{where}: {name}")
     return {name: getattr(options, name) for name in given}
 
 
@@ -142,7 +184,7 @@ _NAMES = {
 }
 
 
-def _told(message: str, value: Any, kind: Any) -> str:
+def _message(message: str, value: Any, kind: Any) -> str:
     """msgspec's message in our words: where, what is there, what fits."""
     reason, _, place = message.partition(" - at ")
     place = place.removeprefix("`key` in ").strip("`$").removeprefix(".")
@@ -160,19 +202,19 @@ def _told(message: str, value: Any, kind: Any) -> str:
         allowed = ", ".join(map(str, getattr(info, "values", ())))
     else:
         allowed = reason.partition(", got ")[0].removeprefix("Expected ")
-        allowed = re.sub(r"`(.*?)`", lambda m: _fitting(m[1]), allowed)
+        allowed = re.sub(r"`(.*?)`", lambda m: _type_names(m[1]), allowed)
     mend = _mend(value, reason)
-    return f"{before}{_shown(value)} does not fit; allowed: {allowed}{mend}"
+    return f"{before}{_quoted(value)} does not fit; allowed: {allowed}{mend}"
 
 
-def _shown(value: Any) -> str:
+def _quoted(value: Any) -> str:
     if isinstance(value, int) and value.bit_length() > 200:
         return "a number of so many digits"  # some are refused by repr itself
     text = reprlib.repr(value) if isinstance(value, (list, dict)) else repr(value)
     return text if len(text) <= 80 else f"{text[:80]}…"
 
 
-def _fitting(names: str) -> str:
+def _type_names(names: str) -> str:
     return " or ".join(_NAMES.get(name, name) for name in names.split(" | "))
 
 
@@ -245,3 +287,34 @@ def _values(content: Any) -> Iterator[tuple[Any, int]]:
             stack += [(inner, depth + 1) for pair in value.items() for inner in pair]
         elif isinstance(value, list):
             stack += [(inner, depth + 1) for inner in value]
+
+
+@dataclass(frozen=True)
+class OptionField:
+    """An option of a dataclass of options.
+
+    Attributes:
+        name: its own.
+        kind: annotated.
+        default: its value where none is given.
+        text: what it is.
+        choices: the values it may have, where they are few.
+    """
+
+    name: str
+    kind: Any
+    default: Any
+    text: str
+    choices: tuple[Any, ...] = ()
+
+
+def option_fields(cls: type) -> list[OptionField]:
+    """The options of a dataclass: annotations describe each in one place."""
+    hints, found = get_type_hints(cls, include_extras=True), []
+    for field in fields(cls):
+        kind, *notes = get_args(hints[field.name])
+        texts = [n.description for n in notes if getattr(n, "description", None)]
+        choices = get_args(kind) if get_origin(kind) is Literal else ()
+        given = field.name, hints[field.name], field.default
+        found.append(OptionField(*given, " ".join(texts), choices))
+    return found

@@ -8,11 +8,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from espnet_llada.io.weights import Weights
 from espnet_llada.networks.block import Block
 from espnet_llada.networks.compiling import for_any_shape
 from espnet_llada.networks.features import HOP_LENGTH, log_mel
@@ -23,7 +25,7 @@ from espnet_llada.types import SAMPLE_RATE, UserError
 SAMPLES_PER_FRAME = 2 * HOP_LENGTH  # the second convolution has stride 2
 PAD_MULTIPLE = SAMPLE_RATE
 """Samples; rows are padded to a multiple of it. A feature cache's identity has it."""
-AT_ONCE = 16 * SAMPLE_RATE
+CPU_BATCH = 16 * SAMPLE_RATE
 """Samples that a CPU encodes together: more of them leave its caches."""
 
 
@@ -32,14 +34,15 @@ class WhisperEncoder(Pretrained):
 
     Args:
         config: sizes.
-        pad_seconds: every row is padded with silence to at least this; Whisper was
-            trained at 30. With 0 a row is padded no further than the next whole
-            second, so that rows of similar length run together, which costs less and
-            sees less silence; so are rows that are longer.
+        pad_seconds: every row is padded with silence to at least this, and to the
+            next whole second; Whisper was trained at 30. With 0 the encoder costs
+            less, and rows of similar length still run together.
         keep_padding: return the frames of the padding as well (the paper's release:
             1500 frames whatever the duration) instead of a row's own frames.
 
     Attributes:
+        d_model: width of a frame.
+        max_samples: the longest row that fits, 30 s for every published Whisper.
         run: how a layer is run in training: ``run_block``, or that by torch.compile.
 
     Raises:
@@ -61,15 +64,15 @@ class WhisperEncoder(Pretrained):
             "keep_padding": keep_padding,
             "pad_multiple_seconds": PAD_MULTIPLE / SAMPLE_RATE,
         }
-        self._longest = config.max_frames * SAMPLES_PER_FRAME
+        self.d_model = width = config.d_model
+        self.max_samples = config.max_frames * SAMPLES_PER_FRAME
         self._pad = self._pad_samples(pad_seconds)
-        width = config.d_model
         self.conv1 = nn.Conv1d(config.n_mels, width, 3, padding=1)
         self.conv2 = nn.Conv1d(width, width, 3, stride=2, padding=1)
         self.positional_embedding = nn.Parameter(torch.zeros(config.max_frames, width))
         self.blocks = nn.ModuleList(Block(config) for _ in range(config.layers))
         self.ln_post = nn.LayerNorm(width)
-        self.run, self._trains = run_block, False
+        self.run, self._in_training = run_block, False
         self.requires_grad_(False)
         self.eval()
 
@@ -86,8 +89,7 @@ class WhisperEncoder(Pretrained):
         Args:
             path: an openai-whisper ``.pt``, or a Hugging Face directory with
                 ``config.json`` and ``model.safetensors`` (or its sharded index).
-            pad_seconds: see the class.
-            keep_padding: see the class.
+            pad_seconds, keep_padding: see the class.
             dtype: of the weights and of the frames returned.
 
         Raises:
@@ -102,28 +104,23 @@ class WhisperEncoder(Pretrained):
         return encoder
 
     @property
-    def d_model(self) -> int:
-        """Width of a frame."""
-        return self.config.d_model
-
-    @property
-    def n_mels(self) -> int:
-        """Mel bands of the input features."""
-        return self.config.n_mels
-
-    @property
     def dtype(self) -> torch.dtype:
         """Of the weights and of the frames."""
         return self.positional_embedding.dtype
 
-    @property
-    def max_samples(self) -> int:
-        """The longest row that fits, 30 s for every published Whisper."""
-        return self._longest
+    def identity(self, weights: Weights) -> dict[str, Any]:
+        """What its frames depend on: weights, dtype and padding."""
+        return {
+            "whisper": weights.name,
+            "sha256": weights.sha256,
+            "dtype": str(self.dtype).removeprefix("torch."),
+            "d_model": self.d_model,
+            **self.padding,
+        }
 
     def train(self, mode: bool = True) -> WhisperEncoder:
         """Stay in eval mode, whatever the model around this one does."""
-        self._trains = mode
+        self._in_training = mode
         return super().train(False)
 
     def compile_layers(self, backend: str = "inductor") -> None:
@@ -137,11 +134,9 @@ class WhisperEncoder(Pretrained):
     def forward(self, speech: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
         """Encode a batch of waveforms.
 
-        A row's frames do not depend on the rest of the batch. Each row is copied, up
-        to its own length, into zeros whose number follows from that length alone,
-        and rows of equal padded length run together: attention therefore sees one
-        row's own (padded) frames and nothing else, the log-mel floor is taken per
-        row, and no other step mixes rows. Hence no attention mask is needed.
+        A row's frames do not depend on the rest of the batch, and no attention mask
+        is needed: each row is padded to a length that follows from its own alone, and
+        rows of equal padded length run together.
 
         Args:
             speech: samples of shape (B, T) at 16 kHz; what lies beyond a row's
@@ -173,7 +168,7 @@ class WhisperEncoder(Pretrained):
             # Not under autocast: frames are those of the weights' own dtype, so that
             # they are the same in training, in decoding and in a feature cache.
             with torch.autocast(speech.device.type, enabled=False):
-                encoded = self._encode(log_mel(group, self.n_mels))
+                encoded = self._encode(log_mel(group, self.config.n_mels))
             for i, row in enumerate(rows):
                 frames[row, : counts[row]] = encoded[i, : counts[row]]
         return frames, torch.tensor(counts, dtype=torch.int64, device=lengths.device)
@@ -183,7 +178,7 @@ class WhisperEncoder(Pretrained):
         x = F.gelu(self.conv1(mel.to(self.conv1.weight.dtype)))
         x = F.gelu(self.conv2(x)).transpose(1, 2)
         x = x + self.positional_embedding[: x.shape[1]]
-        run = self.run if self._trains else run_block
+        run = self.run if self._in_training else run_block
         for block in self.blocks:
             x = run(block, x)
         return self.ln_post(x)
@@ -191,24 +186,24 @@ class WhisperEncoder(Pretrained):
     def padded_samples(self, samples: int) -> int:
         """Samples that a row of ``samples`` is padded to."""
         multiple = -(-samples // PAD_MULTIPLE) * PAD_MULTIPLE
-        return min(max(self._pad, multiple), self._longest)
+        return min(max(self._pad, multiple), self.max_samples)
 
     def _check_lengths(self, samples: list[int]) -> None:
         for row, n in enumerate(samples):
             if n < 1:
                 raise UserError(f"row {row} of the batch holds no samples; remove it")
-            if n > self._longest:
+            if n > self.max_samples:
                 raise UserError(
                     f"row {row} of the batch is {n / SAMPLE_RATE:.2f} s long, the "
-                    f"encoder takes {self._longest / SAMPLE_RATE:g} s; cut it first"
+                    f"encoder takes {self.max_samples / SAMPLE_RATE:g} s; cut it first"
                 )
 
     def _pad_samples(self, seconds: float) -> int:
         samples = round(seconds * SAMPLE_RATE)
-        if samples % SAMPLES_PER_FRAME or not 0 <= samples <= self._longest:
+        if samples % SAMPLES_PER_FRAME or not 0 <= samples <= self.max_samples:
             raise UserError(
                 f"pad_seconds: {seconds!r} does not fit; allowed: multiples of 0.02 "
-                f"from 0 to {self._longest / SAMPLE_RATE:g}"
+                f"from 0 to {self.max_samples / SAMPLE_RATE:g}"
             )
         return samples
 
@@ -224,6 +219,6 @@ def _groups(
     """A length and rows that have it, to be encoded together."""
     for size in sorted(set(padded)):
         rows = [row for row, n in enumerate(padded) if n == size]
-        step = max(1, AT_ONCE // size) if device.type == "cpu" else len(rows)
+        step = max(1, CPU_BATCH // size) if device.type == "cpu" else len(rows)
         for start in range(0, len(rows), step):
             yield size, rows[start : start + step]

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 import torch
 
+from espnet_llada.io.data_file import write_json
 from espnet_llada.io.weights.tensors import save_tensors
 from espnet_llada.networks.encoder import WhisperEncoder
 from espnet_llada.networks.whisper_file import hf_name, open_whisper
@@ -45,5 +45,4 @@ def export_encoder(
         "max_source_positions": file.config.max_frames,
         "activation_function": "gelu",
     }
-    text = json.dumps(config, indent=1) + "\n"
-    (target / "config.json").write_text(text, encoding="utf-8")
+    write_json(target / "config.json", config)

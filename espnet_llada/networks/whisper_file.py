@@ -19,6 +19,7 @@ from espnet_llada.io.data_file import read_json
 from espnet_llada.io.schema import Layers, Width, checked
 from espnet_llada.io.weights.tensors import (
     StoredTensor,
+    check_tensors,
     is_plain,
     stored_safetensors,
     stored_torch,
@@ -68,12 +69,22 @@ class WhisperConfig:
     max_frames: Annotated[int, Meta(ge=1, le=1 << 16)] = 1500
 
     @classmethod
-    def of(cls, sizes: Mapping[str, Any], where: object) -> WhisperConfig:
+    def of(
+        cls, given: Mapping[str, Any], names: Mapping[str, str], where: object
+    ) -> WhisperConfig:
         """Sizes that a Whisper can have.
+
+        Args:
+            given: by the file's names.
+            names: from the attributes above to the file's names.
+            where: they come from, for messages.
 
         Raises:
             UserError: one that is missing or does not fit.
         """
+        if missing := [name for name in names.values() if name not in given]:
+            raise UserError(f"{where}: lacks '{missing[0]}'; use a Whisper")
+        sizes = {ours: given[theirs] for ours, theirs in names.items()}
         config = checked(sizes, cls, where)
         if config.d_model % config.heads:
             raise UserError(
@@ -89,14 +100,12 @@ class WhisperFile:
 
     Attributes:
         path: where it lies.
-        part: ``encoder`` or ``decoder``.
-        config: sizes of that part.
-        tensors: of that part, by the file's names.
+        config: sizes of the encoder or of the decoder.
+        tensors: of the same, by the file's names.
         rename: from OpenAI's name without prefix to the file's name.
     """
 
     path: Path
-    part: str
     config: WhisperConfig
     tensors: Mapping[str, StoredTensor]
     rename: Callable[[str], str]
@@ -104,39 +113,22 @@ class WhisperFile:
     def read(
         self, shapes: Mapping[str, torch.Size], dtype: torch.dtype
     ) -> dict[str, Tensor]:
-        """Copies of exactly the tensors asked for.
-
-        Args:
-            shapes: by OpenAI's names without prefix; all of the part's.
-            dtype: of the copies.
-
-        Raises:
-            UserError: a tensor is missing, unexpected or of another shape.
-        """
+        """Copies of the tensors of ``check`` in a dtype."""
         stored = self.check(shapes)
         return {ours: tensor.read(dtype) for ours, tensor in stored.items()}
 
     def check(self, shapes: Mapping[str, torch.Size]) -> dict[str, StoredTensor]:
-        """The tensors asked for, still in their files; see ``read``."""
-        names = {self.rename(ours): ours for ours in shapes}
-        self._refuse("missing", names.keys() - self.tensors.keys())
-        self._refuse("unexpected", self.tensors.keys() - names.keys())
-        for theirs, ours in names.items():
-            shape = self.tensors[theirs].shape
-            if shape != shapes[ours]:
-                raise UserError(
-                    f"{self.path}: {self.part} tensor {theirs} has shape "
-                    f"{tuple(shape)}, its sizes say {tuple(shapes[ours])}; the weights "
-                    "and their config do not belong together"
-                )
-        return {ours: self.tensors[theirs] for theirs, ours in names.items()}
+        """The tensors asked for, still in their files.
 
-    def _refuse(self, problem: str, names: set[str]) -> None:
-        if names:
-            raise UserError(
-                f"{self.path}: {problem} {self.part} tensor {min(names)} ({len(names)} "
-                "in all); use an unmodified Whisper of the sizes in its config"
-            )
+        Args:
+            shapes: by OpenAI's names without prefix; all of the part's.
+
+        Raises:
+            UserError: a tensor is missing, unexpected or of another shape.
+        """
+        expected = {self.rename(ours): shape for ours, shape in shapes.items()}
+        check_tensors(expected, self.tensors, self.path)
+        return {ours: self.tensors[self.rename(ours)] for ours in shapes}
 
 
 def open_whisper(path: Path, part: str = "encoder") -> WhisperFile:
@@ -181,13 +173,13 @@ def _open_openai(path: Path, part: str) -> WhisperFile:
         "d_model": f"n_{side}_state",
         "layers": f"n_{side}_layer",
         "heads": f"n_{side}_head",
+        "ffn": "ffn",
         "n_mels": "n_mels",
         "max_frames": f"n_{side}_ctx",
     }
-    sizes = {ours: dims[theirs] for ours, theirs in names.items() if theirs in dims}
-    sizes["ffn"] = 4 * sizes.get("d_model", 0)
-    config = WhisperConfig.of(sizes, where)
-    return WhisperFile(path, part, config, tensors, lambda ours: prefix + ours)
+    dims["ffn"] = 4 * dims.get(names["d_model"], 0)
+    config = WhisperConfig.of(dims, names, where)
+    return WhisperFile(path, config, tensors, lambda ours: prefix + ours)
 
 
 def _open_huggingface(path: Path, part: str) -> WhisperFile:
@@ -204,11 +196,7 @@ def _open_huggingface(path: Path, part: str) -> WhisperFile:
         "n_mels": "num_mel_bins",
         "max_frames": positions[part],
     }
-    for name in names.values():
-        if name not in config:
-            raise UserError(f"{file}: lacks '{name}'; use a Whisper")
-    sizes = {ours: config[theirs] for ours, theirs in names.items()}
-    sizes = WhisperConfig.of(sizes, file)
+    sizes = WhisperConfig.of(config, names, file)
     tensors = {
         name: tensor
         for name, tensor in stored_safetensors(_weight_files(path)).items()
@@ -217,7 +205,7 @@ def _open_huggingface(path: Path, part: str) -> WhisperFile:
     # WhisperModel is saved without, WhisperForConditionalGeneration with "model."
     bare = any(name.startswith(f"{part}.") for name in tensors)
     prefix = f"{part}." if bare else f"model.{part}."
-    return WhisperFile(path, part, sizes, tensors, lambda ours: prefix + hf_name(ours))
+    return WhisperFile(path, sizes, tensors, lambda ours: prefix + hf_name(ours))
 
 
 def hf_name(name: str) -> str:
@@ -230,7 +218,7 @@ def hf_name(name: str) -> str:
 
 
 class _Index(Struct):
-    """Of model.safetensors.index.json: the file of each tensor, beside it."""
+    """Of model.safetensors.index.json: the file of each tensor."""
 
     weight_map: dict[str, Annotated[str, Meta(pattern=r"^[\w.-]+\.safetensors$")]]
 

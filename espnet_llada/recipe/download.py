@@ -20,13 +20,12 @@ from filelock import FileLock, Timeout
 from tqdm import tqdm
 
 from espnet_llada.bin.options import OptionParser, run_main
+from espnet_llada.io.checksums import sha256
 from espnet_llada.io.data_file import write_text
 from espnet_llada.io.weights.download import (
     NETWORK_ERRORS,
     FetchError,
-    RemoteFile,
     fetch_file,
-    sha256,
     size_of,
 )
 from espnet_llada.recipe.datadir import make_dir
@@ -125,7 +124,7 @@ def _fetch(archive: Path, subset: str, url: str) -> None:
         raise UserError(f"{archive}: not the published archive; remove or rename it")
     logger.info("%s: fetching %.1f GB into %s", url, known.size / 1e9, archive.parent)
     try:
-        fetch_file(RemoteFile(url, known.sha256, known.size, subset), archive)
+        fetch_file(url, archive, known.sha256, known.size, subset)
     except FetchError as e:
         raise UserError(f"{url}: {e}") from e
     except (*NETWORK_ERRORS, ValueError) as e:  # ValueError: no URL at all

@@ -9,21 +9,6 @@ from msgspec import Meta
 
 from espnet_llada.core.options import SamplerOptions, require
 
-_FIXED = {
-    "tokens_per_second": "0: the release's canvas is fixed",
-    "positions_per_vector": "0: the release's canvas is fixed",
-    "mask_below": "0: the release masks a share",
-    "slots_below": "0: the release keeps the length",
-    "verify": "false: the release reads once",
-    "second_opinion": "false: the release reads once",
-    "block_cache": "false: the release computes all anew",
-    "refine": "0: the release has no draft",
-    "reader_weight": "0: the release's LM decides alone",
-    "measuring_passes": "1: the release's",
-    "threshold": "0: the release has a fixed schedule",
-}
-"""Options that keep the core's default, and why."""
-
 
 @dataclass(frozen=True)
 class ReleaseSamplerOptions(SamplerOptions):
@@ -42,10 +27,8 @@ class ReleaseSamplerOptions(SamplerOptions):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        require(self.strategy != "mask_ctc", "strategy", self.strategy, "the paper's")
-        for name, allowed in _FIXED.items():
-            value = getattr(self, name)
-            require(value == getattr(SamplerOptions, name), name, value, allowed)
+        allowed = "0: the release has a fixed schedule"
+        require(not self.threshold, "threshold", self.threshold, allowed)
         if self.strategy == "semi_ar":
             allowed = f"a divisor of canvas_length {self.canvas_length} and of steps"
             fits = self.canvas_length % self.num_blocks == 0

@@ -13,8 +13,9 @@ import torch
 from torch import Tensor
 
 from espnet_llada.core.canvas import Canvas
-from espnet_llada.core.confidence import RowRandom, propose
-from espnet_llada.core.sampler import LogitsFn, OnPass, Pass, SamplerResult
+from espnet_llada.core.masking import LogitsFn
+from espnet_llada.core.sampler import OnPass, Pass, SamplerResult, propose
+from espnet_llada.networks.random import RowRandom
 from espnet_llada.release.options import ReleaseSamplerOptions
 from espnet_llada.types import SpecialTokens
 
@@ -27,14 +28,15 @@ def sample(
     special: SpecialTokens,
     seeds: Sequence[int] | None = None,
     on_pass: OnPass | None = None,
-    beside: None = None,
+    process: object = None,
+    plan: object = None,
 ) -> SamplerResult:
     """Fill a batch of canvases, one row after the other (``generate``).
 
     Args:
         logits_fn, canvas, special, seeds, on_pass: see ``core.sampler.sample``.
         options: the strategy and its budget.
-        beside: there is none; the options refuse what would make one.
+        process, plan: are not used: the release knows none.
 
     Returns:
         The result; it may hold mask tokens, and words behind an EOS.

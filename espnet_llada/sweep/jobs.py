@@ -75,17 +75,21 @@ class Systems:
 
     def __init__(self, place: Place, remember: bool = True):
         self.place, self.remember = place, remember
-        self._models: dict[str, Any] = {}
+        self._models: dict[Any, Any] = {}
+        self._encoders: dict[Any, Encoded] = {}
 
     def recognizer(self, row: SweepRow):
         """What decodes a row."""
         if row.system == "whisper":
             return self._whisper
-        from espnet_llada.inference.recognizer import make_recognizer
+        from espnet_llada.core.recognizer import Stages
+        from espnet_llada.inference.recognizer import Transcriber
 
         model = self._model(row.system, row.decoding.quantize_asr_model)
         given = row.decoding.use_audio, row.decoding.output_case
-        return make_recognizer(model, row.options, *given)
+        encode = self._encoders.get((row.system, row.decoding.quantize_asr_model))
+        stages = Stages(encode or model.encode)
+        return Transcriber(model, row.options, *given, stages)
 
     def files(self, system: str) -> dict[str, Path]:
         """What decides a row's transcripts besides its options."""
@@ -121,7 +125,7 @@ class Systems:
         options = dataclasses.replace(self.place.loading, quantize_asr_model=quantize)
         model = load_model(*files, options, self.place.build_foreign)
         if self.remember:
-            model.encode = Encoded(model.encode)
+            self._encoders[system, quantize] = Encoded(model.encode)
         self._models[system, quantize] = model
         return model
 
@@ -193,12 +197,13 @@ def decode(systems: Systems, job: Job) -> Iterator[int]:
 
 def _timed(recognizer, todo: Sequence[Utterance], size: int) -> Iterator[Outcome]:
     """Decode; each utterance has its share of the encoder's time."""
-    encode = getattr(getattr(recognizer, "model", None), "encode", None)
+    encode = getattr(recognizer, "encode", None)
+    remembers = isinstance(encode, Encoded)
     for first in range(0, len(todo), size):
-        if encode:
+        if isinstance(encode, Encoded):
             encode.spared = 0.0
         outcomes = list(decode_all(recognizer, todo[first : first + size], size))
-        spared = encode.spared if encode else 0.0
+        spared = encode.spared if remembers else 0.0
         audio = sum(o.audio_seconds for o in outcomes) or 1.0
         for o in outcomes:
             seconds = o.decode_seconds + spared * o.audio_seconds / audio

@@ -19,11 +19,11 @@
         config: deliberate_low_confidence.yaml
         first_pass: llama           # a row above
         options: {steps: 8}         # instead of the config's
-        each: {mask_ratio: [0.1, 0.3]}
+        each: {mask_ratio: [0.1, 0.3]}    # of an extension: {joint.weight: [0.3, 0.5]}
 
 For ``espnet-llada bench`` alone: ``train_configs: {llada: train_….yaml}`` at the top
 says what ``--model random`` builds; a row may have ``runtime``, one of ``RUNTIMES``,
-``weights: int8`` and ``prefix_blind: true``, as if trained so.
+``weights: int8`` and ``cached_prefix: true``, as if trained so.
 
 ``config`` and ``train_configs`` are relative to this file. ``{}`` is the value of
 ``each``, ``{percent}`` the same as a percentage.
@@ -31,7 +31,6 @@ says what ``--model random`` builds; a row may have ``runtime``, one of ``RUNTIM
 
 from __future__ import annotations
 
-import argparse
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
@@ -39,10 +38,14 @@ from typing import Annotated, Any, Literal
 
 from msgspec import Meta, Struct
 
-from espnet_llada.bin import asr_inference
-from espnet_llada.bin.decoding import sampler_options
-from espnet_llada.core.options import SamplerOptions
-from espnet_llada.inference import decode_file
+from espnet_llada.inference.options import (
+    GROUPS,
+    DecodingOptions,
+    make_options,
+    merged,
+    nested,
+)
+from espnet_llada.inference.options import OPTIONS as DECODING
 from espnet_llada.io.data_file import read_yaml
 from espnet_llada.io.schema import LARGEST, checked
 from espnet_llada.release.options import ReleaseSamplerOptions
@@ -77,7 +80,7 @@ class BenchSetup:
 
     runtime: str = "plain"
     weights: str = ""
-    prefix_blind: bool = False
+    cached_prefix: bool = False
 
 
 _BENCH = tuple(f.name for f in fields(BenchSetup))
@@ -92,7 +95,7 @@ class SweepRow:
         label: in the tables.
         group: heading in the tables, name of the curve; "" for none.
         system: one of ``SYSTEMS``.
-        options: of the sampler.
+        options: of decoding.
         decoding, bench: see there.
         first_pass: key of the row that is deliberated over.
         axis, value: the option that the rows of a curve differ in, and what it is
@@ -103,7 +106,7 @@ class SweepRow:
     label: str
     group: str
     system: str
-    options: SamplerOptions
+    options: DecodingOptions
     decoding: Decoding = Decoding()
     first_pass: str | None = None
     axis: str | None = None
@@ -170,7 +173,7 @@ class _Entry(Struct, forbid_unknown_fields=True):
     first_pass: str | None = None
     runtime: Literal[RUNTIMES] = "plain"
     weights: Literal["", "int8"] = ""
-    prefix_blind: bool = False
+    cached_prefix: bool = False
 
 
 class _Content(Struct, forbid_unknown_fields=True):
@@ -254,9 +257,9 @@ def _row(
     where: str,
     folder: Path,
 ) -> SweepRow:
-    args = _parsed(entry.config, {**(entry.options or {}), **more}, where, folder)
+    values, decoding = _split(entry, more, where, folder)
     try:
-        options = sampler_options(args)
+        options = make_options(values)
     except UserError as e:
         raise UserError(f"{where}: {e}") from e
     return SweepRow(
@@ -265,50 +268,51 @@ def _row(
         group=entry.group,
         system=entry.system,
         options=options,
-        decoding=Decoding(*(getattr(args, name) for name in OPTIONS)),
+        decoding=decoding,
         first_pass=entry.first_pass,
         bench=BenchSetup(*(getattr(entry, name) for name in _BENCH)),
     )
 
 
-def _parsed(
-    config: str | None, options: dict[str, Any], where: str, folder: Path
-) -> argparse.Namespace:
-    """What a decode YAML and options say, by the options of ``asr_inference``."""
-    command = ["--config", str(folder / config)] if config else ["--batch_size", "8"]
-    known = [*decode_file.OPTIONS, *OPTIONS]
-    _known(options, known, f"{where}: options")
-    parser = asr_inference.get_parser()
-    try:
-        args = parser.parse_args(command)
-        vars(args).update(parser.values_of(options, "options"))
-    except UserError as e:
-        raise UserError(f"{where}: {e}") from e
-    return args
+def _split(
+    entry: _Entry, more: dict[str, Any], where: str, folder: Path
+) -> tuple[dict[str, Any], Decoding]:
+    """What decode YAML, options and ``each`` say: of decoding, and besides."""
+    known = [*DECODING, *GROUPS, *OPTIONS]
+    values: dict[str, Any] = {}
+    if entry.config:
+        values = read_yaml(folder / entry.config)
+        _known(values, known, f"{where}: {entry.config}")
+    for given in (entry.options or {}, nested(more)):
+        _known(given, known, f"{where}: options")
+        values = merged(values, given)
+    own = {name: values.pop(name) for name in OPTIONS if name in values}
+    return values, checked(own, Decoding, f"{where}: options")
 
 
 def _check(row: SweepRow, above: Sequence[SweepRow], where: str) -> None:
     """What a recognizer would refuse, and what rows have to do with each other."""
     keys, options, bench = [r.key for r in above], row.options, row.bench
+    beams = options.sampler.beam_size
     if row.key in ("", *keys) or "/" in row.key or row.key.startswith("."):
         raise UserError(f"{where}: the key is given twice, or names no directory")
     if row.label in (r.label for r in above):
         raise UserError(f"{where}: label '{row.label}' is given twice")
-    if row.system == "whisper" and options != SamplerOptions():
+    if row.system == "whisper" and options != DecodingOptions():
         raise UserError(f"{where}: Whisper's own decoder takes no config or options")
     if options.deliberates and row.system != "llada":
         raise UserError(f"{where}: strategy {options.strategy} needs system: llada")
-    if options.beam_size > 1 and row.system != "llama":
-        raise UserError(f"{where}: beam_size {options.beam_size} needs system: llama")
+    if beams > 1 and row.system != "llama":
+        raise UserError(f"{where}: beam_size {beams} needs system: llama")
     if not row.decoding.use_audio and not options.deliberates:
         raise UserError(f"{where}: without audio there is nothing to transcribe")
-    searches = options.beam_size > 1 or options.reader_weight
+    searches = beams > 1 or "joint" in options.extensions
     if row.only_for_bench and (row.system == "whisper" or searches):
         raise UserError(f"{where}: {', '.join(_BENCH)} are for our greedy decoding")
-    if bench.runtime != "plain" and isinstance(options, ReleaseSamplerOptions):
+    if bench.runtime != "plain" and isinstance(options.sampler, ReleaseSamplerOptions):
         raise UserError(f"{where}: profile release is measured with runtime: plain")
-    if bench.prefix_blind and row.system != "llada":
-        raise UserError(f"{where}: prefix_blind needs system: llada")
+    if bench.cached_prefix and row.system != "llada":
+        raise UserError(f"{where}: cached_prefix needs system: llada")
     if options.deliberates != (row.first_pass is not None):
         wants = "needs" if options.deliberates else "takes no"
         raise UserError(f"{where}: strategy {options.strategy} {wants} first_pass")

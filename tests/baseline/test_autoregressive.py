@@ -9,10 +9,10 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from espnet_llada.core.head import OutputHead
 
 from espnet_llada.baseline.autoregressive import beam_search
 from espnet_llada.build import WhisperLLM
-from espnet_llada.core.head import OutputHead
 from espnet_llada.core.options import SamplerOptions
 from espnet_llada.core.prefix import Prefix
 from espnet_llada.core.recognizer import Recognizer

@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 import torch
+from espnet_llada.core.confidence import RowRandom, ends, log_probabilities
+from espnet_llada.core.schedule import commits_per_pass, passes_per_block
 from hypothesis import given
 from hypothesis import strategies as st
 
 from espnet_llada.core.canvas import transcript_canvas
-from espnet_llada.core.confidence import RowRandom, ends, log_probabilities
 from espnet_llada.core.masking import (
     count_to_mask,
     lowest,
     random_positions,
     sub_blocks,
 )
-from espnet_llada.core.schedule import commits_per_pass, passes_per_block
 from espnet_llada.types import SpecialTokens
 
 SPECIAL = SpecialTokens(mask=11, eos=10)

@@ -6,9 +6,9 @@ from dataclasses import replace
 
 import pytest
 import torch
+from espnet_llada.core.decoder import LMDecoder
 
 from espnet_llada.core.canvas import blank_canvas
-from espnet_llada.core.decoder import LMDecoder
 from espnet_llada.core.options import SamplerOptions
 from espnet_llada.core.sampler import sample
 

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 import torch
+from espnet_llada.core.decoder import LMDecoder, last_valid
 
 from espnet_llada.baseline.autoregressive import beam_search
-from espnet_llada.core.decoder import LMDecoder, last_valid
 
 WIDTH = 16
 

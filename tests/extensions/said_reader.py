@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 
 import torch
-
 from espnet_llada.extensions.alignment import spoken
 from espnet_llada.extensions.whisper_scorer.reader import Reader
 

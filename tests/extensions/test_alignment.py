@@ -7,10 +7,10 @@ import math
 
 import pytest
 import torch
+from espnet_llada.extensions.posterior_prefix.ctc import AlignmentCTC
 
 from espnet_llada.extensions import ctc_alignment as module
 from espnet_llada.extensions.ctc_alignment import CTCAlignment
-from espnet_llada.extensions.posterior_prefix.ctc import AlignmentCTC
 
 TOKENS, WIDTH, VECTORS = 5, 6, 4
 

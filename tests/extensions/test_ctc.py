@@ -5,12 +5,12 @@ from __future__ import annotations
 import pytest
 import torch
 import torch.nn.functional as F
-
 from espnet_llada.extensions.posterior_prefix.ctc import (
     AlignmentCTC,
     Windows,
     best_path,
 )
+
 from espnet_llada.networks import vocabulary
 
 WIDTH, TOKENS = 16, 7

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
+from espnet_llada.extensions.long_form import cut_transcript
 from hypothesis import given
 from hypothesis import strategies as st
-
-from espnet_llada.extensions.long_form import cut_transcript
 
 words_st = st.lists(st.sampled_from("a b c d e".split()), max_size=8).map(" ".join)
 

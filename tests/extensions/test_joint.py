@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
+from espnet_llada.extensions.whisper_scorer.reader import spelled
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from said_reader import EOS, VOCAB, Said
@@ -12,7 +13,6 @@ from espnet_llada.core.canvas import transcript_canvas
 from espnet_llada.core.options import SamplerOptions
 from espnet_llada.core.sampler import sample
 from espnet_llada.extensions.joint_decoding import Leading
-from espnet_llada.extensions.whisper_scorer.reader import spelled
 from espnet_llada.types import SpecialTokens
 
 MASK = 11

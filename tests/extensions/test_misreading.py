@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import torch
+from espnet_llada.extensions.augmentation.misreading import MISREAD, misread
 from hypothesis import given, settings
 from hypothesis import strategies as st
-
-from espnet_llada.extensions.augmentation.misreading import MISREAD, misread
 
 VOCAB, EOS = 40, 3
 

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import torch
-from hypothesis import given
-from hypothesis import strategies as st
-
 from espnet_llada.core.audio_embeddings import AudioEmbeddings
 from espnet_llada.extensions.alignment import beside
+from hypothesis import given
+from hypothesis import strategies as st
 
 
 def heard(

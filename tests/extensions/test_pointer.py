@@ -5,9 +5,9 @@ from __future__ import annotations
 import pytest
 import torch
 import torch.nn.functional as F
-
 from espnet_llada.core.audio_embeddings import AudioEmbeddings
 from espnet_llada.core.head import OutputHead
+
 from espnet_llada.extensions.copy_head import FLOOR, CopyHead, Pointer
 from espnet_llada.networks.lm.backbone import Backbone
 

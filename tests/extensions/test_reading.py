@@ -7,6 +7,7 @@ import itertools
 import numpy as np
 import pytest
 import torch
+from espnet_llada.extensions.whisper_scorer.reader import Reader, spelled
 
 from espnet_llada.bench.meter import Meter
 from espnet_llada.build import WhisperLLM
@@ -14,7 +15,6 @@ from espnet_llada.core.options import SamplerOptions
 from espnet_llada.core.recognizer import Recognizer
 from espnet_llada.extensions import rescoring as rereading
 from espnet_llada.extensions.rescoring import MARGIN
-from espnet_llada.extensions.whisper_scorer.reader import Reader, spelled
 from espnet_llada.sweep.trace import trace
 from espnet_llada.types import UserError
 

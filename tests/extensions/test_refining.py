@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import pytest
 import torch
+from espnet_llada.extensions.alignment import corrections
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from said_reader import EOS, Said
 
-from espnet_llada.extensions.alignment import corrections
 from espnet_llada.extensions.draft_refinement import refined
 
 words_st = st.lists(st.integers(0, 9), max_size=7)

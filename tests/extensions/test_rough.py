@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import torch
-
 from espnet_llada.core.audio_embeddings import AudioEmbeddings
 from espnet_llada.extensions.augmentation.rough import misheard, rough_audio, sprinkled
 

@@ -7,12 +7,12 @@ import copy
 import numpy as np
 import pytest
 import torch
+from espnet_llada.extensions.posterior_prefix.ctc import Windows
+from espnet_llada.extensions.silence import is_inaudible, is_quiet, speaking
 
 from espnet_llada.build import WhisperLLM
 from espnet_llada.core.options import SamplerOptions
 from espnet_llada.core.recognizer import Recognizer
-from espnet_llada.extensions.posterior_prefix.ctc import Windows
-from espnet_llada.extensions.silence import is_inaudible, is_quiet, speaking
 from espnet_llada.io.audio.reading import split_long
 
 RATE = 16_000

@@ -6,6 +6,7 @@ import math
 
 import pytest
 import torch
+from espnet_llada.extensions.alignment import corrections
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -13,7 +14,6 @@ from espnet_llada.core.canvas import transcript_canvas
 from espnet_llada.core.options import SamplerOptions
 from espnet_llada.core.prefix import Draft
 from espnet_llada.core.sampler import sample
-from espnet_llada.extensions.alignment import corrections
 from espnet_llada.extensions.placeholders import Responses, opened, with_slots
 from espnet_llada.types import SpecialTokens, UserError
 

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import pytest
 import torch
-from hypothesis import HealthCheck, given, settings
-from hypothesis import strategies as st
-
 from espnet_llada.core.decoder import LMDecoder
 from espnet_llada.extensions.posterior_prefix.whisper_qformer import special_tokens
 from espnet_llada.extensions.whisper_scorer.reader import Beside, Reader, Reading
 from espnet_llada.extensions.whisper_scorer.text_qformer import TextQFormer
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
 from espnet_llada.io.checkpoint import trained_state
 from espnet_llada.io.weights import resolve
 from espnet_llada.types import UserError

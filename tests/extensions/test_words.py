@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import pytest
 import torch
+from espnet_llada.core.decoder import LMDecoder
+from espnet_llada.extensions.posterior_prefix.words import TOKENS_FILE
 from safetensors.torch import load_file
 
 from espnet_llada.baseline.autoregressive import beam_search
-from espnet_llada.core.decoder import LMDecoder
-from espnet_llada.extensions.posterior_prefix.words import TOKENS_FILE
 from espnet_llada.io.weights import resolve
 from espnet_llada.types import UserError
 

@@ -21,7 +21,7 @@ import yaml
 from espnet_llada.bin import features
 from espnet_llada.build import build_encoder
 from espnet_llada.io.audio.reading import load_audio
-from espnet_llada.io.feature_cache import check_scp, identity
+from espnet_llada.io.feature_cache import check_scp
 from espnet_llada.types import UserError
 
 SECONDS = (0.6, 1.3, 2.1, 1.2, 0.5, 2.0)
@@ -157,7 +157,7 @@ def test_a_damaged_shard_is_named_and_mended(
 ):
     out = make(tmp_path, corpus, tiny_config, "--shard_size", "3")
     encoder = build_encoder(**tiny_config["encoder_conf"])
-    wanted = identity(encoder, encoder.weights)
+    wanted = encoder.identity(encoder.weights)
     check_scp(out / "feats.scp", wanted)
     ark = out / "frames.2.ark"
     content = ark.read_bytes()
@@ -223,12 +223,12 @@ def test_frames_of_another_encoder_are_refused(
     out = make(tmp_path, corpus, tiny_config)
     other = build_encoder(**{**tiny_config["encoder_conf"], **conf})
     with pytest.raises(UserError, match=named) as e:
-        check_scp(out / "feats.scp", identity(other, other.weights))
+        check_scp(out / "feats.scp", other.identity(other.weights))
     assert str(out) in str(e.value) and "\n" not in str(e.value)
     with pytest.raises(UserError, match=named):  # nor are they mixed
         make(tmp_path, corpus, tiny_config, **conf)
     own = build_encoder(**tiny_config["encoder_conf"])
-    wanted = {**identity(own, own.weights), "sha256": "0" * 64}
+    wanted = {**own.identity(own.weights), "sha256": "0" * 64}
     with pytest.raises(UserError, match="sha256"):
         check_scp(out / "feats.scp", wanted)
     (out / "features.json").unlink()
@@ -297,7 +297,7 @@ def test_features_of_others_are_left_alone(tmp_path, corpus, tiny_config, name):
 def test_frames_that_run_code_are_refused(tmp_path, corpus, tiny_config, monkeypatch):
     monkeypatch.chdir(tmp_path)
     encoder = build_encoder(**tiny_config["encoder_conf"])
-    wanted, scp = identity(encoder, encoder.weights), tmp_path / "feats.scp"
+    wanted, scp = encoder.identity(encoder.weights), tmp_path / "feats.scp"
     with open("evil.ark", "wb") as f:
         kaldiio.save_ark(f, {"u1": np.zeros((2, 16))}, write_function="pickle")
     (tmp_path / "|touch ran #.ark").write_bytes(b"u1 \0B")

@@ -76,7 +76,7 @@ def test_a_cpu_encodes_what_fits_its_caches_at_once(directory, monkeypatch):
     monkeypatch.setattr(
         model, "_encode", lambda mel: together.append(len(mel)) or encode(mel)
     )
-    monkeypatch.setattr("espnet_llada.networks.encoder.AT_ONCE", 32_000)
+    monkeypatch.setattr("espnet_llada.networks.encoder.CPU_BATCH", 32_000)
     frames, _ = model(speech, lengths)
     assert together == [2, 1, 1, 1]  # 1, 1 | 1 s, 2 s, 3 s
     torch.testing.assert_close(frames, whole, rtol=0, atol=1e-6)

@@ -80,15 +80,15 @@ def test_a_tokenizer_that_panics_is_refused_in_one_line(plain):
 def test_it_is_what_transformers_reads(plain):
     ours = LMTokenizer(plain)
     theirs = ours._hf
-    assert ours._used is not theirs and ours.eos_id == theirs.eos_token_id
+    assert ours._tokenizer is not theirs and ours.eos_id == theirs.eos_token_id
     assert ours.mask_id is None and theirs.mask_token_id is None
     for text in ("the quick brown fox", "", "it's <|end|> a d\u00e9g", "a  b"):
         for special in (True, False):
-            ids = ours._used.encode(text, add_special_tokens=special)
+            ids = ours._tokenizer.encode(text, add_special_tokens=special)
             assert ids == theirs.encode(text, add_special_tokens=special)
-            decoded = ours._used.decode(ids, skip_special_tokens=special)
+            decoded = ours._tokenizer.decode(ids, skip_special_tokens=special)
             assert decoded == theirs.decode(ids, skip_special_tokens=special)
-        strings = ours._used.convert_ids_to_tokens(ids)
+        strings = ours._tokenizer.convert_ids_to_tokens(ids)
         assert strings == theirs.convert_ids_to_tokens(ids)
 
 
@@ -105,4 +105,4 @@ def test_what_is_not_plain_is_left_to_transformers(plain, change):
     file = plain / "tokenizer_config.json"
     file.write_text(json.dumps(json.loads(file.read_text()) | change))
     tokenizer = LMTokenizer(plain)
-    assert tokenizer._used is tokenizer._hf
+    assert tokenizer._tokenizer is tokenizer._hf

@@ -20,14 +20,14 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from espnet_llada.core.decoder import LMDecoder
+from espnet_llada.extensions.posterior_prefix.listening import Listening
 
 from espnet_llada.core.canvas import blank_canvas, transcript_canvas
-from espnet_llada.core.decoder import LMDecoder
 from espnet_llada.core.objective import NoisyCanvas, diffusion_loss
 from espnet_llada.core.options import SamplerOptions
 from espnet_llada.core.prefix import Prefix
 from espnet_llada.core.sampler import SamplerResult, sample
-from espnet_llada.extensions.posterior_prefix.listening import Listening
 from espnet_llada.inference.loading import load_model
 from espnet_llada.release.importing import ReleaseOptions, import_release
 from espnet_llada.release.options import ReleaseSamplerOptions

@@ -23,7 +23,7 @@ from espnet_llada.io.checkpoint import (
     trained_state,
 )
 from espnet_llada.io.weights.assets import Packaged
-from espnet_llada.io.weights.checksums import verify
+from espnet_llada.io.weights.digests import verify
 
 DECODE = "decode: {steps: 2, canvas_length: 6}\n"
 

@@ -135,7 +135,7 @@ def test_an_interrupted_run_leaves_nothing(
     def fail(*_args, **_kwargs):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("safetensors.torch.save_file", fail)
+    monkeypatch.setattr("espnet_llada.io.weights.tensors.save_file", fail)
     sources = (release_checkpoint, str(tiny_whisper), str(tiny_llada))
     with pytest.raises(UserError, match="No space left"):
         import_release(*sources, tmp_path / "model", ReleaseOptions(heads=4))

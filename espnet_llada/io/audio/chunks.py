@@ -42,14 +42,8 @@ _RIFF = _Layout(12, 4, 4, "little", 2)
 _FORM = _Layout(12, 4, 4, "big", 2)  # AIFF and 8SVX
 _CAF = _Layout(8, 4, 8, "big", 1)
 _AU = _Layout(0, 0, 4, "big", 1)  # which has none, but a size all the same
-_WAVE64 = _Layout(40, 16, 8, "little", 8)
-_LAYOUTS = {
-    b"RIFX": _FORM,
-    b"FORM": _FORM,
-    b"caff": _CAF,
-    b".snd": _AU,
-    b"riff": _WAVE64,
-}
+_W64 = _Layout(40, 16, 8, "little", 8)
+_LAYOUTS = {b"RIFX": _FORM, b"FORM": _FORM, b"caff": _CAF, b".snd": _AU, b"riff": _W64}
 
 _CHUNK_ID = re.compile(
     # Not what may begin behind the last chunk: another file, or a tag.
@@ -173,7 +167,7 @@ def _chunk_at(content: memoryview, at: int, layout: _Layout) -> _Chunk | None:
     if layout is _AU or body > len(content) or not _CHUNK_ID.match(content, at):
         return None
     size = layout.number(content, at + layout.id_bytes)
-    if layout is _WAVE64:  # which counts the header
+    if layout is _W64:  # which counts the header
         size -= body - at
     return _Chunk(bytes(content[at : at + 4]), body, size)
 
@@ -197,7 +191,7 @@ def _with_size(
 ) -> memoryview:
     """A copy of the file that says how many bytes of samples it has."""
     size = start + len(file) - samples.body
-    if layout is _WAVE64:
+    if layout is _W64:
         size += layout.id_bytes + layout.size_bytes
     first, last = samples.field.start - start, samples.field.stop - start
     if size >= 1 << 8 * (last - first):
@@ -229,25 +223,10 @@ def _desc(content: memoryview, at: int, layout: _Layout) -> tuple[int, int]:
 _FORMATS = {b"fmt ": _fmt, b"COMM": _comm, b"desc": _desc}
 
 CODECS = {
-    0x0022: "TrueSpeech",
-    0x0042: "G.723.1",
-    0x0050: "MPEG layer 2",
-    0x0055: "MP3",
-    0x0083: "G.729",
-    0x00FF: "AAC",
-    0x0160: "WMA",
-    0x0161: "WMA",
-    0x0162: "WMA",
-    0x0163: "WMA",
-    0x0270: "ATRAC3",
-    0x1600: "AAC",
-    0x1610: "AAC",
-    0x2000: "AC-3",
-    0x674F: "Vorbis",
-    0x704F: "Opus",
-    0x706D: "AAC",
-    0xA106: "AAC",
-    0xA109: "Speex",
-    0xF1AC: "FLAC",
+    **dict.fromkeys((0x00FF, 0x1600, 0x1610, 0x706D, 0xA106), "AAC"),
+    **dict.fromkeys((0x0160, 0x0161, 0x0162, 0x0163), "WMA"),
+    **{0x0022: "TrueSpeech", 0x0042: "G.723.1", 0x0083: "G.729", 0xA109: "Speex"},
+    **{0x0050: "MPEG layer 2", 0x0055: "MP3", 0x0270: "ATRAC3", 0x2000: "AC-3"},
+    **{0x674F: "Vorbis", 0x704F: "Opus", 0xF1AC: "FLAC"},
 }
 """WAV's format tags of what libsndfile does not read inside a WAV."""

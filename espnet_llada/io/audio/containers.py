@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 import re
 import zlib
+from bisect import bisect_left
 from collections.abc import Iterator
 from typing import NamedTuple
 
@@ -173,15 +174,10 @@ def _read_decoded(content: memoryview, start: int) -> Stream:
     if bytes(file[-128:-125]) == b"TAG":  # ID3v1 has no place in FLAC, but is common
         file = file[:-128]
     frames = _frames(file)
-    if frames and _reads_last(file[:-1], frames):
-        short, enough = 0, len(file) - 1
-        while short + 1 < enough:
-            middle = (short + enough) // 2
-            if _reads_all(file[:middle], frames):
-                enough = middle
-            else:
-                short = middle
-        file = file[:enough]
+    if frames and _reads(file[:-1], frames, first=frames - 1):
+        sizes, whole = range(1, len(file) - 1), file
+        least = bisect_left(sizes, True, key=lambda n: _reads(whole[:n], frames))
+        file = whole[: 1 + least]
     return Stream(file, start + len(file))
 
 
@@ -195,20 +191,13 @@ def _frames(file: memoryview) -> int:
         return 0
 
 
-def _reads_last(file: memoryview, frames: int) -> bool:
+def _reads(file: memoryview, frames: int, first: int = 0) -> bool:
+    """Whether libsndfile reads all samples from one on."""
     try:
         with soundfile.SoundFile(BytesFile(file)) as f:
-            f.seek(frames - 1)
-            return f.frames == frames and len(f.read(1)) == 1
-    except soundfile.LibsndfileError:
-        return False
-
-
-def _reads_all(file: memoryview, frames: int) -> bool:
-    """The same without seeking, at which a decoder is lost in what is behind."""
-    try:
-        with soundfile.SoundFile(BytesFile(file)) as f:
+            if first:  # a decoder that seeks is easily lost in what is behind the end
+                f.seek(first)
             blocks = f.blocks(1 << 16, dtype="int16")
-            return f.frames == frames == sum(map(len, blocks))
+            return f.frames == frames == first + sum(map(len, blocks))
     except soundfile.LibsndfileError:
         return False

@@ -9,13 +9,13 @@ from typing import NamedTuple
 from espnet_llada.io.audio.stream import Stream, find_file, skip_tags, truncated
 
 # kbit/s by the header's four bits, for (MPEG-1?, layer).
+_LOW = (8, 16, 24, 32, 40, 48, 56, 64, 80, 96, 112, 128, 144, 160)
 _KBPS = {
-    (True, 1): (32, 64, 96, 128, 160, 192, 224, 256, 288, 320, 352, 384, 416, 448),
+    (True, 1): tuple(range(32, 449, 32)),
     (True, 2): (32, 48, 56, 64, 80, 96, 112, 128, 160, 192, 224, 256, 320, 384),
     (True, 3): (32, 40, 48, 56, 64, 80, 96, 112, 128, 160, 192, 224, 256, 320),
     (False, 1): (32, 48, 56, 64, 80, 96, 112, 128, 144, 160, 176, 192, 224, 256),
-    (False, 2): (8, 16, 24, 32, 40, 48, 56, 64, 80, 96, 112, 128, 144, 160),
-    (False, 3): (8, 16, 24, 32, 40, 48, 56, 64, 80, 96, 112, 128, 144, 160),
+    **{(False, 2): _LOW, (False, 3): _LOW},
 }
 _RATES = (44_100, 48_000, 32_000)
 _HALVED = {3: 0, 2: 1, 0: 2}  # the version's two bits: MPEG-1, 2, 2.5

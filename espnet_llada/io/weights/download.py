@@ -7,7 +7,6 @@ broken download. pip never gets to build anything, which would run a package's c
 
 from __future__ import annotations
 
-import hashlib
 import http.client
 import json
 import logging
@@ -21,15 +20,13 @@ import urllib.error
 import urllib.request
 from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO
 
-from tqdm import tqdm
+from espnet_llada.io.checksums import CHUNK, copy, sha256
 
 log = logging.getLogger(__name__)
 
 ATTEMPTS = 4  # in a row without progress
 FRESH_STARTS = 2
-CHUNK = 1 << 20
 WRONG_CONTENT = "the download's sha256 is not the pinned one"
 NETWORK_ERRORS = (
     urllib.error.URLError,
@@ -46,12 +43,7 @@ class FetchError(Exception):
 
 @dataclass(frozen=True)
 class Wheel:
-    """A package's wheel, pinned.
-
-    Attributes:
-        requirement: what pip is asked for, ``name==version``.
-        sha256, size: of the wheel file (bytes).
-    """
+    """A package's wheel, pinned: ``name==version``, and the file's sha256 and bytes."""
 
     requirement: str
     sha256: str
@@ -69,42 +61,10 @@ def fetch_wheel(wheel: Wheel, target: Path) -> None:
         return
     url = _locate(wheel)
     try:
-        fetch_file(RemoteFile(url, wheel.sha256, wheel.size, wheel.requirement), target)
+        fetch_file(url, target, wheel.sha256, wheel.size, wheel.requirement)
     except (FetchError, *NETWORK_ERRORS) as e:
         log.info("%s: %s; trying pip download", wheel.requirement, e)
         _pip_download(wheel, target)
-
-
-def sha256(path: Path) -> str:
-    """Hex digest of a file."""
-    digest = hashlib.sha256()
-    bar = tqdm(
-        desc=f"check {path.name}",
-        total=size_of(path),
-        unit="B",
-        unit_scale=True,
-        delay=2.0,
-        disable=None,
-    )
-    with open(path, "rb") as f, bar:
-        while block := f.read(CHUNK):
-            digest.update(block)
-            bar.update(len(block))
-    return digest.hexdigest()
-
-
-def copy(source: BinaryIO, target: BinaryIO, label: str, start: int, total: int) -> str:
-    """Copy with a progress bar (on a terminal); returns the sha256 of what passed."""
-    digest = hashlib.sha256()
-    bar = tqdm(
-        desc=label, initial=start, total=total, unit="B", unit_scale=True, disable=None
-    )
-    with bar:
-        while block := source.read(CHUNK):
-            target.write(block)
-            digest.update(block)
-            bar.update(len(block))
-    return digest.hexdigest()
 
 
 def _pip(*arguments: str) -> str:
@@ -119,8 +79,7 @@ def _pip(*arguments: str) -> str:
     return done.stdout
 
 
-_WHEELS_ONLY = ["--only-binary=:all:", "--no-deps", "--retries=1"]
-_WHEELS_ONLY += ["--quiet", "--no-input"]
+_WHEELS_ONLY = "--only-binary=:all: --no-deps --retries=1 --quiet --no-input".split()
 
 
 def _locate(wheel: Wheel) -> str:
@@ -154,28 +113,18 @@ def _pip_download(wheel: Wheel, target: Path) -> None:
         shutil.rmtree(folder, ignore_errors=True)
 
 
-@dataclass(frozen=True)
-class RemoteFile:
-    """A file at a URL, pinned.
-
-    Attributes:
-        url: where it lies.
-        sha256, size: of the file (bytes).
-        label: what the progress bar calls it.
-    """
-
-    url: str
-    sha256: str
-    size: int
-    label: str
-
-
-def fetch_file(file: RemoteFile, target: Path) -> None:
+def fetch_file(url: str, target: Path, digest: str, size: int, label: str) -> None:
     """Download with resume; the result appears under its name only when verified.
 
     A dropped connection is taken up again as often as it brings something. Content
     with another sha256 is fetched afresh once: what an earlier process left may be a
     mix of two files.
+
+    Args:
+        url: where the file lies.
+        target: where it shall be.
+        digest, size: its sha256 and its bytes.
+        label: what the progress bar calls it.
 
     Raises:
         FetchError: too many breaks in a row, or the sha256 is not the pinned one.
@@ -185,11 +134,18 @@ def fetch_file(file: RemoteFile, target: Path) -> None:
     part = target.with_suffix(".part")
     idle = wrong = 0
     while wrong < FRESH_STARTS:
-        if (have := size_of(part)) < file.size:
+        if (have := size_of(part)) < size:
             time.sleep(idle)
-            _try_transfer(file, part, last=idle == ATTEMPTS - 1)
-        if size_of(part) >= file.size:
-            if sha256(part) == file.sha256:
+            try:
+                _transfer(url, part, size, label)
+            except NETWORK_ERRORS as e:  # which another attempt may mend
+                code = getattr(e, "code", 0)
+                if code == http.HTTPStatus.REQUESTED_RANGE_NOT_SATISFIABLE:
+                    part.unlink(missing_ok=True)
+                elif 400 <= code < 500 or idle == ATTEMPTS - 1:
+                    raise
+        if size_of(part) >= size:
+            if sha256(part) == digest:
                 part.replace(target)
                 return
             part.unlink()
@@ -206,21 +162,9 @@ def size_of(path: Path) -> int:
     return path.stat().st_size if path.exists() else 0
 
 
-def _try_transfer(file: RemoteFile, part: Path, last: bool) -> None:
-    """One attempt; what another may mend is swallowed, unless it is the last."""
-    try:
-        _transfer(file, part)
-    except NETWORK_ERRORS as e:
-        code = getattr(e, "code", 0)
-        if code == http.HTTPStatus.REQUESTED_RANGE_NOT_SATISFIABLE:
-            part.unlink(missing_ok=True)
-        elif 400 <= code < 500 or last:
-            raise
-
-
-def _transfer(file: RemoteFile, part: Path) -> None:
+def _transfer(url: str, part: Path, size: int, label: str) -> None:
     have = size_of(part)
-    request = urllib.request.Request(file.url)
+    request = urllib.request.Request(url)
     if have:
         request.add_header("Range", f"bytes={have}-")
     ca_file = os.environ.get("PIP_CERT") or os.environ.get("SSL_CERT_FILE")
@@ -228,4 +172,4 @@ def _transfer(file: RemoteFile, part: Path) -> None:
     with urllib.request.urlopen(request, timeout=60, context=context) as response:
         resumed = response.status == http.HTTPStatus.PARTIAL_CONTENT
         with open(part, "ab" if resumed else "wb") as f:
-            copy(response, f, file.label, have if resumed else 0, file.size)
+            copy(response, f, label, size, have if resumed else 0)

@@ -6,14 +6,13 @@ gguf package; converted once, they load like any model.
 
 from __future__ import annotations
 
-import json
 import logging
 from pathlib import Path
-from typing import Any
 
 from espnet_llada.import_guards import import_torchaudio
+from espnet_llada.io.data_file import write_json, write_text
 from espnet_llada.io.weights.tensors import save_tensors
-from espnet_llada.types import UserError, atomic_write
+from espnet_llada.types import UserError
 
 log = logging.getLogger(__name__)
 
@@ -47,7 +46,7 @@ def convert(gguf: Path, home: Path) -> None:
     # transformers 4 ignores rope_parameters, where 5 puts it; 5 reads both.
     rope = config.get("rope_parameters") or config
     config["rope_theta"] = rope["rope_theta"]
-    _write_json(home / "config.json", config)
+    write_json(home / "config.json", config)
     _convert_tokenizer(gguf, home)
 
 
@@ -75,7 +74,7 @@ def _convert_tokenizer(gguf: Path, home: Path) -> None:
     kinds = zip(tokens, read["token_type"](), strict=True)
     special = [token for token, kind in kinds if kind == TokenType.CONTROL]
     tokenizer.add_special_tokens(special)
-    _write_text(home / "tokenizer.json", tokenizer.to_str(pretty=True))
+    write_text(home / "tokenizer.json", tokenizer.to_str(pretty=True))
     config = {
         # The name that transformers 4 and 5 both know.
         "tokenizer_class": "PreTrainedTokenizerFast",
@@ -85,14 +84,4 @@ def _convert_tokenizer(gguf: Path, home: Path) -> None:
     }
     for name, key in (("bos", "bos"), ("eos", "eos"), ("pad", "padding")):
         config[f"{name}_token"] = tokens[read[f"{key}_token_id"]()]
-    _write_json(home / "tokenizer_config.json", config)
-
-
-def _write_json(path: Path, content: dict[str, Any]) -> None:
-    text = json.dumps(content, indent=1, ensure_ascii=False, default=str)
-    _write_text(path, text + "\n")
-
-
-def _write_text(path: Path, text: str) -> None:
-    with atomic_write(path) as temporary:
-        temporary.write_text(text, encoding="utf-8")
+    write_json(home / "tokenizer_config.json", config)

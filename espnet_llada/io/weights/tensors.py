@@ -15,16 +15,17 @@ import re
 import zipfile
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
 from torch import Tensor
 
-from espnet_llada.io.beside import checksum_file, checksum_line
-from espnet_llada.io.weights.checksums import LARGE
-from espnet_llada.io.weights.download import sha256
+from espnet_llada.io.checksums import checksum_file, checksum_line, sha256
+from espnet_llada.io.weights.digests import LARGE
 from espnet_llada.types import UserError, atomic_write
 
 _PORTION = 32 << 20  # bytes read through one map of a .pt
@@ -35,8 +36,7 @@ class StoredTensor:
     """A tensor that is still in its file.
 
     Attributes:
-        file: where it lies.
-        name: as the file has it.
+        file, name: where it lies, and its name there.
         shape, dtype: from the file's header.
         load: reads it; what comes back may lie in a memory map.
     """
@@ -47,26 +47,17 @@ class StoredTensor:
     dtype: torch.dtype
     load: Callable[[], Tensor]
 
-    @property
-    def nbytes(self) -> int:
-        return self.shape.numel() * self.dtype.itemsize
-
     def read(self, dtype: torch.dtype | None = None) -> Tensor:
         """A copy in memory, in its own or another dtype."""
         return self.load().to(dtype or self.dtype, copy=True)
 
 
-class HasShape(Protocol):
-    """A tensor, or one that is still in its file."""
-
-    @property
-    def shape(self) -> torch.Size: ...
-
-
 def check_tensors(
-    expected: Mapping[str, torch.Size], have: Mapping[str, HasShape], source: object
+    expected: Mapping[str, torch.Size],
+    have: Mapping[str, Tensor | StoredTensor],
+    source: object,
 ) -> None:
-    """Refuse tensors that are not exactly those of the config beside them.
+    """Refuse tensors that are not exactly those of their config.
 
     Args:
         expected: name -> shape, what the config makes.
@@ -98,11 +89,7 @@ def _few(names: list[str]) -> str:
     return ", ".join(names[:3]) + more
 
 
-_DTYPES = {
-    "F32": torch.float32,
-    "F16": torch.float16,
-    "BF16": torch.bfloat16,
-}
+_DTYPES = {"F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
 """Of weights, by their names in a safetensors file."""
 
 
@@ -114,7 +101,7 @@ def stored_safetensors(files: Iterable[Path]) -> dict[str, StoredTensor]:
     """
     found: dict[str, StoredTensor] = {}
     for file in files:
-        with _opened(file) as opened:
+        with _open(file) as opened:
             for name in opened.keys():
                 if name in found:
                     raise UserError(
@@ -126,7 +113,7 @@ def stored_safetensors(files: Iterable[Path]) -> dict[str, StoredTensor]:
 
 
 @contextlib.contextmanager
-def _opened(file: Path) -> Iterator[Any]:
+def _open(file: Path) -> Iterator[Any]:
     try:
         with safe_open(file, framework="pt") as opened:
             yield opened
@@ -135,18 +122,16 @@ def _opened(file: Path) -> Iterator[Any]:
 
 
 def save_tensors(tensors: Mapping[str, Tensor], path: Path) -> None:
-    """Write a safetensors file, and its checksum beside it.
+    """Write a safetensors file and its checksum file.
 
     Raises:
         UserError: the disk is full or the directory not writable; an old file, if any,
             is intact.
     """
-    from safetensors.torch import save_file
-
     # Some openai-whisper files hold transposed views.
     content = {name: tensor.contiguous() for name, tensor in tensors.items()}
-    beside = checksum_file(path)
-    with atomic_write(beside) as checksum, atomic_write(path) as temporary:
+    line = checksum_file(path)
+    with atomic_write(line) as checksum, atomic_write(path) as temporary:
         try:
             save_file(content, os.fspath(temporary), metadata={"format": "pt"})
         except SafetensorError as e:
@@ -154,13 +139,13 @@ def save_tensors(tensors: Mapping[str, Tensor], path: Path) -> None:
             code = int(found[1]) if found else errno.EIO
             raise OSError(code, os.strerror(code)) from e
         checksum.write_text(checksum_line(sha256(temporary), path.name))
-        beside.unlink(missing_ok=True)  # at no moment the old one beside new tensors
+        line.unlink(missing_ok=True)  # at no moment the old one with new tensors
 
 
 def _in_safetensors(file: Path, name: str, opened: Any) -> StoredTensor:
     def load() -> Tensor:
         # A map of its own for each tensor; opening costs less than a millisecond.
-        with _opened(file) as again:
+        with _open(file) as again:
             return again.get_tensor(name)
 
     header = opened.get_slice(name)
@@ -248,10 +233,8 @@ def stored_torch(
     """
     source = _MappedState(path, kind, state_of)
     return {
-        name: StoredTensor(
-            path, name, tensor.shape, tensor.dtype, lambda n=name: source.load(n)
-        )
-        for name, tensor in source.state.items()
+        name: StoredTensor(path, name, t.shape, t.dtype, partial(source.load, name))
+        for name, t in source.state.items()
     }
 
 

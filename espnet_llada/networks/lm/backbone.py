@@ -66,18 +66,15 @@ class Backbone(Pretrained):
         Args:
             path: directory with config.json and safetensors.
             attention: see the class.
-            mask_id: id of the mask token; by default what config.json says, or one
-                past the vocabulary.
+            mask_id: by default what config.json says, or one past the vocabulary.
             dtype: of the weights.
 
         Raises:
             UserError: files or tensors are missing, unexpected or of another shape.
         """
         body, head, config_mask_id = load_llama(path, dtype)
-        if mask_id is None:
-            mask_id = config_mask_id
-        if mask_id is None:
-            mask_id = body.config.vocab_size
+        known = (mask_id, config_mask_id, body.config.vocab_size)
+        mask_id = next(i for i in known if i is not None)
         if mask_id > body.config.vocab_size:
             raise UserError(
                 f"{path}: mask token {mask_id} of {body.config.vocab_size} tokens; "
@@ -184,6 +181,52 @@ class Backbone(Pretrained):
         elif blind:
             allowed = allowed & ((keys < blind) | (asking >= blind))
         return additive_mask(allowed, dtype)
+
+
+class OutputHead:
+    """From hidden states to tokens: the LM's output layer.
+
+    What stands in for it has the same methods.
+
+    Args:
+        lm: the LM.
+    """
+
+    def __init__(self, lm: Backbone):
+        self._lm = lm
+
+    def rows(self, chosen: Tensor) -> OutputHead:
+        """Of some rows, (N,) int64, or of some of them several times."""
+        return self
+
+    def given(self, hidden: Tensor) -> OutputHead:
+        """The same, now that the LM's hidden states (B, P, d) of the prefix are known.
+
+        Nothing else may be asked of a head before.
+        """
+        return self
+
+    def logits(self, hidden: Tensor, wanted: Tensor, begins: int = 0) -> Tensor:
+        """Logits (N, V) of the N wanted positions.
+
+        Args:
+            hidden: (B, L, d).
+            wanted: (B, L) bool.
+            begins: the number of the first of the L response positions.
+        """
+        return self._lm.logits(hidden[wanted])
+
+    def all_logits(self, hidden: Tensor) -> Tensor:
+        """(B, L, V) of hidden states (B, L, d)."""
+        everywhere = torch.ones_like(hidden[..., 0], dtype=torch.bool)
+        return self.logits(hidden, everywhere).unflatten(0, hidden.shape[:2])
+
+    def nll(
+        self, hidden: Tensor, targets: Tensor, counted: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """-log p(target) (N,) of the N counted positions; whether it is the best."""
+        nll, behind = self._lm.nll(hidden[counted], targets[counted])
+        return nll, behind <= 0
 
 
 def additive_mask(allowed: Tensor, dtype: torch.dtype) -> Tensor:

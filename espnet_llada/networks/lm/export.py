@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import shutil
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
@@ -10,9 +9,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from huggingface_hub import split_state_dict_into_shards_factory
 from msgspec import Struct
 from torch import Tensor
 
+from espnet_llada.io.data_file import write_json
 from espnet_llada.io.schema import Count, Natural, checked
 from espnet_llada.io.weights.tensors import StoredTensor, save_tensors
 from espnet_llada.networks.lm.llama import LlamaConfig
@@ -72,25 +73,27 @@ def export_llama(
     body, settings = empty_llama(source)
     stored = stored_llama(source, body)
     updates = updates or {}
-    shards = _shards(stored, dtype)
-    where: dict[str, str] = {}
-    for i, names in enumerate(shards, start=1):
-        count = f"-{i:05d}-of-{len(shards):05d}" if len(shards) > 1 else ""
-        file = f"model{count}.safetensors"
-        tensors = {}
-        for name in names:
-            tensor = _converted(stored[name], dtype, updates.get(name))
-            tensors[_hf_name(name)] = tensor
-        where |= dict.fromkeys(tensors, file)
+    names = {n if n == HEAD else f"model.{n}": n for n in sorted(stored, key=_order)}
+    split = split_state_dict_into_shards_factory(
+        {theirs: stored[ours] for theirs, ours in names.items()},
+        get_storage_size=lambda t: t.shape.numel() * (dtype or t.dtype).itemsize,
+        filename_pattern="model{suffix}.safetensors",
+        max_shard_size=SHARD_BYTES,
+    )
+    for file, chosen in split.filename_to_tensors.items():
+        tensors = {
+            theirs: _converted(stored[ours], dtype, updates.get(ours))
+            for theirs, ours in names.items()
+            if theirs in chosen
+        }
         save_tensors(tensors, target / file)
-        del tensor, tensors  # before the next shard is read
-    if len(shards) > 1:
-        total = sum(_bytes(t, dtype) for t in stored.values())
-        index = {"metadata": {"total_size": total}, "weight_map": where}
-        _write_json(target / "model.safetensors.index.json", index)
+        del tensors  # before the next shard is read
+    if split.is_sharded:
+        index = {"metadata": split.metadata, "weight_map": split.tensor_to_filename}
+        write_json(target / "model.safetensors.index.json", index)
     written = dtype or stored["embed_tokens.weight"].dtype
     content = _config(body.config, settings, written, source)
-    _write_json(target / "config.json", content)
+    write_json(target / "config.json", content)
     for pattern in _TOKENIZER:
         for file in source.glob(pattern):
             shutil.copyfile(file, target / file.name)
@@ -104,33 +107,10 @@ def _converted(
     return update.merged(stored.read()).to(dtype or stored.dtype)
 
 
-def _shards(
-    stored: Mapping[str, StoredTensor], dtype: torch.dtype | None
-) -> list[list[str]]:
-    """Names for each file, in the network's order."""
-    shards: list[list[str]] = [[]]
-    size = 0
-    for name in sorted(stored, key=_order):
-        needed = _bytes(stored[name], dtype)
-        if shards[-1] and size + needed > SHARD_BYTES:
-            shards.append([])
-            size = 0
-        shards[-1].append(name)
-        size += needed
-    return shards
-
-
 def _order(name: str) -> tuple[int, str]:
+    """The network's, so that a layer's tensors share a file."""
     parts = name.split(".")
     return (int(parts[1]) if parts[0] == "layers" else -1, name)
-
-
-def _bytes(stored: StoredTensor, dtype: torch.dtype | None) -> int:
-    return stored.shape.numel() * (dtype or stored.dtype).itemsize
-
-
-def _hf_name(name: str) -> str:
-    return name if name == HEAD else f"model.{name}"
 
 
 class _LladaTokens(Struct):
@@ -159,7 +139,3 @@ def _config(
         }
     content.pop("dtype", None)  # transformers 5's name of the next
     return content | {"torch_dtype": str(dtype).removeprefix("torch.")}
-
-
-def _write_json(path: Path, content: Mapping[str, Any]) -> None:
-    path.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from typing import Annotated, Any
 
 import torch
@@ -20,7 +20,7 @@ from msgspec import Meta, Struct
 from torch import Tensor, nn
 
 from espnet_llada.io.schema import Count, Layers, Share, Tokens, Width, checked
-from espnet_llada.networks.lm.cache import KVCache, StaticKVCache
+from espnet_llada.networks.lm.cache import KVCache
 from espnet_llada.types import UserError
 
 Positive = Annotated[float, Meta(gt=0.0, le=1e12)]
@@ -54,25 +54,6 @@ class LlamaConfig:
     model_type: str = "llama"  # peft looks for it
 
     @classmethod
-    def of(cls, sizes: Mapping[str, Any], where: object) -> LlamaConfig:
-        """Sizes that a Llama can have; ``head_dim`` may be left to the others.
-
-        Raises:
-            UserError: one that is missing or does not fit.
-        """
-        config = checked(sizes, cls, where)
-        heads, shared = config.num_attention_heads, config.num_key_value_heads
-        if heads % shared:
-            raise UserError(
-                f"{where}: {heads} attention heads cannot share {shared} keys; fetch "
-                "its config.json again"
-            )
-        size = config.head_dim or config.hidden_size // heads
-        if not size or size % 2:
-            raise UserError(f"{where}: head_dim {size} does not fit; allowed: 2, 4, …")
-        return replace(config, head_dim=size)
-
-    @classmethod
     def from_settings(cls, settings: Mapping[str, Any], where: object) -> LlamaConfig:
         """Of a config.json as transformers 4 or 5 writes it.
 
@@ -96,14 +77,25 @@ class LlamaConfig:
         for name, strange in unknown.items():
             if strange:
                 raise UserError(f"{where}: {name} {strange} is not supported")
-        sizes = {f: settings[f] for f in _SIZES if settings.get(f) is not None}
+        sizes = {f.name: settings.get(f.name) for f in fields(cls)}
+        sizes = {k: v for k, v in sizes.items() if v is not None and k not in _DERIVED}
         sizes.setdefault("num_key_value_heads", settings.get("num_attention_heads"))
         theta = rope.get("rope_theta") or settings.get("rope_theta")
         if theta is not None:
             sizes["rope_theta"] = theta
         if rope["rope_type"] == "llama3":
             sizes["rope_scaling"] = rope
-        return cls.of(sizes, where)
+        config = checked(sizes, cls, where)
+        heads, shared = config.num_attention_heads, config.num_key_value_heads
+        if heads % shared:
+            raise UserError(
+                f"{where}: {heads} attention heads cannot share {shared} keys; fetch "
+                "its config.json again"
+            )
+        size = config.head_dim or config.hidden_size // heads
+        if not size or size % 2:
+            raise UserError(f"{where}: head_dim {size} does not fit; allowed: 2, 4, …")
+        return replace(config, head_dim=size)
 
 
 class _Settings(Struct):
@@ -116,17 +108,7 @@ class _Settings(Struct):
     hidden_act: str = "silu"
 
 
-_SIZES = (
-    "vocab_size",
-    "hidden_size",
-    "intermediate_size",
-    "num_hidden_layers",
-    "num_attention_heads",
-    "num_key_value_heads",
-    "rms_norm_eps",
-    "head_dim",
-    "tie_word_embeddings",
-)
+_DERIVED = ("rope_theta", "rope_scaling", "model_type")
 
 
 class Llama(nn.Module):
@@ -154,7 +136,7 @@ class Llama(nn.Module):
         embeds: Tensor,
         mask: Tensor,
         positions: Tensor,
-        cache: KVCache | StaticKVCache | None = None,
+        cache: KVCache | None = None,
     ) -> Tensor:
         """Hidden states (B, Q, d) behind the final norm.
 
@@ -164,16 +146,16 @@ class Llama(nn.Module):
             positions: (B, Q) int64.
             cache: of the K - Q positions before; it takes these up.
         """
-        turn = self.rotary_emb(positions, embeds.dtype)
+        rotary = self.rotary_emb(positions, embeds.dtype)
         run = self.run if self.training else run_layer
         for layer in self.layers:
-            embeds = run(layer, embeds, mask, turn, cache, self.kernel)
+            embeds = run(layer, embeds, mask, rotary, cache, self.kernel)
         return self.norm(embeds)
 
 
-def run_layer(layer: nn.Module, embeds, mask, turn, cache, kernel) -> Tensor:
+def run_layer(layer: nn.Module, embeds, mask, rotary, cache, kernel) -> Tensor:
     """The layer; compiled as a function, code for one fits them all."""
-    return layer(embeds, mask, turn, cache, kernel)
+    return layer(embeds, mask, rotary, cache, kernel)
 
 
 class RMSNorm(nn.Module):
@@ -194,7 +176,7 @@ class RMSNorm(nn.Module):
 class Rotary(nn.Module):
     """cos and sin of each position, (B, Q, 1, head_dim); frequencies in fp32.
 
-    The first half of sin has the sign of the quarter turn, see ``_turned``.
+    The first half of sin is negated, as ``_rotate`` needs it.
     """
 
     def __init__(self, config: LlamaConfig):
@@ -230,8 +212,8 @@ class _Layer(nn.Module):
         self.input_layernorm = RMSNorm(config)
         self.post_attention_layernorm = RMSNorm(config)
 
-    def forward(self, x, mask, turn, cache, kernel) -> Tensor:
-        x = x + self.self_attn(self.input_layernorm(x), mask, turn, cache, kernel)
+    def forward(self, x, mask, rotary, cache, kernel) -> Tensor:
+        x = x + self.self_attn(self.input_layernorm(x), mask, rotary, cache, kernel)
         return x + self.mlp(self.post_attention_layernorm(x))
 
 
@@ -247,14 +229,14 @@ class _Attention(nn.Module):
         self.v_proj = nn.Linear(width, shared, bias=False)
         self.o_proj = nn.Linear(inner, width, bias=False)
 
-    def forward(self, x, mask, turn, cache, kernel) -> Tensor:
+    def forward(self, x, mask, rotary, cache, kernel) -> Tensor:
         q, k, v = (
             project(x).unflatten(-1, (-1, self.head_dim))
             for project in (self.q_proj, self.k_proj, self.v_proj)
         )
-        # Turned together: half the kernels, where launching them is what takes time.
+        # Rotated together: half the kernels, where launching them is what takes time.
         heads = q.shape[2], k.shape[2]
-        q, k = _turned(torch.cat([q, k], dim=2), *turn).split(heads, dim=2)
+        q, k = _rotate(torch.cat([q, k], dim=2), *rotary).split(heads, dim=2)
         q, k, v = (y.transpose(1, 2) for y in (q, k, v))
         if cache is not None:
             k, v = cache.update(k, v, self.number)
@@ -270,7 +252,7 @@ class _Attention(nn.Module):
         return self.o_proj(mixed.transpose(1, 2).flatten(2))
 
 
-def _turned(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+def _rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
     first, second = x.chunk(2, dim=-1)
     return x * cos + torch.cat([second, first], dim=-1) * sin
 

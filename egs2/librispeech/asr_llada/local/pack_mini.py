@@ -30,15 +30,14 @@ from espnet_llada.inference.loading import (
     read_train_config,
     write_model,
 )
-from espnet_llada.io.beside import write_checksums
 from espnet_llada.io.checkpoint import (
     IDENTITY,
     identity_tensor,
     read_identity,
     read_state,
 )
+from espnet_llada.io.checksums import write_checksum, write_checksums
 from espnet_llada.io.weights import ASSETS, Weights, resolve
-from espnet_llada.io.weights.checksums import write_checksum
 from espnet_llada.types import LoadOptions, UserError
 
 LM, LM_FILES = "stories15m", ("config.json", "model.safetensors", "tokenizer*.json")

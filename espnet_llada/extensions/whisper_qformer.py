@@ -21,8 +21,7 @@ from msgspec import Meta
 from torch import Tensor, nn
 
 from espnet_llada.core.qformer import Queries, Window, WindowReader
-from espnet_llada.io import weights
-from espnet_llada.io.schema import Frames
+from espnet_llada.io import schema, weights
 from espnet_llada.networks.block import Attention, Block, Projected
 from espnet_llada.networks.whisper_file import WhisperConfig, open_whisper
 from espnet_llada.types import UserError
@@ -40,13 +39,19 @@ class WhisperQFormer(WindowReader):
         whisper: name or path of the weights, the encoder's best.
         queries: vectors for each window.
         window: see ``WindowReader``.
-        time_mask, drop_last_window, jitter: see ``WindowReader``.
-        context: see ``WindowReader``; a learned vector then tells a frame's place.
-        hand_on: put each window's own frames behind its vector, for a ``text_qformer``.
+        time_mask: in training, zero a span of up to so many frames in each 100 (2 s):
+            SpecAugment's time masking, on the encoder's frames.
+        drop_last_window: see ``WindowReader``.
+        context: frames on either side that a window reads as well; a learned vector
+            then tells a frame's place.
+        jitter: in training, the first window of a batch begins up to ``window`` - 1
+            frames before the audio, so that the same speech is cut elsewhere each time.
+        return_frames: behind the vector of a window its own frames, one after the
+            other, without its context: for a ``whisper_scorer``.
 
     Raises:
-        UserError: no such weights, or of another width; ``hand_on`` with several
-            queries.
+        UserError: no such weights, or of another width; ``return_frames`` with
+            several queries.
     """
 
     def __init__(
@@ -55,11 +60,11 @@ class WhisperQFormer(WindowReader):
         whisper: str = "whisper-tiny.en",
         queries: Queries = 1,
         window: Window = 8,
-        time_mask: Frames = 0,
+        time_mask: schema.Frames = 0,
         drop_last_window: bool = False,
         context: Annotated[int, Meta(ge=0, le=250)] = 0,
         jitter: bool = False,
-        hand_on: bool = False,
+        return_frames: bool = False,
     ):
         resolved = weights.resolve(whisper, "whisper")
         config, tensors = read_decoder(resolved.path)
@@ -75,11 +80,13 @@ class WhisperQFormer(WindowReader):
         )
         start = words[special_tokens(len(words))[0][-1]]
         query = start + places[place]
-        if hand_on and queries > 1:
-            raise UserError(f"hand_on needs one query a window, not {queries}")
-        super().__init__(
-            query, window, time_mask, drop_last_window, context, jitter, hand_on
-        )
+        if return_frames and queries > 1:
+            raise UserError(f"return_frames needs one query a window, not {queries}")
+        super().__init__(query, window, drop_last_window)
+        self.context, self.return_frames = context, return_frames
+        self.time_mask, self.jitter = time_mask, jitter
+        if return_frames:
+            self.hidden *= 1 + window
         self.weights = resolved
         self.blocks = nn.ModuleList(DecoderBlock(config) for _ in range(config.layers))
         self.ln = nn.LayerNorm(config.d_model)
@@ -91,12 +98,41 @@ class WhisperQFormer(WindowReader):
         if context:
             self.place = nn.Parameter(torch.zeros(window + 2 * context, input_size))
 
+    def windows(
+        self, frames: Tensor, lengths: Tensor, early: int = 0
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """See ``WindowReader``."""
+        if self.training and self.time_mask:
+            frames = _time_masked(frames, lengths, self.time_mask)
+        if self.training and self.jitter:
+            early = int(torch.randint(self.window, ()))
+        return super().windows(frames, lengths, early)
+
     def read(self, keys: Tensor, seen: Tensor) -> Tensor:
         """See ``WindowReader``."""
+        x = self._vectors(keys, seen)
+        if not self.return_frames:
+            return x
+        own = keys[:, self.context : self.context + self.window]
+        return torch.cat([x, own.flatten(1)[:, None].to(x.dtype)], dim=2)
+
+    def _vectors(self, keys: Tensor, seen: Tensor) -> Tensor:
         x = self.queries.expand(len(keys), -1, -1)
         if self.place is not None:
             keys = keys + self.place
         return self.ln(self.through(self.blocks, x, keys, seen))
+
+
+class Frames(nn.Module):
+    """No Q-Former: the encoder's frames, for training a ``whisper_scorer`` alone."""
+
+    def __init__(self, input_size: int):
+        super().__init__()
+        self.hidden = input_size
+
+    def forward(self, frames: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
+        """What it is given, see ``WindowReader``."""
+        return frames, lengths
 
 
 def read_decoder(path: Path) -> tuple[WhisperConfig, dict[str, Tensor]]:
@@ -134,6 +170,18 @@ def special_tokens(size: int) -> tuple[list[int], int]:
         end = no_timestamps - 106
         start = [end + 1, no_timestamps]
     return [max(0, token) for token in start], max(0, end)
+
+
+def _time_masked(frames: Tensor, lengths: Tensor, longest: int) -> Tensor:
+    """(B, F, d) with a span of 0 to ``longest`` zero frames for each 100 of a row."""
+    spans = frames.shape[1] // 100 + 1
+    numbers = torch.arange(spans, device=frames.device)
+    draw = torch.rand(2, len(frames), spans, device=frames.device)
+    width = (draw[0] * (longest + 1)).floor() * (numbers <= lengths[:, None] // 100)
+    start = (draw[1] * (lengths[:, None] - width + 1).clamp(min=0)).floor()
+    places = torch.arange(frames.shape[1], device=frames.device)[:, None]
+    hidden = (places >= start[:, None]) & (places < (start + width)[:, None])
+    return frames.masked_fill(hidden.any(dim=-1, keepdim=True), 0.0)
 
 
 class _CrossAttention(Attention):

@@ -1,11 +1,15 @@
-"""Text made to look like audio: what the LM can learn of listening without any speech.
+"""Text injection: simulated CTC posteriors, so that text alone trains the LM to listen.
 
-Behind ``projection: words`` an utterance looks to the LM like a rough transcript of
-itself: a vector for each word that was heard, some of them doubtful, some wrong, some
-of a word that nobody said. The same made from text lets the LM learn to copy, and how
-its tokens follow one another, from far more words than there is speech for. The shares
-below are roughly those of an earlier adapter of the mini's on dev speech (LOG.md of the
-recipe).
+Behind a posterior prefix an utterance looks to the LM like a doubtful transcript of
+itself: a vector for each word, some of them uncertain, some wrong, some of a word that
+nobody said. The same simulated from text lets the LM learn to copy, and how its tokens
+follow one another, from far more words than there is speech for. The shares below are
+roughly those of an earlier adapter of the mini's on dev speech (LOG.md of the recipe).
+
+``confuse_tokens`` is acoustic-confusion noise on what the response already has.
+
+Source: text injection as in MAESTRO (Chen et al. 2022, arXiv 2204.03409), whose
+simulated encoder outputs are posteriors here.
 """
 
 from __future__ import annotations
@@ -16,8 +20,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from espnet_llada.core.audio_embeddings import AudioEmbeddings
-from espnet_llada.core.confidence import RowRandom
+from espnet_llada.extensions.posterior_prefix.embeddings import AudioEmbeddings
+from espnet_llada.networks.random import RowRandom
 
 MISSED = 0.02
 """Of the tokens have no vector."""
@@ -26,17 +30,17 @@ GHOSTS = 0.16
 """How likely a vector of no token stands before a token."""
 
 WRONG = 0.08
-"""Of the tokens are heard as another one."""
+"""Of the tokens are taken for another one."""
 
 DOUBT = 0.8
-"""The largest share that a token which is heard rightly lacks of its vector; the median
+"""The largest share that a token which is recognised lacks of its vector; the median
 lacks an eighth of it."""
 
 
-def rough_audio(
+def simulated_audio(
     text: Tensor, lengths: Tensor, embedding: Tensor, seeds: Sequence[int]
 ) -> AudioEmbeddings:
-    """Vectors as ``WordProjection`` hands them on, of text.
+    """Vectors as ``PosteriorEmbeddings`` makes them, of text.
 
     Args:
         text: (B, T) int64 transcripts; what stands behind a row's end is ignored.
@@ -48,15 +52,15 @@ def rough_audio(
         Vectors (B, A, d) of two tokens each.
     """
     random = RowRandom(seeds, text.device)
-    heard = _heard(text.clamp(min=0), lengths, random)
-    mixture = _mixture(heard, len(embedding), random)
-    tokens = torch.stack([heard.tokens, mixture.token], dim=2)
+    kept = _vectors(text.clamp(min=0), lengths, random)
+    mixture = _mixture(kept, len(embedding), random)
+    tokens = torch.stack([kept.tokens, mixture.token], dim=2)
     shares = torch.stack([mixture.own, mixture.other], dim=2)
     vectors = (shares[..., None] * embedding[tokens]).sum(dim=2)
-    return AudioEmbeddings(vectors, heard.counts, tokens, shares)
+    return AudioEmbeddings(vectors, kept.counts, tokens, shares)
 
 
-def sprinkled(
+def corrupt_tokens(
     text: Tensor, lengths: Tensor, share: float, vocabulary: int, seeds: Sequence[int]
 ) -> Tensor:
     """Text with some tokens replaced by any others.
@@ -65,7 +69,7 @@ def sprinkled(
     to copy, and rare words as often as frequent ones.
 
     Args:
-        text: (B, T) int64, as for ``rough_audio``.
+        text: (B, T) int64, as for ``simulated_audio``.
         lengths: (B,) int64.
         share: of the tokens, in [0, 1].
         vocabulary: tokens to draw from.
@@ -79,32 +83,32 @@ def sprinkled(
     return torch.where(chosen & valid, drawn, text)
 
 
-def misheard(
-    given: Tensor, heard: AudioEmbeddings, share: float, seeds: Sequence[int]
+def confuse_tokens(
+    given: Tensor, audio: AudioEmbeddings, share: float, seeds: Sequence[int]
 ) -> Tensor:
-    """Given tokens, some replaced by others that were heard at their place.
+    """Given tokens, some replaced by others that the audio might have at their place.
 
     A first pass has errors that sound like what was said, and so has what an LM has
     committed itself; one that has seen nothing but true context believes all of it.
 
     Args:
         given: (B, L) int64, response positions from the first.
-        heard: says what sounds alike; where it names no tokens, nothing changes.
+        audio: says what sounds alike.
         share: of the tokens, in [0, 1].
         seeds: one for each row; a row's draws depend on nothing else.
     """
-    if not share or heard.tokens is None or not heard.tokens.numel():
+    if not share or not audio.tokens.numel():
         return given
     random, width = RowRandom(seeds, given.device), given.shape[1]
     places = torch.arange(width, device=given.device)
     # The first vector of that number.
-    numbers = heard.places.masked_fill(~heard.valid, -1)
+    numbers = audio.places.masked_fill(~audio.valid, -1)
     there = numbers[:, None] == places[:, None]  # (B, L, A)
     known, vector = there.any(dim=2), there.byte().argmax(dim=2)
     every = torch.full((len(given),), width)
-    other = random.uniform(every, width) * (heard.tokens.shape[2] - 1)
+    other = random.uniform(every, width) * (audio.tokens.shape[2] - 1)
     rows = torch.arange(len(given), device=given.device)[:, None]
-    found = heard.tokens[rows, vector, 1 + other.long()]
+    found = audio.tokens[rows, vector, 1 + other.long()]
     chosen = known & (random.uniform(every, width) < share)
     return torch.where(chosen, found, given)
 
@@ -115,7 +119,7 @@ def _any_token(draws: Tensor, vocabulary: int) -> Tensor:
 
 
 @dataclass(frozen=True)
-class _Heard:
+class _Vectors:
     """Which tokens have a vector: ``tokens`` (B, A), of no token where ``ghost``."""
 
     tokens: Tensor
@@ -123,7 +127,7 @@ class _Heard:
     counts: Tensor
 
 
-def _heard(text: Tensor, lengths: Tensor, random: RowRandom) -> _Heard:
+def _vectors(text: Tensor, lengths: Tensor, random: RowRandom) -> _Vectors:
     width = text.shape[1]
     chances = torch.tensor([GHOSTS, 1.0 - MISSED], device=text.device)
     there = random.uniform(lengths * 2, width * 2).unflatten(1, (width, 2)) < chances
@@ -131,7 +135,7 @@ def _heard(text: Tensor, lengths: Tensor, random: RowRandom) -> _Heard:
     there = (there & valid[..., None]).flatten(1)
     counts = there.sum(dim=1)
     order = (~there).int().argsort(dim=1, stable=True)[:, : int(counts.max())]
-    return _Heard(text.gather(1, order // 2), order % 2 == 0, counts)
+    return _Vectors(text.gather(1, order // 2), order % 2 == 0, counts)
 
 
 @dataclass(frozen=True)
@@ -143,17 +147,17 @@ class _Mixture:
     token: Tensor
 
 
-def _mixture(heard: _Heard, vocabulary: int, random: RowRandom) -> _Mixture:
+def _mixture(kept: _Vectors, vocabulary: int, random: RowRandom) -> _Mixture:
     """What is left of a vector's share 1 is the blank's."""
-    counts, width = heard.counts, heard.tokens.shape[1]
+    counts, width = kept.counts, kept.tokens.shape[1]
 
     def draw() -> Tensor:
         return random.uniform(counts, width)
 
     step = torch.where(draw() < 0.5, 1, -1)
-    beside = torch.arange(width, device=counts.device) + step
+    next_to = torch.arange(width, device=counts.device) + step
     last = (counts[:, None] - 1).clamp(min=0)
-    neighbour = heard.tokens.gather(1, beside.clamp(min=0).minimum(last))
+    neighbour = kept.tokens.gather(1, next_to.clamp(min=0).minimum(last))
     any_token = _any_token(draw(), vocabulary)
     token = torch.where(draw() < 0.5, neighbour, any_token)
     sure = 1 - DOUBT * draw() ** 3
@@ -161,6 +165,6 @@ def _mixture(heard: _Heard, vocabulary: int, random: RowRandom) -> _Mixture:
     wrong = draw() < WRONG
     own, other = torch.where(wrong, rest, sure), torch.where(wrong, sure * draw(), rest)
     token = torch.where(wrong, any_token, token)
-    own = own.masked_fill(heard.ghost, 0.0)
+    own = own.masked_fill(kept.ghost, 0.0)
     # Of a ghost's vector the blank has more than half in three of five cases.
-    return _Mixture(own, torch.where(heard.ghost, draw() ** 1.5, other), token)
+    return _Mixture(own, torch.where(kept.ghost, draw() ** 1.5, other), token)

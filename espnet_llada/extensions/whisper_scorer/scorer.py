@@ -1,4 +1,7 @@
-"""Reads any number of texts along the audio of a batch, and no token of them twice."""
+"""Scores any number of texts of a batch's audio, and computes no token of them twice.
+
+Imports ``extensions.ctc_alignment``: the CTC may object to a change.
+"""
 
 from __future__ import annotations
 
@@ -10,26 +13,26 @@ import torch
 from torch import Tensor
 
 from espnet_llada.extensions.ctc_alignment import CTCAlignment
-from espnet_llada.extensions.whisper_scorer.text_qformer import TextQFormer
+from espnet_llada.extensions.whisper_scorer.network import WhisperScorer
 
 Text = Sequence[int]
 
 _ALIGNED = 0.3
-"""Weight of the CTC's objections beside the decoder's log-probabilities."""
+"""Weight of the CTC's objections, added to the decoder's log-probabilities."""
 
 _AT_ONCE = 2048
 """Tokens that are tried in one batch: 230 MB over a vocabulary of 28,000."""
 
 
 @dataclass(frozen=True)
-class Reading:
-    """A text that was read along an utterance.
+class Scored:
+    """A text that was scored along an utterance.
 
     Attributes:
         row: the utterance, of a batch.
         text: its token ids.
         log_probs: (T + 1, V), what the audio has next behind each of its tokens, see
-            ``TextQFormer.forward``; behind fewer of them where the text is too long.
+            ``WhisperScorer.forward``; behind fewer of them where the text is too long.
         own: what that gives to each token, as far as it was read, and to the end.
         past: keys and values of what was read, for texts that begin alike.
     """
@@ -46,11 +49,11 @@ class Reading:
         return math.fsum(self.own)
 
 
-class Reader:
-    """A ``TextQFormer`` in front of the audio of a batch.
+class Scorer:
+    """A ``WhisperScorer`` in front of the audio of a batch.
 
     Args:
-        text_qformer: see there.
+        network: see there.
         frames: (U, F, d_model) of the encoder, of U utterances.
         words: (V, d_model), Whisper's embedding of each token.
         eos: id of the token that stands for the end.
@@ -59,19 +62,19 @@ class Reader:
 
     def __init__(
         self,
-        text_qformer: TextQFormer,
+        network: WhisperScorer,
         frames: Tensor,
         words: Tensor,
         eos: int,
         alignment: CTCAlignment | None = None,
     ):
-        self.text_qformer, self.words, self.eos = text_qformer, words, eos
+        self.network, self.words, self.eos = network, words, eos
         self.alignment = alignment
         self.device = frames.device
-        self.memory = text_qformer.projected(frames)
-        self._last: dict[int, Reading] = {}
+        self.memory = network.projected(frames)
+        self._last: dict[int, Scored] = {}
 
-    def __call__(self, rows: Sequence[int], texts: Sequence[Text]) -> list[Reading]:
+    def __call__(self, rows: Sequence[int], texts: Sequence[Text]) -> list[Scored]:
         """Read texts, each going on from what was last read of its utterance.
 
         Args:
@@ -88,8 +91,8 @@ class Reader:
         self._last |= {read.row: read for read in found}
         return found
 
-    def _whole(self, texts: Mapping[int, Text]) -> list[Reading]:
-        longest = self.text_qformer.longest
+    def _whole(self, texts: Mapping[int, Text]) -> list[Scored]:
+        longest = self.network.longest
         rows = list(texts)
         found = self._along(rows, [text[:longest] for text in texts.values()])
         return [
@@ -99,38 +102,36 @@ class Reader:
 
     def behind(
         self,
-        readings: Sequence[Reading],
+        scored: Sequence[Scored],
         kept: Sequence[int],
         texts: Sequence[Text],
     ) -> tuple[list[Tensor], list[Tensor]]:
         """What comes behind each token of texts that go on from others.
 
         Args:
-            readings: N, of the others.
+            scored: N, of the others.
             kept: how many of their tokens stand before each text.
             texts: N rows of token ids.
 
         Returns:
             N tensors (T, V) of log-probabilities, fewer where that is too long; and
-            what ``Reading.past`` has of those tokens.
+            what ``Scored.past`` has of those tokens.
         """
-        longest, begin = self.text_qformer.longest, len(self.text_qformer.start)
+        longest, begin = self.network.longest, len(self.network.start)
         pairs = list(zip(kept, texts, strict=True))
         fitting = [list(text[: max(0, longest - size)]) for size, text in pairs]
         if not any(fitting):
-            return [r.log_probs[:0] for r in readings], [r.past[:0] for r in readings]
-        pasts = [r.past[: begin + n] for r, n in zip(readings, kept, strict=True)]
-        return self._along([r.row for r in readings], fitting, pasts)
+            return [r.log_probs[:0] for r in scored], [r.past[:0] for r in scored]
+        pasts = [r.past[: begin + n] for r, n in zip(scored, kept, strict=True)]
+        return self._along([r.row for r in scored], fitting, pasts)
 
-    def again(
-        self, readings: Sequence[Reading], texts: Sequence[Text]
-    ) -> list[Reading]:
+    def again(self, scored: Sequence[Scored], texts: Sequence[Text]) -> list[Scored]:
         """Read texts that begin like others; only what is behind that is computed."""
-        pairs = list(zip(readings, texts, strict=True))
-        kept = _kept(readings, texts)
+        pairs = list(zip(scored, texts, strict=True))
+        kept = _kept(scored, texts)
         more = [text[n:] for (_, text), n in zip(pairs, kept, strict=True)]
-        found = self.behind(readings, kept, more)
-        begin, whole = len(self.text_qformer.start), []
+        found = self.behind(scored, kept, more)
+        begin, whole = len(self.network.start), []
         for (read, text), n, *new in zip(pairs, kept, *found, strict=True):
             if list(text) == read.text:
                 whole.append(read)
@@ -142,18 +143,18 @@ class Reader:
 
     def values(
         self,
-        readings: Sequence[Reading],
+        scored: Sequence[Scored],
         kept: Sequence[int],
         following: Sequence[Text],
     ) -> list[float]:
         """The log-probability of tokens that go on from texts.
 
         Args:
-            readings: N, of the texts.
+            scored: N, of the texts.
             kept: how many of their tokens stand before what follows.
             following: N rows of token ids, at least one each; the last may be the end.
         """
-        return list(map(math.fsum, self._following(readings, kept, following)))
+        return list(map(math.fsum, self._following(scored, kept, following)))
 
     def likelihoods(self, texts: Sequence[tuple[int, Text]]) -> list[float]:
         """The log-probability of texts and their ends, each with its utterance.
@@ -164,15 +165,15 @@ class Reader:
         new = {row: text for row, text in reversed(texts) if row not in self._last}
         if new:
             self(list(new), list(new.values()))
-        readings = [self._last[row] for row, _ in texts]
-        kept = _kept(readings, [text for _, text in texts])
+        scored = [self._last[row] for row, _ in texts]
+        kept = _kept(scored, [text for _, text in texts])
         following = [
             [*text[n:], self.eos] for (_, text), n in zip(texts, kept, strict=True)
         ]
-        found = self._following(readings, kept, following)
+        found = self._following(scored, kept, following)
         return [
             math.fsum([*read.own[:n], *own])
-            for read, n, own in zip(readings, kept, found, strict=True)
+            for read, n, own in zip(scored, kept, found, strict=True)
         ]
 
     def objections(self, changes: Sequence[tuple[int, Text, Text]]) -> list[float]:
@@ -198,7 +199,7 @@ class Reader:
         return found
 
     def _following(
-        self, readings: Sequence[Reading], kept: Sequence[int], texts: Sequence[Text]
+        self, scored: Sequence[Scored], kept: Sequence[int], texts: Sequence[Text]
     ) -> list[list[float]]:
         """The log-probability of each token that goes on from texts; see ``values``.
 
@@ -207,7 +208,7 @@ class Reader:
         """
         found: list[list[float]] = []
         for these in _groups([len(text) for text in texts]):
-            group = readings[these], kept[these], texts[these]
+            group = scored[these], kept[these], texts[these]
             log_probs, _ = self.behind(*group[:2], [row[:-1] for row in group[2]])
             for read, n, row, behind in zip(*group, log_probs, strict=True):
                 first = read.log_probs[n, row[0]].item()
@@ -222,26 +223,26 @@ class Reader:
     ) -> tuple[list[Tensor], list[Tensor]]:
         here = torch.tensor(rows, dtype=torch.long, device=self.device)
         given = texts, self.words, self.eos, pasts
-        return self.text_qformer.along(self.memory, here, *given)
+        return self.network.along(self.memory, here, *given)
 
     def _reading(
         self, row: int, text: list[int], log_probs: Tensor, past: Tensor
-    ) -> Reading:
+    ) -> Scored:
         own = log_probs_of(log_probs, [*text[: len(log_probs) - 1], self.eos])
-        return Reading(row, text, log_probs, own, past)
+        return Scored(row, text, log_probs, own, past)
 
 
-class Beside:
-    """What a reader expects next, for a search by another model.
+class NextToken:
+    """What a scorer expects next, for a search by another model.
 
     Args:
-        reader: of the batch.
+        scorer: of the batch.
         weight: of its log-probabilities.
     """
 
-    def __init__(self, reader: Reader, weight: float):
-        self.reader, self.weight = reader, weight
-        self._known: dict[tuple[int, Text], Reading] = {}
+    def __init__(self, scorer: Scorer, weight: float):
+        self.scorer, self.weight = scorer, weight
+        self._known: dict[tuple[int, Text], Scored] = {}
 
     def __call__(self, rows: Sequence[int], texts: Sequence[Text]) -> Tensor:
         """(N, V): ``weight`` times the log-probability of each token behind texts.
@@ -253,7 +254,7 @@ class Beside:
         """
         keys = list(zip(rows, map(tuple, texts), strict=True))
         if not self._known:
-            found = self.reader(rows, texts)
+            found = self.scorer(rows, texts)
         else:
             found = self._longer(
                 [self._known[row, text[:-1]] for row, text in keys], texts
@@ -261,14 +262,12 @@ class Beside:
         self._known = dict(zip(keys, found, strict=True))
         return self.weight * torch.stack([read.log_probs[-1] for read in found])
 
-    def _longer(
-        self, readings: Sequence[Reading], texts: Sequence[Text]
-    ) -> list[Reading]:
+    def _longer(self, scored: Sequence[Scored], texts: Sequence[Text]) -> list[Scored]:
         """By one token; of the log-probabilities the last ones are kept."""
         kept = [len(text) - 1 for text in texts]
-        new = self.reader.behind(readings, kept, [text[-1:] for text in texts])
+        new = self.scorer.behind(scored, kept, [text[-1:] for text in texts])
         found = []
-        for read, text, log_probs, past in zip(readings, texts, *new, strict=True):
+        for read, text, log_probs, past in zip(scored, texts, *new, strict=True):
             # Behind the longest text that is read there is nothing new.
             last = log_probs if len(log_probs) else read.log_probs
             past = torch.cat([read.past, past])
@@ -276,29 +275,29 @@ class Beside:
         return found
 
 
-def spelled(
-    reader: Reader, rows: int, longest: int
+def transcribed(
+    scorer: Scorer, rows: int, longest: int
 ) -> tuple[list[list[int]], list[list[float]]]:
-    """The texts that a reader itself goes on with, token by token.
+    """The texts that a scorer itself goes on with, token by token (greedy).
 
     Args:
-        reader: of a batch.
+        scorer: of a batch.
         rows: utterances of it.
         longest: tokens of a text.
 
     Returns:
         Token ids without the end, and the log-probability of each.
     """
-    beside, live = Beside(reader, 1.0), list(range(rows))
+    following, live = NextToken(scorer, 1.0), list(range(rows))
     texts: list[list[int]] = [[] for _ in live]
     sure: list[list[float]] = [[] for _ in live]
     while live:
-        values, tokens = beside(live, [texts[row] for row in live]).max(dim=1)
+        values, tokens = following(live, [texts[row] for row in live]).max(dim=1)
         going = []
         for row, token, value in zip(
             live, tokens.tolist(), values.tolist(), strict=True
         ):
-            if token == reader.eos:
+            if token == scorer.eos:
                 continue
             texts[row].append(token)
             sure[row].append(value)
@@ -326,11 +325,11 @@ def _groups(sizes: Sequence[int]) -> Iterator[slice]:
         yield slice(start, len(sizes))
 
 
-def _kept(readings: Sequence[Reading], texts: Sequence[Text]) -> list[int]:
+def _kept(scored: Sequence[Scored], texts: Sequence[Text]) -> list[int]:
     """How many tokens of each text were read already."""
     return [
         min(_alike(read.text, text), len(read.log_probs) - 1)
-        for read, text in zip(readings, texts, strict=True)
+        for read, text in zip(scored, texts, strict=True)
     ]
 
 

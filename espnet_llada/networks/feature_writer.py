@@ -1,4 +1,4 @@
-"""Encodes utterances into one shard of a feature cache."""
+"""Encodes utterances into one shard of a feature cache (``io.feature_cache``)."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ import numpy as np
 import torch
 
 from espnet_llada.io.audio.reading import load_audio
-from espnet_llada.io.feature_cache import write_text
-from espnet_llada.io.weights.download import sha256
+from espnet_llada.io.checksums import sha256
+from espnet_llada.io.data_file import write_text
 from espnet_llada.networks.encoder import WhisperEncoder
 from espnet_llada.types import SAMPLE_RATE, UserError, atomic_write
 
@@ -42,7 +42,7 @@ def write_shard(
     storage: str,
     batch_seconds: float,
 ) -> None:
-    """Encode utterances into ``ark``, and describe it in the ``.json`` beside it.
+    """Encode utterances into ``ark``, and describe it in a ``.json`` next to it.
 
     Args:
         ark: file to make.

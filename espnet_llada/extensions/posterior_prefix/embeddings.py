@@ -1,4 +1,4 @@
-"""What the adapter hands to the LM."""
+"""What the posterior prefix hands to the LM: a vector for each token that is likely."""
 
 from __future__ import annotations
 
@@ -15,8 +15,7 @@ class AudioEmbeddings:
     Attributes:
         vectors: (B, A, d).
         counts: (B,) int64, vectors of each row.
-        tokens: (B, A, K) int64, the likeliest tokens of each vector; None where a
-            vector stands for no words.
+        tokens: (B, A, K) int64, the likeliest tokens of each vector.
         shares: (B, A, K), how much of a vector is that token's; at most 1 together.
         first: (B, A K) int64, where in a row the same token stands for the first time.
         places: (B, A) int64, the number of the word that a vector is, counted from 0.
@@ -25,24 +24,19 @@ class AudioEmbeddings:
 
     vectors: Tensor
     counts: Tensor
-    tokens: Tensor | None = None
-    shares: Tensor | None = None
+    tokens: Tensor
+    shares: Tensor
     first: Tensor | None = None
     places: Tensor | None = None
 
     def __post_init__(self) -> None:
-        if self.tokens is not None and self.first is None:
+        if self.first is None:
             first = first_places(self.tokens.flatten(1))
             object.__setattr__(self, "first", first)
         if self.places is None:
-            object.__setattr__(self, "places", self._counted())
-
-    def _counted(self) -> Tensor:
-        """Which number each vector has."""
-        words = torch.ones_like(self.vectors[..., 0], dtype=torch.bool)
-        if self.shares is not None:
-            words = self.shares.sum(dim=2) > 0.5
-        return (words.long().cumsum(dim=1) - 1).clamp(min=0)
+            words = (self.shares.sum(dim=2) > 0.5).long()
+            counted = (words.cumsum(dim=1) - 1).clamp(min=0)
+            object.__setattr__(self, "places", counted)
 
     @property
     def valid(self) -> Tensor:
@@ -79,17 +73,14 @@ class AudioEmbeddings:
         """Some of the rows: (N,) int64; without the padding that only others need."""
         counts = self.counts[chosen]
         width = int(counts.max()) if len(chosen) else 0
-        vectors, places = self.vectors[chosen, :width], self.places[chosen, :width]
-        if self.tokens is None:
-            return AudioEmbeddings(vectors, counts, places=places)
         kept = width * self.tokens.shape[2]
         return AudioEmbeddings(
-            vectors,
+            self.vectors[chosen, :width],
             counts,
             self.tokens[chosen, :width],
             self.shares[chosen, :width],
             self.first[chosen, :kept],
-            places,
+            self.places[chosen, :width],
         )
 
 

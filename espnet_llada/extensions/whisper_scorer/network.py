@@ -1,22 +1,25 @@
-"""A Q-Former whose queries are a transcript: what the audio says at each of its words.
+"""Whisper's decoder, with adapters, teacher-forced along a text: a scorer of it.
 
 A window-level Q-Former knows a third of a second and none of the words around it. Here
-the audio is read a second time with a transcript at hand: the one that the windows
-gave, or, in deliberation, another recogniser's first pass. It is Whisper's own decoder
-in one parallel pass, frozen but for small bottlenecks: behind each word of the
-transcript it says which word the audio has next. It transcribes nothing by itself,
-since the words that it goes on from are the transcript's, errors included; the LM
-decides whom to believe.
+the audio is attended to once more with a text at hand: the CTC's draft, or, in
+deliberation, another recogniser's first pass. It is Whisper's own decoder in one
+parallel pass, frozen but for small adapters: behind each word of the text it says which
+word the audio has next. It transcribes nothing by itself, since the words that it goes
+on from are the text's, errors included; the LM decides whom to believe.
 
-Source: a Q-Former that reads text beside its queries is InstructBLIP's (arXiv
+Imports ``extensions.whisper_qformer``, which reads the decoder of a Whisper, and
+``extensions.posterior_prefix.alignment``.
+
+Source: a Q-Former that reads text next to its queries is InstructBLIP's (arXiv
 2305.06500); attention to both audio and first pass is that of deliberation networks
-(Hu et al. 2020, arXiv 2003.07962); the bottlenecks are those of Houlsby et al. 2019
+(Hu et al. 2020, arXiv 2003.07962); the adapters are those of Houlsby et al. 2019
 (arXiv 1902.00751).
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Annotated
 
 import torch
@@ -25,8 +28,8 @@ from msgspec import Meta
 from torch import Tensor, nn
 from torch.nn.utils.rnn import pad_sequence
 
-from espnet_llada.extensions.alignment import spoken
-from espnet_llada.extensions.posterior_prefix.whisper_qformer import (
+from espnet_llada.extensions.posterior_prefix.alignment import spoken
+from espnet_llada.extensions.whisper_qformer import (
     DecoderBlock,
     Projected,
     read_decoder,
@@ -39,31 +42,48 @@ from espnet_llada.networks.vocabulary import scores
 from espnet_llada.networks.whisper_file import WhisperConfig
 
 
-class TextQFormer(Pretrained):
-    """Whisper's decoder over a whole utterance and a transcript of it.
+@dataclass(frozen=True)
+class Options:
+    """``decoder_conf.whisper_scorer``."""
+
+    bottleneck: Annotated[
+        int,
+        Meta(ge=0, le=4096, description="inner width of its adapters; 0 trains none"),
+    ] = 64
+    weight: Annotated[
+        Weight, Meta(description="of its loss (nats for each token), added to the LM's")
+    ] = 1.0
+    first_pass: Annotated[
+        Share,
+        Meta(
+            description="share of a training's utterances in which it follows a first "
+            "pass, and not the CTC's draft"
+        ),
+    ] = 0.0
+    only: Annotated[
+        bool, Meta(description="train by this loss alone, along simulated ASR errors")
+    ] = False
+
+
+class WhisperScorer(Pretrained):
+    """Whisper's decoder over a whole utterance and a text of it.
 
     Args:
         config: sizes of the decoder.
         tensors: its weights by OpenAI's names; they stay as they are.
-        bottleneck: inner width of what is trained behind each layer; 0 for nothing.
-        weight: of its loss (nats for each token) beside the LM's.
-        first_pass: share of a training's utterances whose transcript is not the draft
-            of the adapter's CTC but what the response already has: deliberation.
-        only: train by this loss alone, along what is said with errors of its own
-            (``misreading``); neither the windows nor the LM are run.
+        options: see there.
     """
 
     def __init__(
         self,
         config: WhisperConfig,
         tensors: dict[str, Tensor],
-        bottleneck: Annotated[int, Meta(ge=0, le=4096)] = 64,
-        weight: Weight = 1.0,
-        first_pass: Share = 0.0,
-        only: bool = False,
+        options: Options | None = None,
     ):
         super().__init__()
-        self.weight, self.first_pass, self.only = weight, first_pass, only
+        options = options or Options()
+        self.weight, self.first_pass = options.weight, options.first_pass
+        self.only, bottleneck = options.only, options.bottleneck
         tensors = dict(tensors)
         table = tensors.pop("token_embedding.weight")
         places = tensors.pop("positional_embedding")
@@ -82,14 +102,13 @@ class TextQFormer(Pretrained):
         self.bottlenecks = nn.ModuleList(small)
 
     @classmethod
-    def from_pretrained(cls, whisper: str, **options: float) -> TextQFormer:
-        """Of a Whisper by name or path; with options of the class."""
-        decoder = read_decoder(weights.resolve(whisper, "whisper").path)
-        return cls(*decoder, **options)
+    def from_pretrained(cls, whisper: str, options: Options) -> WhisperScorer:
+        """Of a Whisper by name or path."""
+        return cls(*read_decoder(weights.resolve(whisper, "whisper").path), options)
 
     @property
     def longest(self) -> int:
-        """Tokens of a transcript that are read; what is behind them is not."""
+        """Tokens of a text that are scored; what is behind them is not."""
         return len(self.places) - len(self.start)
 
     def forward(

@@ -17,9 +17,9 @@ from espnet_llada.inference.decode_file import model_options
 from espnet_llada.inference.loading import read_train_config
 from espnet_llada.io.checkpoint import read_state
 from espnet_llada.io.model_dir import write_model
-from espnet_llada.io.weights import Asset, checksums, resolve
+from espnet_llada.io.weights import Asset, digests, resolve
 from espnet_llada.io.weights.assets import ASSETS, MINI
-from espnet_llada.io.weights.checksums import cached_sha256, verify
+from espnet_llada.io.weights.digests import cached_sha256, verify
 from espnet_llada.io.weights.tensors import save_tensors
 from espnet_llada.networks.lm.export import export_llama
 from espnet_llada.networks.lm.loading import empty_llama
@@ -39,7 +39,7 @@ def flip(file: Path) -> None:
 
 def new_process() -> None:
     """What the last one knew of files is forgotten."""
-    checksums._of_this_process.clear()
+    digests._of_this_process.clear()
 
 
 def refused(file: Path, call, mend: str) -> None:
@@ -181,13 +181,13 @@ def test_what_the_hub_has_fetched_is_compared_with_its_name(tmp_path):
 def test_a_large_file_is_read_when_new_or_written_and_on_demand(
     tmp_path, cache, monkeypatch
 ):
-    monkeypatch.setattr(checksums, "LARGE", 1)
+    monkeypatch.setattr(digests, "LARGE", 1)
     file = tmp_path / "m.safetensors"
     save_tensors(TENSORS, file)
     before = cached_sha256(file)
     read = []
     monkeypatch.setattr(
-        checksums,
+        digests,
         "sha256",
         lambda path: read.append(path) or hashlib.sha256(path.read_bytes()).hexdigest(),
     )
@@ -210,7 +210,7 @@ def test_a_large_file_is_read_when_new_or_written_and_on_demand(
 
 @pytest.mark.parametrize("content", ["[]", "{", '{"PATH": 5}', '{"PATH": [1]}'])
 def test_a_damaged_store_of_digests_is_made_anew(tmp_path, cache, monkeypatch, content):
-    monkeypatch.setattr(checksums, "LARGE", 1)
+    monkeypatch.setattr(digests, "LARGE", 1)
     file = tmp_path / "m.safetensors"
     save_tensors(TENSORS, file)
     cache.mkdir()
@@ -221,7 +221,7 @@ def test_a_damaged_store_of_digests_is_made_anew(tmp_path, cache, monkeypatch, c
 def test_the_command_names_every_file_and_a_damaged_one(
     tmp_path, cache, monkeypatch, capsys
 ):
-    monkeypatch.setattr(checksums, "LARGE", 1)
+    monkeypatch.setattr(digests, "LARGE", 1)
     monkeypatch.setattr("espnet_llada.bin.weights.MINI", tmp_path / "mini")
     for folder in (tmp_path / "mini/llada", cache / "packs/1/exp", cache / "models/m"):
         folder.mkdir(parents=True)

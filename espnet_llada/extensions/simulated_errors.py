@@ -1,4 +1,4 @@
-"""Texts with errors that a reader makes itself, to train it alone.
+"""Simulated ASR errors: those that a scorer makes itself, to train it alone.
 
 What it goes on from when it transcribes or corrects is what it has taken for right
 before: scheduled sampling (Bengio et al. 2015, arXiv 1506.03099).
@@ -12,26 +12,26 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from espnet_llada.core.confidence import RowRandom
+from espnet_llada.networks.random import RowRandom
 
 
 @dataclass(frozen=True)
 class Errors:
-    """Which share of a text's tokens is replaced, is lost, or has another beside it."""
+    """Which share of a text's tokens is replaced, lost, or has another next to it."""
 
     replaced: float = 0.0
     lost: float = 0.0
     extra: float = 0.0
 
 
-MISREAD = ((0.35, Errors()), (0.25, Errors(0.15)), (0.4, Errors(0.06, 0.03, 0.03)))
+KINDS = ((0.35, Errors()), (0.25, Errors(0.15)), (0.4, Errors(0.06, 0.03, 0.03)))
 """Shares of the texts of a training, and what becomes of them."""
 
 
-def misread(
+def with_simulated_errors(
     texts: Sequence[Sequence[int]], log_probs: Tensor, eos: int, seeds: Sequence[int]
 ) -> list[list[int]]:
-    """Texts with errors that a reader makes itself.
+    """Texts with errors that a scorer makes itself.
 
     Args:
         texts: B rows of token ids.
@@ -45,19 +45,19 @@ def misread(
         errors = _kind(kind)
         others = _drawn(log_probs[row, : len(text)], text, eos, draws[0::3])
         fates = zip(text, others, draws[1::3], draws[2::3], strict=True)
-        found.append([t for fate in fates for t in _misread(errors, *fate)])
+        found.append([t for fate in fates for t in _with_error(errors, *fate)])
     return found
 
 
 def _kind(draw: float) -> Errors:
-    for share, errors in MISREAD[:-1]:
+    for share, errors in KINDS[:-1]:
         if draw < share:
             return errors
         draw -= share
-    return MISREAD[-1][1]
+    return KINDS[-1][1]
 
 
-def _misread(
+def _with_error(
     errors: Errors, token: int, other: int, fate: float, side: float
 ) -> list[int]:
     if fate < errors.replaced:

@@ -1,9 +1,9 @@
-"""A projection by way of words: what the adapter hears, as the LM's own embeddings.
+"""Posterior-weighted embeddings: audio as a mixture of the LM's own embeddings.
 
 Where the adapter began as Whisper's decoder and the LM has Whisper's tokens, a vector
-times Whisper's token embeddings says which token is heard. The LM is handed the mean of
-its own embeddings under that distribution, so an utterance looks to it like a rough
-transcript of itself, rare words included, and it knows before any training how to copy.
+times Whisper's token embeddings gives posteriors over the LM's tokens. The LM is handed
+the mean of its own embeddings under them, so an utterance looks to it like a transcript
+of itself with doubtful words blurred, and it knows before any training how to copy.
 
 Source: LegoSLM (arXiv 2505.11352), which mixes an LM's embeddings by the posteriors of
 a CTC.
@@ -19,8 +19,8 @@ import torch.nn.functional as F
 from msgspec import Meta
 from torch import Tensor, nn
 
-from espnet_llada.core.audio_embeddings import AudioEmbeddings
-from espnet_llada.extensions.posterior_prefix.ctc import Windows
+from espnet_llada.extensions.ctc import Windows
+from espnet_llada.extensions.posterior_prefix.embeddings import AudioEmbeddings
 from espnet_llada.io import weights
 from espnet_llada.io.data_file import read_json
 from espnet_llada.io.schema import LARGEST
@@ -40,20 +40,20 @@ LIKELIEST = 8
 """Tokens of a vector that ``AudioEmbeddings`` names."""
 
 
-class WordProjection(Pretrained):
+class PosteriorEmbeddings(Pretrained):
     """Posteriors over the LM's tokens -> a mixture of its embeddings; never trained.
 
     Args:
-        words: (V, width), Whisper's embedding of each of the LM's tokens.
+        table: (V, width), Whisper's embedding of each of the LM's tokens.
     """
 
-    def __init__(self, words: Tensor):
+    def __init__(self, table: Tensor):
         super().__init__()
-        self.words = nn.Parameter(words, requires_grad=False)
+        self.table = nn.Parameter(table, requires_grad=False)
 
     @classmethod
-    def from_pretrained(cls, width: int, whisper: str, lm: Path) -> WordProjection:
-        """Read the words that an LM shares with a Whisper.
+    def from_pretrained(cls, width: int, whisper: str, lm: Path) -> PosteriorEmbeddings:
+        """Read the tokens that an LM shares with a Whisper.
 
         Args:
             width: of the adapter's vectors.
@@ -65,7 +65,7 @@ class WordProjection(Pretrained):
         """
         if not (lm / TOKENS_FILE).exists():
             raise UserError(
-                f"{lm}/{TOKENS_FILE}: not there; projection: words needs an LM with "
+                f"{lm}/{TOKENS_FILE}: not there; posterior_prefix needs an LM with "
                 "Whisper's tokens, as local/make_lm.py makes it"
             )
         ids = read_json(lm / TOKENS_FILE, _Ids)
@@ -82,19 +82,15 @@ class WordProjection(Pretrained):
         words[known < 0] = words[known >= 0].mean(dim=0)
         return cls(words)
 
-    def ctc_layer(self, audio: Tensor, embedding: Tensor) -> tuple[Tensor, Tensor]:
-        """The vectors and the table whose products are the CTC's logits."""
-        return audio.to(self.words.dtype), self.words
-
     def view(self, windows: Windows, embedding: Tensor) -> AudioEmbeddings:
-        """The LM's view of what was heard: one vector for each word.
+        """The LM's view of the audio: one vector for each word.
 
-        Windows that are almost surely without a word are left out, and neighbours that
-        hear the same one are averaged (as in CTC compression, Gaido et al. 2021,
+        Windows that are almost surely without a word are left out, and neighbours with
+        the same one are averaged (as in CTC compression, Gaido et al. 2021,
         arXiv 2102.01578). What is left is about as long as the transcript.
 
         Args:
-            windows: of the CTC over ``words``, silent from ``SILENT`` on.
+            windows: of the CTC over ``table``, silent from ``SILENT`` on.
             embedding: (V, lm_width), the LM's; a blank counts as zero.
 
         Returns:

@@ -3,21 +3,20 @@
 An LM that is trained from the start with its own loss learns to ignore an adapter that
 says nothing yet. CTC first makes what the projection hands to the LM look like the
 words that are spoken. Its output layer is a frozen table: the LM's own embedding, or
-Whisper's (``posterior_prefix.words``). Its best path is also a draft for the strategy
-``mask_ctc``.
+Whisper's (``posterior_prefix.mixture``). Its best path is also a draft.
 """
 
 from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Any
+from typing import Annotated, Any
 
 import torch
 import torch.nn.functional as F
+from msgspec import Meta
 from torch import Tensor, nn
 
-from espnet_llada.core.audio_embeddings import first_places
 from espnet_llada.io.schema import Weight
 from espnet_llada.networks.vocabulary import at_once, scores
 
@@ -26,7 +25,7 @@ _NEVER = -1e4  # a logit; torch's CTC makes NaN of infinite ones
 
 @dataclass(frozen=True)
 class Windows:
-    """What the CTC hears in each of the adapter's vectors.
+    """The CTC's posteriors for each of the adapter's vectors.
 
     Attributes:
         best: (B, A) int64, the most probable: a token's id + 1, 0 for the blank.
@@ -59,28 +58,37 @@ class Windows:
         )
 
 
+@dataclass(frozen=True)
+class Options:
+    """``decoder_conf.ctc``; the loss is in nats for each token."""
+
+    weight: Annotated[
+        Weight, Meta(description="of the CTC loss, added to the LM's; 0: not trained")
+    ] = 0.1
+    only: Annotated[
+        bool, Meta(description="train by this loss alone, to warm the adapter up")
+    ] = False
+    scale: Annotated[
+        Weight | None,
+        Meta(
+            description="of the logits at first; by default unrelated rows differ by 1"
+        ),
+    ] = None
+
+
 class AlignmentCTC(nn.Module):
-    """CTC whose output layer is a frozen table; fields of ``decoder_conf.ctc``.
+    """CTC whose output layer is a frozen table.
 
     Args:
         embedding: (V, d), a row for each of the LM's tokens.
         width: of the adapter's vectors, from which the blank is told.
-        weight: of this loss (nats for each token) beside the LM's.
-        only: train by this loss alone; the LM is not run (to warm the adapter up).
-        scale: of the logits at first; by default such that two unrelated rows differ
-            by about one nat.
+        options: see there.
     """
 
-    def __init__(
-        self,
-        embedding: Tensor,
-        width: int,
-        weight: Weight = 0.1,
-        only: bool = False,
-        scale: Weight | None = None,
-    ):
+    def __init__(self, embedding: Tensor, width: int, options: Options | None = None):
         super().__init__()
-        self.weight, self.only = weight, only
+        options = options or Options()
+        self.weight, self.only, scale = options.weight, options.only, options.scale
         tokens, size = embedding.shape
         if scale is None:
             scale = 1 / (float(embedding.float().std()) ** 2 * math.sqrt(size))
@@ -97,7 +105,7 @@ class AlignmentCTC(nn.Module):
         scores(projected * self.scale, table, out=logits[..., 1:])
         return logits.log_softmax(dim=-1)
 
-    def heard(
+    def windows(
         self,
         audio: Tensor,
         projected: Tensor,
@@ -105,7 +113,7 @@ class AlignmentCTC(nn.Module):
         lengths: Tensor,
         silent: float = 0.0,
     ) -> Windows:
-        """What each vector says, a few of them at a time.
+        """The posteriors, computed for a few vectors at a time.
 
         Args:
             audio: (B, A, width).
@@ -157,7 +165,7 @@ class AlignmentCTC(nn.Module):
         """
         places = torch.arange(text.shape[1], device=text.device)
         text = torch.where(places < text_lengths[:, None], text, text[:, :1]).clamp(0)
-        first = first_places(text)
+        first = _first_places(text)
         # Under autocast in the dtype that the projection had.
         hidden = (projected * self.scale).to(projected.dtype)
         embedding = embedding.to(hidden.dtype)
@@ -227,3 +235,9 @@ def best_path(windows: Windows) -> tuple[list[list[int]], list[list[float]]]:
             ids[-1].append(path[place] - 1)
             confidence[-1].append(value[place])
     return ids, confidence
+
+
+def _first_places(tokens: Tensor) -> Tensor:
+    """(B, T): where each row has this token for the first time."""
+    same = tokens[:, :, None] == tokens[:, None, :]
+    return same.byte().argmax(dim=2)

@@ -1,4 +1,4 @@
-"""Which token of a transcript each vector is: for audio that stands beside the text."""
+"""Which token of a transcript each vector is, by edit distance: aligned positions."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import torch
 
-from espnet_llada.core.audio_embeddings import AudioEmbeddings
+from espnet_llada.extensions.posterior_prefix.embeddings import AudioEmbeddings
 
 LIKELY, OTHER = 0.5, 1.2
 """Costs of a token that is among a vector's likeliest, though not the first of them,
@@ -17,28 +17,26 @@ GHOST = 0.3
 """Of a vector without a token, where its tokens have half of it or less."""
 
 
-def beside(
-    heard: AudioEmbeddings,
+def aligned(
+    audio: AudioEmbeddings,
     transcripts: Sequence[Sequence[int]],
     positions: Sequence[Sequence[int]] | None = None,
 ) -> AudioEmbeddings:
     """The same audio, its vectors numbered by the tokens of a transcript.
 
-    Without a transcript a vector is numbered by how many words were heard before it,
-    so a single word too many moves all that follow. Aligned with a transcript by edit
-    distance it stands beside the token that it is; one without a token has the number
-    of the token before it.
+    Without a transcript a vector is numbered by how many words are before it, so a
+    single word too many moves all that follow. Aligned with a transcript by edit
+    distance it has the number of the token that it is; one without a token has that of
+    the token before it.
 
     Args:
-        heard: of B rows; where it names no tokens, it is returned as it is.
+        audio: of B rows.
         transcripts: B rows of token ids.
         positions: of each token of them on the canvas; by default they are counted.
     """
-    if heard.tokens is None:
-        return heard
-    tokens, counts = heard.tokens.tolist(), heard.counts.tolist()
-    sure = (heard.shares.sum(dim=2) > 0.5).tolist()
-    places = heard.places.tolist()
+    tokens, counts = audio.tokens.tolist(), audio.counts.tolist()
+    sure = (audio.shares.sum(dim=2) > 0.5).tolist()
+    places = audio.places.tolist()
     for row, text in enumerate(transcripts):
         size = counts[row]
         if text and size:
@@ -48,8 +46,8 @@ def beside(
             if positions is not None:
                 numbers = [positions[row][number] for number in numbers]
             places[row][:size] = numbers
-    places = torch.tensor(places, dtype=torch.int64, device=heard.counts.device)
-    return replace(heard, places=places.reshape(heard.places.shape))
+    places = torch.tensor(places, dtype=torch.int64, device=audio.counts.device)
+    return replace(audio, places=places.reshape(audio.places.shape))
 
 
 def spoken(transcript: Sequence[int], text: Sequence[int]) -> list[int]:
@@ -67,12 +65,12 @@ def spoken(transcript: Sequence[int], text: Sequence[int]) -> list[int]:
 def corrections(
     transcript: Sequence[int], text: Sequence[int], nothing: int
 ) -> list[tuple[int, int]]:
-    """Side by side what is to stand in place of a transcript, and what does.
+    """Pairs of what is to stand in place of a transcript, and what does.
 
     Args:
         transcript: token ids.
         text: what is said.
-        nothing: the id beside a token that lacks, or that is one too many.
+        nothing: the id in a pair whose token lacks, or is one too many.
     """
     numbers, own = _aligned([[t] for t in transcript], [1.0] * len(transcript), text)
     pairs, done = [], 0

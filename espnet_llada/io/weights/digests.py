@@ -1,26 +1,19 @@
 """Digests of weights files, and whether a file still is what was once written.
 
-What lies beside a file says it (see ``io.beside``); else the pinned asset that its
+Its checksum file says it (see ``io.checksums``); else the pinned asset that its
 directory was made of, or the hub.
 """
 
 from __future__ import annotations
 
 import contextlib
-import json
 import re
 from pathlib import Path
 
-from espnet_llada.io.beside import (
-    cache_dir,
-    checksum_file,
-    checksum_line,
-    damaged,
-    written_beside,
-)
-from espnet_llada.io.data_file import read_json
-from espnet_llada.io.weights.download import sha256
-from espnet_llada.types import UserError, atomic_write
+from espnet_llada.io.cache import cache_dir
+from espnet_llada.io.checksums import damaged, read_checksum, sha256
+from espnet_llada.io.data_file import read_json, write_json
+from espnet_llada.types import UserError
 
 MARKER = "weights.json"
 """In a directory that was made of a pinned asset; has the digest of its weights."""
@@ -36,7 +29,7 @@ _of_this_process: dict[str, list] = {}
 
 
 def cached_sha256(path: Path, fresh: bool = False) -> str:
-    """Digest of a file that no process reads twice for it; see ``LARGE``.
+    """Digest of a file, kept for the next time; see ``LARGE``.
 
     Args:
         path: the file.
@@ -56,27 +49,16 @@ def cached_sha256(path: Path, fresh: bool = False) -> str:
     return found[-1]
 
 
-def _store() -> Path:
-    return cache_dir() / "digests.json"
-
-
 def _read_store() -> dict[str, list]:
     with contextlib.suppress(UserError):
-        return read_json(_store(), dict[str, list])
+        return read_json(cache_dir() / "digests.json", dict[str, list])
     return {}
 
 
 def _write_store(known: dict[str, list]) -> None:
     with contextlib.suppress(OSError, UserError):  # only a cache
-        _store().parent.mkdir(parents=True, exist_ok=True)
-        with atomic_write(_store()) as temporary:
-            temporary.write_text(json.dumps(known, indent=1), encoding="utf-8")
-
-
-def write_checksum(path: Path) -> None:
-    """Write the checksum of a file that was just made."""
-    line = checksum_line(sha256(path), path.name)
-    checksum_file(path).write_text(line, encoding="utf-8")
+        cache_dir().mkdir(parents=True, exist_ok=True)
+        write_json(cache_dir() / "digests.json", known)
 
 
 def recorded_sha256(path: Path) -> str | None:
@@ -85,12 +67,12 @@ def recorded_sha256(path: Path) -> str | None:
     Raises:
         UserError: a checksum that cannot be read.
     """
-    return written_beside(path) or _of_asset(path) or _of_hub(path)
+    return read_checksum(path) or _of_asset(path) or _of_hub(path)
 
 
 def _of_asset(path: Path) -> str | None:
     content = read_marker(path.parent).get("content_sha256")
-    # Of the directory's weights; so it says nothing when others were put beside them.
+    # Of the directory's weights; so it says nothing when other files were added.
     return content if content and weight_files(path.parent) == [path] else None
 
 
@@ -115,10 +97,6 @@ def weight_files(directory: Path) -> list[Path]:
 
 def verify(path: Path, fresh: bool = False) -> bool:
     """Compare a file with what was recorded of it; False where nothing was.
-
-    Args:
-        path: the file.
-        fresh: see ``cached_sha256``.
 
     Raises:
         UserError: it is damaged; the message says where to get it anew.

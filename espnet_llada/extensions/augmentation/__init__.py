@@ -1,1 +1,0 @@
-"""Errors and audio that training makes up."""

@@ -1,0 +1,134 @@
+"""The paper's linear prefix with an auxiliary CTC, and what any CTC says of a batch.
+
+Imports ``extensions.ctc`` and ``extensions.ctc_alignment``.
+
+Source: CTC on the projector through the LM's frozen embedding is what makes such
+adapters converge early; see ``extensions.ctc``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
+import torch
+from torch import Tensor
+
+from espnet_llada.core.objective import Targets
+from espnet_llada.core.prefix import LinearPrefix, Prefix, Prompt, TrainingStep
+from espnet_llada.core.qformer import LinearProjection
+from espnet_llada.extensions.ctc import AlignmentCTC, best_path
+from espnet_llada.extensions.ctc_alignment import CTCAlignment
+
+
+@dataclass(frozen=True)
+class Draft:
+    """A transcript of each row of a batch.
+
+    Attributes:
+        ids: token ids.
+        log_probs: how sure each token is, natural logarithms.
+    """
+
+    ids: Sequence[Sequence[int]]
+    log_probs: list[list[float]]
+
+    def doubted(self, other: Draft) -> Draft:
+        """The same, each token as sure as the less sure of the two says."""
+        rows = zip(self.log_probs, other.log_probs, strict=True)
+        return Draft(self.ids, [[*map(min, *pair)] for pair in rows])
+
+
+class AlignedPrefix:
+    """A ``Prefix`` that is made when the LM needs it, of the rows that need it.
+
+    A draft that is sure of all its words needs no LM, and so no embeddings for one.
+
+    Args:
+        alignment: what the CTC makes of the audio.
+    """
+
+    def __init__(self, alignment: CTCAlignment):
+        self.alignment = alignment
+
+    def __len__(self) -> int:
+        return len(self.alignment.windows.lengths)
+
+    def make(self, rows: Tensor | None) -> Prefix:
+        """Of some rows, (N,) int64, or of all."""
+        raise NotImplementedError
+
+    @cached_property
+    def _all(self) -> Prefix:
+        return self.make(None)
+
+    def rows(self, chosen: Sequence[int]) -> Prefix:
+        """See ``Prefix.rows``."""
+        if len(chosen) == len(self):
+            return self._all
+        return self.make(torch.tensor(chosen, dtype=torch.long))
+
+    @property
+    def draft(self) -> Draft:
+        """The CTC's best path."""
+        return Draft(*best_path(self.alignment.windows))
+
+
+class _LinearBatch(AlignedPrefix):
+    def __init__(self, prefix: Prefix, alignment: CTCAlignment):
+        super().__init__(alignment)
+        self._prefix = prefix
+
+    def make(self, rows: Tensor | None) -> Prefix:
+        return self._prefix if rows is None else self._prefix.rows(rows.tolist())
+
+
+class CTCPrefix(LinearPrefix):
+    """A ``LinearPrefix`` that a CTC over the LM's embedding trains as well.
+
+    Args:
+        projection: the paper's.
+        ctc: its output layer is the LM's embedding.
+    """
+
+    def __init__(self, projection: LinearProjection, ctc: AlignmentCTC):
+        super().__init__(projection)
+        self.ctc = ctc
+
+    def forward(
+        self,
+        prompt: Prompt,
+        audio: Tensor,
+        lengths: Tensor,
+        transcripts: Sequence[Sequence[int]] | None = None,
+    ) -> AlignedPrefix:
+        """See ``AudioPrefix``."""
+        prefix = super().forward(prompt, audio, lengths, transcripts)
+        return _LinearBatch(prefix, self._alignment(prompt, audio, lengths))
+
+    def _alignment(self, prompt: Prompt, audio: Tensor, lengths: Tensor):
+        layer = audio, self._projected(audio), prompt.lm.embedding.weight
+        return CTCAlignment(self.ctc, *layer, self.ctc.windows(*layer, lengths))
+
+    def _projected(self, audio: Tensor) -> Tensor:
+        return self.projection(audio.to(self.projection.weight.dtype))
+
+    def training_step(
+        self,
+        prompt: Prompt,
+        audio: Tensor | None,
+        lengths: Tensor | None,
+        targets: Targets,
+        seeds: Sequence[int],
+    ) -> TrainingStep:
+        """See ``AudioPrefix``."""
+        if audio is None or not self.ctc.weight:
+            return super().training_step(prompt, audio, lengths, targets, seeds)
+        projected = self._projected(audio)
+        layer = audio, projected, prompt.lm.embedding.weight
+        extra = self.ctc(*layer, lengths, targets.text, targets.lengths)
+        if self.ctc.only:
+            return TrainingStep(None, targets, extra)
+        prefix = prompt.before(projected, lengths)
+        return TrainingStep(prefix, targets, self.ctc.weight * extra)

@@ -1,0 +1,72 @@
+"""Mask-CTC: decoding from a CTC's draft, whose doubtful tokens the LM fills in again.
+
+Imports ``extensions.ctc_prefix``, whose batches have a draft, and ``confidence``.
+
+Source: Mask-CTC (Higuchi et al., Interspeech 2020, arXiv 2005.08700), with an LLM for
+the conditional masked LM.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Annotated, Any
+
+from msgspec import Meta
+
+from espnet_llada.core.canvas import Canvas, transcript_canvas
+from espnet_llada.core.masking import LogitsFn, Plan
+from espnet_llada.core.model import LMDecoder
+from espnet_llada.core.options import SamplerOptions
+from espnet_llada.core.prefix import Prefix
+from espnet_llada.core.recognizer import DecodingHook
+from espnet_llada.core.sampler import MakePlan
+from espnet_llada.extensions.confidence import least_sure
+from espnet_llada.extensions.requirements import need, need_ctc
+from espnet_llada.io.schema import Share
+from espnet_llada.networks.random import RowRandom
+
+
+@dataclass(frozen=True)
+class Options:
+    """``mask_ctc``: decode from the CTC's draft."""
+
+    mask_ratio: Annotated[
+        Share,
+        Meta(description="share of the draft's tokens that the LM fills in again"),
+    ] = 0.5
+    mask_threshold: Annotated[
+        Share,
+        Meta(description="above 0: instead, all that are less probable than that"),
+    ] = 0.0
+
+
+class Hook(DecodingHook):
+    """Begins with the draft."""
+
+    @classmethod
+    def check(
+        cls,
+        options: Options,
+        decoder: LMDecoder,
+        sampler: SamplerOptions,
+        others: Mapping[str, Any],
+    ) -> None:
+        """See ``DecodingHook``."""
+        need_ctc(decoder, "mask_ctc")
+        need(decoder.diffuses, "mask_ctc", "is for a model with 'decoder: llada'")
+        why = f"strategy {sampler.strategy} begins otherwise; leave one of them out"
+        need(sampler.strategy == "diffusion", "mask_ctc", why)
+
+    def open(self, prefix: Prefix, canvas: Canvas) -> tuple[Prefix, Canvas]:
+        """See ``DecodingHook``."""
+        draft, tail = prefix.draft, self.sampler.tail
+        given = draft.ids, self.decoder.special, tail, canvas.tokens.device
+        return prefix, transcript_canvas(*given, draft.log_probs)
+
+    def plan(
+        self, make: MakePlan, logits_fn: LogitsFn, canvas: Canvas, random: RowRandom
+    ) -> Plan:
+        """See ``DecodingHook``."""
+        masks = self.options.mask_ratio, self.options.mask_threshold
+        return least_sure(canvas, self.sampler, self.decoder.special, *masks)

@@ -1,0 +1,130 @@
+"""Checksum files: ``NAME.sha256`` next to NAME, as sha256sum writes them.
+
+Tensors, configs and tokenizers have one where this package has made the directory. A
+file without one (a user's own) is taken as it is.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import re
+from pathlib import Path
+from typing import BinaryIO
+
+from espnet_llada.io.cache import cache_dir
+from espnet_llada.types import UserError
+
+CHUNK = 1 << 20
+SUFFIX = ".sha256"
+TEXT_SUFFIXES = (".json", ".yaml")
+
+
+def sha256(path: Path) -> str:
+    """Hex digest of a file; with a progress bar where it takes long."""
+    with open(path, "rb") as f:
+        return copy(f, None, f"check {path.name}", path.stat().st_size, delay=2.0)
+
+
+def copy(
+    source: BinaryIO,
+    target: BinaryIO | None,
+    label: str,
+    total: int,
+    done: int = 0,
+    delay: float = 0.0,
+) -> str:
+    """Copy, or only read, with a progress bar on a terminal.
+
+    Args:
+        source: from its position.
+        target: where to write it; None to write nothing.
+        label: of the bar.
+        total, done: bytes in all, and those that are there before.
+        delay: seconds until the bar shows.
+
+    Returns:
+        The sha256 of what was read.
+    """
+    from tqdm import tqdm
+
+    digest = hashlib.sha256()
+    options = {"unit": "B", "unit_scale": True, "disable": None}  # None: no terminal
+    with tqdm(desc=label, initial=done, total=total, delay=delay, **options) as bar:
+        while block := source.read(CHUNK):
+            if target is not None:
+                target.write(block)
+            digest.update(block)
+            bar.update(len(block))
+    return digest.hexdigest()
+
+
+def checksum_file(path: Path) -> Path:
+    """Where the checksum of a file lies."""
+    return path.with_name(path.name + SUFFIX)
+
+
+def checksum_line(digest: str, name: str) -> str:
+    """The content of ``checksum_file``."""
+    return f"{digest}  {name}\n"
+
+
+def checksum_of(content: bytes, name: str) -> bytes:
+    """The content of the checksum file of a small file."""
+    return checksum_line(hashlib.sha256(content).hexdigest(), name).encode()
+
+
+def write_checksum(path: Path) -> None:
+    """Write the checksum of a file that was just made."""
+    line = checksum_line(sha256(path), path.name)
+    checksum_file(path).write_text(line, encoding="utf-8")
+
+
+def write_checksums(directory: Path) -> None:
+    """Write those of the configs and tokenizers in a directory that was just made."""
+    for file in directory.iterdir():
+        if file.suffix in TEXT_SUFFIXES and not checksum_file(file).exists():
+            write_checksum(file)
+
+
+def read_checksum(path: Path) -> str | None:
+    """The digest in a file's checksum file, if there is one.
+
+    Raises:
+        UserError: a checksum that cannot be read.
+    """
+    file = checksum_file(path)
+    if not os.path.isfile(file):  # nor where the name is too long
+        return None
+    text = file.read_text(encoding="utf-8", errors="replace")
+    if found := re.match(r"\\?([0-9a-fA-F]{64})\s", text + "\n"):
+        return found[1].lower()
+    raise UserError(f"{file}: not what sha256sum writes; delete it, or copy it again")
+
+
+def check_content(path: Path, content: bytes) -> bytes:
+    """The content of a small file, compared with its checksum if it has one.
+
+    Raises:
+        UserError: it is damaged; the message says where to get it anew.
+    """
+    wanted = read_checksum(path) if path.name else None
+    if wanted not in (None, hashlib.sha256(content).hexdigest()):
+        raise damaged(path)
+    return content
+
+
+def damaged(path: Path) -> UserError:
+    """That a file is not what was once written, and where to get it anew."""
+    if not path.is_relative_to(cache_dir()):
+        mend = "copy, make or install it again"
+        if checksum_file(path).exists():
+            mend += f" (changed on purpose: delete {checksum_file(path).name})"
+    elif (parts := path.relative_to(cache_dir()).parts)[0] == "models":
+        mend = "publish it again"
+    else:
+        made = cache_dir().joinpath(*parts[: 2 if parts[0] == "packs" else 1])
+        mend = f"delete {made}, to have it made anew"
+    return UserError(
+        f"{path}: damaged or changed, its sha256 is not the recorded one; {mend}"
+    )
