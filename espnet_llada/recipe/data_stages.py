@@ -9,15 +9,10 @@ import shlex
 from collections.abc import Iterator
 from pathlib import Path
 
-from espnet_llada.io.data_file import write_text
+from espnet_llada.io.data_file import make_dir, write_text
 from espnet_llada.io.kaldi.table import read_numbers
 from espnet_llada.io.process_pool import ProcessPool
-from espnet_llada.recipe.datadir import (
-    make_dir,
-    read_data_dir,
-    write_data_dir,
-    write_table,
-)
+from espnet_llada.recipe.datadir import read_data_dir, write_data_dir, write_table
 from espnet_llada.recipe.jobs import run_script
 from espnet_llada.recipe.layout import Layout
 from espnet_llada.recipe.logs import progress_bar

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from espnet_llada.io.data_file import write_text
+from espnet_llada.io.data_file import make_dir, write_text
 from espnet_llada.io.kaldi.table import read_recordings, read_table
 from espnet_llada.types import UserError
 
@@ -17,21 +17,6 @@ def write_table(path: Path, table: Mapping[str, str]) -> None:
     # Code points order as UTF-8 bytes do, so sorted() is `LC_ALL=C sort`.
     lines = (f"{key} {table[key]}".rstrip() + "\n" for key in sorted(table))
     write_text(path, "".join(lines))
-
-
-def make_dir(path: Path) -> Path:
-    """Make ``path`` and its parents.
-
-    Raises:
-        UserError: that is not possible.
-    """
-    try:
-        path.mkdir(parents=True, exist_ok=True)
-    except OSError as e:
-        raise UserError(
-            f"{path}: cannot make this directory ({e.strerror}); choose a writable one"
-        ) from e
-    return path
 
 
 def check_file(path: Path, stage: int) -> Path:

@@ -21,14 +21,13 @@ from tqdm import tqdm
 
 from espnet_llada.bin.options import OptionParser, run_main
 from espnet_llada.io.checksums import sha256
-from espnet_llada.io.data_file import write_text
+from espnet_llada.io.data_file import make_dir, write_text
 from espnet_llada.io.weights.download import (
     NETWORK_ERRORS,
     FetchError,
     fetch_file,
     size_of,
 )
-from espnet_llada.recipe.datadir import make_dir
 from espnet_llada.recipe.logs import log_to_stdout
 from espnet_llada.recipe.subsets import SUBSETS
 from espnet_llada.types import UserError, nearest

@@ -19,11 +19,11 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from espnet_llada.bin.options import OfKind, OptionParser, run_main, str2bool
-from espnet_llada.io.data_file import write_text
+from espnet_llada.io.data_file import make_dir, write_text
 from espnet_llada.io.kaldi.table import normal_id, scan_table
 from espnet_llada.io.schema import Count
 from espnet_llada.recipe.audio_check import CHECKS, check_audio
-from espnet_llada.recipe.datadir import Utterance, make_dir, write_data_dir
+from espnet_llada.recipe.datadir import Utterance, write_data_dir
 from espnet_llada.recipe.download import MARKER, URL, fetch_subsets
 from espnet_llada.recipe.logs import log_to_stdout, progress_bar
 from espnet_llada.recipe.problems import Problems
