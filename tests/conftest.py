@@ -278,7 +278,7 @@ def tiny_config(tiny_lm, tiny_whisper) -> dict:
             "lm": str(tiny_lm),
             "lora": {"r": 2, "alpha": 4},
             "chat_template": False,
-            "canvas_slack": 4,
+            "max_eos_padding": 4,
         },
     }
 
@@ -286,7 +286,7 @@ def tiny_config(tiny_lm, tiny_whisper) -> dict:
 @pytest.fixture(scope="session")
 def model_dir(tiny_config, tmp_path_factory) -> Path:
     """``llada`` and ``llama`` below one directory, as a tag of the cache has them."""
-    from espnet_llada.build import WhisperLLM
+    from espnet_llada.build import build_model
     from espnet_llada.io.checkpoint import atomic_torch_save, trained_state
 
     top = tmp_path_factory.mktemp("model")
@@ -295,7 +295,7 @@ def model_dir(tiny_config, tmp_path_factory) -> Path:
         config = {**tiny_config, "decoder": decoder}
         (top / decoder).mkdir()
         (top / decoder / "config.yaml").write_text(yaml.safe_dump(config))
-        state = trained_state(WhisperLLM.from_config(config))
+        state = trained_state(build_model(config))
         atomic_torch_save(state, top / decoder / "valid.acc.ave.pth")
     return top
 

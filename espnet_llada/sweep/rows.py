@@ -278,7 +278,10 @@ def _split(
     known = [*DECODING, *GROUPS, *OPTIONS]
     values: dict[str, Any] = {}
     if entry.config:
-        values = read_yaml(folder / entry.config)
+        try:
+            values = read_yaml(folder / entry.config)
+        except UserError as e:
+            raise UserError(f"{where}: {e}") from e
         _known(values, known, f"{where}: {entry.config}")
     for given in (entry.options or {}, nested(more)):
         _known(given, known, f"{where}: options")
