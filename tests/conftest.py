@@ -201,7 +201,7 @@ def tiny_whisper(tmp_path_factory) -> Path:
 @pytest.fixture
 def word_lm(tiny_lm, tmp_path) -> Path:
     """tiny_lm, whose last tokens are tiny_whisper's 2 to 61."""
-    from espnet_llada.extensions.posterior_prefix.words import TOKENS_FILE
+    from espnet_llada.extensions.posterior_prefix.mixture import TOKENS_FILE
 
     path = shutil.copytree(tiny_lm, tmp_path / "lm")
     size = json.loads((path / "config.json").read_text())["vocab_size"]
