@@ -98,17 +98,14 @@ def _weights_below(directory: Path) -> list[Path]:
     from espnet_llada.io.checksums import checksum_file
     from espnet_llada.io.weights.digests import WEIGHT_SUFFIXES
 
-    files = [
+    found = [(f, f.relative_to(directory).parts) for f in directory.rglob("*")]
+    return sorted(
         f
-        for f in sorted(directory.rglob("*"))
-        if f.suffix in WEIGHT_SUFFIXES or checksum_file(f).is_file()
-    ]
-    # What another process is just making has a dot before its name.
-    return [f for f in files if not _is_hidden(f.relative_to(directory))]
-
-
-def _is_hidden(path: Path) -> bool:
-    return any(part.startswith(".") for part in path.parts)
+        for f, parts in found
+        # What another process is just making has a dot before its name.
+        if not any(part.startswith(".") for part in parts)
+        and (f.suffix in WEIGHT_SUFFIXES or checksum_file(f).is_file())
+    )
 
 
 def _places(name: str) -> Iterable[Path]:

@@ -65,6 +65,21 @@ def write_text(path: Path, text: str) -> None:
         temporary.write_text(text, encoding="utf-8")
 
 
+def make_dir(path: Path) -> Path:
+    """Make ``path`` and its parents.
+
+    Raises:
+        UserError: that is not possible.
+    """
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except OSError as e:
+        raise UserError(
+            f"{path}: cannot make the directory ({e.strerror}); choose a writable one"
+        ) from e
+    return path
+
+
 def _text(path: str | Path, kind: str) -> str:
     try:
         content = check_content(Path(path), Path(path).read_bytes())
