@@ -1,37 +1,28 @@
-"""Composes models from the sections of a train YAML, and what goes beyond the paper.
+"""Composes models from the sections of a train YAML.
 
-The one file that knows core and extensions by name. An extension is imported when a
-config, or the options of a decoding, ask for it.
+The one file that knows core and extensions of training by name. An extension is
+imported when a config asks for it.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import partial
-from importlib import import_module
 from typing import Annotated, Any, Literal
 
 import torch
 from msgspec import Meta, Struct
-from torch import Tensor, nn
+from torch import nn
 
-from espnet_llada.core.canvas import Canvas
-from espnet_llada.core.masking import LogitsFn, Plan
 from espnet_llada.core.model import LMDecoder, WhisperLLM
 from espnet_llada.core.objective import LOSSES, Objective
-from espnet_llada.core.options import SamplerOptions
-from espnet_llada.core.prefix import AudioPrefix, LinearPrefix, Prefix
+from espnet_llada.core.prefix import AudioPrefix, LinearPrefix
 from espnet_llada.core.qformer import LinearProjection
-from espnet_llada.core.recognizer import Batch, DecodingHook, MakeHook
-from espnet_llada.core.sampler import MakePlan, SamplerResult
 from espnet_llada.io import weights
-from espnet_llada.io.schema import Dtype, OptionsOf, check_options, checked
+from espnet_llada.io.schema import Dtype, OptionsOf, check_options, checked, named
+from espnet_llada.networks.backbone import Backbone
 from espnet_llada.networks.encoder import WhisperEncoder
-from espnet_llada.networks.lm.backbone import Backbone
-from espnet_llada.networks.lm.lora import LoraOptions, add_lora
-from espnet_llada.networks.lm.tokenizer import CASES, LMTokenizer
-from espnet_llada.networks.random import RowRandom
+from espnet_llada.networks.tokenizer import CASES, LMTokenizer
 from espnet_llada.types import UserError
 
 ENCODER, POSTENCODER = "whisper_frozen", "window_qformer"
@@ -42,37 +33,6 @@ POSTENCODERS = {
 }
 ATTENTION = {"llada": "bidirectional", "llama": "causal"}
 """Our names in ESPnet2's ``encoder``, ``postencoder`` and ``decoder`` choices."""
-
-EXTENSIONS = {
-    "draft_refinement": "espnet_llada.extensions.draft_refinement",
-    "canvas_size": "espnet_llada.extensions.canvas_size",
-    "mask_ctc": "espnet_llada.extensions.mask_ctc",
-    "confidence": "espnet_llada.extensions.confidence",
-    "placeholders": "espnet_llada.extensions.placeholders",
-    "joint": "espnet_llada.extensions.joint_decoding",
-    "rescoring": "espnet_llada.extensions.rescoring",
-    "block_cache": "espnet_llada.extensions.lm_cache",
-}
-"""Of decoding, by the names of their options, in the order in which they act. Each has
-``Options``, a dataclass, and ``Hook``, a ``DecodingHook``."""
-
-_WITHOUT_AUDIO = ("block_cache",)
-
-
-def named(place: str) -> Any:
-    """What ``module:name`` says.
-
-    Raises:
-        UserError: this installation lacks the module.
-    """
-    module, _, name = place.partition(":")
-    try:
-        return getattr(import_module(module), name)
-    except ModuleNotFoundError as e:
-        raise UserError(
-            f"{name}: this installation of espnet_llada lacks {module}; install it "
-            "whole"
-        ) from e
 
 
 def build_encoder(
@@ -123,7 +83,12 @@ class DecoderConf:
     """
 
     lm: str = "smollm2-135m"
-    lora: Annotated[Mapping[str, Any], OptionsOf(LoraOptions)] | None = None
+    lora: (
+        Annotated[
+            Mapping[str, Any], OptionsOf("espnet_llada.networks.lora:LoraOptions")
+        ]
+        | None
+    ) = None
     train_lm: bool = False
     dtype: Dtype = "float32"
     prompt: str = "Transcribe the audio:"
@@ -179,6 +144,8 @@ def decoder_parts(
     dtype = getattr(torch, conf.dtype)
     lm = Backbone.from_pretrained(resolved.path, attention, tokenizer.mask_id, dtype)
     if conf.lora is not None:
+        from espnet_llada.networks.lora import LoraOptions, add_lora
+
         add_lora(lm.body, LoraOptions(**conf.lora))
     elif conf.train_lm:
         lm.train_layers()
@@ -317,87 +284,3 @@ def is_ours(config: Mapping[str, Any]) -> bool:
         and config.get("postencoder") in POSTENCODERS
         and config.get("decoder") in ATTENTION
     )
-
-
-def make_hook(
-    decoder: LMDecoder,
-    sampler: SamplerOptions,
-    extensions: Mapping[str, Any],
-    use_audio: bool = True,
-) -> MakeHook | None:
-    """What extensions do to a decoding; None: nothing.
-
-    Args:
-        decoder: of the model.
-        sampler: the paper's options.
-        extensions: {name: its options}, of ``EXTENSIONS``; other names are passed over.
-        use_audio: whether the LM is shown any.
-
-    Raises:
-        UserError: an extension does not fit the model, or another option.
-    """
-    kinds = []
-    for name, module in EXTENSIONS.items():
-        if name not in extensions:
-            continue
-        if not use_audio and name not in _WITHOUT_AUDIO:
-            raise UserError(
-                f"{name}: without audio there is nothing to ask; leave it out"
-            )
-        kind = named(f"{module}:Hook")
-        kind.check(extensions[name], decoder, sampler, extensions)
-        kinds.append(partial(kind, extensions[name]))
-    if not kinds:
-        return None
-
-    def make(decoder: LMDecoder, sampler: SamplerOptions, batch: Batch) -> _Chain:
-        given = decoder, sampler, batch
-        return _Chain([kind(*given) for kind in kinds], *given)
-
-    return make
-
-
-class _Chain(DecodingHook):
-    """Several hooks, one after the other."""
-
-    def __init__(self, hooks: Sequence[DecodingHook], *given: Any):
-        super().__init__(None, *given)
-        self._hooks = hooks
-
-    def open(self, prefix: Prefix, canvas: Canvas) -> tuple[Prefix, Canvas]:
-        for hook in self._hooks:
-            prefix, canvas = hook.open(prefix, canvas)
-        return prefix, canvas
-
-    def plan(
-        self, make: MakePlan, logits_fn: LogitsFn, canvas: Canvas, random: RowRandom
-    ) -> Plan:
-        for hook in self._hooks:
-            make = partial(hook.plan, make)
-        return make(logits_fn, canvas, random)
-
-    def passes(self, prefix: Prefix, lengths: Tensor) -> LogitsFn | None:
-        found = (hook.passes(prefix, lengths) for hook in self._hooks)
-        return next((passes for passes in found if passes is not None), None)
-
-    def process(
-        self, tokens: Tensor, masked: Tensor, log_probs: Tensor
-    ) -> tuple[Tensor, Tensor | None]:
-        first = None
-        for hook in self._hooks:
-            log_probs, settled = hook.process(tokens, masked, log_probs)
-            if settled is not None:
-                first = settled if first is None else first | settled
-        return log_probs, first
-
-    def next_token(
-        self, rows: Sequence[int], texts: Sequence[Sequence[int]]
-    ) -> Tensor | None:
-        found = [hook.next_token(rows, texts) for hook in self._hooks]
-        found = [values for values in found if values is not None]
-        return sum(found) if found else None
-
-    def accept(self, canvas: Canvas, result: SamplerResult) -> SamplerResult:
-        for hook in self._hooks:
-            result = hook.accept(canvas, result)
-        return result

@@ -84,7 +84,7 @@ def _verify(names: list[str]) -> int:
 
 
 def _files(names: list[str]) -> Iterator[Path]:
-    from espnet_llada.io.cache import cache_dir
+    from espnet_llada.io.files import cache_dir
 
     places = [p for n in names for p in _places(n)] if names else [MINI, cache_dir()]
     for place in places:
@@ -95,7 +95,7 @@ def _files(names: list[str]) -> Iterator[Path]:
 
 
 def _weights_below(directory: Path) -> list[Path]:
-    from espnet_llada.io.checksums import checksum_file
+    from espnet_llada.io.files import checksum_file
     from espnet_llada.io.weights.digests import WEIGHT_SUFFIXES
 
     found = [(f, f.relative_to(directory).parts) for f in directory.rglob("*")]
@@ -110,7 +110,7 @@ def _weights_below(directory: Path) -> list[Path]:
 
 def _places(name: str) -> Iterable[Path]:
     from espnet_llada.inference.loading import places_of
-    from espnet_llada.io.cache import cache_dir
+    from espnet_llada.io.files import cache_dir
 
     if name not in ASSETS:
         found = list(places_of(name))

@@ -24,7 +24,7 @@ from espnet_llada.build import (
 from espnet_llada.espnet.model import TOKENIZER, ESPnetLLMModel
 from espnet_llada.espnet.modules import FrozenWhisperEncoder
 from espnet_llada.io import weights
-from espnet_llada.networks.lm.tokenizer import LMTokenizer
+from espnet_llada.networks.tokenizer import LMTokenizer
 from espnet_llada.types import ESPNET_TOKENS
 
 

@@ -16,10 +16,10 @@ from espnet_llada.build import (
     DecoderConf,
     build_encoder,
     decoder_parts,
-    named,
 )
 from espnet_llada.core.model import LMDecoder
 from espnet_llada.io.feature_cache import check_scp
+from espnet_llada.io.schema import named
 from espnet_llada.io.weights import Weights
 from espnet_llada.types import UserError
 

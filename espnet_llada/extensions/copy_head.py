@@ -19,7 +19,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from espnet_llada.extensions.posterior_prefix.embeddings import AudioEmbeddings
-from espnet_llada.networks.lm.backbone import Backbone, OutputHead
+from espnet_llada.networks.backbone import Backbone, OutputHead
 
 FLOOR = 1e-3
 """A token of this share of a vector gains log 2 times the strength."""

@@ -21,7 +21,7 @@ import torch
 from torch import Tensor
 
 from espnet_llada.extensions.posterior_prefix.embeddings import AudioEmbeddings
-from espnet_llada.networks.random import RowRandom
+from espnet_llada.networks.rows import RowRandom
 
 MISSED = 0.02
 """Of the tokens have no vector."""

@@ -9,7 +9,7 @@ from typing import Any
 
 import yaml
 
-from espnet_llada.io.checksums import check_content
+from espnet_llada.io.files import check_content
 from espnet_llada.io.schema import DEEPEST, check_plain, checked
 from espnet_llada.types import UserError, atomic_write
 

@@ -54,6 +54,22 @@ _HALF = "has a NUL or half a character"
 _PLAIN = {str, int, bool, float, type(None), list, dict}
 
 
+def named(place: str) -> Any:
+    """What ``module:name`` says.
+
+    Raises:
+        UserError: this installation lacks the module.
+    """
+    module, _, name = place.partition(":")
+    try:
+        return getattr(import_module(module), name)
+    except ModuleNotFoundError as e:
+        raise UserError(
+            f"{name}: this installation of espnet_llada lacks {module}; install it "
+            "whole"
+        ) from e
+
+
 class OptionsOf:
     """In ``Annotated[Mapping[str, Any], OptionsOf(cls)]``: a mapping of its options.
 
@@ -70,8 +86,7 @@ class OptionsOf:
         """The class."""
         if not isinstance(self._function, str):
             return self._function
-        module, _, name = self._function.partition(":")
-        return getattr(import_module(module), name)
+        return named(self._function)
 
     @property
     def later(self) -> bool:

@@ -18,10 +18,10 @@ from espnet_llada.build import (
     is_ours,
 )
 from espnet_llada.core.qformer import WindowQFormer
+from espnet_llada.networks.backbone import Backbone
 from espnet_llada.networks.encoder import SAMPLES_PER_FRAME, WhisperEncoder
-from espnet_llada.networks.lm.backbone import Backbone
-from espnet_llada.networks.lm.loading import empty_llama, llama_from
-from espnet_llada.networks.lm.lora import LoraOptions, add_lora
+from espnet_llada.networks.llama_files import empty_llama, llama_from
+from espnet_llada.networks.lora import LoraOptions, add_lora
 from espnet_llada.networks.whisper_file import open_whisper
 from espnet_llada.plan.architectures import LANGUAGE_MODELS, whisper_sizes
 from espnet_llada.types import SAMPLE_RATE, UserError, local_path

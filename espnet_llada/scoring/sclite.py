@@ -15,9 +15,9 @@ import subprocess
 from collections import Counter
 from pathlib import Path
 
+from espnet_llada.alignment import Pair, align
 from espnet_llada.io.data_file import make_dir, write_text
 from espnet_llada.io.kaldi.table import read_lines, read_text
-from espnet_llada.scoring.align import Pair, align
 from espnet_llada.scoring.wer import (
     Counts,
     Score,

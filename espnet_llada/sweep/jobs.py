@@ -121,7 +121,7 @@ class Systems:
 
         files = find_model(self.place.model, system)
         options = dataclasses.replace(self.place.loading, quantize_asr_model=quantize)
-        model = load_model(*files, options, self.place.build_foreign)
+        model = load_model(*files, options)
         encode = Encoded(model.encode) if self.remember else model.encode
         self._models[system, quantize] = model, Stages(encode)
         return self._models[system, quantize]

@@ -14,13 +14,14 @@ import torch.nn.functional as F
 
 from espnet_llada import Deliberator, Speech2Text
 from espnet_llada.bin import cli
-from espnet_llada.build import EXTENSIONS, DecoderConf, build_encoder, decoder_parts
+from espnet_llada.build import DecoderConf, build_encoder, decoder_parts
 from espnet_llada.core.canvas import Canvas
 from espnet_llada.core.model import LMDecoder
 from espnet_llada.core.prefix import LinearPrefix
 from espnet_llada.core.qformer import LinearProjection
 from espnet_llada.core.recognizer import DecodingHook
 from espnet_llada.core.sampler import SamplerResult
+from espnet_llada.inference.options import EXTENSIONS
 
 
 @pytest.fixture

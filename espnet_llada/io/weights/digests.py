@@ -1,6 +1,6 @@
 """Digests of weights files, and whether a file still is what was once written.
 
-Its checksum file says it (see ``io.checksums``); else the pinned asset that its
+Its checksum file says it (see ``io.files``); else the pinned asset that its
 directory was made of, or the hub.
 """
 
@@ -10,9 +10,8 @@ import contextlib
 import re
 from pathlib import Path
 
-from espnet_llada.io.cache import cache_dir
-from espnet_llada.io.checksums import damaged, read_checksum, sha256
 from espnet_llada.io.data_file import read_json, write_json
+from espnet_llada.io.files import cache_dir, damaged, read_checksum, sha256
 from espnet_llada.types import UserError
 
 MARKER = "weights.json"

@@ -21,7 +21,7 @@ import urllib.request
 from dataclasses import dataclass
 from pathlib import Path
 
-from espnet_llada.io.checksums import CHUNK, copy, sha256
+from espnet_llada.io.files import CHUNK, copy, sha256
 
 log = logging.getLogger(__name__)
 

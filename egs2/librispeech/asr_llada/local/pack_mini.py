@@ -36,7 +36,7 @@ from espnet_llada.io.checkpoint import (
     read_identity,
     read_state,
 )
-from espnet_llada.io.checksums import write_checksum, write_checksums
+from espnet_llada.io.files import write_checksum, write_checksums
 from espnet_llada.io.weights import ASSETS, Weights, resolve
 from espnet_llada.types import LoadOptions, UserError
 

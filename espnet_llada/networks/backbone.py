@@ -2,7 +2,7 @@
 
 LLaDA-8B is a Llama without the causal mask, so one ``Llama`` carries both; what differs
 is the attention mask that we hand it, and the tensor names of the checkpoint
-(``espnet_llada.networks.lm.loading``).
+(``espnet_llada.networks.llama_files``).
 """
 
 from __future__ import annotations
@@ -10,19 +10,19 @@ from __future__ import annotations
 from contextlib import nullcontext
 from functools import cached_property
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
 
-from espnet_llada.networks.compiling import for_any_shape
 from espnet_llada.networks.frozen import Pretrained
-from espnet_llada.networks.lm.cache import KVCache
-from espnet_llada.networks.lm.head import head_nll
-from espnet_llada.networks.lm.llama import Llama, run_layer
-from espnet_llada.networks.lm.loading import load_llama
-from espnet_llada.networks.lm.lora import casts_by_autocast, updated_layers
+from espnet_llada.networks.llama import Llama, run_layer
+from espnet_llada.networks.llama_files import load_llama
 from espnet_llada.networks.vocabulary import scores
 from espnet_llada.types import UserError
+
+if TYPE_CHECKING:
+    from espnet_llada.networks.cache import KVCache
 
 ATTENTION = ("causal", "bidirectional")
 _ALIGNED = 16
@@ -89,6 +89,8 @@ class Backbone(Pretrained):
 
     def compile_layers(self, backend: str = "inductor") -> None:
         """Have training run the layers by torch.compile, for batches of any shape."""
+        from espnet_llada.networks.compiling import for_any_shape
+
         self.body.run = for_any_shape(run_layer, backend)
 
     @property
@@ -142,7 +144,11 @@ class Backbone(Pretrained):
         if positions is None:
             positions = counted(valid)[:, -queries:]
         mixed = self.training and torch.is_autocast_enabled(embeds.device.type)
-        casts = casts_by_autocast(self._updated) if mixed else nullcontext()
+        casts = nullcontext()
+        if mixed:
+            from espnet_llada.networks.lora import casts_by_autocast
+
+            casts = casts_by_autocast(self._updated)
         with self.own_precision(), casts:
             mask = self._additive_mask(valid, queries, embeds.dtype, blind)
             return self.body(embeds, mask, positions, cache)
@@ -150,6 +156,8 @@ class Backbone(Pretrained):
     @cached_property
     def _updated(self) -> list[nn.Module]:
         """Found once: to walk through the modules of an 8B LM takes 1 ms."""
+        from espnet_llada.networks.lora import updated_layers
+
         return updated_layers(self.body)
 
     def logits(self, hidden: Tensor) -> Tensor:
@@ -159,6 +167,8 @@ class Backbone(Pretrained):
 
     def nll(self, hidden: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
         """``head_nll`` of hidden states (N, d); see there."""
+        from espnet_llada.networks.head import head_nll
+
         kind = hidden.device.type
         with self.own_precision():
             if torch.is_autocast_enabled(kind):

@@ -20,7 +20,7 @@ from msgspec import Meta, Struct
 from torch import Tensor, nn
 
 from espnet_llada.io.schema import Count, Layers, Share, Tokens, Width, checked
-from espnet_llada.networks.lm.cache import KVCache
+from espnet_llada.networks.cache import KVCache
 from espnet_llada.types import UserError
 
 Positive = Annotated[float, Meta(gt=0.0, le=1e12)]

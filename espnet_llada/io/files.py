@@ -1,19 +1,23 @@
-"""Checksum files: ``NAME.sha256`` next to NAME, as sha256sum writes them.
+"""Files that this package makes: where they are cached, and their checksum files.
 
-Tensors, configs and tokenizers have one where this package has made the directory. A
-file without one (a user's own) is taken as it is.
+A checksum file is ``NAME.sha256`` next to NAME, as sha256sum writes it. Tensors,
+configs and tokenizers have one where this package has made the directory. A file
+without one (a user's own) is taken as it is.
 """
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import os
 import re
+import secrets
+import shutil
+from collections.abc import Iterator
 from pathlib import Path
 from typing import BinaryIO
 
-from espnet_llada.io.cache import cache_dir
-from espnet_llada.types import UserError
+from espnet_llada.types import UserError, local_path
 
 CHUNK = 1 << 20
 SUFFIX = ".sha256"
@@ -128,3 +132,37 @@ def damaged(path: Path) -> UserError:
     return UserError(
         f"{path}: damaged or changed, its sha256 is not the recorded one; {mend}"
     )
+
+
+def cache_dir() -> Path:
+    """``$ESPNET_LLADA_CACHE``, or ``~/.cache/espnet_llada``."""
+    path = os.environ.get("ESPNET_LLADA_CACHE") or "~/.cache/espnet_llada"
+    return local_path(path).absolute()
+
+
+def not_writable(path: Path, error: OSError) -> UserError:
+    """The error for a cache that is full or read-only."""
+    return UserError(
+        f"{error.filename or path}: {error.strerror or error}; free some space, or set "
+        "ESPNET_LLADA_CACHE to a writable directory"
+    )
+
+
+@contextlib.contextmanager
+def new_directory(home: Path) -> Iterator[Path]:
+    """Yield a hidden directory to fill; one rename then makes it ``home``.
+
+    A ``home`` that is not empty by then, as of a faster process, stays as it is.
+    """
+    home.parent.mkdir(parents=True, exist_ok=True)
+    temporary = home.with_name(f".{home.name}.tmp.{secrets.token_hex(4)}")
+    temporary.mkdir()  # with the umask's permissions, unlike mkdtemp
+    try:
+        yield temporary
+        try:
+            temporary.rename(home)
+        except OSError:
+            if not home.is_dir():
+                raise
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)

@@ -17,7 +17,7 @@ from espnet_llada.io.weights.tensors import (
     check_tensors,
     stored_safetensors,
 )
-from espnet_llada.networks.lm.llama import Llama, LlamaConfig, Positive, Rotary
+from espnet_llada.networks.llama import Llama, LlamaConfig, Positive, Rotary
 from espnet_llada.types import UserError
 
 # LLaDA's names (ML-GSAI/LLaDA modeling_llada.py) -> transformers' Llama names, ours.

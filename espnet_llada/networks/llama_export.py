@@ -16,8 +16,8 @@ from torch import Tensor
 from espnet_llada.io.data_file import write_json
 from espnet_llada.io.schema import Count, Natural, checked
 from espnet_llada.io.weights.tensors import StoredTensor, save_tensors
-from espnet_llada.networks.lm.llama import LlamaConfig
-from espnet_llada.networks.lm.loading import HEAD, empty_llama, stored_llama
+from espnet_llada.networks.llama import LlamaConfig
+from espnet_llada.networks.llama_files import HEAD, empty_llama, stored_llama
 
 SHARD_BYTES = 4_000_000_000
 """A shard is in memory while it is written, so it bounds the memory needed."""
@@ -68,7 +68,7 @@ def export_llama(
             rounded once; bf16 loses updates below 1/256 of a weight.
 
     Raises:
-        UserError: see ``networks.lm.loading``.
+        UserError: see ``networks.llama_files``.
     """
     body, settings = empty_llama(source)
     stored = stored_llama(source, body)
