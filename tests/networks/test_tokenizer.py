@@ -46,7 +46,7 @@ def test_bad_case_and_bad_directory(tiny_lm, tmp_path):
 
 @pytest.fixture
 def plain(tiny_lm, tmp_path) -> Path:
-    """A tokenizer.json and what the shipped LMs say beside it."""
+    """A tokenizer.json and the tokenizer_config.json of the shipped LMs."""
     shutil.copy(tiny_lm / "tokenizer.json", tmp_path)
     settings = {"eos_token": "<|end|>", "clean_up_tokenization_spaces": False}
     settings |= {"tokenizer_class": "PreTrainedTokenizerFast", "model_max_length": 64}

@@ -77,8 +77,8 @@ READ_BY = {
 
 def test_configs_and_tokenizers_are_verified_as_well(tmp_path, capsys):
     """A letter of theirs would change the text, and nobody would know."""
-    beside = {str(f.relative_to(MINI)) for f in MINI.rglob("*.sha256")}
-    assert {f"{name}.sha256" for name in READ_BY} <= beside
+    found = {str(f.relative_to(MINI)) for f in MINI.rglob("*.sha256")}
+    assert {f"{name}.sha256" for name in READ_BY} <= found
     for file in MINI.rglob("*.sha256"):
         assert sha256sum(file.parent, file.stem) == f"{file.stem}: OK\n"
     shutil.copytree(MINI, tmp_path / "mini")
@@ -150,8 +150,8 @@ def test_directories_that_we_write_carry_checksums(tmp_path, tiny_lm, cache):
 @pytest.mark.parametrize("text", ["", "<html>", "a" * 63, b"\xff\xfe\x00"])
 def test_a_checksum_that_is_none_is_one_line(tmp_path, text):
     save_tensors(TENSORS, tmp_path / "m.safetensors")
-    beside = tmp_path / "m.safetensors.sha256"
-    beside.write_bytes(text if isinstance(text, bytes) else text.encode())
+    checksum = tmp_path / "m.safetensors.sha256"
+    checksum.write_bytes(text if isinstance(text, bytes) else text.encode())
     with pytest.raises(UserError, match=r"sha256: not what sha256sum writes; delete"):
         read_state(tmp_path / "m.safetensors")
 
