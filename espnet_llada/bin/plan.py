@@ -11,7 +11,7 @@ from typing import Annotated, Any
 from msgspec import Meta
 
 from espnet_llada.bin.options import OfKind, OptionParser, run_main
-from espnet_llada.io.data_file import read_yaml
+from espnet_llada.io.files import read_yaml
 from espnet_llada.io.schema import checked
 from espnet_llada.plan.architectures import GPUS
 from espnet_llada.types import UserError

@@ -69,7 +69,7 @@ def main(cmd: list[str] | None = None) -> int:
 
 def _verify(names: list[str]) -> int:
     """A line for each file; a damaged one does not hide the next."""
-    from espnet_llada.io.weights.digests import verify
+    from espnet_llada.io.weights import verify
 
     damaged = 0
     for file in _files(names):
@@ -96,7 +96,7 @@ def _files(names: list[str]) -> Iterator[Path]:
 
 def _weights_below(directory: Path) -> list[Path]:
     from espnet_llada.io.files import checksum_file
-    from espnet_llada.io.weights.digests import WEIGHT_SUFFIXES
+    from espnet_llada.io.weights import WEIGHT_SUFFIXES
 
     found = [(f, f.relative_to(directory).parts) for f in directory.rglob("*")]
     return sorted(

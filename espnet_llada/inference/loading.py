@@ -19,8 +19,7 @@ from espnet_llada.build import (
     is_ours,
 )
 from espnet_llada.io.checkpoint import load_trained, read_state
-from espnet_llada.io.data_file import read_yaml
-from espnet_llada.io.files import cache_dir
+from espnet_llada.io.files import cache_dir, read_yaml
 from espnet_llada.io.schema import named
 from espnet_llada.io.weights import from_hub
 from espnet_llada.types import LoadOptions, UserError, local_path, nearest

@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from espnet_llada.core.options import STRATEGIES, SamplerOptions
-from espnet_llada.io.data_file import read_yaml
+from espnet_llada.io.files import read_yaml
 from espnet_llada.io.schema import check_options, checked, named
 from espnet_llada.types import DECODE_FILE, UserError, nearest
 

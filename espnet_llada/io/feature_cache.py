@@ -21,8 +21,7 @@ from typing import Any
 from filelock import FileLock, Timeout
 from msgspec import Struct
 
-from espnet_llada.io.data_file import read_json, write_json, write_text
-from espnet_llada.io.files import sha256
+from espnet_llada.io.files import read_json, sha256, write_json, write_text
 from espnet_llada.io.kaldi.archive import parse_place, read_entry
 from espnet_llada.io.kaldi.pipe import is_command
 from espnet_llada.io.kaldi.table import read_table

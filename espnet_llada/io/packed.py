@@ -19,17 +19,17 @@ from typing import Any
 
 from msgspec import Struct
 
-from espnet_llada.io.data_file import read_yaml
 from espnet_llada.io.files import (
     TEXT_SUFFIXES,
     cache_dir,
     checksum_file,
     new_directory,
     not_writable,
+    read_yaml,
     write_checksum,
 )
 from espnet_llada.io.schema import checked
-from espnet_llada.io.weights.digests import WEIGHT_SUFFIXES, cached_sha256
+from espnet_llada.io.weights import WEIGHT_SUFFIXES, cached_sha256
 from espnet_llada.types import UserError
 
 META = "meta.yaml"

@@ -15,10 +15,9 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor, nn
 
-from espnet_llada.networks.frozen import Pretrained
+from espnet_llada.networks.frozen import Pretrained, scores
 from espnet_llada.networks.llama import Llama, run_layer
 from espnet_llada.networks.llama_files import load_llama
-from espnet_llada.networks.vocabulary import scores
 from espnet_llada.types import UserError
 
 if TYPE_CHECKING:

@@ -12,7 +12,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields, replace
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import torch
 import torch.nn.functional as F
@@ -20,8 +20,10 @@ from msgspec import Meta, Struct
 from torch import Tensor, nn
 
 from espnet_llada.io.schema import Count, Layers, Share, Tokens, Width, checked
-from espnet_llada.networks.cache import KVCache
 from espnet_llada.types import UserError
+
+if TYPE_CHECKING:
+    from espnet_llada.networks.cache import KVCache
 
 Positive = Annotated[float, Meta(gt=0.0, le=1e12)]
 

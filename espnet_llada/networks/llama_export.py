@@ -13,7 +13,7 @@ from huggingface_hub import split_state_dict_into_shards_factory
 from msgspec import Struct
 from torch import Tensor
 
-from espnet_llada.io.data_file import write_json
+from espnet_llada.io.files import write_json
 from espnet_llada.io.schema import Count, Natural, checked
 from espnet_llada.io.weights.tensors import StoredTensor, save_tensors
 from espnet_llada.networks.llama import LlamaConfig

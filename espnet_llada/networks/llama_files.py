@@ -10,7 +10,7 @@ from msgspec import Struct
 from msgspec.structs import asdict
 from torch import nn
 
-from espnet_llada.io.data_file import read_json
+from espnet_llada.io.files import read_json
 from espnet_llada.io.schema import Layers, Natural, Share, Tokens, Width, checked
 from espnet_llada.io.weights.tensors import (
     StoredTensor,

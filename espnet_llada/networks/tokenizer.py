@@ -11,8 +11,7 @@ from typing import Any
 
 from msgspec import Struct
 
-from espnet_llada.io.data_file import read_json
-from espnet_llada.io.files import check_content
+from espnet_llada.io.files import check_content, read_json
 from espnet_llada.io.schema import checked
 from espnet_llada.types import UserError
 

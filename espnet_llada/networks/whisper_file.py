@@ -15,7 +15,7 @@ import torch
 from msgspec import Meta, Struct
 from torch import Tensor
 
-from espnet_llada.io.data_file import read_json
+from espnet_llada.io.files import read_json
 from espnet_llada.io.schema import Layers, Width, checked
 from espnet_llada.io.weights.tensors import (
     StoredTensor,

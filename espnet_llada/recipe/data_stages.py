@@ -9,7 +9,7 @@ import shlex
 from collections.abc import Iterator
 from pathlib import Path
 
-from espnet_llada.io.data_file import make_dir, write_text
+from espnet_llada.io.files import make_dir, write_text
 from espnet_llada.io.kaldi.table import read_numbers
 from espnet_llada.io.process_pool import ProcessPool
 from espnet_llada.recipe.datadir import read_data_dir, write_data_dir, write_table

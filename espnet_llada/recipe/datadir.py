@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from espnet_llada.io.data_file import make_dir, write_text
+from espnet_llada.io.files import make_dir, write_text
 from espnet_llada.io.kaldi.table import read_recordings, read_table
 from espnet_llada.types import UserError
 

@@ -11,7 +11,7 @@ import sys
 from pathlib import Path
 
 from espnet_llada.inference.decode_dir import FILES
-from espnet_llada.io.data_file import write_text
+from espnet_llada.io.files import write_text
 from espnet_llada.io.kaldi.table import read_numbers, read_table
 from espnet_llada.recipe.datadir import check_file, split_table
 from espnet_llada.recipe.jobs import (

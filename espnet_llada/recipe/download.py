@@ -20,8 +20,7 @@ from filelock import FileLock, Timeout
 from tqdm import tqdm
 
 from espnet_llada.bin.options import OptionParser, run_main
-from espnet_llada.io.data_file import make_dir, write_text
-from espnet_llada.io.files import sha256
+from espnet_llada.io.files import make_dir, sha256, write_text
 from espnet_llada.io.weights.download import (
     NETWORK_ERRORS,
     FetchError,

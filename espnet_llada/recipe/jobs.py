@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from espnet_llada.io.data_file import make_dir
+from espnet_llada.io.files import make_dir
 from espnet_llada.types import UserError
 
 ESPNET = "espnet_llada.run -m"

@@ -19,7 +19,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from espnet_llada.bin.options import OfKind, OptionParser, run_main, str2bool
-from espnet_llada.io.data_file import make_dir, write_text
+from espnet_llada.io.files import make_dir, write_text
 from espnet_llada.io.kaldi.table import normal_id, scan_table
 from espnet_llada.io.schema import Count
 from espnet_llada.recipe.audio_check import CHECKS, check_audio

@@ -16,7 +16,7 @@ from collections import Counter
 from pathlib import Path
 
 from espnet_llada.alignment import Pair, align
-from espnet_llada.io.data_file import make_dir, write_text
+from espnet_llada.io.files import make_dir, write_text
 from espnet_llada.io.kaldi.table import read_lines, read_text
 from espnet_llada.scoring.wer import (
     Counts,

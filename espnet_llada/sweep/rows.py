@@ -46,7 +46,7 @@ from espnet_llada.inference.options import (
     nested,
 )
 from espnet_llada.inference.options import OPTIONS as DECODING
-from espnet_llada.io.data_file import read_yaml
+from espnet_llada.io.files import read_yaml
 from espnet_llada.io.schema import LARGEST, checked
 from espnet_llada.release.options import ReleaseSamplerOptions
 from espnet_llada.types import UserError, nearest

@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from espnet_llada.extensions.ctc import Windows
 from espnet_llada.extensions.posterior_prefix.embeddings import AudioEmbeddings
 from espnet_llada.io import weights
-from espnet_llada.io.data_file import read_json
+from espnet_llada.io.files import read_json
 from espnet_llada.io.schema import LARGEST
 from espnet_llada.networks.frozen import Pretrained
 from espnet_llada.networks.whisper_file import open_whisper

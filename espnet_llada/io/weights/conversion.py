@@ -15,12 +15,17 @@ from typing import Annotated, Any
 from msgspec import Meta, Struct
 
 from espnet_llada import __version__
-from espnet_llada.io.data_file import read_json, write_json
-from espnet_llada.io.files import new_directory, sha256, write_checksums
+from espnet_llada.io.files import (
+    new_directory,
+    read_json,
+    sha256,
+    write_checksums,
+    write_json,
+)
 from espnet_llada.io.schema import checked
-from espnet_llada.io.weights import Weights
-from espnet_llada.io.weights.digests import (
+from espnet_llada.io.weights import (
     WEIGHT_SUFFIXES,
+    Weights,
     cached_sha256,
     recorded_sha256,
 )

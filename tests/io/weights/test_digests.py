@@ -15,11 +15,11 @@ import torch
 from espnet_llada.bin import cli
 from espnet_llada.inference.loading import read_train_config
 from espnet_llada.inference.options import model_options
+from espnet_llada.io import weights as digests
 from espnet_llada.io.checkpoint import read_state
 from espnet_llada.io.model_dir import write_model
-from espnet_llada.io.weights import Asset, digests, resolve
-from espnet_llada.io.weights.assets import ASSETS, MINI
-from espnet_llada.io.weights.digests import cached_sha256, verify
+from espnet_llada.io.weights import cached_sha256, resolve, verify
+from espnet_llada.io.weights.assets import ASSETS, MINI, Asset
 from espnet_llada.io.weights.tensors import save_tensors
 from espnet_llada.networks.llama_export import export_llama
 from espnet_llada.networks.llama_files import empty_llama
