@@ -7,7 +7,7 @@ imported when a config asks for it.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Annotated, Any, Literal
 
 import torch
@@ -35,6 +35,12 @@ ATTENTION = {"llada": "bidirectional", "llama": "causal"}
 """Our names in ESPnet2's ``encoder``, ``postencoder`` and ``decoder`` choices."""
 
 
+_LORA = OptionsOf("espnet_llada.networks.lora:LoraOptions")
+_CTC = OptionsOf("espnet_llada.extensions.ctc:Options")
+_POSTERIOR = OptionsOf("espnet_llada.extensions.posterior_prefix.prefix:Options")
+_SCORER = OptionsOf("espnet_llada.extensions.whisper_scorer.network:Options")
+
+
 def build_encoder(
     whisper: str = "whisper-tiny.en",
     pad_seconds: Annotated[float, Meta(ge=0.0, le=30.0)] = 30.0,
@@ -59,7 +65,7 @@ def build_encoder(
 
 @dataclass(frozen=True)
 class DecoderConf:
-    """``decoder_conf``; the last four are extensions.
+    """``decoder_conf``, as far as the paper goes.
 
     Attributes:
         lm: name or directory of the LM (see ``espnet_llada.io.weights``).
@@ -73,6 +79,29 @@ class DecoderConf:
         loss, max_eos_padding: see ``core.objective.noisy_canvas``; masked diffusion.
         compile_layers: training runs the layers of encoder, Q-Former and LM by
             torch.compile (``compile_layers``); for a GPU.
+    """
+
+    lm: str = "smollm2-135m"
+    lora: Annotated[Mapping[str, Any], _LORA] | None = None
+    train_lm: bool = False
+    dtype: Dtype = "float32"
+    prompt: str = "Transcribe the audio:"
+    chat_template: bool = True
+    text_case: Literal[CASES] = "lower"
+    loss: Literal[LOSSES] = "llada"
+    max_eos_padding: Annotated[int, Meta(ge=0, le=8192)] = 32
+    compile_layers: bool = False
+
+    def __post_init__(self) -> None:
+        if self.lora is not None and self.train_lm:
+            raise UserError("train_lm: true leaves nothing to lora; set one of them")
+
+
+@dataclass(frozen=True)
+class ExtensionConf:
+    """``decoder_conf``, as far as it goes beyond the paper.
+
+    Attributes:
         ctc: a loss over the LM's tokens, on the adapter's vectors.
         posterior_prefix: the audio as mixtures of the LM's own embeddings, for
             ``postencoder: whisper_qformer`` and an LM with Whisper's tokens.
@@ -82,50 +111,34 @@ class DecoderConf:
             once, not in every pass. A causal LM's do not in any case.
     """
 
-    lm: str = "smollm2-135m"
-    lora: (
-        Annotated[
-            Mapping[str, Any], OptionsOf("espnet_llada.networks.lora:LoraOptions")
-        ]
-        | None
-    ) = None
-    train_lm: bool = False
-    dtype: Dtype = "float32"
-    prompt: str = "Transcribe the audio:"
-    chat_template: bool = True
-    text_case: Literal[CASES] = "lower"
-    loss: Literal[LOSSES] = "llada"
-    max_eos_padding: Annotated[int, Meta(ge=0, le=8192)] = 32
-    compile_layers: bool = False
-    ctc: (
-        Annotated[Mapping[str, Any], OptionsOf("espnet_llada.extensions.ctc:Options")]
-        | None
-    ) = None
-    posterior_prefix: (
-        Annotated[
-            Mapping[str, Any],
-            OptionsOf("espnet_llada.extensions.posterior_prefix.prefix:Options"),
-        ]
-        | None
-    ) = None
-    whisper_scorer: (
-        Annotated[
-            Mapping[str, Any],
-            OptionsOf("espnet_llada.extensions.whisper_scorer.network:Options"),
-        ]
-        | None
-    ) = None
+    ctc: Annotated[Mapping[str, Any], _CTC] | None = None
+    posterior_prefix: Annotated[Mapping[str, Any], _POSTERIOR] | None = None
+    whisper_scorer: Annotated[Mapping[str, Any], _SCORER] | None = None
     cached_prefix: bool = False
 
     def __post_init__(self) -> None:
-        if self.lora is not None and self.train_lm:
-            raise UserError("train_lm: true leaves nothing to lora; set one of them")
         if self.whisper_scorer is not None and self.posterior_prefix is None:
             raise UserError("whisper_scorer needs posterior_prefix; add it")
 
 
+def read_conf(given: Mapping[str, Any] | None) -> tuple[DecoderConf, ExtensionConf]:
+    """A ``decoder_conf``, in its two parts.
+
+    Raises:
+        UserError: options that exclude one another.
+    """
+    own = {f.name for f in fields(ExtensionConf)}
+    parts = {True: {}, False: {}}
+    for name, value in (given or {}).items():
+        parts[name in own][name] = value
+    return DecoderConf(**parts[False]), ExtensionConf(**parts[True])
+
+
 def decoder_parts(
-    width: int, attention: str, whisper: weights.Weights | None, conf: DecoderConf
+    width: int,
+    attention: str,
+    whisper: weights.Weights | None,
+    given: Mapping[str, Any] | None,
 ) -> tuple[dict[str, Any], weights.Weights]:
     """What ``LMDecoder`` is made of, and the LM's weights.
 
@@ -134,11 +147,12 @@ def decoder_parts(
         attention: ``bidirectional`` (LLaDA, masked diffusion) or ``causal`` (LLaMA).
         whisper: the adapter's, or else the encoder's, whose tokens and whose decoder
             extensions read; None where neither is one.
-        conf: see there.
+        given: ``decoder_conf``.
 
     Raises:
         UserError: weights or options that do not fit.
     """
+    conf, more = read_conf(given)
     resolved = weights.resolve(conf.lm, "lm")
     tokenizer = LMTokenizer(resolved.path, conf.text_case)
     dtype = getattr(torch, conf.dtype)
@@ -151,13 +165,13 @@ def decoder_parts(
         lm.train_layers()
     parts = {
         "lm": lm,
-        "audio_prefix": _audio_prefix(width, lm, whisper, resolved, conf),
+        "audio_prefix": _audio_prefix(width, lm, whisper, resolved, more),
         "tokenizer": tokenizer,
         "prompt_ids": tokenizer.prompt(conf.prompt, conf.chat_template),
         "objective": Objective(conf.loss, conf.max_eos_padding),
         "compiles": conf.compile_layers,
     }
-    if conf.cached_prefix:
+    if more.cached_prefix:
         parts["prefix_attends"] = False
         parts["passes"] = named("espnet_llada.extensions.lm_cache:CachedPasses")
     return parts, resolved
@@ -168,7 +182,7 @@ def _audio_prefix(
     lm: Backbone,
     whisper: weights.Weights | None,
     resolved: weights.Weights,
-    conf: DecoderConf,
+    conf: ExtensionConf,
 ) -> AudioPrefix:
     ctc = conf.ctc
     if ctc is not None:
@@ -224,16 +238,24 @@ def check_config(config: Mapping[str, Any], where: object) -> None:
         UserError: names the section, the key, and what fits.
     """
     sections = checked(dict(config), _Sections, where)
-    takes = {
-        "encoder": build_encoder if sections.encoder == ENCODER else None,
-        "postencoder": sections.postencoder in POSTENCODERS
-        and named(POSTENCODERS[sections.postencoder]),
-        "decoder": DecoderConf if sections.decoder in ATTENTION else None,
-    }
-    for part, constructor in takes.items():
-        if constructor:
-            given = getattr(sections, f"{part}_conf") or {}
-            check_options(given, constructor, f"{where}: {part}_conf")
+    if sections.encoder == ENCODER:
+        _check(sections.encoder_conf, build_encoder, f"{where}: encoder_conf")
+    if sections.postencoder in POSTENCODERS:
+        kind = named(POSTENCODERS[sections.postencoder])
+        _check(sections.postencoder_conf, kind, f"{where}: postencoder_conf")
+    if sections.decoder in ATTENTION:
+        both = DecoderConf, ExtensionConf
+        _check(sections.decoder_conf, both, f"{where}: decoder_conf")
+
+
+def _check(given: Mapping[str, Any] | None, kinds: Any, where: str) -> None:
+    """Options of a function; of several dataclasses, each has its own."""
+    several = kinds if isinstance(kinds, tuple) else (kinds,)
+    rest = dict(given or {})
+    for kind in several[1:]:
+        own = {f.name: rest.pop(f.name) for f in fields(kind) if f.name in rest}
+        check_options(own, kind, where)
+    check_options(rest, several[0], where)
 
 
 def whisper_of(*parts: nn.Module | None) -> weights.Weights | None:
@@ -267,7 +289,7 @@ def build_model(config: Mapping[str, Any]) -> WhisperLLM:
     postencoder = named(POSTENCODERS[config["postencoder"]])(
         encoder.d_model, **config.get("postencoder_conf") or {}
     )
-    conf = DecoderConf(**config.get("decoder_conf") or {})
+    conf = config.get("decoder_conf")
     whisper, attention = whisper_of(postencoder, encoder), ATTENTION[config["decoder"]]
     parts, lm = decoder_parts(postencoder.hidden, attention, whisper, conf)
     decoder = LMDecoder(**parts)

@@ -17,8 +17,8 @@ from espnet2.train.preprocessor import AbsPreprocessor
 from espnet_llada.build import (
     ATTENTION,
     POSTENCODER,
-    DecoderConf,
     check_config,
+    read_conf,
     whisper_of,
 )
 from espnet_llada.espnet.model import TOKENIZER, ESPnetLLMModel
@@ -135,7 +135,7 @@ def _check_data(args: argparse.Namespace, encoder: Any) -> None:
 
 def text_tokenizer(args: argparse.Namespace) -> LMTokenizer:
     """The tokenizer that the decoder of this config will use."""
-    conf = DecoderConf(**args.decoder_conf or {})
+    conf, _ = read_conf(args.decoder_conf)
     return LMTokenizer(weights.resolve(conf.lm, "lm").path, conf.text_case)
 
 

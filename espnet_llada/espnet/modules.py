@@ -13,7 +13,6 @@ from torch import Tensor
 from espnet_llada.build import (
     ATTENTION,
     POSTENCODERS,
-    DecoderConf,
     build_encoder,
     decoder_parts,
 )
@@ -91,7 +90,7 @@ class _ESPnetDecoder(LMDecoder, AbsDecoder):
         **conf,
     ):
         given = encoder_output_size, ATTENTION[self.kind], whisper
-        parts, lm = decoder_parts(*given, DecoderConf(**conf))
+        parts, lm = decoder_parts(*given, conf)
         super().__init__(**parts)
         self.weights = lm
 

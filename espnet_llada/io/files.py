@@ -24,6 +24,12 @@ from espnet_llada.io.schema import DEEPEST, check_plain, checked
 from espnet_llada.types import UserError, atomic_write, local_path
 
 CHUNK = 1 << 20
+
+LARGE = 128 << 20
+"""Bytes. Smaller files are hashed in every process (Whisper tiny.en: 0.05 s); a larger
+one when it is first seen or has been written to, and by ``espnet-llada weights
+--verify``."""
+
 SUFFIX = ".sha256"
 TEXT_SUFFIXES = (".json", ".yaml")
 

@@ -16,6 +16,7 @@ from espnet_llada.build import (
     DecoderConf,
     check_config,
     is_ours,
+    read_conf,
 )
 from espnet_llada.core.qformer import WindowQFormer
 from espnet_llada.networks.backbone import Backbone
@@ -111,7 +112,7 @@ def build(config: Mapping[str, Any]) -> Network:
             f"decoder {' or '.join(ATTENTION)}; this config has other parts"
         )
     encoder = _encoder(**config.get("encoder_conf") or {})
-    conf = DecoderConf(**config.get("decoder_conf") or {})
+    conf, _ = read_conf(config.get("decoder_conf"))
     if conf.train_lm:
         raise UserError("plan knows an LM with LoRA, not decoder_conf train_lm: true")
     lora = None if conf.lora is None else LoraOptions(**conf.lora)

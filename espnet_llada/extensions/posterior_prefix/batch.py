@@ -1,4 +1,7 @@
-"""A batch as the posterior prefix shows it to the LM, drafts and scores included."""
+"""A batch as the posterior prefix shows it to the LM, drafts and scores included.
+
+Imports ``copy_head``, ``ctc_alignment``, ``ctc_prefix`` and ``whisper_scorer.scorer``.
+"""
 
 from __future__ import annotations
 

