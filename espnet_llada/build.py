@@ -1,7 +1,7 @@
 """Composes models from the sections of a train YAML, and what goes beyond the paper.
 
-The one file that knows core and extensions by name. An extension is imported when a
-config, or the options of a decoding, ask for it.
+With ``registry`` the one file that knows extensions by name. An extension is imported
+when a config, or the options of a decoding, ask for it.
 """
 
 from __future__ import annotations
@@ -9,7 +9,6 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
-from importlib import import_module
 from typing import Annotated, Any, Literal
 
 import torch
@@ -32,6 +31,7 @@ from espnet_llada.networks.lm.backbone import Backbone
 from espnet_llada.networks.lm.lora import LoraOptions, add_lora
 from espnet_llada.networks.lm.tokenizer import CASES, LMTokenizer
 from espnet_llada.networks.random import RowRandom
+from espnet_llada.registry import EXTENSIONS, named
 from espnet_llada.types import UserError
 
 ENCODER, POSTENCODER = "whisper_frozen", "window_qformer"
@@ -43,35 +43,7 @@ POSTENCODERS = {
 ATTENTION = {"llada": "bidirectional", "llama": "causal"}
 """Our names in ESPnet2's ``encoder``, ``postencoder`` and ``decoder`` choices."""
 
-EXTENSIONS = {
-    "draft_refinement": "espnet_llada.extensions.draft_refinement",
-    "canvas_size": "espnet_llada.extensions.canvas_size",
-    "mask_ctc": "espnet_llada.extensions.mask_ctc",
-    "confidence": "espnet_llada.extensions.confidence",
-    "placeholders": "espnet_llada.extensions.placeholders",
-    "joint": "espnet_llada.extensions.joint_decoding",
-    "rescoring": "espnet_llada.extensions.rescoring",
-    "block_cache": "espnet_llada.extensions.lm_cache",
-}
-"""Of decoding, by the names of their options, in the order in which they act. Each has
-``Options``, a dataclass, and ``Hook``, a ``DecodingHook``."""
-
 _WITHOUT_AUDIO = ("block_cache",)
-
-
-def named(place: str) -> Any:
-    """What ``module:name`` says.
-
-    Raises:
-        UserError: this installation lacks the module.
-    """
-    module, _, name = place.partition(":")
-    try:
-        return getattr(import_module(module), name)
-    except ModuleNotFoundError as e:
-        raise UserError(
-            f"{name}: this installation of espnet_llada lacks {module}; install it whole"
-        ) from e
 
 
 def build_encoder(

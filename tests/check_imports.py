@@ -20,7 +20,7 @@ ROOMS = [
     ("networks",),
     ("core",),
     ("baseline", "release", "extensions"),
-    ("build",),
+    ("registry", "build"),
     ("trust",),
     ("inference",),
     ("plan",),

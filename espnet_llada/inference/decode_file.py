@@ -19,6 +19,7 @@ from typing import Any
 from espnet_llada.core.options import STRATEGIES
 from espnet_llada.inference.options import (
     DecodingOptions,
+    full_name,
     make_options,
     merged,
     without_thresholds,
@@ -47,6 +48,9 @@ def job_options(
     Raises:
         UserError: decode.yaml, or an option, does not fit.
     """
+    if "strategy" in given:
+        known = [strategy for strategy in STRATEGIES if task_of(strategy) == task]
+        given = {**given, "strategy": full_name(given["strategy"], known)}
     defaults = model_options(config, task, {**given, "use_audio": use_audio})
     return make_options(merged(defaults, given))
 
@@ -105,7 +109,6 @@ def _section(
         raise UserError(f"{path}: {name}: is a strategy; take its 'strategy' out")
     try:
         values = {"strategy": strategy, **section}
-        make_options(values)
+        return {**values, "strategy": make_options(values).strategy}
     except UserError as e:
         raise UserError(f"{path}: {name}: {e}") from e
-    return values
