@@ -153,7 +153,9 @@ def test_a_group_is_a_mapping_or_a_switch(config, value):
     for give in (make_options, lambda given: from_shell(*config(given))):
         if isinstance(value, np.floating) and give is not make_options:
             continue  # no YAML has one
-        with pytest.raises(UserError, match=r"joint: .* does not fit; allowed: .option"):
+        with pytest.raises(
+            UserError, match=r"joint: .* does not fit; allowed: .option"
+        ):
             give({"joint": value})
 
 
