@@ -13,12 +13,12 @@ import pytest
 
 from espnet_llada import Deliberator, Speech2Text
 from espnet_llada.core.options import STRATEGIES
-from espnet_llada.inference.decode_file import job_options
 from espnet_llada.inference.loading import find_model, load_model
-from espnet_llada.inference.options import PROFILES
+from espnet_llada.inference.options import PROFILES, job_options
 from espnet_llada.inference.recognizer import Transcriber
 from espnet_llada.io.audio.reading import load_audio
-from espnet_llada.io.weights import MARKER, cache_dir
+from espnet_llada.io.files import cache_dir
+from espnet_llada.io.weights import MARKER
 from espnet_llada.io.weights.assets import MINI
 
 WEIGHTS = MINI / "llada/model.safetensors"

@@ -13,11 +13,11 @@ from espnet_llada.bin import asr_inference, cli
 from espnet_llada.bin.decoding import given_options
 from espnet_llada.core.options import SamplerOptions
 from espnet_llada.extensions.joint_decoding import Options as Joint
-from espnet_llada.inference.decode_file import job_options
 from espnet_llada.inference.options import (
     FORMER,
     GROUPS,
     all_names,
+    job_options,
     make_options,
     options_class,
 )
