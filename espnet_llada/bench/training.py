@@ -22,8 +22,14 @@ from espnet_llada.bench.material import NOISE, material_of
 from espnet_llada.bench.meter import PeakMemory, seconds_of
 from espnet_llada.bench.random_model import model_bytes, random_model
 from espnet_llada.bench.release import padding
-from espnet_llada.build import WhisperLLM, compile_layers
-from espnet_llada.core.objective import diffusion_loss, noisy_canvas
+from espnet_llada.build import compile_layers
+from espnet_llada.core.model import WhisperLLM
+from espnet_llada.core.objective import (
+    NoisyCanvas,
+    Targets,
+    diffusion_loss,
+    noisy_canvas,
+)
 from espnet_llada.networks.encoder import WhisperEncoder
 
 ROWS = 4
@@ -67,12 +73,11 @@ class Step:
 
 @dataclass(frozen=True)
 class Batch:
-    """Speech (B, T) float32, text (B, L) int64 and their lengths (B,)."""
+    """Speech (B, T) float32, its lengths (B,), and what is said."""
 
     speech: Tensor
     lengths: Tensor
-    text: Tensor
-    text_lengths: Tensor
+    targets: Targets
 
 
 def compare(
@@ -177,15 +182,15 @@ def batch_of(model: WhisperLLM, seconds: float) -> Batch:
     generator = torch.Generator().manual_seed(0)
     vocabulary = model.decoder.lm.vocab_size
     text = torch.randint(1, vocabulary, (ROWS, count), generator=generator)
-    parts = speech, lengths, text, torch.full((ROWS,), count)
-    return Batch(*(part.to(device) for part in parts))
+    targets = Targets(text.to(device), torch.full((ROWS,), count, device=device))
+    return Batch(speech.to(device), lengths.to(device), targets)
 
 
 def our_loss(model: WhisperLLM, batch: Batch) -> tuple[Tensor, int]:
     """A scalar with a graph behind it; the LM's positions in a row."""
     decoder = model.decoder
     prefix = decoder.prefix(*model.encode(batch.speech, batch.lengths))
-    loss = decoder.loss(prefix, batch.text, batch.text_lengths, range(ROWS))
+    loss = decoder.loss(prefix, batch.targets, range(ROWS))
     return loss.mean, prefix.valid.shape[1] + _canvas(model, batch).tokens.shape[1]
 
 
@@ -194,23 +199,17 @@ def release_loss(model: WhisperLLM, batch: Batch) -> tuple[Tensor, int]:
     decoder = model.decoder
     prefix = decoder.prefix(*model.encode(batch.speech, batch.lengths))
     canvas = _canvas(model, batch)
-    hidden = decoder.sequence_hidden(prefix, canvas.tokens, canvas.lengths)
+    hidden = decoder.hidden(prefix, canvas.tokens, canvas.lengths)
     logits = decoder.lm.logits(torch.cat(hidden, dim=1))
     response = logits[:, prefix.valid.shape[1] :]
-    loss = diffusion_loss(response, canvas, decoder.loss_name)
-    return loss.mean, logits.shape[1]
+    return diffusion_loss(response, canvas, decoder.objective.loss).mean, logits.shape[
+        1
+    ]
 
 
-def _canvas(model: WhisperLLM, batch: Batch):
-    decoder = model.decoder
-    return noisy_canvas(
-        batch.text,
-        batch.text_lengths,
-        decoder.special,
-        decoder.loss_name,
-        range(ROWS),
-        decoder.canvas_slack,
-    )
+def _canvas(model: WhisperLLM, batch: Batch) -> NoisyCanvas:
+    given = model.decoder.special, model.decoder.objective
+    return noisy_canvas(batch.targets, *given, range(ROWS))
 
 
 def markdown(steps: Sequence[Step], machine: Mapping[str, Any]) -> str:

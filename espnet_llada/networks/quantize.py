@@ -54,5 +54,5 @@ def quantized(model: nn.Module) -> nn.Module:
 def _is_read_by_others(name: str) -> bool:
     """Layers that others use the weight of, and those too small to gain anything."""
     return name.endswith(("cross_attn.key", "cross_attn.value")) or name.startswith(
-        ("decoder.ctc.", "decoder.pointer.")
+        ("decoder.audio_prefix.ctc.", "decoder.audio_prefix.copy_head.")
     )

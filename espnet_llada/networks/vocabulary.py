@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
 ELEMENTS = {"cpu": 2**21, "cuda": 2**26}
 """Logits held at a time: what fits a core's cache, or keeps a GPU busy."""
@@ -51,3 +51,11 @@ def scores(hidden: Tensor, table: Tensor, out: Tensor | None = None) -> Tensor:
         part = F.linear(table[start : start + step], rows)
         out[..., start : start + step] = part.T[:count].unflatten(0, shape)
     return out
+
+
+class Scores(nn.Module):
+    """``scores`` as a layer, which forward hooks see; the table is the caller's."""
+
+    def forward(self, hidden: Tensor, table: Tensor) -> Tensor:
+        """See ``scores``."""
+        return scores(hidden, table)

@@ -73,7 +73,7 @@ def flops(network: Network, load: Load, cached: bool = False) -> dict[str, float
     return {
         "encoder": 0.0 if cached else load.rows * _encoder_flops(network, load),
         "postencoder": load.rows * _qformer_flops(network, load),
-        "decoder.projection": 6.0
+        "decoder.audio_prefix": 6.0
         * load.rows
         * network.windows(load)
         * len(network.postencoder.queries)

@@ -10,7 +10,13 @@ from typing import Any
 import torch
 from torch import nn
 
-from espnet_llada.build import ATTENTION, POSTENCODER, check_config, is_ours
+from espnet_llada.build import (
+    ATTENTION,
+    POSTENCODER,
+    DecoderConf,
+    check_config,
+    is_ours,
+)
 from espnet_llada.core.qformer import WindowQFormer
 from espnet_llada.networks.encoder import SAMPLES_PER_FRAME, WhisperEncoder
 from espnet_llada.networks.lm.backbone import Backbone
@@ -57,7 +63,7 @@ class Network:
         return {
             "encoder": self.encoder,
             "postencoder": self.postencoder,
-            "decoder.projection": self.projection,
+            "decoder.audio_prefix": self.projection,
             "decoder.lm": self.lm,
         }
 
@@ -105,11 +111,11 @@ def build(config: Mapping[str, Any]) -> Network:
             f"decoder {' or '.join(ATTENTION)}; this config has other parts"
         )
     encoder = _encoder(**config.get("encoder_conf") or {})
-    decoder = config.get("decoder_conf") or {}
-    if decoder.get("train_lm"):
+    conf = DecoderConf(**config.get("decoder_conf") or {})
+    if conf.train_lm:
         raise UserError("plan knows an LM with LoRA, not decoder_conf train_lm: true")
-    lora = None if decoder.get("lora") is None else LoraOptions(**decoder["lora"])
-    lm = _lm(decoder, ATTENTION[config["decoder"]], lora)
+    lora = None if conf.lora is None else LoraOptions(**conf.lora)
+    lm = _lm(conf, ATTENTION[config["decoder"]], lora)
     with torch.device("meta"):
         postencoder = WindowQFormer(
             encoder.d_model, **config.get("postencoder_conf") or {}
@@ -121,8 +127,8 @@ def build(config: Mapping[str, Any]) -> Network:
         projection,
         lm,
         lora,
-        decoder.get("loss", "llada"),
-        decoder.get("canvas_slack", 32),
+        conf.loss,
+        conf.max_eos_padding,
         bool(config.get("use_amp", False)),
     )
 
@@ -141,8 +147,8 @@ def _encoder(
     return encoder
 
 
-def _lm(conf: Mapping[str, Any], attention: str, lora: LoraOptions | None) -> Backbone:
-    name = conf.get("lm", "smollm2-135m")
+def _lm(conf: DecoderConf, attention: str, lora: LoraOptions | None) -> Backbone:
+    name = conf.lm
     path = local_path(name)
     if path.exists():
         body, settings = empty_llama(path)
@@ -154,7 +160,7 @@ def _lm(conf: Mapping[str, Any], attention: str, lora: LoraOptions | None) -> Ba
         raise UserError(
             f"{name}: unknown sizes; name a local directory of it, or one of {known}"
         )
-    _cast(body, conf.get("dtype", "float32"))
+    _cast(body, conf.dtype)
     head = body.embed_tokens.weight
     if not body.config.tie_word_embeddings:
         head = nn.Parameter(torch.empty_like(head), requires_grad=False)

@@ -12,7 +12,7 @@ import torch
 from espnet_llada.core.head import OutputHead
 
 from espnet_llada.baseline.autoregressive import beam_search
-from espnet_llada.build import WhisperLLM
+from espnet_llada.build import build_model
 from espnet_llada.core.options import SamplerOptions
 from espnet_llada.core.prefix import Prefix
 from espnet_llada.core.recognizer import Recognizer
@@ -97,7 +97,7 @@ def row_of(result, i, eos=EOS):
 @pytest.fixture(scope="module")
 def llama(tiny_config):
     torch.manual_seed(0)
-    return WhisperLLM.from_config({**copy.deepcopy(tiny_config), "decoder": "llama"})
+    return build_model({**copy.deepcopy(tiny_config), "decoder": "llama"})
 
 
 @pytest.fixture(scope="module")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from espnet_llada.build import WhisperLLM
+from espnet_llada.build import build_model
 from espnet_llada.io.checkpoint import IDENTITY, load_trained, trained_state
 from espnet_llada.networks.frozen import Pretrained
 
@@ -20,7 +20,7 @@ def build(tiny_config, kind: str = "llada", dtype: str = "bfloat16") -> WhisperL
     config["postencoder_conf"] = {**config["postencoder_conf"], "dropout": 0.0}
     lora = {**config["decoder_conf"]["lora"], "dropout": 0.0}
     config["decoder_conf"] = {**config["decoder_conf"], "lora": lora}
-    model = WhisperLLM.from_config(config).train()
+    model = build_model(config).train()
     for name, parameter in model.named_parameters():
         if "lora_B" in name:  # zero at the start, which would leave LoRA untested
             torch.nn.init.normal_(parameter, std=0.2)

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from espnet_llada.build import WhisperLLM
+from espnet_llada.build import build_model
 from espnet_llada.core.options import SamplerOptions
 from espnet_llada.core.recognizer import Recognizer, seed_of
 from espnet_llada.types import UserError
@@ -26,14 +26,14 @@ def llada(tiny_config) -> WhisperLLM:
     torch.manual_seed(0)
     config = copy.deepcopy(tiny_config)
     config["decoder_conf"]["ctc"] = {"weight": 0.1}
-    return WhisperLLM.from_config(config)
+    return build_model(config)
 
 
 @pytest.fixture(scope="module")
 def llama(tiny_config) -> WhisperLLM:
     torch.manual_seed(0)
     config = {**copy.deepcopy(tiny_config), "decoder": "llama"}
-    return WhisperLLM.from_config(config)
+    return build_model(config)
 
 
 STRATEGIES = [
@@ -150,5 +150,5 @@ def test_seeds_follow_the_utterance():
 def test_mask_ctc_needs_a_ctc(tiny_config):
     with pytest.raises(UserError, match="no CTC to make a draft"):
         Recognizer(
-            WhisperLLM.from_config(tiny_config), SamplerOptions(strategy="mask_ctc")
+            build_model(tiny_config), SamplerOptions(strategy="mask_ctc")
         )

@@ -15,7 +15,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from espnet_llada.build import WhisperLLM
+from espnet_llada.build import build_model
 from espnet_llada.core.canvas import Canvas, blank_canvas, transcript_canvas
 from espnet_llada.core.options import SamplerOptions
 from espnet_llada.inference.decode_file import make_options
@@ -271,7 +271,7 @@ def test_profiles_are_known_by_name():
 @pytest.mark.parametrize("given", [{"canvas_length": 8}, LOW])
 def test_a_recognizer_has_the_sampler_of_its_options(tiny_config, given):
     torch.manual_seed(0)
-    model = WhisperLLM.from_config(tiny_config)
+    model = build_model(tiny_config)
     run = make_recognizer(model, make_options({"profile": "release", **given}))
     assert run.sampler is sample
     waveform = np.random.default_rng(1).normal(0, 0.1, 16_000).astype(np.float32)

@@ -21,7 +21,7 @@ from espnet_llada.networks.lm.head import head_nll
 from espnet_llada.networks.lm.llama import Llama, run_layer
 from espnet_llada.networks.lm.loading import load_llama
 from espnet_llada.networks.lm.lora import casts_by_autocast, updated_layers
-from espnet_llada.networks.vocabulary import scores
+from espnet_llada.networks.vocabulary import Scores
 from espnet_llada.types import UserError
 
 ATTENTION = ("causal", "bidirectional")
@@ -46,7 +46,7 @@ class Backbone(Pretrained):
                 f"attention: {attention!r}; allowed: {', '.join(ATTENTION)}"
             )
         self.body, self.head, self.attention = body, head, attention
-        self.mask_id = mask_id
+        self.mask_id, self.scores = mask_id, Scores()
         self.requires_grad_(False)
         self.mask_embedding = None
         if attention == "bidirectional" and mask_id == self.vocab_size:
@@ -155,7 +155,7 @@ class Backbone(Pretrained):
     def logits(self, hidden: Tensor) -> Tensor:
         """(…, d) -> (…, V)."""
         with self.own_precision():
-            return scores(hidden, self.head.to(hidden.dtype))
+            return self.scores(hidden, self.head.to(hidden.dtype))
 
     def nll(self, hidden: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
         """``head_nll`` of hidden states (N, d); see there."""
