@@ -1,9 +1,9 @@
 """Rescoring: what has become of a text is kept only where the scorer finds it likelier.
 
 *Accept if better*: a change to a first pass or a draft is undone unless it makes the
-text likelier. *Combination*: the scorer transcribes the utterance by itself as well, and
-where the two differ its own words are taken if they are likelier by twice as much. A CTC
-may object to either. No LM pass is taken.
+text likelier. *Combination*: the scorer transcribes the utterance by itself as well,
+and where the two differ its own words are taken if they are likelier by twice as much.
+A CTC may object to either. No LM pass is taken.
 
 Imports ``extensions.whisper_scorer`` and ``extensions.posterior_prefix.alignment``.
 
@@ -24,11 +24,11 @@ from msgspec import Meta
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
-from espnet_llada.core.canvas import Canvas, transcript_canvas
+from espnet_llada.core.canvas import Canvas, transcript_canvas, word_places
 from espnet_llada.core.model import LMDecoder
 from espnet_llada.core.options import SamplerOptions
 from espnet_llada.core.prefix import Prefix
-from espnet_llada.core.recognizer import DecodingHook, word_places
+from espnet_llada.core.recognizer import DecodingHook
 from espnet_llada.core.sampler import SamplerResult
 from espnet_llada.extensions.posterior_prefix.alignment import corrections
 from espnet_llada.extensions.requirements import need_scorer
