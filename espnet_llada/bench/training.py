@@ -8,8 +8,9 @@ makes the logits of the whole sequence. ``compiled`` is ours with ``compile_laye
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +31,7 @@ from espnet_llada.core.objective import (
     diffusion_loss,
     noisy_canvas,
 )
-from espnet_llada.networks.encoder import WhisperEncoder
+from espnet_llada.networks.lm.head import logits_nll
 
 ROWS = 4
 """Utterances on one GPU, as in the paper."""
@@ -83,7 +84,7 @@ class Batch:
 def compare(
     config: Mapping[str, Any], device: str, durations: Sequence[float], repeats: int
 ) -> list[Step]:
-    """Measure both ways in turn, after a step of each to be warm.
+    """Measure all ways in turn, after a step of each to be warm.
 
     Args:
         config: a train config with masked diffusion.
@@ -97,7 +98,7 @@ def compare(
     model = random_model(config, device, training=True)
     mixed = bool(config.get("use_amp", False))
     amp = torch.autocast(torch.device(device).type, torch.bfloat16, mixed)
-    ways = dict(zip(WAYS, _ways(model), strict=True))
+    ways = _ways(model)
     steps = []
     for seconds in durations:
         batch = batch_of(model, seconds)
@@ -105,42 +106,31 @@ def compare(
         for number in range(repeats + 2):
             for step in group:
                 if not step.failed:
-                    _install(model, ways[step.way])
-                    run = _step(step, model, batch, amp)
+                    run = _step(step, ways[step.way](), batch, amp)
                     if number <= repeats:
                         _measure(step, run, warm_up=not number)
                     elif found := kernels_of(run):
                         step.kernels, step.busy = found
         steps += group
-    _install(model, ways["ours"])
     return steps
 
 
-@dataclass(frozen=True)
-class Way:
-    """An encoder, and how layers are run: its own, the adapter's, the LM's."""
+def _ways(model: WhisperLLM) -> dict[str, Callable[[], WhisperLLM]]:
+    """The model as each way has it: an encoder, and how layers are run."""
+    layers = model.encoder, model.postencoder.layers, model.decoder.lm.body
+    plain = [part.run for part in layers]
+    compile_layers(model.encoder, model.postencoder, model.decoder, BACKEND)
+    compiled = [part.run for part in layers]
+    padded = padding(model.encoder), model.postencoder, model.decoder
+    release = WhisperLLM(*padded).train()
 
-    encoder: WhisperEncoder
-    run: tuple[Callable[..., Tensor], ...]
+    def way(model: WhisperLLM, runs: Sequence[Callable[..., Tensor]]) -> WhisperLLM:
+        for part, run in zip(layers, runs, strict=True):
+            part.run = run
+        return model
 
-
-def _ways(model: WhisperLLM) -> Iterator[Way]:
-    own, lm = model.encoder, model.decoder.lm
-
-    def way(encoder: WhisperEncoder) -> Way:
-        return Way(encoder, (encoder.run, model.postencoder.run, lm.body.run))
-
-    yield way(padding(own))
-    yield way(own)
-    compile_layers(own, model.postencoder, model.decoder, BACKEND)
-    yield way(own)
-
-
-def _install(model: WhisperLLM, way: Way) -> None:
-    model.encoder = way.encoder.train()
-    runs = way.encoder, model.postencoder, model.decoder.lm.body
-    for part, run in zip(runs, way.run, strict=True):
-        part.run = run
+    ways = partial(way, release, plain), partial(way, model, plain)
+    return dict(zip(WAYS, (*ways, partial(way, model, compiled)), strict=True))
 
 
 def _step(
@@ -202,9 +192,8 @@ def release_loss(model: WhisperLLM, batch: Batch) -> tuple[Tensor, int]:
     hidden = decoder.hidden(prefix, canvas.tokens, canvas.lengths)
     logits = decoder.lm.logits(torch.cat(hidden, dim=1))
     response = logits[:, prefix.valid.shape[1] :]
-    return diffusion_loss(response, canvas, decoder.objective.loss).mean, logits.shape[
-        1
-    ]
+    loss = diffusion_loss(response, canvas, decoder.objective.loss, logits_nll)
+    return loss.mean, logits.shape[1]
 
 
 def _canvas(model: WhisperLLM, batch: Batch) -> NoisyCanvas:

@@ -123,7 +123,7 @@ def test_a_scorer_is_part_of_the_prefix():
     plain = recognizer(speech, ["a"])
     with Meter(way, count_flops=True) as meter:
         assert recognizer(speech, ["a"]) == plain
-    assert meter.calls["prefix"] > 2 and meter.flops["prefix"] > 0
+    assert meter.calls["prefix"] > 1 and meter.flops["prefix"] > 0
 
 
 def test_the_releases_way_gives_the_same_tokens_for_more_work(llada):
