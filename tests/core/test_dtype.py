@@ -6,6 +6,8 @@ import pytest
 import torch
 
 from espnet_llada.build import build_model
+from espnet_llada.core.model import WhisperLLM
+from espnet_llada.core.objective import Targets
 from espnet_llada.io.checkpoint import IDENTITY, load_trained, trained_state
 from espnet_llada.networks.frozen import Pretrained
 
@@ -33,7 +35,8 @@ def loss_of(model: WhisperLLM) -> torch.Tensor:
     text = torch.randint(10, 200, (2, 6), generator=g)
     audio, lengths = model.encode(speech, torch.tensor([20_000, 15_000]))
     prefix = model.decoder.prefix(audio, lengths)
-    return model.decoder.loss(prefix, text, torch.tensor([6, 4]), [1, 2]).mean
+    targets = Targets(text, torch.tensor([6, 4]))
+    return model.decoder.loss(prefix, targets, [1, 2]).mean
 
 
 def dtypes(model: WhisperLLM, trained: bool) -> set[torch.dtype]:
