@@ -21,9 +21,9 @@ from espnet_llada.core.model import LMDecoder, WhisperLLM
 from espnet_llada.core.prefix import Prefix
 from espnet_llada.core.recognizer import Stages
 from espnet_llada.core.sampler import SamplerResult
+from espnet_llada.networks.backbone import OutputHead
 from espnet_llada.networks.encoder import WhisperEncoder
-from espnet_llada.networks.lm.backbone import OutputHead
-from espnet_llada.networks.lm.llama import run_layer
+from espnet_llada.networks.llama import run_layer
 from espnet_llada.types import UserError
 
 _MULTIPLE = 8

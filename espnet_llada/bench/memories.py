@@ -15,9 +15,9 @@ from espnet_llada.bench.static_cache import StaticKVCache
 from espnet_llada.core.model import LMDecoder, last_valid, response_places
 from espnet_llada.core.prefix import Prefix
 from espnet_llada.core.sampler import SamplerResult
-from espnet_llada.networks.lm.backbone import additive_mask
-from espnet_llada.networks.lm.cache import KVCache
-from espnet_llada.networks.vocabulary import scores
+from espnet_llada.networks.backbone import additive_mask
+from espnet_llada.networks.cache import KVCache
+from espnet_llada.networks.frozen import scores
 
 
 class FixedLM:

@@ -17,7 +17,7 @@ from espnet_llada.core.model import LMDecoder, WhisperLLM
 from espnet_llada.core.objective import Objective
 from espnet_llada.core.prefix import LinearPrefix
 from espnet_llada.extensions.lm_cache import CachedPasses
-from espnet_llada.networks.lm.llama import Rotary
+from espnet_llada.networks.llama import Rotary
 from espnet_llada.plan.meta_model import PROMPT_TOKENS, build
 from espnet_llada.types import UserError
 
@@ -82,7 +82,7 @@ def empty_model(config: Mapping[str, Any], training: bool = False) -> WhisperLLM
         LinearPrefix(network.projection),
         NumberTokenizer(),
         [1 + i % (lm.vocab_size - 1) for i in range(PROMPT_TOKENS)],
-        Objective(network.loss, network.eos_padding),
+        Objective(network.loss, network.max_eos_padding),
         prefix_attends=not cached,
         passes=CachedPasses if cached else None,
     )

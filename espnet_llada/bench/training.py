@@ -31,7 +31,7 @@ from espnet_llada.core.objective import (
     diffusion_loss,
     noisy_canvas,
 )
-from espnet_llada.networks.lm.head import logits_nll
+from espnet_llada.networks.head import logits_nll
 
 ROWS = 4
 """Utterances on one GPU, as in the paper."""

@@ -16,7 +16,7 @@ from msgspec import Struct
 
 from espnet_llada.io.schema import Count
 from espnet_llada.networks.features import N_FFT
-from espnet_llada.networks.vocabulary import ELEMENTS
+from espnet_llada.networks.frozen import ELEMENTS
 from espnet_llada.plan.architectures import Gpu
 from espnet_llada.plan.meta_model import Load, Network
 from espnet_llada.types import UserError

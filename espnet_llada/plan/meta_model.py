@@ -16,12 +16,13 @@ from espnet_llada.build import (
     DecoderConf,
     check_config,
     is_ours,
+    read_conf,
 )
 from espnet_llada.core.qformer import WindowQFormer
+from espnet_llada.networks.backbone import Backbone
 from espnet_llada.networks.encoder import SAMPLES_PER_FRAME, WhisperEncoder
-from espnet_llada.networks.lm.backbone import Backbone
-from espnet_llada.networks.lm.loading import empty_llama, llama_from
-from espnet_llada.networks.lm.lora import LoraOptions, add_lora
+from espnet_llada.networks.llama_files import empty_llama, llama_from
+from espnet_llada.networks.lora import LoraOptions, add_lora
 from espnet_llada.networks.whisper_file import open_whisper
 from espnet_llada.plan.architectures import LANGUAGE_MODELS, whisper_sizes
 from espnet_llada.types import SAMPLE_RATE, UserError, local_path
@@ -55,7 +56,7 @@ class Network:
     lm: Backbone
     lora: LoraOptions | None
     loss: str
-    eos_padding: int
+    max_eos_padding: int
     amp: bool
 
     def parts(self) -> dict[str, nn.Module]:
@@ -83,7 +84,7 @@ class Network:
         """Response positions of a row."""
         if self.lm.attention == "causal":
             return load.tokens + 1
-        return load.tokens + (0 if self.loss == "release" else 1 + self.eos_padding)
+        return load.tokens + (0 if self.loss == "release" else 1 + self.max_eos_padding)
 
     def scored(self, load: Load) -> float:
         """Positions of a row that go through the head; masked ones are half of them."""
@@ -111,7 +112,7 @@ def build(config: Mapping[str, Any]) -> Network:
             f"decoder {' or '.join(ATTENTION)}; this config has other parts"
         )
     encoder = _encoder(**config.get("encoder_conf") or {})
-    conf = DecoderConf(**config.get("decoder_conf") or {})
+    conf, _ = read_conf(config.get("decoder_conf"))
     if conf.train_lm:
         raise UserError("plan knows an LM with LoRA, not decoder_conf train_lm: true")
     lora = None if conf.lora is None else LoraOptions(**conf.lora)
@@ -148,8 +149,7 @@ def _encoder(
 
 
 def _lm(conf: DecoderConf, attention: str, lora: LoraOptions | None) -> Backbone:
-    name = conf.lm
-    path = local_path(name)
+    name, path = conf.lm, local_path(conf.lm)
     if path.exists():
         body, settings = empty_llama(path)
     elif name in LANGUAGE_MODELS:

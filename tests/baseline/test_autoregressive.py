@@ -15,7 +15,7 @@ from espnet_llada.build import build_model
 from espnet_llada.core.prefix import Prefix
 from espnet_llada.inference.options import make_options
 from espnet_llada.inference.recognizer import Transcriber
-from espnet_llada.networks.lm.backbone import OutputHead
+from espnet_llada.networks.backbone import OutputHead
 from espnet_llada.types import SpecialTokens, UserError
 
 EOS = 0

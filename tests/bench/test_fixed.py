@@ -16,7 +16,7 @@ from espnet_llada.build import build_model
 from espnet_llada.core.recognizer import Stages
 from espnet_llada.inference.options import DecodingOptions, make_options
 from espnet_llada.inference.recognizer import Transcriber
-from espnet_llada.networks.lm.backbone import OutputHead
+from espnet_llada.networks.backbone import OutputHead
 from espnet_llada.types import UserError
 
 RUNTIMES = [

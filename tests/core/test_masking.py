@@ -18,7 +18,7 @@ from espnet_llada.core.masking import (
     sub_blocks,
 )
 from espnet_llada.core.options import STRATEGIES, SamplerOptions
-from espnet_llada.networks.random import RowRandom
+from espnet_llada.networks.rows import RowRandom
 from espnet_llada.types import SpecialTokens
 
 SPECIAL = SpecialTokens(mask=11, eos=10)

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from espnet_llada.baseline.autoregressive import beam_search
-from espnet_llada.build import DecoderConf, decoder_parts
+from espnet_llada.build import decoder_parts
 from espnet_llada.core.model import LMDecoder, last_valid
 from espnet_llada.core.objective import Loss, Targets
 from espnet_llada.core.prefix import TrainingStep
@@ -17,7 +17,7 @@ TOKENS, GIVEN = torch.tensor([[5, 6, 7], [8, 9, 3]]), torch.tensor([3, 2])
 
 def build(lm, attention: str = "bidirectional", **conf) -> LMDecoder:
     torch.manual_seed(0)
-    conf = DecoderConf(str(lm), prompt="say", chat_template=False, **conf)
+    conf = {"lm": str(lm), "prompt": "say", "chat_template": False, **conf}
     parts, _ = decoder_parts(WIDTH, attention, None, conf)
     return LMDecoder(**parts).eval()
 

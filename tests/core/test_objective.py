@@ -15,7 +15,7 @@ from espnet_llada.core.objective import (
     diffusion_loss,
     noisy_canvas,
 )
-from espnet_llada.networks.lm.head import logits_nll
+from espnet_llada.networks.head import logits_nll
 from espnet_llada.types import SpecialTokens
 
 SPECIAL = SpecialTokens(mask=9, eos=8)

@@ -9,7 +9,7 @@ from torch import nn
 from espnet_llada.core.objective import Targets
 from espnet_llada.core.prefix import LinearPrefix, Prompt
 from espnet_llada.core.qformer import LinearProjection
-from espnet_llada.networks.lm.backbone import Backbone
+from espnet_llada.networks.backbone import Backbone
 from espnet_llada.types import SpecialTokens
 
 WIDTH, IDS = 16, [5, 6, 7]

@@ -9,7 +9,7 @@ from espnet_llada.core.audio_embeddings import AudioEmbeddings
 from espnet_llada.core.head import OutputHead
 
 from espnet_llada.extensions.copy_head import FLOOR, CopyHead, Pointer
-from espnet_llada.networks.lm.backbone import Backbone
+from espnet_llada.networks.backbone import Backbone
 
 ROWS, LENGTH, VECTORS, TOKENS = 3, 6, 4, 2
 

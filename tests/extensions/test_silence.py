@@ -13,7 +13,7 @@ from espnet_llada.extensions.silence import is_inaudible, is_quiet, speaking
 from espnet_llada.build import WhisperLLM
 from espnet_llada.core.options import SamplerOptions
 from espnet_llada.core.recognizer import Recognizer
-from espnet_llada.io.audio.reading import split_long
+from espnet_llada.io.waveform import split_long
 
 RATE = 16_000
 TEXT = "the quick brown fox"

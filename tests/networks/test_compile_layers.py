@@ -10,10 +10,10 @@ import torch
 
 from espnet_llada.build import WhisperLLM, compile_layers
 from espnet_llada.core.options import SamplerOptions
-from espnet_llada.networks.windows import read_layer
 from espnet_llada.core.recognizer import Recognizer
 from espnet_llada.networks.encoder import run_block
-from espnet_llada.networks.lm.llama import run_layer
+from espnet_llada.networks.llama import run_layer
+from espnet_llada.networks.windows import read_layer
 
 
 def build(tiny_config, kind: str, compiled: bool) -> WhisperLLM:

@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 
 from espnet_llada.networks import vocabulary
-from espnet_llada.networks.lm.head import head_nll
+from espnet_llada.networks.head import head_nll
 
 ROWS, WIDTH, VOCABULARY = 37, 8, 50
 

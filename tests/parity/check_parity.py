@@ -28,8 +28,8 @@ from espnet_llada.core.options import SamplerOptions
 from espnet_llada.core.prefix import Prefix
 from espnet_llada.core.sampler import SamplerResult, sample
 from espnet_llada.inference.loading import load_model
-from espnet_llada.networks.lm.backbone import OutputHead
-from espnet_llada.networks.lm.head import logits_nll
+from espnet_llada.networks.backbone import OutputHead
+from espnet_llada.networks.head import logits_nll
 from espnet_llada.release.importing import ReleaseOptions, import_release
 from espnet_llada.release.options import ReleaseSamplerOptions
 from espnet_llada.release.sampler import sample as release_sample

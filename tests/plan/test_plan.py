@@ -61,6 +61,10 @@ def config(request, tiny_config, wide_lm) -> dict:
     }
 
 
+def targets(text: torch.Tensor) -> Targets:
+    return Targets(text, torch.tensor([TOKENS] * ROWS))
+
+
 def step(config: dict, amp: bool = False) -> tuple[float, float]:
     """FLOPs of a real training step on the CPU, and bytes that autograd saved."""
     torch.manual_seed(0)
@@ -81,8 +85,7 @@ def step(config: dict, amp: bool = False) -> tuple[float, float]:
     with FlopCounterMode(display=False) as counter:
         with hooks, torch.autocast("cpu", torch.bfloat16, enabled=amp):
             prefix = model.decoder.prefix(*model.encode(speech, lengths))
-            words = torch.tensor([TOKENS] * ROWS)
-            loss = model.decoder.loss(prefix, Targets(text, words), SEEDS).mean
+            loss = model.decoder.loss(prefix, targets(text), SEEDS).mean
         loss.backward()
     size = sum(tensor.untyped_storage().nbytes() for tensor in kept.values())
     return counter.get_total_flops(), size
@@ -92,11 +95,10 @@ def scored(config: dict) -> int:
     """Positions that the head scores in ``step``."""
     if config["decoder"] == "llama":
         return ROWS * (TOKENS + 1)
-    words, special = torch.tensor([TOKENS] * ROWS), SpecialTokens(mask=3, eos=2)
+    special = SpecialTokens(mask=3, eos=2)
     text = torch.zeros(ROWS, TOKENS, dtype=torch.long)
-    objective = Objective(max_eos_padding=0)
-    canvas = noisy_canvas(Targets(text, words), special, objective, SEEDS)
-    return int(canvas.masked.sum())
+    objective = Objective(config["decoder_conf"].get("loss", "llada"), 0)
+    return int(noisy_canvas(targets(text), special, objective, SEEDS).masked.sum())
 
 
 @pytest.fixture()

@@ -28,6 +28,7 @@ import numpy as np
 import torch
 
 sys.path.insert(0, str(Path(__file__).parent))
+from espnet_llada.extensions.posterior_prefix.words import TOKENS_FILE, WordProjection
 from synthesis.packages import package
 from vocabulary import (
     BETWEEN_STORIES,
@@ -40,7 +41,6 @@ from vocabulary import (
 )
 
 from espnet_llada.bin.options import run_main
-from espnet_llada.extensions.posterior_prefix.words import TOKENS_FILE, WordProjection
 from espnet_llada.io.kaldi.table import read_table
 from espnet_llada.io.weights.tensors import save_tensors
 from espnet_llada.types import atomic_write, check_directory
