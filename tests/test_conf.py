@@ -14,6 +14,7 @@ from espnet_llada.bin import asr_deliberate, asr_inference, bench, cli, sweep
 from espnet_llada.bin.decoding import given_options
 from espnet_llada.core.options import STRATEGIES
 from espnet_llada.inference.options import make_options, nested
+from espnet_llada.scoring.published import read_published
 from espnet_llada.sweep.rows import SweepRow, read_sweep
 from espnet_llada.types import UserError
 
@@ -27,6 +28,7 @@ ALL = [*TRAIN, *DECODE, *DELIBERATE, *SWEEP, *BENCH]
 ids = {"ids": lambda p: p.stem}
 
 
+PUBLISHED = CONF / "published.yaml"
 LONGER = CONF / "train_asr_whisper_llada_mini_soup.yaml"
 """LLaDA goes on alone in it: it has no twin, but that of the training before."""
 
@@ -57,7 +59,7 @@ def test_train_yaml(path, tmp_path):
 
 def test_no_yaml_is_of_another_kind():
     found = [p for p in CONF.rglob("*") if p.suffix in (".yaml", ".yml")]
-    assert sorted(found) == sorted(ALL)
+    assert sorted(found) == sorted([*ALL, PUBLISHED])
     assert (RECIPE / "conf").resolve() == CONF
 
 
@@ -107,7 +109,8 @@ def test_bench_yaml(path):
 @pytest.mark.parametrize("path", SWEEP, **ids)
 def test_sweep_yaml(path):
     read = sweep.read_rows(sweep.get_parser().parse_args(launch(path)[2:]))
-    assert {row.system for row in read.rows} == {"whisper", "llama", "llada"}
+    given = {"text"} if path.stem == "sweep_paper" else set()
+    assert {row.system for row in read.rows} == {"whisper", "llama", "llada", *given}
     assert {*STRATEGIES} <= {row.options.strategy for row in read.rows}
     assert not any(row.only_for_bench for row in read.rows)
     assert read.baseline and read.headline and read.examples
@@ -118,13 +121,13 @@ def test_the_papers_rows_are_there_in_both_profiles():
     found: dict[str, list] = {"default": [], "release": []}
     for row in rows:
         options = row.options
-        if row.system == "llada":
+        if row.system == "llada" and not row.key.startswith("fast_"):
             name = options.strategy if row.decoding.use_audio else "plain_text"
             value = None if row.value is None else (row.axis, row.value)
             found[profile(row)].append((name, value))
             assert options.deliberates or options.sampler.canvas_length == 128
             assert options.sampler.steps == (row.value if row.axis == "steps" else 128)
-            assert row.first_pass == ("llama" if options.deliberates else None)
+            assert row.first_pass == ("first_pass" if options.deliberates else None)
     shares = [("mask_ratio", share) for share in (0.1, 0.3, 0.5, 0.7, 0.9)]
     values = {
         "diffusion": [("steps", n) for n in (128, 64, 32, 16, 8)],
@@ -136,6 +139,45 @@ def test_the_papers_rows_are_there_in_both_profiles():
     }
     wanted = [(name, v) for name, several in values.items() for v in several]
     assert found == {"default": wanted, "release": wanted}
+
+
+def test_the_fast_rows():
+    rows = read_sweep(CONF / "sweep_paper.yaml").rows
+    fast = [row for row in rows if row.key.startswith("fast_")]
+    assert [row.key for row in rows][-len(fast) :] == [row.key for row in fast]
+    assert {profile(row) for row in fast} == {"default"}
+    assert all(row.options.sampler.threshold == 0.9 for row in fast)
+    assert max(row.options.sampler.steps for row in fast) == 16
+    assert any("block_cache" in row.options.extensions for row in fast)
+    assert any(row.options.deliberates for row in fast)
+
+
+def test_what_is_published_is_of_the_papers_rows():
+    """Each key is a row; that nothing else is in it is all that is known."""
+    sweep = read_sweep(CONF / "sweep_paper.yaml")
+    keys, published = [row.key for row in sweep.rows], sweep.published
+    assert published == read_published(PUBLISHED, keys)
+    (best,) = published.best_of.values()
+    deliberating = [
+        row.key
+        for row in sweep.rows
+        if row.key.startswith("release_") and row.options.deliberates
+    ]
+    assert best.rows == [key for key in deliberating if key != "release_plain_text"]
+    cells = {**published.rows, "best": best.sets}
+    found = {
+        (row, name): (cell.wer, cell.sure)
+        for row, sets in cells.items()
+        for name, cell in sets.items()
+    }
+    assert found == {
+        ("llama", "test_other"): (5.63, "derived"),
+        ("release_diffusion_steps64", "test_clean"): (2.82, "second_hand"),
+        ("release_diffusion_steps64", "test_other"): (5.79, "second_hand"),
+        ("best", "test_clean"): (2.25, "stated"),
+        ("best", "test_other"): (4.94, "stated"),
+    }
+    assert round(100 * (1 - 4.94 / 5.63), 1) == 12.3
 
 
 def test_the_decoder_yaml_differ_where_the_systems_do():

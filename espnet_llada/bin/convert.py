@@ -55,9 +55,9 @@ def get_parser() -> argparse.ArgumentParser:
         const=True,
         default=False,
         metavar="true|false",
-        help="true: write the LM with LoRA merged into OUTPUT/lm, in its own layout and "
-        "dtype (LLaDA-8B: 16 GB in bfloat16, which rounds the updates; --dtype float32 "
-        "does not: 32 GB); otherwise it is merged at each start (false)",
+        help="true: the LM with LoRA merged into OUTPUT/lm, in its own layout and "
+        "dtype (LLaDA-8B: 16 GB in bfloat16, which rounds the updates; 32 GB with "
+        "--dtype float32); otherwise it is merged at each start (false)",
     )
     return parser
 
