@@ -17,7 +17,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from msgspec import Meta, Struct, field
 
@@ -37,33 +37,43 @@ NOTE = (
     "over the paper's first pass, Whisper-LLaMA."
 )
 
-_Text = Annotated[str, Meta(min_length=1)]
-_Sets = Literal["test_clean", "test_other"]
+SETS = ("test_clean", "test_other")
 
 
 class Cell(Struct, frozen=True, forbid_unknown_fields=True):
     """A published word error rate, in percent."""
 
     wer: Annotated[float, Meta(ge=0.0, le=1000.0)]
-    source: _Text
+    source: Annotated[str, Meta(min_length=1)]
     sure: Literal["stated", "derived", "second_hand"]
 
 
-_Cells = Annotated[dict[_Sets, Cell], Meta(min_length=1)]
-
-
-class Best(Struct, frozen=True, forbid_unknown_fields=True):
+@dataclass(frozen=True)
+class Best:
     """What is published of the best of some rows."""
 
-    rows: Annotated[list[str], Meta(min_length=2)]
-    sets: _Cells
+    rows: tuple[str, ...]
+    sets: Mapping[str, Cell]
 
 
-class Published(Struct, frozen=True, forbid_unknown_fields=True):
+@dataclass(frozen=True)
+class Published:
     """What is published: {row: {set: cell}}, and {name: the best of some rows}."""
 
-    rows: dict[str, _Cells] = field(default_factory=dict)
-    best_of: dict[str, Best] = field(default_factory=dict)
+    rows: Mapping[str, Mapping[str, Cell]]
+    best_of: Mapping[str, Best]
+
+
+class _Best(Struct, forbid_unknown_fields=True):
+    rows: Annotated[list[str], Meta(min_length=2)]
+    sets: dict[str, Any]
+
+
+class _Content(Struct, forbid_unknown_fields=True):
+    """The YAML."""
+
+    rows: dict[str, dict[str, Any]] = field(default_factory=dict)
+    best_of: dict[str, dict[str, Any]] = field(default_factory=dict)
 
 
 def read_published(path: str | Path, keys: Sequence[str]) -> Published:
@@ -76,14 +86,31 @@ def read_published(path: str | Path, keys: Sequence[str]) -> Published:
     Raises:
         UserError: it cannot be read or does not fit, or names a row that is not there.
     """
-    content = checked(read_yaml(path), Published, path)
-    named = [(f"best_of: {name}", best.rows) for name, best in content.best_of.items()]
-    for where, rows in [("rows", list(content.rows)), *named]:
-        for key in rows:
-            if key not in keys:
-                hint = nearest(key, keys)
-                raise UserError(f"{path}: {where}: the sweep has no row '{key}'{hint}")
-    return content
+    content = checked(read_yaml(path), _Content, path)
+    rows, best_of = {}, {}
+    for key, sets in content.rows.items():
+        _known(key, keys, f"{path}: rows", "the sweep has no row")
+        rows[key] = _cells(sets, f"{path}: row {key}")
+    for name, given in content.best_of.items():
+        where = f"{path}: best_of: {name}"
+        best = checked(given, _Best, where)
+        for key in best.rows:
+            _known(key, keys, where, "the sweep has no row")
+        best_of[name] = Best(tuple(best.rows), _cells(best.sets, where))
+    return Published(rows, best_of)
+
+
+def _cells(sets: Mapping[str, Any], where: str) -> dict[str, Cell]:
+    for name in sets:
+        _known(name, SETS, where, "nothing is published of a set")
+    return {
+        name: checked(cell, Cell, f"{where}: {name}") for name, cell in sets.items()
+    }
+
+
+def _known(name: str, names: Sequence[str], where: str, what: str) -> None:
+    if name not in names:
+        raise UserError(f"{where}: {what} '{name}'{nearest(name, names)}")
 
 
 @dataclass(frozen=True)
