@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import gc
+import logging
 import os
 import resource
 import time
@@ -217,13 +218,21 @@ def _gflops(device: str, dtype: torch.dtype) -> float:
 
 
 def _best(function: Callable[[], Any], runs: int = 5) -> float:
-    return min(seconds_of(function) for _ in range(runs))
+    return min(timed(function)[0] for _ in range(runs))
 
 
-def seconds_of(function: Callable[[], Any]) -> float:
-    """How long it takes, what it leaves to the GPU included."""
+def timed(function: Callable[..., Any], *given: Any) -> tuple[float, Any]:
+    """The seconds of a call, what it leaves to the GPU included; and its result."""
     synchronize()
     start = time.perf_counter()
-    function()
+    result = function(*given)
     synchronize()
-    return time.perf_counter() - start
+    return time.perf_counter() - start, result
+
+
+def failure(what: str, error: Exception) -> str:
+    """Why something cannot be measured, in a line that the user is told too."""
+    lines = str(error).strip().splitlines() or [""]
+    text = f"{type(error).__name__}: {lines[0]}"
+    logging.warning(f"left out: {what}: {text}")
+    return text
