@@ -22,14 +22,12 @@ from espnet_llada.bench.meter import (
     Meter,
     PeakMemory,
     failure,
+    model_bytes,
     timed,
     weight_bytes,
 )
-from espnet_llada.bench.random_model import model_bytes
-from espnet_llada.bench.release import released
 from espnet_llada.bench.systems import RandomSystems
-from espnet_llada.bench.ways import Way
-from espnet_llada.core.recognizer import Stages
+from espnet_llada.bench.ways import Way, plain, released
 from espnet_llada.inference.recognizer import Transcriber
 from espnet_llada.release.options import ReleaseSamplerOptions
 from espnet_llada.sweep.jobs import Systems
@@ -209,7 +207,7 @@ def _way(model: nn.Module, row: SweepRow) -> Way:
         return released(model)
     if row.bench.runtime != "plain":
         return fixed(model, row.bench.runtime)
-    return Way(model, Stages(model.encode))
+    return plain(model)
 
 
 def _runner(systems: Systems | RandomSystems, cell: Cell) -> Run:

@@ -18,10 +18,10 @@ from torch import Tensor
 
 from espnet_llada.bench.kernels import kernels_of
 from espnet_llada.bench.material import NOISE, material_of
-from espnet_llada.bench.meter import PeakMemory, failure, timed
-from espnet_llada.bench.random_model import model_bytes, random_model
-from espnet_llada.bench.release import padding
+from espnet_llada.bench.meter import PeakMemory, failure, model_bytes, timed
+from espnet_llada.bench.random_model import random_model
 from espnet_llada.bench.tables import heading, table
+from espnet_llada.bench.ways import released
 from espnet_llada.build import compile_layers
 from espnet_llada.core.model import WhisperLLM
 from espnet_llada.core.objective import Targets, diffusion_loss, noisy_canvas
@@ -109,7 +109,7 @@ def _installer(model: WhisperLLM) -> Callable[[str], WhisperLLM]:
     plain = [part.run for part in layers]
     compile_layers(model.encoder, model.postencoder, model.decoder, BACKEND)
     compiled = [part.run for part in layers]
-    padded = WhisperLLM(padding(model.encoder), model.postencoder, model.decoder)
+    padded = released(model).model
 
     def install(way: str) -> WhisperLLM:
         runs = compiled if way == "compiled" else plain

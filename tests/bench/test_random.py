@@ -11,7 +11,8 @@ import torch
 import yaml
 
 from espnet_llada.bench import fixed, measure, meter, systems, training
-from espnet_llada.bench.random_model import empty_model, model_bytes, random_model
+from espnet_llada.bench.meter import model_bytes
+from espnet_llada.bench.random_model import empty_model, random_model
 from espnet_llada.bin import bench, sweep
 from espnet_llada.build import compile_layers
 from espnet_llada.inference.options import make_options
