@@ -30,6 +30,7 @@ DATA/<set> holds wav.scp, text and, for the intervals, utt2spk. Written to OUTPU
   <row>/<set>/text        transcripts; a job that was killed goes on from where it was
   RESULTS.md, results.json    error rates raw and normalised, passes, RTF, changes
   report.html, figures/*.png  the same with curves and utterances pass by pass
+With "published: FILE" in YAML the tables also compare with published error rates.
 RTF: decode time of one process over duration; --nj of them run at the same time, on an
 equal share of the cores. How the YAML is written: conf/sweep_mini.yaml.
 """
