@@ -92,7 +92,7 @@ class TrainingStep:
     Attributes:
         prefix: what the LM is shown; None trains by ``extra`` alone, without the LM.
         targets: of the LM.
-        extra: (B,) float32, nats: losses beside the LM's, weighted; None for none.
+        extra: (B,) float32, nats: other losses than the LM's, weighted; None for none.
     """
 
     prefix: Prefix | None

@@ -85,6 +85,8 @@ class AlignmentCTC(nn.Module):
         options: see there.
     """
 
+    stays_float = True  # see networks.quantize
+
     def __init__(self, embedding: Tensor, width: int, options: Options | None = None):
         super().__init__()
         options = options or Options()

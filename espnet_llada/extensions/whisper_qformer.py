@@ -204,6 +204,10 @@ class _CrossAttention(Attention):
     more frames than queries.
     """
 
+    def __init__(self, config: WhisperConfig):
+        super().__init__(config)
+        self.key.stays_float = self.value.stays_float = True  # see networks.quantize
+
     def forward(self, x: Tensor, memory: Tensor, seen: Tensor) -> Tensor:
         heads = (self.heads, -1)
         key = self.key.weight.unflatten(0, heads)  # (H, D, M)

@@ -32,7 +32,7 @@ class InferenceAPI:
         use_audio: see ``Recognizer``.
         output_case: see ``Recognizer``.
         **options: ``build.decode_file.OPTIONS``; those that are not given are as the
-            decode.yaml beside ``asr_train_config`` says, if there is one.
+            decode.yaml next to ``asr_train_config`` says, if there is one.
 
     Raises:
         UserError: a file or an option does not fit.

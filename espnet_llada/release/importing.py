@@ -43,7 +43,7 @@ class ReleaseOptions:
         lora_alpha: LoRA's scale is this by r; r is the checkpoint's own.
         prompt: the instruction before the audio.
         dtype: ``float32`` or ``bfloat16``, of the frozen weights when loaded.
-        merge_lora: write the LM with LoRA merged beside the checkpoint, in ``dtype``,
+        merge_lora: write the LM with LoRA merged next to the checkpoint, in ``dtype``,
             instead of LoRA into it.
     """
 

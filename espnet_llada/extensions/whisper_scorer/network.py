@@ -278,6 +278,8 @@ def _there(frames: Tensor) -> Tensor:
 class _Bottleneck(nn.Module):
     """x + what a narrow layer makes of it; nothing at first."""
 
+    guest = True  # in a checkpoint, though the network around it is not
+
     def __init__(self, width: int, inner: int):
         super().__init__()
         self.norm = nn.LayerNorm(width)
