@@ -51,8 +51,8 @@ class Options:
     threshold: Annotated[
         Share,
         Meta(
-            description="an empty position before each token that the scorer finds less "
-            "probable"
+            description="an empty position before each token that the scorer finds "
+            "less probable"
         ),
     ] = 0.5
 

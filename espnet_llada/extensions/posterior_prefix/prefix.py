@@ -143,12 +143,12 @@ class PosteriorPrefix(AudioPrefix):
             frames_alone = width == network.places.shape[1]
             if frames_alone and not scorer.only:
                 raise UserError(
-                    "whisper_scorer reads the encoder's frames; put return_frames: "
+                    "whisper_scorer needs the encoder's frames; put return_frames: "
                     "true into postencoder_conf"
                 )
             if scorer.only and not frames_alone:
                 raise UserError(
-                    "whisper_scorer: {only: true} reads the encoder's frames; set "
+                    "whisper_scorer: {only: true} needs the encoder's frames; set "
                     "postencoder: frames"
                 )
             width = network.places.shape[1]
@@ -218,23 +218,23 @@ class PosteriorPrefix(AudioPrefix):
         extra: Tensor | None,
     ) -> TrainingStep:
         view, alignment = self._view(prompt), self._alignment(audio, lengths)
-        heard, given = view.of_windows(alignment, None), targets.text
+        shown, given = view.of_windows(alignment, None), targets.text
         if self.training:
             share = self.options.acoustic_confusion
-            given = confuse_tokens(given, heard, share, _other(seeds))
+            given = confuse_tokens(given, shown, share, _other(seeds))
         targets = Targets(targets.text, targets.lengths, given)
         if self.scorer is None:
-            return TrainingStep(view.prefix(heard), targets, extra)
+            return TrainingStep(view.prefix(shown), targets, extra)
         draft, eos = best_path(alignment.windows)[0], prompt.special.eos
         responses = self._responses(draft, targets, eos, seeds)
         texts, table = responses.transcripts, self.posteriors.table
         log_probs, counts = self.scorer(self._frames(audio), texts, table, eos)
-        heard = view.with_scores(heard, texts, log_probs, counts, responses.places)
+        shown = view.with_scores(shown, texts, log_probs, counts, responses.places)
         if self.scorer.weight:
             said = targets.text, targets.lengths, eos
             own = self.scorer.weight * self.scorer.loss(log_probs, texts, *said)
             extra = own if extra is None else own + extra
-        return TrainingStep(view.prefix(heard), responses.targets, extra)
+        return TrainingStep(view.prefix(shown), responses.targets, extra)
 
     def _responses(
         self,
