@@ -191,14 +191,14 @@ class Transcriber:
     ) -> list[str] | None:
         """What each piece has of its transcript; None: the model cannot say."""
         flat = [w for parts in pieces if len(parts) > 1 for w in parts]
-        drafts = iter(())
+        decoder, drafts = self.model.decoder, iter(())
         if flat:
             with torch.no_grad():
                 encoded = self.recognizer.encoded(flat)
-                ids = self.model.decoder.audio_prefix.draft(*encoded)
+                ids = decoder.audio_prefix.draft(decoder.prompt, *encoded)
             if ids is None:
                 return None
-            drafts = map(self.model.decoder.tokenizer.decode, ids)
+            drafts = map(decoder.tokenizer.decode, ids)
         cut = []
         for text, parts in zip(texts, pieces, strict=True):
             own = [text]
@@ -228,7 +228,7 @@ class Transcriber:
 
     def _spoken(self, waveforms: Sequence[np.ndarray]) -> list[int]:
         """The rows in which something may be spoken; the release hears all of them."""
-        rows = list(range(len(waveforms)))
+        rows, decoder = list(range(len(waveforms))), self.model.decoder
         if self._release:
             return rows
         rows = [row for row in rows if not is_inaudible(waveforms[row])]
@@ -237,7 +237,7 @@ class Transcriber:
             return rows
         with torch.no_grad():
             encoded = self.recognizer.encoded([waveforms[row] for row in quiet])
-            known = self.model.decoder.audio_prefix.has_speech(*encoded)
+            known = decoder.audio_prefix.has_speech(decoder.prompt, *encoded)
         if known is None:
             return rows
         each = zip(quiet, known.tolist(), strict=True)

@@ -24,6 +24,7 @@ from espnet_llada.extensions.copy_head import CopyMechanism
 from espnet_llada.extensions.ctc import AlignmentCTC, best_path
 from espnet_llada.extensions.ctc import Options as CTCOptions
 from espnet_llada.extensions.ctc_alignment import CTCAlignment
+from espnet_llada.extensions.ctc_prefix import CTCAnswers
 from espnet_llada.extensions.placeholders import Responses, with_placeholders
 from espnet_llada.extensions.posterior_prefix.batch import PosteriorBatch, View
 from espnet_llada.extensions.posterior_prefix.mixture import (
@@ -42,10 +43,6 @@ from espnet_llada.extensions.whisper_scorer.scorer import Scorer
 from espnet_llada.io.schema import Share
 from espnet_llada.networks.random import RowRandom
 from espnet_llada.types import UserError
-
-HAS_SPEECH = 0.9
-"""Probability of a token that a CTC has in some window of any speech: 0.98 at least in
-331 utterances, 0.72 at most in silence and in noise."""
 
 
 @dataclass(frozen=True)
@@ -74,7 +71,7 @@ class Options:
     ] = 0.0
 
 
-class PosteriorPrefix(AudioPrefix):
+class PosteriorPrefix(CTCAnswers, AudioPrefix):
     """For ``postencoder: whisper_qformer`` and an LM with Whisper's tokens.
 
     Args:
@@ -164,24 +161,12 @@ class PosteriorPrefix(AudioPrefix):
         transcripts: Sequence[Sequence[int]] | None = None,
     ) -> PosteriorBatch:
         """See ``AudioPrefix``."""
-        alignment, scorer = self._alignment(audio, lengths), None
+        alignment, scorer = self.alignment(prompt, audio, lengths), None
         if self.scorer is not None:
             table, eos = self.posteriors.table, prompt.special.eos
             frames = self._frames(audio)
             scorer = Scorer(self.scorer, frames, table, eos, alignment)
         return PosteriorBatch(self._view(prompt), alignment, scorer, transcripts)
-
-    def draft(self, audio: Tensor, lengths: Tensor) -> list[list[int]]:
-        """See ``AudioPrefix``: the CTC's best path."""
-        return best_path(self._alignment(audio, lengths).windows)[0]
-
-    def has_speech(self, audio: Tensor, lengths: Tensor) -> Tensor:
-        """See ``AudioPrefix``: the CTC is sure of a token somewhere."""
-        windows = self._alignment(audio, lengths).windows
-        places = torch.arange(windows.blank.shape[1], device=lengths.device)
-        there = places < windows.lengths[:, None]
-        token = (1 - windows.blank.exp()).masked_fill(~there, 0.0)
-        return (token > HAS_SPEECH).any(dim=1)
 
     def training_step(
         self,
@@ -217,7 +202,7 @@ class PosteriorPrefix(AudioPrefix):
         seeds: Sequence[int],
         extra: Tensor | None,
     ) -> TrainingStep:
-        view, alignment = self._view(prompt), self._alignment(audio, lengths)
+        view, alignment = self._view(prompt), self.alignment(prompt, audio, lengths)
         shown, given = view.of_windows(alignment, None), targets.text
         if self.training:
             share = self.options.acoustic_confusion
@@ -293,7 +278,8 @@ class PosteriorPrefix(AudioPrefix):
         aligned = self.options.positions == "aligned"
         return View(prompt, self.posteriors, aligned, self.copy_head, self.rescored)
 
-    def _alignment(self, audio: Tensor, lengths: Tensor) -> CTCAlignment:
+    def alignment(self, prompt: Prompt, audio: Tensor, lengths: Tensor) -> CTCAlignment:
+        """See ``CTCAnswers``."""
         vectors = self._vectors(audio)
         layer = vectors, vectors.to(self.posteriors.table.dtype), self.posteriors.table
         return CTCAlignment(self.ctc, *layer, self.ctc.windows(*layer, lengths, SILENT))
