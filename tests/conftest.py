@@ -201,7 +201,7 @@ def tiny_whisper(tmp_path_factory) -> Path:
 @pytest.fixture
 def word_lm(tiny_lm, tmp_path) -> Path:
     """tiny_lm, whose last tokens are tiny_whisper's 2 to 61."""
-    from espnet_llada.extensions.posterior_prefix.words import TOKENS_FILE
+    from espnet_llada.extensions.posterior_prefix.mixture import TOKENS_FILE
 
     path = shutil.copytree(tiny_lm, tmp_path / "lm")
     size = json.loads((path / "config.json").read_text())["vocab_size"]
@@ -278,7 +278,7 @@ def tiny_config(tiny_lm, tiny_whisper) -> dict:
             "lm": str(tiny_lm),
             "lora": {"r": 2, "alpha": 4},
             "chat_template": False,
-            "canvas_slack": 4,
+            "max_eos_padding": 4,
         },
     }
 
@@ -286,7 +286,7 @@ def tiny_config(tiny_lm, tiny_whisper) -> dict:
 @pytest.fixture(scope="session")
 def model_dir(tiny_config, tmp_path_factory) -> Path:
     """``llada`` and ``llama`` below one directory, as a tag of the cache has them."""
-    from espnet_llada.build import WhisperLLM
+    from espnet_llada.build import build_model
     from espnet_llada.io.checkpoint import atomic_torch_save, trained_state
 
     top = tmp_path_factory.mktemp("model")
@@ -295,7 +295,7 @@ def model_dir(tiny_config, tmp_path_factory) -> Path:
         config = {**tiny_config, "decoder": decoder}
         (top / decoder).mkdir()
         (top / decoder / "config.yaml").write_text(yaml.safe_dump(config))
-        state = trained_state(WhisperLLM.from_config(config))
+        state = trained_state(build_model(config))
         atomic_torch_save(state, top / decoder / "valid.acc.ave.pth")
     return top
 
