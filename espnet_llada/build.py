@@ -70,7 +70,8 @@ def named(place: str) -> Any:
         return getattr(import_module(module), name)
     except ModuleNotFoundError as e:
         raise UserError(
-            f"{name}: this installation of espnet_llada lacks {module}; install it whole"
+            f"{name}: this installation of espnet_llada lacks {module}; install it "
+            "whole"
         ) from e
 
 

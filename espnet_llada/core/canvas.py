@@ -58,14 +58,8 @@ def transcript_canvas(
 ) -> Canvas:
     """Token ids of transcripts, each followed by ``tail`` EOS positions.
 
-    An empty transcript is a row of its tail alone (or of length 0).
-
-    Args:
-        transcripts: B rows of token ids.
-        special: mask and EOS ids.
-        tail: by which the LM may lengthen a transcript.
-        device: of the canvas.
-        confidence: natural log-probability of each token, if known.
+    An empty transcript is a row of its tail alone (or of length 0). ``confidence``:
+    natural log-probability of each token, if known.
     """
     sizes = [len(ids) + tail for ids in transcripts]
     width = max(sizes, default=0)
@@ -80,3 +74,9 @@ def transcript_canvas(
         confidence = filled(confidence, 0.0, torch.float32)
     lengths = torch.tensor(sizes, dtype=torch.long, device=device)
     return Canvas(tokens, lengths, confidence)
+
+
+def word_places(tokens: Sequence[int], special: SpecialTokens) -> list[int]:
+    """Where on a canvas its tokens are: not where it has EOS, or is still masked."""
+    nothing = special.mask, special.eos
+    return [i for i, token in enumerate(tokens) if token not in nothing]

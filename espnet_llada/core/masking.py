@@ -25,11 +25,9 @@ row by row. One call is one pass; a row of which nothing is wanted need not be r
 
 @dataclass(frozen=True)
 class Block:
-    """Positions that are masked together and filled in at most ``passes`` passes.
+    """Positions (B, L) bool that are masked together, and a budget of passes.
 
-    Attributes:
-        positions: (B, L) bool, masked on entry; only there may a pass commit.
-        passes: the budget.
+    Only there may a pass commit.
     """
 
     positions: Tensor
@@ -123,15 +121,10 @@ def log_probabilities(logits: Tensor, special: SpecialTokens) -> Tensor:
 
 
 def lowest(scores: Tensor, among: Tensor, counts: Tensor) -> Tensor:
-    """The ``counts`` lowest-scored positions of each row.
+    """(B, L) bool: the ``counts`` (B,) lowest-scored positions of each row.
 
-    Args:
-        scores: (B, L) float.
-        among: (B, L) bool, the candidates.
-        counts: (B,) int64; more than there are candidates means all of them.
-
-    Returns:
-        (B, L) bool. Equal scores: the leftmost first.
+    Candidates are those ``among`` (B, L); where there are fewer, all of them. Equal
+    scores: the leftmost first.
     """
     order = scores.masked_fill(~among, torch.inf).argsort(dim=1, stable=True)
     rank = torch.empty_like(order)
@@ -140,10 +133,7 @@ def lowest(scores: Tensor, among: Tensor, counts: Tensor) -> Tensor:
 
 
 def count_to_mask(lengths: Tensor, ratio: float) -> Tensor:
-    """Positions to mask in transcripts of ``lengths`` tokens: (B,) int64.
-
-    ``int(length * ratio)`` in double precision, as the paper's release counts them.
-    """
+    """(B,) int64: int(length * ratio) in double precision, as the paper's release."""
     return (lengths.double() * ratio).long()
 
 
@@ -156,11 +146,9 @@ def _left_to_right(canvas: Canvas, options: SamplerOptions) -> list[Block]:
 
 
 def sub_blocks(canvas: Canvas, num: int) -> list[Tensor]:
-    """Each row's positions cut into ``num`` contiguous parts, left to right.
+    """``num`` contiguous parts of each row, (B, L) bool each, left to right.
 
-    Returns:
-        ``num`` tensors (B, L) bool, whose sizes differ by one at most; a row shorter
-        than ``num`` has empty parts.
+    Their sizes differ by one at most; a row shorter than ``num`` has empty parts.
     """
     places = places_of(canvas.tokens)
     edges = [canvas.lengths * i // num for i in range(num)]
@@ -175,13 +163,11 @@ def commits_per_pass(masked: Tensor, passes: int) -> Tensor:
 
     Args:
         masked: (B,) int64, masked positions of each row.
-        passes: passes of the block, >= 1; more than there are masked positions are
-            not made.
+        passes: of the block, >= 1; no more are made than there are masked positions.
 
     Returns:
         (B, passes) int64 summing to ``masked``; the earlier passes take the remainder
-        (as LLaDA's get_num_transfer_tokens). A row with fewer masked positions than
-        passes commits one at a time and is done early.
+        (as LLaDA's get_num_transfer_tokens).
     """
     passes = min(passes, max([1, *masked.tolist()]))
     share, rest = masked // passes, masked % passes

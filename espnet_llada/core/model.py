@@ -10,7 +10,6 @@ from torch import Tensor, nn
 
 from espnet_llada.core.masking import LogitsFn
 from espnet_llada.core.objective import (
-    Loss,
     Objective,
     Targets,
     causal_loss,
@@ -19,9 +18,9 @@ from espnet_llada.core.objective import (
 )
 from espnet_llada.core.prefix import AudioPrefix, Prefix, Prompt
 from espnet_llada.networks.lm.backbone import Backbone, OutputHead
-from espnet_llada.networks.lm.cache import KVCache
 from espnet_llada.networks.lm.lora import merge_lora
 from espnet_llada.networks.lm.tokenizer import LMTokenizer
+from espnet_llada.networks.loss import Loss
 from espnet_llada.types import SpecialTokens
 
 
@@ -69,39 +68,21 @@ class LMDecoder(nn.Module):
         """The instruction, with the LM that reads it."""
         return Prompt(self.lm, self.prompt_ids, self.special)
 
-    def prefix(
-        self,
-        audio: Tensor,
-        lengths: Tensor,
-        transcripts: Sequence[Sequence[int]] | None = None,
-    ) -> Prefix:
+    def prefix(self, *audio: Any) -> Prefix:
         """Prompt and audio of a batch; see ``AudioPrefix.forward``."""
-        return self.audio_prefix(self.prompt, audio, lengths, transcripts)
+        return self.audio_prefix(self.prompt, *audio)
 
     def hidden(
-        self,
-        prefix: Prefix,
-        tokens: Tensor,
-        lengths: Tensor,
-        cache: KVCache | None = None,
+        self, prefix: Prefix, tokens: Tensor, lengths: Tensor, cache: Any = None
     ) -> tuple[Tensor, Tensor]:
-        """Hidden states of prefix and response, one LLM pass.
+        """Hidden states (B, P, d) of prefix and (B, L, d) of response, one LLM pass.
 
-        Args:
-            prefix: of B rows, P positions.
-            tokens: (B, L) int64.
-            lengths: (B,) int64, response positions of each row.
-            cache: an empty one, to be filled.
-
-        Returns:
-            (B, P, d) and (B, L, d).
+        Of ``tokens`` (B, L) ``lengths`` (B,) are a row's; an empty cache is filled.
         """
         embeds = self.lm.join(prefix.embeds, self.lm.embed(tokens))
         valid, behind = response_places(prefix, tokens, lengths)
-        positions, length = (
-            torch.cat([prefix.positions, behind], 1),
-            len(prefix.valid.T),
-        )
+        positions = torch.cat([prefix.positions, behind], dim=1)
+        length = prefix.valid.shape[1]
         blind = 0 if self.prefix_attends else length
         hidden = self.lm(embeds, valid, cache, positions, blind)
         return hidden[:, :length], hidden[:, length:]
@@ -111,17 +92,10 @@ class LMDecoder(nn.Module):
         first, hidden = self.hidden(prefix, tokens, lengths)
         return prefix.head.given(first).all_logits(hidden)
 
-    def next_token_logits(
-        self, prefix: Prefix, text: Tensor, lengths: Tensor
-    ) -> Tensor:
-        """(B, T + 1, V): position i predicts token i, the last one the end."""
-        head, hidden = self._next_token_hidden(prefix, text, lengths)
-        return head.all_logits(hidden)
-
-    def _next_token_hidden(
+    def next_token_hidden(
         self, prefix: Prefix, text: Tensor, lengths: Tensor
     ) -> tuple[OutputHead, Tensor]:
-        """(B, T + 1, d): the last of the prefix, and the response."""
+        """(B, T + 1, d): state i predicts token i, the last one the end."""
         first, rest = self.hidden(prefix, text.clamp(min=0), lengths)
         last = last_valid(first, prefix.valid)
         return prefix.head.given(first), self.lm.join(last[:, None], rest)
@@ -132,16 +106,16 @@ class LMDecoder(nn.Module):
         lengths: Tensor | None,
         targets: Targets,
         seeds: Sequence[int] | None = None,
-        longest: int | None = None,
+        longest: int = 0,
     ) -> Loss:
         """Loss of a batch.
 
         Args:
-            audio: (B, A, width), the adapter's vectors; None trains on text alone.
-            lengths: (B,) int64, vectors of each row.
+            audio, lengths: (B, A, width), the adapter's vectors, and how many each row
+                has; None trains on text alone.
             targets: the transcripts.
             seeds: of each row's masks; by default ``row_seeds``.
-            longest: see ``core.objective.noisy_canvas``.
+            longest: see ``noisy_canvas``.
         """
         seeds = self.row_seeds(len(targets.text)) if seeds is None else seeds
         spoken = audio, lengths, targets
@@ -152,17 +126,13 @@ class LMDecoder(nn.Module):
         return loss if step.extra is None else loss.plus(step.extra)
 
     def loss(
-        self,
-        prefix: Prefix,
-        targets: Targets,
-        seeds: Sequence[int],
-        longest: int | None = None,
+        self, prefix: Prefix, targets: Targets, seeds: Sequence[int], longest: int = 0
     ) -> Loss:
         """The LM's own part of ``training_loss``."""
         if not self.diffuses:
             text, lengths, eos = targets.text, targets.lengths, self.special.eos
             given = text if targets.given is None else targets.given
-            head, hidden = self._next_token_hidden(prefix, given, lengths)
+            head, hidden = self.next_token_hidden(prefix, given, lengths)
             return causal_loss(hidden, text, lengths, eos, head.nll)
         given = self.special, self.objective, [int(seed) for seed in seeds], longest
         canvas = noisy_canvas(targets, *given)
@@ -171,10 +141,7 @@ class LMDecoder(nn.Module):
         return diffusion_loss(hidden, canvas, self.objective.loss, nll)
 
     def row_seeds(self, rows: int) -> list[int]:
-        """What decides the random draws of each row of a batch.
-
-        In training torch's global random state, in evaluation the row's number alone.
-        """
+        """Random seeds; in evaluation they depend on the row's number alone."""
         drawn = torch.randint(2**62, (rows,)) if self.training else torch.arange(rows)
         return drawn.tolist()
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Annotated, Literal
 
 import torch
@@ -11,6 +11,8 @@ import torch.nn.functional as F
 from msgspec import Meta
 from torch import Tensor
 
+from espnet_llada.networks.lm.head import logits_nll
+from espnet_llada.networks.loss import Loss
 from espnet_llada.networks.random import RowRandom
 from espnet_llada.types import SpecialTokens
 
@@ -35,11 +37,9 @@ class Targets:
     """The responses of a training batch.
 
     Attributes:
-        text: (B, T) int64, what they are to be; what stands behind a row's end is
-            ignored.
+        text: (B, T) int64, what they are to be; behind a row's end it is ignored.
         lengths: (B,) int64.
-        given: (B, T) int64, what they have where nothing is masked; by default the
-            text.
+        given: (B, T) int64, what they have where nothing is masked; or None.
     """
 
     text: Tensor
@@ -66,66 +66,12 @@ class NoisyCanvas:
     mask_probability: Tensor
 
 
-@dataclass(frozen=True)
-class Loss:
-    """A training loss as a sum and its denominator.
-
-    Both add up over the parts of a batch, so the loss of a batch does not depend on
-    how it is split over processes.
-
-    Attributes:
-        rows: (B,) float32, nats: each row's part of the sum.
-        weights: (B,) float32, each row's part of the denominator.
-        right: scalar float32, scored positions whose most probable token is right.
-        scored: scalar float32, positions that the loss looks at.
-    """
-
-    rows: Tensor
-    weights: Tensor
-    right: Tensor
-    scored: Tensor
-
-    @property
-    def weight(self) -> Tensor:
-        """The denominator, a scalar."""
-        return self.weights.sum()
-
-    @property
-    def mean(self) -> Tensor:
-        """The loss itself; 0 with zero gradients where nothing is scored."""
-        return self.rows.sum() / self.weight.clamp(min=1)
-
-    def plus(self, other: Tensor) -> Loss:
-        """With another loss added: (B,), of which ``mean`` gets the weighted mean."""
-        return replace(self, rows=self.rows + other * self.weights)
-
-    @classmethod
-    def without_lm(cls, rows: Tensor) -> Loss:
-        """Of a training in which no LM is run: (B,), nats."""
-        none = rows.new_zeros(())
-        return cls(rows, torch.ones_like(rows), none, none)
-
-    def of_nothing(self) -> Loss:
-        """The same graph, for a backward pass that adds zero to every gradient."""
-        none = torch.zeros_like(self.right)
-        return Loss(self.rows * 0, torch.zeros_like(self.weights), none, none)
-
-
-def logits_nll(
-    logits: Tensor, targets: Tensor, counted: Tensor
-) -> tuple[Tensor, Tensor]:
-    """The ``NLL`` of hidden states that are logits already."""
-    logits, targets = logits[counted], targets[counted]
-    nll = F.cross_entropy(logits.float(), targets, reduction="none")
-    return nll, logits.argmax(dim=-1) == targets
-
-
 def noisy_canvas(
     targets: Targets,
     special: SpecialTokens,
     objective: Objective,
     seeds: Sequence[int],
-    longest: int | None = None,
+    longest: int = 0,
 ) -> NoisyCanvas:
     """Draw a mask ratio t ~ U(0, 1) for each row and mask each position with chance t.
 
@@ -146,8 +92,7 @@ def noisy_canvas(
     ones = torch.ones_like(text_lengths)
     t, extra = (random.uniform(ones, 1)[:, 0] for _ in range(2))
     if objective.loss == "release":
-        longest = int(text_lengths.max()) if longest is None else longest
-        lengths = torch.full_like(text_lengths, longest)
+        lengths = torch.full_like(text_lengths, max(longest, int(text_lengths.max())))
     else:
         padding = (extra * (objective.max_eos_padding + 1)).floor().long()
         lengths = text_lengths + 1 + padding
@@ -167,9 +112,7 @@ def noisy_canvas(
     return NoisyCanvas(tokens, on_canvas(text), lengths, masked, t)
 
 
-def diffusion_loss(
-    hidden: Tensor, canvas: NoisyCanvas, loss: str, nll: NLL = logits_nll
-) -> Loss:
+def diffusion_loss(hidden: Tensor, canvas: NoisyCanvas, loss: str, nll: NLL) -> Loss:
     """Cross-entropy of the masked positions.
 
     ``release``, ``flat``: mean over all masked positions of the batch. ``llada``: each
@@ -177,12 +120,7 @@ def diffusion_loss(
     upper bound of the negative log-likelihood for each token, LLaDA eq. 3); a row of
     which almost nothing is masked has large weights, so it is the noisier one. No
     masked position gives 0 with zero gradients, where a plain mean would be NaN.
-
-    Args:
-        hidden: (B, L, d), what ``nll`` takes.
-        canvas: the canvas that was fed.
-        loss: one of ``LOSSES``.
-        nll: sees the masked positions only.
+    ``hidden`` (B, L, d) is what ``nll`` takes, of the masked positions only.
     """
     flat = _flat_loss(hidden, canvas.targets, canvas.masked, nll)
     if loss != "llada":
@@ -194,15 +132,10 @@ def diffusion_loss(
 def causal_loss(
     hidden: Tensor, text: Tensor, lengths: Tensor, eos: int, nll: NLL = logits_nll
 ) -> Loss:
-    """Cross-entropy of transcript and EOS, mean over tokens.
+    """Cross-entropy of transcripts (B, T) and EOS, mean over tokens.
 
-    Args:
-        hidden: (B, T + 1, d), what ``nll`` takes; position i predicts token i, one past
-            the end the EOS.
-        text: (B, T) int64.
-        lengths: (B,) int64.
-        eos: id.
-        nll: sees the positions of transcripts and their ends only.
+    Of ``hidden`` (B, T + 1, d), what ``nll`` takes, position i predicts token i, one
+    past the end (``lengths``) the EOS.
     """
     places = torch.arange(text.shape[1] + 1, device=text.device)
     targets = F.pad(text, (0, 1)).masked_fill(places >= lengths[:, None], eos)

@@ -7,8 +7,7 @@ from typing import Annotated, Literal
 
 from msgspec import Meta
 
-from espnet_llada.io.schema import Count, Share, Weight, check_options
-from espnet_llada.types import UserError
+from espnet_llada.io.schema import Count, Share, Weight, check_options, require
 
 STRATEGIES = (
     "diffusion",
@@ -100,13 +99,3 @@ class SamplerOptions:
     def deliberates(self) -> bool:
         """Whether the strategy starts from a first-pass transcript."""
         return self.strategy.startswith("deliberation")
-
-
-def require(holds: bool, name: str, value: object, allowed: object) -> None:
-    """Refuse an option's value in one line, unless it ``holds``.
-
-    Raises:
-        UserError: names the option, its value and what is allowed.
-    """
-    if not holds:
-        raise UserError(f"{name}: {value!r} does not fit; allowed: {allowed}")

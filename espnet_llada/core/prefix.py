@@ -73,9 +73,7 @@ class Prompt:
     def before(self, audio: Tensor, lengths: Tensor) -> Prefix:
         """The paper's order: prompt, audio, response, numbered one after the other.
 
-        Args:
-            audio: (B, A, d).
-            lengths: (B,) int64, vectors of each row.
+        Of ``audio`` (B, A, d) each row has ``lengths`` (B,) vectors.
         """
         there = torch.arange(audio.shape[1], device=lengths.device) < lengths[:, None]
         prompt = self.embeds(len(audio))
@@ -124,8 +122,7 @@ class AudioPrefix(nn.Module):
             prompt: before the audio.
             audio: (B, A, width), the adapter's vectors.
             lengths: (B,) int64, vectors of each row.
-            transcripts: B rows of token ids, where the response begins as a
-                transcript (deliberation).
+            transcripts: B rows of token ids, in deliberation.
         """
         raise NotImplementedError
 
@@ -143,7 +140,7 @@ class AudioPrefix(nn.Module):
             prompt, audio, lengths: see ``forward``; without audio the response
                 follows the prompt, so that the LM adapts to the text alone.
             targets: the transcripts.
-            seeds: one for each row; a row's draws depend on nothing else.
+            seeds: decide the random draws of each row.
         """
         if audio is None:
             return TrainingStep(prompt.alone(len(targets.text)), targets)
@@ -152,7 +149,7 @@ class AudioPrefix(nn.Module):
     def draft(
         self, prompt: Prompt, audio: Tensor, lengths: Tensor
     ) -> list[list[int]] | None:
-        """A first transcript (token ids of each row) without the LM; None: no such."""
+        """A transcript (token ids of each row) without the LM; None: no such."""
         return None
 
     def has_speech(

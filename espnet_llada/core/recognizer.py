@@ -1,4 +1,4 @@
-"""Decoding and deliberation: waveforms in, hypotheses out; batch first."""
+"""Decoding and deliberation: waveforms in, token ids out; batch first."""
 
 from __future__ import annotations
 
@@ -20,7 +20,6 @@ from espnet_llada.core.prefix import Prefix
 from espnet_llada.core.sampler import MakePlan, OnPass, SamplerResult, sample
 from espnet_llada.io.audio.reading import split_long
 from espnet_llada.networks.random import RowRandom
-from espnet_llada.types import Hypothesis, SpecialTokens, UserError
 
 
 def seed_of(utt_id: str, seed: int) -> int:
@@ -36,22 +35,16 @@ class Batch:
     Attributes:
         samples: of each waveform.
         prefix: what the LM is shown.
-        transcripts: the first pass as token ids; None where there is none.
     """
 
     samples: Sequence[int]
     prefix: Prefix
-    transcripts: Sequence[Sequence[int]] | None = None
 
 
 class DecodingHook:
     """What may be done to a decoding beyond the paper; here nothing.
 
-    Args:
-        options: its own.
-        decoder: of the model.
-        sampler: the paper's options.
-        batch: that one object serves.
+    One object, with ``options`` of its own, serves one batch.
     """
 
     def __init__(
@@ -68,14 +61,10 @@ class DecodingHook:
         sampler: SamplerOptions,
         others: Mapping[str, Any],
     ) -> None:
-        """Refuse what cannot be; ``others``: options of all extensions in use.
-
-        Raises:
-            UserError: the model lacks what is needed, or options exclude one another.
-        """
+        """Raise a UserError where the model, or options of ``others``, do not fit."""
 
     def open(self, prefix: Prefix, canvas: Canvas) -> tuple[Prefix, Canvas]:
-        """Another canvas to begin with, or another prefix: a draft, placeholders."""
+        """Another canvas to begin with, or another prefix."""
         return prefix, canvas
 
     def plan(
@@ -97,11 +86,9 @@ class DecodingHook:
     def next_token(
         self, rows: Sequence[int], texts: Sequence[Sequence[int]]
     ) -> Tensor | None:
-        """The same for an autoregressive LM.
+        """Likewise (N, V), added to the log-probabilities of an autoregressive LM.
 
-        Returns:
-            (N, V), what is added to the log-probabilities of the token that follows
-            each of N texts of ``rows``; or None.
+        Of the token that follows each of N texts of ``rows``; or None.
         """
         return None
 
@@ -136,18 +123,14 @@ class Recognizer:
     """Runs a model over utterances.
 
     Args:
-        model: with ``encode(speech, lengths)`` and a ``decoder`` that is an
-            ``LMDecoder``: ``WhisperLLM``, or ESPnet's model with our decoder.
-        options: the strategy and its budget. A causal LM ignores the strategy: it
-            searches with ``beam_size`` hypotheses, up to ``canvas_length`` tokens.
+        model: ``WhisperLLM``, or ESPnet's model with our decoder.
+        options: the strategy and its budget. A causal LM searches with ``beam_size``
+            hypotheses, up to ``canvas_length`` tokens.
         hook: what is done beyond the paper.
         stages: see there; by default the model's own.
 
     Attributes:
         on_pass: called after each forward pass of the sampler.
-
-    Raises:
-        UserError: a causal LM cannot deliberate, masked diffusion searches no beam.
     """
 
     def __init__(
@@ -157,20 +140,7 @@ class Recognizer:
         hook: MakeHook | None = None,
         stages: Stages | None = None,
     ):
-        decoder: LMDecoder = model.decoder
-        if options.strategy != SamplerOptions.strategy and not decoder.diffuses:
-            raise UserError(
-                f"strategy {options.strategy}: this model's decoder is autoregressive; "
-                "take a model trained with 'decoder: llada'"
-            )
-        if options.beam_size > 1 and decoder.diffuses:
-            raise UserError(
-                f"beam_size {options.beam_size}: this model's decoder is masked "
-                "diffusion, which searches no beam; set beam_size to 1"
-            )
-        if decoder.audio_prefix.cannot_decode:
-            raise UserError(decoder.audio_prefix.cannot_decode)
-        self.decoder, self.options = decoder, options
+        self.decoder, self.options = model.decoder, options
         self.hook, self.stages = hook, stages or Stages(model.encode)
         self.on_pass: OnPass | None = None
         self.device = next(model.parameters()).device
@@ -179,13 +149,8 @@ class Recognizer:
     @torch.no_grad()
     def decode(
         self, waveforms: Sequence[np.ndarray], utt_ids: Sequence[str]
-    ) -> list[Hypothesis]:
-        """Transcribe a batch.
-
-        Args:
-            waveforms: float32 (T,) at 16 kHz each.
-            utt_ids: decide the random draws, whatever the batch.
-        """
+    ) -> SamplerResult:
+        """Transcribe float32 waveforms (T,) at 16 kHz; ids decide random draws."""
         sizes = [self.options.canvas_length] * len(waveforms)
         canvas = blank_canvas(sizes, self.decoder.special, self.device)
         prefix = self.decoder.prefix(*self.encoded(waveforms))
@@ -197,14 +162,11 @@ class Recognizer:
         waveforms: Sequence[np.ndarray] | None,
         utt_ids: Sequence[str],
         transcripts: Sequence[Sequence[int]],
-    ) -> list[Hypothesis]:
-        """Mask parts of first-pass transcripts and fill them in again.
+    ) -> SamplerResult:
+        """Mask parts of first-pass transcripts, token ids, and fill them in again.
 
-        Args:
-            waveforms: see ``decode``; None shows the LM the prompt and the transcript
-                alone (the paper's plain-text ablation).
-            utt_ids: likewise; they decide the random masks.
-            transcripts: token ids.
+        ``waveforms``: see ``decode``; None shows the LM the prompt and the transcript
+        alone (the paper's plain-text ablation).
         """
         decoder, samples = self.decoder, [0] * len(transcripts)
         if waveforms is None:
@@ -214,7 +176,7 @@ class Recognizer:
             prefix = decoder.prefix(*self.encoded(waveforms), transcripts)
         given = transcripts, decoder.special, self.options.tail, self.device
         canvas = transcript_canvas(*given)
-        return self._filled(Batch(samples, prefix, transcripts), canvas, utt_ids)
+        return self._filled(Batch(samples, prefix), canvas, utt_ids)
 
     def encoded(self, waveforms: Sequence[np.ndarray]) -> tuple[Tensor, Tensor]:
         """Audio vectors (B, A, width) and counts (B,).
@@ -233,7 +195,7 @@ class Recognizer:
 
     def _filled(
         self, batch: Batch, canvas: Canvas, utt_ids: Sequence[str]
-    ) -> list[Hypothesis]:
+    ) -> SamplerResult:
         decoder, options = self.decoder, self.options
         if self.hook is None:
             hook = DecodingHook(None, decoder, options, batch)
@@ -243,7 +205,7 @@ class Recognizer:
         if not decoder.diffuses:
             budget = options.canvas_length, options.beam_size
             result = self.stages.search(decoder, prefix, *budget, hook.next_token)
-            return hypotheses(decoder, hook.accept(canvas, result))
+            return hook.accept(canvas, result)
         logits_fn = hook.passes(prefix, canvas.lengths)
         if logits_fn is None:
             passes = self.stages.passes or decoder.passes
@@ -262,32 +224,4 @@ class Recognizer:
             hook.process,
             lambda *given: hook.plan(plan, *given),
         )
-        return hypotheses(decoder, hook.accept(canvas, result))
-
-
-def word_places(tokens: Sequence[int], special: SpecialTokens) -> list[int]:
-    """Where on a canvas its tokens are: not where it has EOS, or is still masked."""
-    nothing = special.mask, special.eos
-    return [i for i, token in enumerate(tokens) if token not in nothing]
-
-
-def hypotheses(decoder: LMDecoder, result: SamplerResult) -> list[Hypothesis]:
-    """The rows of a result as text."""
-    each = result.tokens.tolist(), result.log_probs, result.passes.tolist()
-    return [hypothesis(decoder, *row) for row in zip(*each, strict=True)]
-
-
-def hypothesis(
-    decoder: LMDecoder, tokens: Sequence[int], log_probs: Any, passes: int = 0
-) -> Hypothesis:
-    """A row as text: (L) tokens and a tensor (L,) of their log-probabilities."""
-    places = word_places(tokens, decoder.special)
-    ids = [tokens[i] for i in places]
-    return Hypothesis(
-        text=decoder.tokenizer.decode(ids),
-        tokens=tuple(decoder.tokenizer.tokens(ids)),
-        token_ids=tuple(ids),
-        score=float(log_probs.sum()),
-        passes=passes,
-        confidence=tuple(log_probs[places].exp().tolist()),
-    )
+        return hook.accept(canvas, result)

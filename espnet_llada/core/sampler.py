@@ -48,10 +48,10 @@ class Pass:
     Attributes:
         seen: (B, L) int64, the canvas before it; masked positions hold the mask token.
         tokens: (B, L) int64, the canvas after it.
-        committed: (B, L) bool, positions whose token this pass decided; none in the
-            pass that measures a transcript.
+        committed: (B, L) bool, positions whose token this pass decided; none where it
+            measured a transcript.
         log_probs: (B, L) float32, natural log-probability of each token at the pass
-            that decided it, or that measured it; 0 where neither was.
+            that decided or measured it; else 0.
         rows: (B,) bool, rows that the pass is counted for.
     """
 
@@ -86,22 +86,22 @@ def sample(
 ) -> SamplerResult:
     """Fill a batch of canvases.
 
+    Row r of the result depends on row r of the canvas and on ``seeds[r]`` alone, as
+    far as that holds for ``logits_fn``.
+
     Args:
         logits_fn: see ``LogitsFn``.
         canvas: blank for decoding, a transcript for deliberation.
         options: the strategy and its budget.
         special: mask and EOS ids.
-        seeds: one per row, for random masks and draws; ``options.seed`` by default.
+        seeds: of each row's masks and draws; ``options.seed`` by default.
         on_pass: called after each forward pass; it changes nothing.
         process: has its say in every pass.
         plan: by default ``make_plan`` by the strategy.
-
-    Returns:
-        The result; row r depends on row r of the canvas and on ``seeds[r]`` alone,
-        as far as that holds for ``logits_fn``.
     """
-    batch, device = len(canvas.tokens), canvas.tokens.device
-    random = RowRandom([options.seed] * batch if seeds is None else seeds, device)
+    if seeds is None:
+        seeds = [options.seed] * len(canvas.tokens)
+    random = RowRandom(seeds, canvas.tokens.device)
     if plan is None:
         todo = make_plan(logits_fn, canvas, options, special, random)
     else:
@@ -110,30 +110,26 @@ def sample(
     return _Denoiser(*given).run(todo)
 
 
+@dataclass
 class _Denoiser:
-    """State of one run of the loop: tokens, who committed them, passes."""
+    """State of one run of the loop: tokens, who committed them."""
 
-    def __init__(
-        self,
-        logits_fn: LogitsFn,
-        canvas: Canvas,
-        options: SamplerOptions,
-        special: SpecialTokens,
-        random: RowRandom,
-        on_pass: OnPass | None,
-        process: Process | None,
-    ):
-        self.logits_fn, self.canvas, self.options = logits_fn, canvas, options
-        self.on_pass, self.process = on_pass, process
-        self.special, self.random = special, random
-        self.tokens = canvas.tokens.clone()
+    logits_fn: LogitsFn
+    canvas: Canvas
+    options: SamplerOptions
+    special: SpecialTokens
+    random: RowRandom
+    on_pass: OnPass | None
+    process: Process | None
+
+    def __post_init__(self) -> None:
+        self.tokens, self.ends_at_eos = self.canvas.tokens, not self.canvas.gaps
         self.log_probs = torch.zeros(self.tokens.shape, device=self.tokens.device)
         # Given tokens come from the first pass and are not (yet) masked; the sampler
         # may neither change them nor cut them off.
-        self.given = canvas.valid & (self.tokens != special.mask)
-        self.ends_at_eos = not canvas.gaps
+        self.given = self.canvas.valid & (self.tokens != self.special.mask)
         # Rows of which a block is still to come, and rows that committed an EOS.
-        self.open = torch.ones_like(canvas.lengths, dtype=torch.bool)
+        self.open = torch.ones_like(self.canvas.lengths, dtype=torch.bool)
         self.ended = ~self.open
 
     def run(self, plan: Plan) -> SamplerResult:
@@ -162,8 +158,7 @@ class _Denoiser:
     ) -> None:
         """Show a pass to whoever watches."""
         if self.on_pass is not None:
-            done = seen, self.tokens, committed, log_probs, rows
-            self.on_pass(Pass(*done))
+            self.on_pass(Pass(seen, self.tokens, committed, log_probs, rows))
 
     def enter(self, positions: Tensor) -> None:
         """Mask a block, except behind an EOS that this run has committed."""
@@ -182,12 +177,7 @@ class _Denoiser:
     def step(self, masked: Tensor, commits: Tensor) -> Tensor:
         """One forward pass: propose, commit the surest, close the tail behind EOS.
 
-        Args:
-            masked: (B, L) bool, where this pass may commit.
-            commits: (B,) int64, so many positions at least.
-
-        Returns:
-            (B, L) bool, what was committed.
+        At least ``commits`` (B,) of the ``masked`` positions (B, L); returns which.
         """
         # A row that waits for the others draws nothing, as if it were alone.
         draws = self.canvas.lengths * masked.any(dim=1)
@@ -229,9 +219,9 @@ class _Denoiser:
         return proposal, log_prob, settled
 
     def _close_tail(self, new_eos: Tensor) -> None:
-        """Everything behind a committed EOS is EOS, row by row.
+        """Everything behind a committed EOS is EOS; words of the same pass are dropped.
 
-        Words of the same pass behind it are dropped; others there are none (``ends``).
+        (Others there are none, see ``ends``.)
         """
         eos = new_eos.long()
         self.ended = self.ended | new_eos.any(dim=1)
@@ -247,12 +237,8 @@ def ends(
 
     It decides every masked position up to the end of its row, so it is as sure as the
     EOS of the least sure of them. Left of a word there is none: what is written stays.
-
-    Args:
-        log_probs: (N, V), of the masked positions.
-        masked: (B, L) bool, where a pass may commit; of other masks nothing is known.
-        tokens: (B, L) int64, the canvas.
-        special: mask and EOS ids.
+    ``log_probs`` (N, V) are of the ``masked`` positions of ``tokens`` (B, L); of other
+    masks nothing is known.
     """
     own = torch.zeros(tokens.shape, device=tokens.device)
     own = own.masked_scatter(masked, log_probs[:, special.eos])
@@ -269,14 +255,9 @@ def propose(
 ) -> tuple[Tensor, Tensor]:
     """A token for each position and its log-probability: (N,) int64, (N,) float.
 
-    Temperature 0 takes the most probable token; above 0 a token is drawn from
-    softmax(logits / temperature) by the Gumbel trick. The log-probability is the
-    model's own (temperature 1) in both cases, as in LLaDA's generate.py.
-
-    Args:
-        log_probs: (N, V).
-        temperature: at least 0.
-        noise: (N, V) Gumbel noise, above temperature 0.
+    Above temperature 0 a token is drawn from softmax(logits / temperature) by Gumbel
+    ``noise`` (N, V). The log-probability is the model's own (temperature 1) in both
+    cases, as in LLaDA's generate.py.
     """
     if noise is None:
         best, tokens = log_probs.max(dim=-1)

@@ -13,9 +13,10 @@ from torch import Tensor, nn
 
 from espnet_llada.build import compile_layers
 from espnet_llada.core.model import LMDecoder
-from espnet_llada.core.objective import Loss, Targets
+from espnet_llada.core.objective import Targets
 from espnet_llada.espnet import lockstep
 from espnet_llada.io.checkpoint import load_trained, trained_state
+from espnet_llada.networks.loss import Loss
 from espnet_llada.types import ESPNET_TOKENS, UserError
 
 _NO_WEIGHT = 1e-6
@@ -83,8 +84,8 @@ class ESPnetLLMModel(ESPnetASRModel):
             text: (B, L) int64, the LM's token ids without EOS; -1 behind the end. It
                 is always there (defaults are for the order, which is ESPnet's).
             text_lengths: (B,) int64.
-            seeds: (B,) int64, of each row's masks (see ``LMDecoder.training_loss``). Giving
-                them says that all processes of a distributed training are here.
+            seeds: (B,) int64, of each row's masks, see ``LMDecoder.training_loss``.
+                Giving them says that all processes of a distributed training are here.
             utt_id: B names, for messages; Trainer adds them.
             tokenizer: (B, 1) int64, see ``TOKENIZER``; in training there must be one.
             stand_in: the rows count as nothing; see ``data.TrainingBatches``.

@@ -115,7 +115,8 @@ class _ESPnetDecoder(LMDecoder, AbsDecoder):
         prefix = self.prefix(hs_pad, hlens)
         if self.diffuses:
             return self.canvas_logits(prefix, ys_in_pad, ys_in_lens), ys_in_lens
-        return self.next_token_logits(prefix, ys_in_pad, ys_in_lens), ys_in_lens + 1
+        head, hidden = self.next_token_hidden(prefix, ys_in_pad, ys_in_lens)
+        return head.all_logits(hidden), ys_in_lens + 1
 
 
 class LLaDADecoder(_ESPnetDecoder):

@@ -50,10 +50,7 @@ class Options:
 
     threshold: Annotated[
         Share,
-        Meta(
-            description="an empty position before each token that the scorer finds "
-            "less probable"
-        ),
+        Meta(description="an empty position before each token that is less probable"),
     ] = 0.5
 
 

@@ -24,11 +24,11 @@ from msgspec import Meta
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
-from espnet_llada.core.canvas import Canvas, transcript_canvas
+from espnet_llada.core.canvas import Canvas, transcript_canvas, word_places
 from espnet_llada.core.model import LMDecoder
 from espnet_llada.core.options import SamplerOptions
 from espnet_llada.core.prefix import Prefix
-from espnet_llada.core.recognizer import DecodingHook, word_places
+from espnet_llada.core.recognizer import DecodingHook
 from espnet_llada.core.sampler import SamplerResult
 from espnet_llada.extensions.posterior_prefix.alignment import corrections
 from espnet_llada.extensions.requirements import need_scorer

@@ -23,10 +23,11 @@ import torch.nn.functional as F
 from msgspec import Meta
 from torch import Tensor, nn
 
-from espnet_llada.core.qformer import Queries, Window, WindowReader
+from espnet_llada.core.qformer import Queries, Window
 from espnet_llada.io import schema, weights
 from espnet_llada.networks.block import Attention, Block, Projected
 from espnet_llada.networks.whisper_file import WhisperConfig, open_whisper
+from espnet_llada.networks.windows import WindowLayers, cut_windows
 from espnet_llada.types import UserError
 
 _TIMESTAMPS = 1501  # end the vocabulary of every Whisper; <|notimestamps|> before them
@@ -34,17 +35,17 @@ _ENGLISH_ONLY = 51864  # tokens of such a Whisper; the others have one more at l
 _FIRST_WORD = 2  # position of the token from which the first word is predicted
 
 
-class WhisperQFormer(WindowReader):
+class WhisperQFormer(nn.Module):
     """Whisper's decoder, trained on, as the adapter.
 
     Args:
         input_size: width of the encoder frames; that of the decoder.
         whisper: name or path of the weights, the encoder's best.
         queries: vectors for each window.
-        window: see ``WindowReader``.
+        window: frames from one window to the next.
         time_mask: in training, zero a span of up to so many frames in each 100 (2 s):
             SpecAugment's time masking, on the encoder's frames.
-        drop_last_window: see ``WindowReader``.
+        drop_last_window: leave out a last window that is not full.
         context: frames on either side that a window has as well; a learned vector
             then tells a frame's place.
         jitter: in training, the first window of a batch begins up to ``window`` - 1
@@ -85,13 +86,14 @@ class WhisperQFormer(WindowReader):
         query = start + places[place]
         if return_frames and queries > 1:
             raise UserError(f"return_frames needs one query a window, not {queries}")
-        super().__init__(query, window, drop_last_window)
+        super().__init__()
+        self.window, self.drop_last_window = window, drop_last_window
         self.context, self.return_frames = context, return_frames
         self.time_mask, self.jitter = time_mask, jitter
-        if return_frames:
-            self.hidden *= 1 + window
+        self.hidden = input_size * (1 + window if return_frames else 1)
+        self.queries = nn.Parameter(query)
         self.weights = resolved
-        self.blocks = nn.ModuleList(DecoderBlock(config) for _ in range(config.layers))
+        self.blocks = WindowLayers([DecoderBlock(config) for _ in range(config.layers)])
         self.ln = nn.LayerNorm(config.d_model)
         self.load_state_dict({"queries": self.queries.data, **tensors})
         if queries == 1:  # then self-attention has no use for them
@@ -101,29 +103,39 @@ class WhisperQFormer(WindowReader):
         if context:
             self.place = nn.Parameter(torch.zeros(window + 2 * context, input_size))
 
-    def windows(
-        self, frames: Tensor, lengths: Tensor, early: int = 0
-    ) -> tuple[Tensor, Tensor, Tensor]:
-        """See ``WindowReader``."""
+    def compile_layers(self, backend: str = "inductor") -> None:
+        """Have training run the layers by torch.compile."""
+        self.blocks.compile_layers(backend)
+
+    def forward(self, frames: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
+        """As ``core.qformer.WindowQFormer``; with ``return_frames`` wider.
+
+        Args:
+            frames: (B, F, input_size), zero behind a row's end.
+            lengths: (B,) int64, frames of each row.
+
+        Returns:
+            (B, W * queries, hidden) and (B,) int64, the vectors of each row.
+        """
+        frames, early = frames.to(self.queries.dtype), 0
         if self.training and self.time_mask:
             frames = _time_masked(frames, lengths, self.time_mask)
         if self.training and self.jitter:
             early = int(torch.randint(self.window, ()))
-        return super().windows(frames, lengths, early)
+        sizes = self.window, self.drop_last_window, self.context, early
+        keys, seen, windows = cut_windows(frames, lengths, *sizes)
+        x, counts = self._read(keys, seen), windows * len(self.queries)
+        if self.return_frames:
+            own = keys[:, self.context : self.context + self.window]
+            x = torch.cat([x, own.flatten(1)[:, None].to(x.dtype)], dim=2)
+        return x.reshape(len(frames), int(counts.max()), self.hidden), counts
 
-    def read(self, keys: Tensor, seen: Tensor) -> Tensor:
-        """See ``WindowReader``."""
-        x = self._vectors(keys, seen)
-        if not self.return_frames:
-            return x
-        own = keys[:, self.context : self.context + self.window]
-        return torch.cat([x, own.flatten(1)[:, None].to(x.dtype)], dim=2)
-
-    def _vectors(self, keys: Tensor, seen: Tensor) -> Tensor:
+    def _read(self, keys: Tensor, seen: Tensor) -> Tensor:
+        """Each window by itself: (N, queries, input_size)."""
         x = self.queries.expand(len(keys), -1, -1)
         if self.place is not None:
             keys = keys + self.place
-        return self.ln(self.through(self.blocks, x, keys, seen))
+        return self.ln(self.blocks(x, keys, seen))
 
 
 class Frames(nn.Module):
@@ -134,7 +146,7 @@ class Frames(nn.Module):
         self.hidden = input_size
 
     def forward(self, frames: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
-        """What it is given, see ``WindowReader``."""
+        """What it is given."""
         return frames, lengths
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import ChainMap
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from typing import Any, Literal
@@ -12,7 +13,7 @@ from espnet_llada.io.schema import check_options, checked
 from espnet_llada.release.options import ReleaseSamplerOptions
 from espnet_llada.types import UserError, nearest
 
-GROUPS = {**EXTENSIONS, "long_form": "espnet_llada.inference.long_form"}
+GROUPS = ChainMap({"long_form": "espnet_llada.inference.long_form"}, EXTENSIONS)
 """Options by group: the module that has them as ``Options``."""
 
 PROFILES = {"default": SamplerOptions, "release": ReleaseSamplerOptions}

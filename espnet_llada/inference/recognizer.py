@@ -17,9 +17,12 @@ from torch import nn
 
 from espnet_llada.baseline.autoregressive import beam_search
 from espnet_llada.build import make_hook
-from espnet_llada.core.recognizer import Recognizer, Stages, hypothesis
-from espnet_llada.core.sampler import OnPass
+from espnet_llada.core.model import LMDecoder
+from espnet_llada.core.options import SamplerOptions
+from espnet_llada.core.recognizer import Recognizer, Stages
+from espnet_llada.core.sampler import OnPass, SamplerResult
 from espnet_llada.inference.first_pass import FirstPass
+from espnet_llada.inference.hypotheses import hypotheses, hypothesis
 from espnet_llada.inference.long_form import cut_transcript, joined
 from espnet_llada.inference.options import DecodingOptions
 from espnet_llada.io.audio.reading import split_long
@@ -74,6 +77,7 @@ class Transcriber:
             raise UserError(
                 f"output_case: {output_case!r}; allowed: {', '.join(OUTPUT_CASES)}"
             )
+        _check(model.decoder, options)
         self._release = isinstance(options.sampler, ReleaseSamplerOptions)
         stages = stages or Stages(model.encode)
         if self._release:
@@ -162,8 +166,8 @@ class Transcriber:
         found, rows = [Hypothesis("")] * len(flat), self._spoken(flat)
         if rows:
             spoken = [flat[row] for row in rows], [ids[row] for row in rows]
-            for row, h in zip(rows, self.recognizer.decode(*spoken), strict=True):
-                found[row] = h
+            decoded = self._texts(self.recognizer.decode(*spoken))
+            found = _placed(found, rows, decoded)
         each = iter(found)
         return [joined([next(each) for _ in parts]) for parts in pieces]
 
@@ -177,7 +181,7 @@ class Transcriber:
             return [self._kept(ids) for ids in self._encoded(texts)]
         if not self.use_audio:
             ids = self._encoded(texts)
-            return self.recognizer.deliberate(None, utt_ids, ids)
+            return self._texts(self.recognizer.deliberate(None, utt_ids, ids))
         pieces, ids = self._pieces(waveforms, utt_ids)
         cut = self._cut(pieces, texts)
         if cut is None:
@@ -222,8 +226,8 @@ class Transcriber:
         rows = [sayable[n] for n in spoken]
         if rows:
             given = [[of[n] for n in rows] for of in (waveforms, utt_ids, ids)]
-            for row, h in zip(rows, self.recognizer.deliberate(*given), strict=True):
-                found[row] = h
+            filled = self._texts(self.recognizer.deliberate(*given))
+            found = _placed(found, rows, filled)
         return found
 
     def _spoken(self, waveforms: Sequence[np.ndarray]) -> list[int]:
@@ -244,12 +248,39 @@ class Transcriber:
         silent = {row for row, spoken in each if not spoken}
         return [row for row in rows if row not in silent]
 
+    def _texts(self, result: SamplerResult) -> list[Hypothesis]:
+        return hypotheses(self.model.decoder, result)
+
     def _encoded(self, texts: Sequence[str]) -> list[list[int]]:
         return self.model.decoder.encode_texts(texts)
 
     def _kept(self, ids: Sequence[int]) -> Hypothesis:
         """A transcript as it was."""
         return hypothesis(self.model.decoder, ids, torch.zeros(len(ids)))
+
+
+def _check(decoder: LMDecoder, options: DecodingOptions) -> None:
+    """Refuse what the model cannot do."""
+    if options.strategy != SamplerOptions.strategy and not decoder.diffuses:
+        raise UserError(
+            f"strategy {options.strategy}: this model's decoder is autoregressive; "
+            "take a model trained with 'decoder: llada'"
+        )
+    if options.sampler.beam_size > 1 and decoder.diffuses:
+        raise UserError(
+            f"beam_size {options.sampler.beam_size}: this model's decoder is masked "
+            "diffusion, which searches no beam; set beam_size to 1"
+        )
+    if decoder.audio_prefix.cannot_decode:
+        raise UserError(decoder.audio_prefix.cannot_decode)
+
+
+def _placed(
+    whole: list[Hypothesis], rows: Sequence[int], own: Sequence[Hypothesis]
+) -> list[Hypothesis]:
+    """A batch with other hypotheses in some of its rows."""
+    found = dict(zip(rows, own, strict=True))
+    return [found.get(row, h) for row, h in enumerate(whole)]
 
 
 def _is_sayable(utt_id: str, waveform: np.ndarray, ids: Sequence[int]) -> bool:

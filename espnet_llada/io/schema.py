@@ -318,3 +318,13 @@ def option_fields(cls: type) -> list[OptionField]:
         given = field.name, hints[field.name], field.default
         found.append(OptionField(*given, " ".join(texts), choices))
     return found
+
+
+def require(holds: bool, name: str, value: object, allowed: object) -> None:
+    """Refuse an option's value in one line, unless it ``holds``.
+
+    Raises:
+        UserError: names the option, its value and what is allowed.
+    """
+    if not holds:
+        raise UserError(f"{name}: {value!r} does not fit; allowed: {allowed}")

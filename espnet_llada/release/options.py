@@ -7,7 +7,8 @@ from typing import Annotated, Literal
 
 from msgspec import Meta
 
-from espnet_llada.core.options import SamplerOptions, require
+from espnet_llada.core.options import SamplerOptions
+from espnet_llada.io.schema import require
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ import torch
 
 from espnet_llada.build import WhisperLLM, compile_layers
 from espnet_llada.core.options import SamplerOptions
-from espnet_llada.core.qformer import read_layer
+from espnet_llada.networks.windows import read_layer
 from espnet_llada.core.recognizer import Recognizer
 from espnet_llada.networks.encoder import run_block
 from espnet_llada.networks.lm.llama import run_layer
@@ -52,7 +52,9 @@ def test_it_learns_the_same(tiny_config, kind, monkeypatch):
     assert plain.decoder.lm.body.run is run_layer
     assert model.decoder.lm.body.run is not run_layer
     assert model.encoder.run is not plain.encoder.run is run_block
-    assert model.postencoder.run is not plain.postencoder.run is read_layer
+    assert (
+        model.postencoder.layers.run is not plain.postencoder.layers.run is read_layer
+    )
     assert model.state_dict().keys() == plain.state_dict().keys()
     for rows in (2, 3):  # another shape
         expected = gradients(plain, rows)

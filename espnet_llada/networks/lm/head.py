@@ -11,6 +11,7 @@ from __future__ import annotations
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from espnet_llada.networks.vocabulary import at_once
@@ -62,3 +63,18 @@ class _HeadNLL(torch.autograd.Function):
     def backward(ctx: Any, nll_gradient: Tensor, _: Tensor):
         (gradient,) = ctx.saved_tensors
         return (gradient * nll_gradient[:, None]).to(gradient.dtype), None, None
+
+
+def logits_nll(
+    logits: Tensor, targets: Tensor, counted: Tensor
+) -> tuple[Tensor, Tensor]:
+    """-log p(target) of the N counted positions of logits (B, L, V), and who is best.
+
+    Args:
+        logits: (B, L, V).
+        targets: (B, L) int64.
+        counted: (B, L) bool.
+    """
+    logits, targets = logits[counted], targets[counted]
+    nll = F.cross_entropy(logits.float(), targets, reduction="none")
+    return nll, logits.argmax(dim=-1) == targets
