@@ -12,7 +12,7 @@ import yaml
 from recipe_helpers import RECIPE, snapshot
 
 from espnet_llada import Speech2Text, UserError
-from espnet_llada.build import WhisperLLM
+from espnet_llada.build import build_model
 from espnet_llada.inference import loading
 from espnet_llada.io import weights
 from espnet_llada.io.checkpoint import (
@@ -60,7 +60,7 @@ def trained(tiny_config, whisper_name, tmp_path) -> dict[str, Path]:
         exps[system] = tmp_path / f"exp/asr_{system}"
         exps[system].mkdir(parents=True)
         (exps[system] / "config.yaml").write_text(yaml.safe_dump(config))
-        state = trained_state(WhisperLLM.from_config(config))
+        state = trained_state(build_model(config))
         atomic_torch_save(state, exps[system] / "valid.acc.ave.pth")
     (exps["llada"] / "decode.yaml").write_text(DECODE)
     return exps
@@ -162,9 +162,11 @@ def test_what_does_not_fit_is_refused_and_the_old_output_stays(
     script.write_model(other_lm, {}, state)
     refused(r"was trained on the LM '.*tiny_lm.*', whose .*other; name", lm=other_lm)
     state = read_state(trained["llada"] / "valid.acc.ave.pth")
-    state["decoder.projection.bias"] = state["decoder.projection.bias"] + 1e5
+    state["decoder.audio_prefix.projection.bias"] = (
+        state["decoder.audio_prefix.projection.bias"] + 1e5
+    )
     atomic_torch_save(state, trained["llada"] / "valid.acc.ave.pth")
-    refused("decoder.projection.bias has values that float16")
+    refused(f"{bias} has values that float16")
     spoil_config(trained["llama"], "encoder_conf", whisper=str(tiny_whisper))
     refused("is a path; train with a name")
     spoil_config(trained["llama"], "encoder")
