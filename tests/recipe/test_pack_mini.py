@@ -162,9 +162,8 @@ def test_what_does_not_fit_is_refused_and_the_old_output_stays(
     script.write_model(other_lm, {}, state)
     refused(r"was trained on the LM '.*tiny_lm.*', whose .*other; name", lm=other_lm)
     state = read_state(trained["llada"] / "valid.acc.ave.pth")
-    state["decoder.audio_prefix.projection.bias"] = (
-        state["decoder.audio_prefix.projection.bias"] + 1e5
-    )
+    bias = "decoder.audio_prefix.projection.bias"
+    state[bias] = state[bias] + 1e5
     atomic_torch_save(state, trained["llada"] / "valid.acc.ave.pth")
     refused(f"{bias} has values that float16")
     spoil_config(trained["llama"], "encoder_conf", whisper=str(tiny_whisper))
