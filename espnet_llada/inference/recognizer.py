@@ -203,12 +203,13 @@ class Transcriber:
             return list(texts)
         from espnet_llada.inference.long_form import cut_transcript
 
+        decoder = self.model.decoder
         with torch.no_grad():
             encoded = self.recognizer.encoded(flat)
-            ids = self.model.decoder.audio_prefix.draft(*encoded)
+            ids = decoder.audio_prefix.draft(decoder.prompt, *encoded)
         if ids is None:
             return None
-        drafts = map(self.model.decoder.tokenizer.decode, ids)
+        drafts = map(decoder.tokenizer.decode, ids)
         cut = []
         for text, parts in zip(texts, pieces, strict=True):
             own = [text]
@@ -238,7 +239,7 @@ class Transcriber:
 
     def _spoken(self, waveforms: Sequence[np.ndarray]) -> list[int]:
         """The rows in which something may be spoken; the release hears all of them."""
-        rows = list(range(len(waveforms)))
+        rows, decoder = list(range(len(waveforms))), self.model.decoder
         if self._release:
             return rows
         rows = [row for row in rows if not is_inaudible(waveforms[row])]
@@ -247,7 +248,7 @@ class Transcriber:
             return rows
         with torch.no_grad():
             encoded = self.recognizer.encoded([waveforms[row] for row in quiet])
-            known = self.model.decoder.audio_prefix.has_speech(*encoded)
+            known = decoder.audio_prefix.has_speech(decoder.prompt, *encoded)
         if known is None:
             return rows
         each = zip(quiet, known.tolist(), strict=True)
