@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 
 from espnet_llada.extensions.ctc import AlignmentCTC, Windows, best_path
-from espnet_llada.networks import vocabulary
+from espnet_llada.networks import frozen as vocabulary
 
 WIDTH, TOKENS = 16, 7
 

@@ -6,7 +6,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from espnet_llada.networks import vocabulary
+from espnet_llada.networks import frozen as vocabulary
 from espnet_llada.networks.head import head_nll
 
 ROWS, WIDTH, VOCABULARY = 37, 8, 50

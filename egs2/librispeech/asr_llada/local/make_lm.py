@@ -28,7 +28,6 @@ import numpy as np
 import torch
 
 sys.path.insert(0, str(Path(__file__).parent))
-from espnet_llada.extensions.posterior_prefix.words import TOKENS_FILE
 from synthesis.packages import package
 from vocabulary import (
     BETWEEN_STORIES,
