@@ -12,6 +12,8 @@ from torch import Tensor
 _SHAPES = 256
 """Shapes that one function may be compiled for; torch's default of 8 is for servers."""
 
+Step = Callable[[], Tensor | None]
+
 
 def compiled(function: Callable[..., Any], backend: str) -> Callable[..., Any]:
     """``function`` by torch.compile, anew for each shape; never in silence without."""
@@ -21,42 +23,18 @@ def compiled(function: Callable[..., Any], backend: str) -> Callable[..., Any]:
     return torch.compile(function, backend=backend, dynamic=False, fullgraph=True)
 
 
-def runner(
-    step: Callable[[], None], runtime: str, device: torch.device
-) -> Callable[[], None]:
+def runner(step: Step, runtime: str, device: torch.device) -> Step:
     """What runs a step: itself, or on a GPU one CUDA graph of all that it does.
 
     Args:
         step: reads and writes tensors that stay where they are. It is run a few times
-            here, so what it works on has to be set afterwards.
-        runtime: one of ``sweep_rows.RUNTIMES``; ``static`` runs kernel by kernel.
+            here, so what it works on has to be set afterwards. What it returns is
+            overwritten by the next run.
+        runtime: one of ``sweep.rows.RUNTIMES``; ``static`` runs kernel by kernel.
         device: where the tensors are.
     """
     if runtime == "static" or device.type != "cuda":
         return step
-    return _captured(step, device)
-
-
-class Replayed:
-    """A function of a tensor of one shape, see ``runner``."""
-
-    def __init__(
-        self, function: Callable[[Tensor], Tensor], given: Tensor, runtime: str
-    ):
-        self._function, self._given = function, given.clone()
-        self._run = runner(self._step, runtime, given.device)
-
-    def _step(self) -> None:
-        self._result = self._function(self._given)
-
-    def __call__(self, given: Tensor) -> Tensor:
-        """The result, overwritten by the next call."""
-        self._given.copy_(given)
-        self._run()
-        return self._result
-
-
-def _captured(step: Callable[[], None], device: torch.device) -> Callable[[], None]:
     with torch.cuda.device(device):
         stream = torch.cuda.Stream()
         stream.wait_stream(torch.cuda.current_stream())
@@ -66,9 +44,14 @@ def _captured(step: Callable[[], None], device: torch.device) -> Callable[[], No
         torch.cuda.current_stream().wait_stream(stream)
         graph = torch.cuda.CUDAGraph()
         with torch.cuda.graph(graph, pool=_pool()):
-            step()
+            result = step()
     _GRAPHS.add(graph)
-    return graph.replay
+
+    def replay() -> Tensor | None:
+        graph.replay()
+        return result
+
+    return replay
 
 
 _GRAPHS: weakref.WeakSet[torch.cuda.CUDAGraph] = weakref.WeakSet()

@@ -15,8 +15,9 @@ from typing import Any
 
 import numpy as np
 import torch
+from torch import nn
 
-from espnet_llada.bench.fixed import FixedPass, StaticGreedy
+from espnet_llada.bench.fixed import fixed
 from espnet_llada.bench.material import material_of
 from espnet_llada.bench.meter import (
     STAGES,
@@ -26,11 +27,15 @@ from espnet_llada.bench.meter import (
     weight_bytes,
 )
 from espnet_llada.bench.random_model import model_bytes
-from espnet_llada.bench.release import as_released
+from espnet_llada.bench.release import released
 from espnet_llada.bench.systems import RandomSystems
+from espnet_llada.bench.ways import Way
+from espnet_llada.core.recognizer import Stages
+from espnet_llada.inference.recognizer import Transcriber
 from espnet_llada.release.options import ReleaseSamplerOptions
 from espnet_llada.sweep.jobs import Systems
 from espnet_llada.sweep.rows import SweepRow
+from espnet_llada.types import Hypothesis
 
 
 @dataclass(frozen=True)
@@ -86,6 +91,28 @@ class Record:
                 before = mean.get(stage, 0.0)
                 mean[stage] = before + (value - before) / self.warm
 
+    def warmed(self, way: Way | None, meter: Meter | None, memory: float) -> None:
+        """A batch was decoded to be warm."""
+        row = self.cell.row
+        before = 0.0 if row.bench.runtime == "plain" else self.memory
+        self.memory = max(before, memory)
+        if way is None:
+            return
+        if not row.decoding.quantize_asr_model:
+            self.model = model_bytes(way.model) / 2**20
+        sizes = weight_bytes(way.model)
+        self.counted(meter.flops, {s: sizes[s] * meter.calls[s] for s in STAGES})
+
+    def ran(
+        self, seconds: float, meter: Meter | None, hypotheses: Sequence[Hypothesis]
+    ) -> None:
+        """A batch was decoded in so many seconds."""
+        self.total.append(seconds)
+        self.passes.append(float(np.mean([h.passes for h in hypotheses])))
+        self.tokens.append(float(np.mean([len(h.token_ids) for h in hypotheses])))
+        for stage, value in (meter.seconds if meter else {}).items():
+            self.stages.setdefault(stage, []).append(value)
+
     def as_dict(self) -> dict[str, Any]:
         """For JSON."""
         row = self.cell.row
@@ -112,7 +139,7 @@ def cells_of(
         for seconds in durations
         for row in rows
         for batch in batches
-        if batch == 1 or not isinstance(row.options, ReleaseSamplerOptions)
+        if batch == 1 or not isinstance(row.options.sampler, ReleaseSamplerOptions)
     ]
 
 
@@ -121,12 +148,14 @@ def _sized(row: SweepRow, seconds: float) -> SweepRow:
 
     Masked diffusion makes its canvas of that option by itself.
     """
-    rate, longest = row.options.tokens_per_second, row.options.canvas_length
-    if row.system != "llama" or not rate:
+    size = row.options.extensions.get("canvas_size")
+    if row.system != "llama" or size is None or not size.tokens_per_second:
         return row
-    tokens = max(1, math.floor(rate * seconds + 1e-6))  # 44 for 7.4 s at 6
-    options = replace(row.options, canvas_length=min(longest, tokens))
-    return replace(row, options=options)
+    tokens = math.floor(size.tokens_per_second * seconds + 1e-6)  # 44 for 7.4 s at 6
+    sampler = row.options.sampler
+    length = min(sampler.canvas_length, max(1, tokens))
+    sampler = replace(sampler, canvas_length=length)
+    return replace(row, options=replace(row.options, sampler=sampler))
 
 
 def measure(
@@ -189,52 +218,39 @@ def _attempt(record: Record, run: Run, speech: list[np.ndarray], warm_up: bool) 
             torch.cuda.empty_cache()
 
 
-def _runner(systems: Systems, cell: Cell) -> Run:
-    recognizer = systems.recognizer(cell.row)
+def _way(model: nn.Module, row: SweepRow) -> Way:
+    if isinstance(row.options.sampler, ReleaseSamplerOptions):
+        return released(model)
+    if row.bench.runtime != "plain":
+        return fixed(model, row.bench.runtime)
+    return Way(model, Stages(model.encode))
+
+
+def _runner(systems: Systems | RandomSystems, cell: Cell) -> Run:
+    row, way = cell.row, None
+    recognizer = systems.recognizer(row)
     ids = [f"bench-{i}" for i in range(cell.batch)]
-    model = getattr(recognizer, "model", None)  # Whisper's own decoder has none
-    if model:
+    if row.system != "whisper":  # whose own decoder has no stages of ours
+        model = recognizer.model
         model.requires_grad_(False)  # torch's FLOP counter stumbles over parameters
-    plain, fixed = cell.row.bench.runtime == "plain", None
-    if not plain:
-        way = FixedPass if model.decoder.diffuses else StaticGreedy
-        fixed = way(model.decoder, cell.row.bench.runtime)
-    more = [] if plain else [("LLM", fixed, "run")]
-    counts = plain and not cell.row.bench.weights  # neither a graph's work nor int8's
+        way = _way(model, row)
+        given = row.options, row.decoding.use_audio, row.decoding.output_case
+        recognizer = Transcriber(way.model, *given, way.stages)
+    # Neither a graph's work nor int8's is counted.
+    counts = row.bench.runtime == "plain" and not row.bench.weights
 
     def run(record: Record, speech: list[np.ndarray], warm_up: bool) -> None:
         with ExitStack() as stack:
-            if isinstance(cell.row.options, ReleaseSamplerOptions):
-                stack.enter_context(as_released(model))
-            if fixed:
-                stack.enter_context(fixed.installed(recognizer))
-            meter = None
-            if model:
-                meter = Meter(model, warm_up and counts, more)
-                stack.enter_context(meter)
-            memory = PeakMemory() if warm_up else None
-            if memory:
-                stack.enter_context(memory)
+            meter = way and stack.enter_context(Meter(way, warm_up and counts))
+            memory = warm_up and stack.enter_context(PeakMemory())
             synchronize()
             start = time.perf_counter()
             hypotheses = recognizer(speech, ids)
             synchronize()
             seconds = time.perf_counter() - start
         if warm_up:
-            before = 0.0 if plain else record.memory
-            record.memory = max(before, memory.mebibytes)
-            if model and not cell.row.decoding.quantize_asr_model:
-                record.model = model_bytes(model) / 2**20
-            if meter:
-                sizes = weight_bytes(model)
-                read = {s: sizes[s] * meter.calls[s] for s in STAGES}
-                record.counted(meter.flops, read)
-            return
-        record.total.append(seconds)
-        record.passes.append(sum(h.passes for h in hypotheses) / len(hypotheses))
-        words = sum(len(h.token_ids) for h in hypotheses)
-        record.tokens.append(words / len(hypotheses))
-        for stage, value in (meter.seconds if meter else {}).items():
-            record.stages.setdefault(stage, []).append(value)
+            record.warmed(way, meter, memory.mebibytes)
+        else:
+            record.ran(seconds, meter, hypotheses)
 
     return run

@@ -7,26 +7,28 @@ import gc
 import os
 import resource
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from contextlib import ExitStack, suppress
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import nn
 
-STAGES = ("encoder", "adapter", "reading", "LLM", "head")
-"""Whisper's encoder; the Q-Former; the ``text_qformer``, where there is one; the LLM's
-layers, all passes; its output head."""
+from espnet_llada.bench.ways import Way
+
+STAGES = ("encoder", "adapter", "prefix", "LLM", "head")
+"""Whisper's encoder; the Q-Former; what makes the LM's prefix of its vectors, with a
+CTC and a scorer where there are any; the LLM's layers, all passes; its output layer."""
 
 
 class Meter:
-    """Within ``with``, adds up what a model's stages do.
+    """Within ``with``, adds up what a model's stages do, by forward hooks.
 
     Args:
-        model: a ``WhisperLLM``, or ESPnet's model with our decoder.
+        way: how the model is run.
         count_flops: count the FLOPs of matrix products too, which takes time.
-        more: what else belongs to a stage: its name, an object and its method's name.
 
     Attributes:
         seconds: {stage: seconds}.
@@ -34,64 +36,83 @@ class Meter:
         calls: {stage: number of calls}.
     """
 
-    def __init__(
-        self,
-        model: nn.Module,
-        count_flops: bool = False,
-        more: Sequence[tuple[str, Any, str]] = (),
-    ):
-        self._model, self._count, self._more = model, count_flops, more
+    def __init__(self, way: Way, count_flops: bool = False):
+        decoder = way.model.decoder
+        self._modules = [
+            ("encoder", way.model.encoder),
+            ("adapter", way.model.postencoder),
+            ("prefix", decoder.audio_prefix),
+            ("head", decoder.lm.scores),
+            *(("LLM", module) for module in (decoder.lm, *way.llm)),
+        ]
+        self._count, self._counter, self._stack = count_flops, None, ExitStack()
         self.seconds = dict.fromkeys(STAGES, 0.0)
         self.flops = dict.fromkeys(STAGES, 0)
         self.calls = dict.fromkeys(STAGES, 0)
-        self._restore = ExitStack()
 
     def __enter__(self) -> Meter:
-        decoder = self._model.decoder
-        own = [
-            ("encoder", self._model.encoder, "forward"),
-            ("adapter", self._model.postencoder, "forward"),
-            ("LLM", decoder.lm, "forward"),
-            ("head", decoder.lm, "logits"),
-        ]
-        if (reader := decoder.text_qformer) is not None:
-            own += [("reading", reader, "projected"), ("reading", reader, "along")]
-        for stage, owner, name in [*own, *self._more]:
-            self._wrap(stage, owner, name)
+        from torch.utils.flop_counter import FlopCounterMode
+
+        if self._count:
+            self._counter = self._stack.enter_context(FlopCounterMode(display=False))
+        for stage, module in self._modules:
+            begin = module.register_forward_pre_hook(self.begin)
+            end = partial(self.end, stage)
+            # In a failure too, or the next begin would be one too many.
+            end = module.register_forward_hook(end, always_call=True)
+            self._stack.callback(begin.remove)
+            self._stack.callback(end.remove)
+            if stage == "prefix":
+                watch = module.register_forward_hook(self._watch_scorer)
+                self._stack.callback(watch.remove)
         return self
 
     def __exit__(self, *error: Any) -> None:
-        self._restore.close()
+        self._stack.close()
 
-    def _wrap(self, stage: str, owner: Any, name: str) -> None:
-        setattr(owner, name, self._measured(stage, getattr(owner, name)))
-        self._restore.callback(delattr, owner, name)  # the class's own is back
+    def begin(self, *_: Any) -> None:
+        """A stage begins; none is part of another."""
+        synchronize()
+        self._before, self._start = self._total(), time.perf_counter()
 
-    def _measured(self, stage: str, function: Callable[..., Any]) -> Callable[..., Any]:
-        def measured(*args: Any, **kwargs: Any) -> Any:
-            from torch.utils.flop_counter import FlopCounterMode
+    def end(self, stage: str, *_: Any) -> None:
+        """It ends."""
+        synchronize()
+        self.seconds[stage] += time.perf_counter() - self._start
+        self.flops[stage] += self._total() - self._before
+        self.calls[stage] += 1
 
-            synchronize()
-            start = time.perf_counter()
-            if self._count:
-                with FlopCounterMode(display=False) as counter:
-                    result = function(*args, **kwargs)
-                self.flops[stage] += counter.get_total_flops()
-            else:
-                result = function(*args, **kwargs)
-            synchronize()
-            self.seconds[stage] += time.perf_counter() - start
-            self.calls[stage] += 1
-            return result
+    def _total(self) -> int:
+        return self._counter.get_total_flops() if self._counter else 0
 
-        return measured
+    def _watch_scorer(self, module: nn.Module, given: Any, prefix: Any) -> None:
+        """A scorer that a batch has is asked later on, and not by its ``forward``."""
+        if (scorer := getattr(prefix, "scorer", None)) is not None:
+            scorer.network = _Watched(scorer.network, self)
+
+
+class _Watched:
+    """A scorer's network, whose work is part of the prefix."""
+
+    def __init__(self, network: Any, meter: Meter):
+        self._network, self._meter = network, meter
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._network, name)
+
+    def along(self, *given: Any) -> Any:
+        self._meter.begin()
+        try:
+            return self._network.along(*given)
+        finally:
+            self._meter.end("prefix")
 
 
 def weight_bytes(model: nn.Module) -> dict[str, int]:
     """{stage: bytes of the weights that one call reads}."""
     decoder = model.decoder
-    reader = decoder.text_qformer or nn.Module()
-    parts = (model.encoder, model.postencoder, reader, decoder.lm.body.layers)
+    prefix, layers = decoder.audio_prefix, decoder.lm.body.layers
+    parts = model.encoder, model.postencoder, prefix, layers
     sizes = [sum(p.numel() * p.element_size() for p in m.parameters()) for m in parts]
     head = decoder.lm.head
     return dict(zip(STAGES, [*sizes, head.numel() * head.element_size()], strict=True))

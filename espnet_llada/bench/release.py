@@ -7,13 +7,13 @@ and audio included.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-
-import torch
 from torch import Tensor, nn
 
-from espnet_llada.extensions.posterior_prefix.listening import Listening
+from espnet_llada.bench.ways import Way, sharing
+from espnet_llada.core.masking import LogitsFn
+from espnet_llada.core.model import LMDecoder, WhisperLLM
+from espnet_llada.core.prefix import Prefix
+from espnet_llada.core.recognizer import Stages
 from espnet_llada.networks.encoder import WhisperEncoder
 
 PAD_SECONDS = 30.0
@@ -21,36 +21,25 @@ PAD_SECONDS = 30.0
 
 def padding(encoder: WhisperEncoder) -> WhisperEncoder:
     """The same weights behind audio that is padded, and kept that long."""
-    with torch.device("meta"):
-        padded = WhisperEncoder(encoder.config, PAD_SECONDS, keep_padding=True)
-    padded.load_state_dict(encoder.state_dict(), assign=True)
-    return padded
+    return sharing(encoder, WhisperEncoder, pad_seconds=PAD_SECONDS, keep_padding=True)
 
 
-@contextmanager
-def as_released(model: nn.Module) -> Iterator[None]:
-    """Have a model decode with the release's waste, and undo it in the end."""
-    encoder, decoder = model.encoder, model.decoder
-    model.encoder = padding(encoder)
+def released(model: nn.Module) -> Way:
+    """A model that decodes with the release's waste."""
+    padded = padding(model.encoder), model.postencoder, model.decoder
+    wasteful = WhisperLLM(*padded)
+    return Way(wasteful, Stages(wasteful.encode, passes=whole_sequence))
 
-    def logits_fn(
-        heard: Listening, lengths: Tensor, block_cache: bool = False
-    ) -> Callable[[Tensor, Tensor], Tensor]:
-        prefix = heard.prefix
 
-        def logits(tokens: Tensor, wanted: Tensor) -> Tensor:
-            first, rest = decoder.sequence_hidden(prefix, tokens, lengths)
-            head, everywhere = decoder.head(prefix, first), torch.ones_like(wanted)
-            logits = head.logits(rest, everywhere)
-            for part in (decoder.lm.logits(first), logits):
-                part.softmax(dim=-1)
-            return logits[wanted.flatten()]
+def whole_sequence(decoder: LMDecoder, prefix: Prefix, lengths: Tensor) -> LogitsFn:
+    """Passes with logits and softmax of all positions; see ``core.model.Passes``."""
+    prefix = prefix.rows(range(len(prefix)))
 
-        return logits
+    def logits_fn(tokens: Tensor, wanted: Tensor) -> Tensor:
+        first, hidden = decoder.hidden(prefix, tokens, lengths)
+        logits = prefix.head.given(first).all_logits(hidden)
+        for part in (decoder.lm.logits(first), logits):
+            part.softmax(dim=-1)
+        return logits[wanted]
 
-    decoder.logits_fn = logits_fn
-    try:
-        yield
-    finally:
-        del decoder.logits_fn
-        model.encoder = encoder
+    return logits_fn

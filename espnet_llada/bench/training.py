@@ -8,8 +8,9 @@ makes the logits of the whole sequence. ``compiled`` is ours with ``compile_laye
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -22,9 +23,15 @@ from espnet_llada.bench.material import NOISE, material_of
 from espnet_llada.bench.meter import PeakMemory, seconds_of
 from espnet_llada.bench.random_model import model_bytes, random_model
 from espnet_llada.bench.release import padding
-from espnet_llada.build import WhisperLLM, compile_layers
-from espnet_llada.core.objective import diffusion_loss, noisy_canvas
-from espnet_llada.networks.encoder import WhisperEncoder
+from espnet_llada.build import compile_layers
+from espnet_llada.core.model import WhisperLLM
+from espnet_llada.core.objective import (
+    NoisyCanvas,
+    Targets,
+    diffusion_loss,
+    noisy_canvas,
+)
+from espnet_llada.networks.head import logits_nll
 
 ROWS = 4
 """Utterances on one GPU, as in the paper."""
@@ -67,18 +74,17 @@ class Step:
 
 @dataclass(frozen=True)
 class Batch:
-    """Speech (B, T) float32, text (B, L) int64 and their lengths (B,)."""
+    """Speech (B, T) float32, its lengths (B,), and what is said."""
 
     speech: Tensor
     lengths: Tensor
-    text: Tensor
-    text_lengths: Tensor
+    targets: Targets
 
 
 def compare(
     config: Mapping[str, Any], device: str, durations: Sequence[float], repeats: int
 ) -> list[Step]:
-    """Measure both ways in turn, after a step of each to be warm.
+    """Measure all ways in turn, after a step of each to be warm.
 
     Args:
         config: a train config with masked diffusion.
@@ -92,7 +98,7 @@ def compare(
     model = random_model(config, device, training=True)
     mixed = bool(config.get("use_amp", False))
     amp = torch.autocast(torch.device(device).type, torch.bfloat16, mixed)
-    ways = dict(zip(WAYS, _ways(model), strict=True))
+    ways = _ways(model)
     steps = []
     for seconds in durations:
         batch = batch_of(model, seconds)
@@ -100,42 +106,31 @@ def compare(
         for number in range(repeats + 2):
             for step in group:
                 if not step.failed:
-                    _install(model, ways[step.way])
-                    run = _step(step, model, batch, amp)
+                    run = _step(step, ways[step.way](), batch, amp)
                     if number <= repeats:
                         _measure(step, run, warm_up=not number)
                     elif found := kernels_of(run):
                         step.kernels, step.busy = found
         steps += group
-    _install(model, ways["ours"])
     return steps
 
 
-@dataclass(frozen=True)
-class Way:
-    """An encoder, and how layers are run: its own, the adapter's, the LM's."""
+def _ways(model: WhisperLLM) -> dict[str, Callable[[], WhisperLLM]]:
+    """The model as each way has it: an encoder, and how layers are run."""
+    layers = model.encoder, model.postencoder.layers, model.decoder.lm.body
+    plain = [part.run for part in layers]
+    compile_layers(model.encoder, model.postencoder, model.decoder, BACKEND)
+    compiled = [part.run for part in layers]
+    padded = padding(model.encoder), model.postencoder, model.decoder
+    release = WhisperLLM(*padded).train()
 
-    encoder: WhisperEncoder
-    run: tuple[Callable[..., Tensor], ...]
+    def way(model: WhisperLLM, runs: Sequence[Callable[..., Tensor]]) -> WhisperLLM:
+        for part, run in zip(layers, runs, strict=True):
+            part.run = run
+        return model
 
-
-def _ways(model: WhisperLLM) -> Iterator[Way]:
-    own, lm = model.encoder, model.decoder.lm
-
-    def way(encoder: WhisperEncoder) -> Way:
-        return Way(encoder, (encoder.run, model.postencoder.run, lm.body.run))
-
-    yield way(padding(own))
-    yield way(own)
-    compile_layers(own, model.postencoder, model.decoder, BACKEND)
-    yield way(own)
-
-
-def _install(model: WhisperLLM, way: Way) -> None:
-    model.encoder = way.encoder.train()
-    runs = way.encoder, model.postencoder, model.decoder.lm.body
-    for part, run in zip(runs, way.run, strict=True):
-        part.run = run
+    ways = partial(way, release, plain), partial(way, model, plain)
+    return dict(zip(WAYS, (*ways, partial(way, model, compiled)), strict=True))
 
 
 def _step(
@@ -177,15 +172,15 @@ def batch_of(model: WhisperLLM, seconds: float) -> Batch:
     generator = torch.Generator().manual_seed(0)
     vocabulary = model.decoder.lm.vocab_size
     text = torch.randint(1, vocabulary, (ROWS, count), generator=generator)
-    parts = speech, lengths, text, torch.full((ROWS,), count)
-    return Batch(*(part.to(device) for part in parts))
+    targets = Targets(text.to(device), torch.full((ROWS,), count, device=device))
+    return Batch(speech.to(device), lengths.to(device), targets)
 
 
 def our_loss(model: WhisperLLM, batch: Batch) -> tuple[Tensor, int]:
     """A scalar with a graph behind it; the LM's positions in a row."""
     decoder = model.decoder
     prefix = decoder.prefix(*model.encode(batch.speech, batch.lengths))
-    loss = decoder.loss(prefix, batch.text, batch.text_lengths, range(ROWS))
+    loss = decoder.loss(prefix, batch.targets, range(ROWS))
     return loss.mean, prefix.valid.shape[1] + _canvas(model, batch).tokens.shape[1]
 
 
@@ -194,23 +189,16 @@ def release_loss(model: WhisperLLM, batch: Batch) -> tuple[Tensor, int]:
     decoder = model.decoder
     prefix = decoder.prefix(*model.encode(batch.speech, batch.lengths))
     canvas = _canvas(model, batch)
-    hidden = decoder.sequence_hidden(prefix, canvas.tokens, canvas.lengths)
+    hidden = decoder.hidden(prefix, canvas.tokens, canvas.lengths)
     logits = decoder.lm.logits(torch.cat(hidden, dim=1))
     response = logits[:, prefix.valid.shape[1] :]
-    loss = diffusion_loss(response, canvas, decoder.loss_name)
+    loss = diffusion_loss(response, canvas, decoder.objective.loss, logits_nll)
     return loss.mean, logits.shape[1]
 
 
-def _canvas(model: WhisperLLM, batch: Batch):
-    decoder = model.decoder
-    return noisy_canvas(
-        batch.text,
-        batch.text_lengths,
-        decoder.special,
-        decoder.loss_name,
-        range(ROWS),
-        decoder.canvas_slack,
-    )
+def _canvas(model: WhisperLLM, batch: Batch) -> NoisyCanvas:
+    given = model.decoder.special, model.decoder.objective
+    return noisy_canvas(batch.targets, *given, range(ROWS))
 
 
 def markdown(steps: Sequence[Step], machine: Mapping[str, Any]) -> str:
