@@ -11,8 +11,9 @@ import pytest
 import yaml
 
 from espnet_llada.bin import asr_deliberate, asr_inference, bench, cli, sweep
-from espnet_llada.bin.decoding import sampler_options
+from espnet_llada.bin.decoding import given_options
 from espnet_llada.core.options import STRATEGIES
+from espnet_llada.inference.options import make_options, nested
 from espnet_llada.sweep.rows import SweepRow, read_sweep
 from espnet_llada.types import UserError
 
@@ -68,26 +69,30 @@ def test_decode_yaml(path):
     reader = asr_deliberate if deliberates else asr_inference
     args = reader.get_parser().parse_args(["--config", str(path)])
     own = cli.get_parser().parse_args([*command, "a.flac", "--config", str(path)])
-    assert sampler_options(args).deliberates == deliberates
-    given = yaml.safe_load(path.read_text())
-    for name, value in given.items():
-        assert getattr(args, name) == getattr(own, name) == value
+    assert make_options(given_options(args)).deliberates == deliberates
+    for found in (nested(vars(args)), nested(vars(own))):
+        for name, value in yaml.safe_load(path.read_text()).items():
+            assert found[name] == value
 
 
 def test_there_is_one_of_each_kind_of_decoding():
     given = [yaml.safe_load(path.read_text()) for path in DECODE + DELIBERATE]
     kinds = [
-        (g.get("strategy", "llama"), "beam_size" in g, g.get("use_audio", True))
+        (
+            "mask_ctc" if "mask_ctc" in g else g.get("strategy", "llama"),
+            "beam_size" in g,
+            g.get("use_audio", True),
+        )
         for g in given
     ]
     plain_text = ("deliberation_low_confidence", False, False)
-    ours = [(strategy, False, True) for strategy in STRATEGIES]
+    ours = [(strategy, False, True) for strategy in (*STRATEGIES, "mask_ctc")]
     left_to_right = [("llama", beam, True) for beam in (False, True)]
     assert sorted(kinds) == sorted([*ours, *left_to_right, plain_text])
 
 
 def profile(row: SweepRow) -> str:
-    return getattr(row.options, "profile", "default")
+    return getattr(row.options.sampler, "profile", "default")
 
 
 @pytest.mark.parametrize("path", BENCH, **ids)
@@ -103,8 +108,7 @@ def test_bench_yaml(path):
 def test_sweep_yaml(path):
     read = sweep.read_rows(sweep.get_parser().parse_args(launch(path)[2:]))
     assert {row.system for row in read.rows} == {"whisper", "llama", "llada"}
-    papers = {strategy for strategy in STRATEGIES if strategy != "mask_ctc"}
-    assert papers <= {row.options.strategy for row in read.rows}
+    assert {*STRATEGIES} <= {row.options.strategy for row in read.rows}
     assert not any(row.only_for_bench for row in read.rows)
     assert read.baseline and read.headline and read.examples
 
@@ -118,8 +122,8 @@ def test_the_papers_rows_are_there_in_both_profiles():
             name = options.strategy if row.decoding.use_audio else "plain_text"
             value = None if row.value is None else (row.axis, row.value)
             found[profile(row)].append((name, value))
-            assert options.deliberates or options.canvas_length == 128
-            assert options.steps == (row.value if row.axis == "steps" else 128)
+            assert options.deliberates or options.sampler.canvas_length == 128
+            assert options.sampler.steps == (row.value if row.axis == "steps" else 128)
             assert row.first_pass == ("llama" if options.deliberates else None)
     shares = [("mask_ratio", share) for share in (0.1, 0.3, 0.5, 0.7, 0.9)]
     values = {

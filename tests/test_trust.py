@@ -265,7 +265,7 @@ def test_the_option_of_each_command():
     places = ["--sets", "a", "--data", "b", "--output", "c"]
     for given in ([], options):
         args = get_parser().parse_args(["x.yaml", *places, *given])
-        assert place_of(args).trust_model == bool(given)
+        assert place_of(args).loading.trust_model == bool(given)
 
 
 def test_a_size_that_no_part_has(model):

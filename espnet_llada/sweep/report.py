@@ -48,7 +48,8 @@ def write_all(sweep: Sweep, place: Place, sets: Sequence[str], subtitle: str) ->
 
 def _entry(row: SweepRow) -> Entry:
     decodes = not row.options.deliberates
-    return Entry(row.key, row.label, row.group, row.axis, row.value, decodes)
+    axis = row.axis and row.axis.rpartition(".")[2]  # of an extension: its own name
+    return Entry(row.key, row.label, row.group, axis, row.value, decodes)
 
 
 def _examples(sweep: Sweep, place: Place, sets: Sequence[str]) -> Iterator[Example]:

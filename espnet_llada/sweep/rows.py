@@ -41,6 +41,8 @@ from msgspec import Meta, Struct
 from espnet_llada.inference.options import (
     GROUPS,
     DecodingOptions,
+    all_names,
+    hint,
     make_options,
     merged,
     nested,
@@ -254,8 +256,8 @@ def _row(
     where: str,
     folder: Path,
 ) -> SweepRow:
-    values, decoding = _split(entry, more, where, folder)
     try:
+        values, decoding = _split(entry, more, folder)
         options = make_options(values)
     except UserError as e:
         raise UserError(f"{where}: {e}") from e
@@ -272,22 +274,25 @@ def _row(
 
 
 def _split(
-    entry: _Entry, more: dict[str, Any], where: str, folder: Path
+    entry: _Entry, more: dict[str, Any], folder: Path
 ) -> tuple[dict[str, Any], Decoding]:
     """What decode YAML, options and ``each`` say: of decoding, and besides."""
-    known = [*DECODING, *GROUPS, *OPTIONS]
     values: dict[str, Any] = {}
     if entry.config:
-        try:
-            values = read_yaml(folder / entry.config)
-        except UserError as e:
-            raise UserError(f"{where}: {e}") from e
-        _known(values, known, f"{where}: {entry.config}")
+        values = read_yaml(folder / entry.config)
+        _check_options(values, entry.config)
     for given in (entry.options or {}, nested(more)):
-        _known(given, known, f"{where}: options")
+        _check_options(given, "options")
         values = merged(values, given)
     own = {name: values.pop(name) for name in OPTIONS if name in values}
-    return values, checked(own, Decoding, f"{where}: options")
+    return values, checked(own, Decoding, "options")
+
+
+def _check_options(given: Mapping[str, Any], where: str) -> None:
+    for key in given:
+        if key not in (*DECODING, *GROUPS, *OPTIONS):
+            near = hint(key, [*all_names(), *OPTIONS])
+            raise UserError(f"{where}: unknown key '{key}'{near}")
 
 
 def _check(row: SweepRow, above: Sequence[SweepRow], where: str) -> None:
