@@ -68,13 +68,12 @@ def read_rows(args: argparse.Namespace) -> Sweep:
 
 def place_of(args: argparse.Namespace) -> Place:
     """Where everything is, by the same options."""
-    from espnet_llada.espnet.inference import build_with_espnet
     from espnet_llada.sweep.jobs import Place
 
     origin = args.device, args.lm, args.whisper
     loading = LoadOptions(*origin, trust_model=args.trust_model)
     files = args.model, args.data, args.output
-    return Place(*files, loading, build_with_espnet, args.allow_pipes)
+    return Place(*files, loading, args.allow_pipes)
 
 
 def main(cmd: list[str] | None = None) -> None:

@@ -33,7 +33,6 @@ from espnet_llada.types import LoadOptions, UserError, atomic_write
 
 if TYPE_CHECKING:
     from espnet_llada.core.recognizer import Stages
-    from espnet_llada.inference.loading import Builder
 
 _REMEMBERED = 1 << 29  # bytes of encoded audio that a process keeps
 
@@ -46,7 +45,6 @@ class Place:
     data: Path
     output: Path
     loading: LoadOptions
-    build_foreign: Builder | None = None
     allow_pipes: bool = False
 
     def recordings(self, name: str) -> dict[str, str]:
