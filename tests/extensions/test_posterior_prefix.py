@@ -10,7 +10,7 @@ from safetensors.torch import load_file
 from tiny_models import decoder_of
 
 from espnet_llada.baseline.autoregressive import beam_search
-from espnet_llada.build import DecoderConf
+from espnet_llada.build import read_conf
 from espnet_llada.core.model import LMDecoder
 from espnet_llada.core.objective import Targets
 from espnet_llada.extensions.ctc import Windows
@@ -151,7 +151,8 @@ def test_greedy_search_with_a_copy_head_is_that_of_the_whole_sequence(lm, tiny_w
     text = torch.zeros(2, 0, dtype=torch.long)
     for i in range(int(found.passes.min())):
         sizes = torch.full((2,), text.shape[1])
-        best = decoder.next_token_logits(prefix, text, sizes)[:, -1].argmax(dim=-1)
+        head, hidden = decoder.next_token_hidden(prefix, text, sizes)
+        best = head.all_logits(hidden)[:, -1].argmax(dim=-1)
         assert best.tolist() == found.tokens[:, i].tolist()
         text = torch.cat([text, best[:, None]], dim=1)
 
@@ -223,7 +224,7 @@ def test_what_does_not_fit_is_refused(lm, tiny_lm, tiny_whisper):
     with pytest.raises(UserError, match="posterior_prefix needs a Whisper; set post"):
         build(lm, None)
     with pytest.raises(UserError, match="whisper_scorer needs posterior_prefix; add"):
-        DecoderConf(whisper_scorer={})
+        read_conf({"whisper_scorer": {}})
     with pytest.raises(UserError, match=f"{TOKENS_FILE}: not there"):
         build(tiny_lm, tiny_whisper)
     (lm / TOKENS_FILE).write_text("[3, 64]")

@@ -11,8 +11,6 @@ from tiny_models import decoder_of, encoded
 
 from espnet_llada.core.model import LMDecoder
 from espnet_llada.core.objective import Targets
-from espnet_llada.core.options import SamplerOptions
-from espnet_llada.core.recognizer import Recognizer
 from espnet_llada.extensions.whisper_qformer import special_tokens
 from espnet_llada.extensions.whisper_scorer.network import Options, WhisperScorer
 from espnet_llada.extensions.whisper_scorer.scorer import (
@@ -421,7 +419,7 @@ def test_a_scorer_that_was_trained_alone_transcribes_nothing(word_lm, tiny_whisp
     model = torch.nn.Module()
     model.decoder = decoder(word_lm, tiny_whisper, **own)
     with pytest.raises(UserError, match="was trained alone"):
-        Recognizer(model, SamplerOptions())
+        Transcriber(model, make_options({}))
 
 
 def test_a_scorer_is_trained_alone_along_simulated_errors(word_lm, tiny_whisper):

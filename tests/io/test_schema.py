@@ -135,7 +135,7 @@ def test_a_json_is_an_object_or_refused(tmp_path, content):
 LARGE = {
     "encoder_conf": {"pad_seconds": 1e300},
     "postencoder_conf": {"hidden": 2**31, "layers": 2**31, "queries": 2**31},
-    "decoder_conf": {"canvas_slack": 2**31, "lora": {"r": 2**31}},
+    "decoder_conf": {"max_eos_padding": 2**31, "lora": {"r": 2**31}},
 }
 
 
@@ -185,6 +185,6 @@ def test_an_lm_of_impossible_sizes_is_refused_at_once(tiny_lm, tmp_path, name, v
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), "0.5", True, None])
 def test_options_of_decoding_are_finite_numbers(value):
-    for name in ("temperature", "reader_weight", "tokens_per_second", "threshold"):
+    for name in ("temperature", "mask_ratio", "threshold"):
         with pytest.raises(UserError, match=f"^{name}: {value!r} does not fit"):
             SamplerOptions(**{name: value})
