@@ -10,6 +10,7 @@ import logging
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import partial
 
 import numpy as np
 import torch
@@ -80,7 +81,8 @@ class Transcriber:
         if stages.search is None and not model.decoder.diffuses:
             from espnet_llada.baseline.autoregressive import beam_search
 
-            stages = replace(stages, search=beam_search)
+            size = options.search.beam_size
+            stages = replace(stages, search=partial(beam_search, beam_size=size))
         hook = None
         if options.extensions:
             from espnet_llada.inference.hooks import make_hook
@@ -273,9 +275,9 @@ def _check(decoder: LMDecoder, options: DecodingOptions) -> None:
             f"strategy {options.strategy}: this model's decoder is autoregressive; "
             "take a model trained with 'decoder: llada'"
         )
-    if options.sampler.beam_size > 1 and decoder.diffuses:
+    if options.search.beam_size > 1 and decoder.diffuses:
         raise UserError(
-            f"beam_size {options.sampler.beam_size}: this model's decoder is masked "
+            f"beam_size {options.search.beam_size}: this model's decoder is masked "
             "diffusion, which searches no beam; set beam_size to 1"
         )
     if decoder.audio_prefix.cannot_decode:
