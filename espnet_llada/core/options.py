@@ -25,9 +25,9 @@ Positions = Annotated[int, Meta(ge=1, le=8192)]
 class SamplerOptions:
     """How a canvas is filled; a field's annotation says what it is.
 
-    ``steps`` is clamped by what there is to fill, ``num_blocks`` to ``steps`` and to the
-    positions that there are. A ``mask_ratio`` below one token leaves a transcript as it
-    is. A value outside its range is a UserError.
+    ``steps`` is clamped by what there is to fill, ``num_blocks`` to ``steps`` and to
+    the positions that there are. A ``mask_ratio`` below one token leaves a transcript
+    as it is. A value outside its range is a UserError.
     """
 
     strategy: Annotated[

@@ -218,7 +218,7 @@ class _Denoiser:
         return proposal, log_prob, settled
 
     def _close_tail(self, new_eos: Tensor) -> None:
-        """Everything behind a committed EOS is EOS; words of the same pass are dropped."""
+        """Everything behind a committed EOS is EOS, words of the same pass dropped."""
         eos = new_eos.long()
         self.ended = self.ended | new_eos.any(dim=1)
         tail = ((eos.cumsum(dim=1) - eos) > 0) & self.canvas.valid

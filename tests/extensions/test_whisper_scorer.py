@@ -19,6 +19,8 @@ from espnet_llada.extensions.whisper_scorer.scorer import (
     Scorer,
     transcribed,
 )
+from espnet_llada.inference.options import make_options
+from espnet_llada.inference.recognizer import Transcriber
 from espnet_llada.io.checkpoint import trained_state
 from espnet_llada.types import UserError
 

@@ -23,6 +23,8 @@ from espnet_llada.io.checkpoint import (
 from espnet_llada.trust import tensors_only
 from espnet_llada.types import UserError
 
+BIAS = "decoder.audio_prefix.projection.bias"
+
 
 @pytest.fixture(scope="module")
 def model(tiny_config) -> WhisperLLM:
