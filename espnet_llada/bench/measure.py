@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import gc
-import logging
 import math
 import random
-import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
@@ -23,14 +21,13 @@ from espnet_llada.bench.meter import (
     STAGES,
     Meter,
     PeakMemory,
-    synchronize,
+    failure,
+    model_bytes,
+    timed,
     weight_bytes,
 )
-from espnet_llada.bench.random_model import model_bytes
-from espnet_llada.bench.release import released
 from espnet_llada.bench.systems import RandomSystems
-from espnet_llada.bench.ways import Way
-from espnet_llada.core.recognizer import Stages
+from espnet_llada.bench.ways import Way, plain, released
 from espnet_llada.inference.recognizer import Transcriber
 from espnet_llada.release.options import ReleaseSamplerOptions
 from espnet_llada.sweep.jobs import Systems
@@ -55,9 +52,8 @@ class Record:
         total: seconds of the whole batch, waveform to text.
         stages: {stage: seconds}, empty for a system that is not ours.
         passes, tokens: means over the batch's utterances.
-        flops, weights: {stage: FLOPs}, {stage: bytes of weights read} of a batch, means
-            over what is decoded in the repetitions.
-        warm: batches that have been decoded to be warm and to count that.
+        flops, weights: {stage: FLOPs}, {stage: bytes of weights read}, of a batch; an
+            entry for each that was decoded to be warm.
         memory: MiB above what was in use, taken by the last warm-up: what is measured
             for time keeps the memory that it has. Of a CUDA graph, the most that any
             has taken: later runs allocate nothing.
@@ -70,9 +66,8 @@ class Record:
     stages: dict[str, list[float]] = field(default_factory=dict)
     passes: list[float] = field(default_factory=list)
     tokens: list[float] = field(default_factory=list)
-    flops: dict[str, float] = field(default_factory=dict)
-    weights: dict[str, float] = field(default_factory=dict)
-    warm: int = 0
+    flops: dict[str, list[float]] = field(default_factory=dict)
+    weights: dict[str, list[float]] = field(default_factory=dict)
     memory: float = 0.0
     model: float = 0.0
     failed: str = ""
@@ -82,14 +77,6 @@ class Record:
         """For messages."""
         cell = self.cell
         return f"{cell.row.label}, {cell.seconds:g} s, batch {cell.batch}"
-
-    def counted(self, flops: Mapping[str, int], weights: Mapping[str, int]) -> None:
-        """Take the work of another batch into the means."""
-        self.warm += 1
-        for mean, found in ((self.flops, flops), (self.weights, weights)):
-            for stage, value in found.items():
-                before = mean.get(stage, 0.0)
-                mean[stage] = before + (value - before) / self.warm
 
     def warmed(self, way: Way | None, meter: Meter | None, memory: float) -> None:
         """A batch was decoded to be warm."""
@@ -101,7 +88,8 @@ class Record:
         if not row.decoding.quantize_asr_model:
             self.model = model_bytes(way.model) / 2**20
         sizes = weight_bytes(way.model)
-        self.counted(meter.flops, {s: sizes[s] * meter.calls[s] for s in STAGES})
+        _append(self.flops, meter.flops)
+        _append(self.weights, {s: sizes[s] * meter.calls[s] for s in STAGES})
 
     def ran(
         self, seconds: float, meter: Meter | None, hypotheses: Sequence[Hypothesis]
@@ -110,20 +98,19 @@ class Record:
         self.total.append(seconds)
         self.passes.append(float(np.mean([h.passes for h in hypotheses])))
         self.tokens.append(float(np.mean([len(h.token_ids) for h in hypotheses])))
-        for stage, value in (meter.seconds if meter else {}).items():
-            self.stages.setdefault(stage, []).append(value)
+        _append(self.stages, meter.seconds if meter else {})
 
     def as_dict(self) -> dict[str, Any]:
         """For JSON."""
-        row = self.cell.row
-        content = {name: value for name, value in vars(self).items() if name != "cell"}
-        return {
-            "system": row.key,
-            "label": row.label,
-            "seconds": self.cell.seconds,
-            "batch": self.cell.batch,
-            **content,
-        }
+        cell, content = self.cell, {**vars(self)}
+        del content["cell"]
+        name = {"system": cell.row.key, "label": cell.row.label}
+        return {**name, "seconds": cell.seconds, "batch": cell.batch, **content}
+
+
+def _append(lists: dict[str, list[float]], values: Mapping[str, float]) -> None:
+    for name, value in values.items():
+        lists.setdefault(name, []).append(value)
 
 
 Run = Callable[[Record, list[np.ndarray], bool], None]
@@ -202,17 +189,14 @@ def measure(
 
 
 def _attempt(record: Record, run: Run, speech: list[np.ndarray], warm_up: bool) -> None:
-    runtime = record.cell.row.bench.runtime
     # torch.compile fails in many ways, a graph's capture in some.
-    failures = (
-        torch.cuda.OutOfMemoryError if runtime in ("plain", "static") else RuntimeError
-    )
+    failures = torch.cuda.OutOfMemoryError
+    if record.cell.row.bench.runtime in ("graph", "compile"):
+        failures = RuntimeError
     try:
         run(record, speech, warm_up)
     except failures as e:
-        lines = str(e).strip().splitlines() or [""]
-        record.failed = f"{type(e).__name__}: {lines[0]}"
-        logging.warning(f"left out: {record.name}: {record.failed}")
+        record.failed = failure(record.name, e)
         gc.collect()
         if torch.cuda.is_available():
             torch.cuda.empty_cache()
@@ -223,7 +207,7 @@ def _way(model: nn.Module, row: SweepRow) -> Way:
         return released(model)
     if row.bench.runtime != "plain":
         return fixed(model, row.bench.runtime)
-    return Way(model, Stages(model.encode))
+    return plain(model)
 
 
 def _runner(systems: Systems | RandomSystems, cell: Cell) -> Run:
@@ -243,11 +227,7 @@ def _runner(systems: Systems | RandomSystems, cell: Cell) -> Run:
         with ExitStack() as stack:
             meter = way and stack.enter_context(Meter(way, warm_up and counts))
             memory = warm_up and stack.enter_context(PeakMemory())
-            synchronize()
-            start = time.perf_counter()
-            hypotheses = recognizer(speech, ids)
-            synchronize()
-            seconds = time.perf_counter() - start
+            seconds, hypotheses = timed(recognizer, speech, ids)
         if warm_up:
             record.warmed(way, meter, memory.mebibytes)
         else:

@@ -7,12 +7,12 @@ config's dtype, trained ones fp32, as in a model that was trained.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import fields
 from typing import Any
 
 import torch
-from torch import nn
 
-from espnet_llada.build import POSTENCODER
+from espnet_llada.build import POSTENCODER, DecoderConf
 from espnet_llada.core.model import LMDecoder, WhisperLLM
 from espnet_llada.core.objective import Objective
 from espnet_llada.core.prefix import LinearPrefix
@@ -21,10 +21,7 @@ from espnet_llada.networks.llama import Rotary
 from espnet_llada.plan.meta_model import PROMPT_TOKENS, build
 from espnet_llada.types import UserError
 
-_PLAIN = ("lm", "lora", "loss", "max_eos_padding", "dtype", "cached_prefix")
-_OF_TRAINING = ("compile_layers",)
-_OF_TOKENIZERS = ("prompt", "chat_template", "text_case")
-_KNOWN = _PLAIN + _OF_TRAINING + _OF_TOKENIZERS
+_KNOWN = {field.name for field in fields(DecoderConf)} | {"cached_prefix"}
 _STD = 0.02
 
 
@@ -45,7 +42,7 @@ def random_model(
 ) -> WhisperLLM:
     """Build it on ``device``; the host holds no weights.
 
-    Audio is not padded, whatever the config says: ``release.padding`` does that. EOS
+    Audio is not padded, whatever the config says: ``ways.released`` does that. EOS
     and the mask token never win, since their rows of the head are 0 and the largest of
     many random logits is above that: a decoding takes the tokens or passes that its
     options allow.
@@ -73,8 +70,8 @@ def empty_model(config: Mapping[str, Any], training: bool = False) -> WhisperLLM
         raise UserError(f"random weights: for the paper's parts only, not for {part}")
     if not training:
         conf["lora"] = None
-    encoder = {**(config.get("encoder_conf") or {}), "pad_seconds": 0.0}
-    encoder["keep_padding"] = False
+    encoder = config.get("encoder_conf") or {}
+    encoder = {**encoder, "pad_seconds": 0.0, "keep_padding": False}
     network = build({**config, "encoder_conf": encoder, "decoder_conf": conf})
     lm, cached = network.lm, conf.get("cached_prefix", False)
     decoder = LMDecoder(
@@ -106,16 +103,3 @@ def _fill(model: WhisperLLM, device: str, seed: int) -> None:
             parameter.fill_(float(name.endswith("weight")))
     ids = [i for i in (special.eos, special.mask) if i < lm.vocab_size]
     lm.head[ids] = 0.0
-
-
-def stored_bytes(tensor: torch.Tensor) -> int:
-    """Bytes of a tensor; of one in int8 those of its parts."""
-    if hasattr(tensor, "__tensor_flatten__"):
-        names, _ = tensor.__tensor_flatten__()
-        return sum(stored_bytes(getattr(tensor, name)) for name in names)
-    return tensor.numel() * tensor.element_size()
-
-
-def model_bytes(model: nn.Module) -> int:
-    """Bytes of all weights."""
-    return sum(map(stored_bytes, model.parameters()))

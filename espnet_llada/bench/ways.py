@@ -1,4 +1,9 @@
-"""Ways to run a model: as it is, or with other parts around the same weights."""
+"""Ways to run a model: as it is, or as the paper's release does; see ``fixed`` too.
+
+``profile: release`` gives the release's tokens; for its time too, audio is padded to
+30 s and kept that long, and each pass computes logits and softmax of the whole
+sequence, prompt and audio included.
+"""
 
 from __future__ import annotations
 
@@ -6,8 +11,11 @@ from dataclasses import dataclass
 from typing import Any, TypeVar
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
+from espnet_llada.core.masking import LogitsFn
+from espnet_llada.core.model import LMDecoder, WhisperLLM
+from espnet_llada.core.prefix import Prefix
 from espnet_llada.core.recognizer import Stages
 from espnet_llada.networks.encoder import WhisperEncoder
 
@@ -29,6 +37,11 @@ class Way:
     llm: tuple[nn.Module, ...] = ()
 
 
+def plain(model: nn.Module) -> Way:
+    """As a user would run it."""
+    return Way(model, Stages(model.encode))
+
+
 def sharing(encoder: WhisperEncoder, kind: type[_Encoder], **padding: Any) -> _Encoder:
     """An encoder of some kind, with another padding, around the same weights."""
     own = {name: encoder.padding[name] for name in ("pad_seconds", "keep_padding")}
@@ -36,3 +49,25 @@ def sharing(encoder: WhisperEncoder, kind: type[_Encoder], **padding: Any) -> _E
         other = kind(encoder.config, **{**own, **padding})
     other.load_state_dict(encoder.state_dict(), assign=True)
     return other
+
+
+def released(model: nn.Module) -> Way:
+    """With the release's waste."""
+    padding = {"pad_seconds": 30.0, "keep_padding": True}
+    encoder = sharing(model.encoder, WhisperEncoder, **padding)
+    wasteful = WhisperLLM(encoder, model.postencoder, model.decoder)
+    return Way(wasteful, Stages(wasteful.encode, passes=whole_sequence))
+
+
+def whole_sequence(decoder: LMDecoder, prefix: Prefix, lengths: Tensor) -> LogitsFn:
+    """Passes with logits and softmax of all positions; see ``core.model.Passes``."""
+    prefix = prefix.rows(range(len(prefix)))
+
+    def logits_fn(tokens: Tensor, wanted: Tensor) -> Tensor:
+        first, hidden = decoder.hidden(prefix, tokens, lengths)
+        logits = prefix.head.given(first).all_logits(hidden)
+        for part in (decoder.lm.logits(first), logits):
+            part.softmax(dim=-1)
+        return logits[wanted]
+
+    return logits_fn

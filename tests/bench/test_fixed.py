@@ -11,9 +11,8 @@ import torch
 
 from espnet_llada.baseline.autoregressive import beam_search
 from espnet_llada.bench.fixed import FixedPasses, StaticGreedy, fixed
-from espnet_llada.bench.ways import Way
+from espnet_llada.bench.ways import Way, plain
 from espnet_llada.build import build_model
-from espnet_llada.core.recognizer import Stages
 from espnet_llada.inference.options import DecodingOptions, make_options
 from espnet_llada.inference.recognizer import Transcriber
 from espnet_llada.networks.backbone import OutputHead
@@ -98,10 +97,6 @@ def recognise(way: Way, options: DecodingOptions, *seconds) -> list[tuple]:
     run = Transcriber(way.model, options, stages=way.stages)
     found = run(speech(*seconds), [str(i) for i in range(len(seconds))])
     return [(h.token_ids, h.passes) for h in found]
-
-
-def plain(model) -> Way:
-    return Way(model, Stages(model.encode))
 
 
 @pytest.mark.gpu
