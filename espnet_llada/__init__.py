@@ -13,8 +13,8 @@ import importlib
 __version__ = "0.1.0"
 
 _LAZY = {
-    "Speech2Text": "espnet_llada.espnet.inference",
-    "Deliberator": "espnet_llada.espnet.inference",
+    "Speech2Text": "espnet_llada.inference.api",
+    "Deliberator": "espnet_llada.inference.api",
     "UserError": "espnet_llada.types",
 }
 

@@ -1,37 +1,28 @@
-"""Composes models from the sections of a train YAML, and what goes beyond the paper.
+"""Composes models from the sections of a train YAML.
 
-The one file that knows core and extensions by name. An extension is imported when a
-config, or the options of a decoding, ask for it.
+The one file that knows core and extensions of training by name. An extension is
+imported when a config asks for it.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from functools import partial
-from importlib import import_module
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
 from typing import Annotated, Any, Literal
 
 import torch
 from msgspec import Meta, Struct
-from torch import Tensor, nn
+from torch import nn
 
-from espnet_llada.core.canvas import Canvas
-from espnet_llada.core.masking import LogitsFn, Plan
 from espnet_llada.core.model import LMDecoder, WhisperLLM
 from espnet_llada.core.objective import LOSSES, Objective
-from espnet_llada.core.options import SamplerOptions
-from espnet_llada.core.prefix import AudioPrefix, LinearPrefix, Prefix
+from espnet_llada.core.prefix import AudioPrefix, LinearPrefix
 from espnet_llada.core.qformer import LinearProjection
-from espnet_llada.core.recognizer import Batch, DecodingHook, MakeHook
-from espnet_llada.core.sampler import MakePlan, SamplerResult
 from espnet_llada.io import weights
-from espnet_llada.io.schema import Dtype, OptionsOf, check_options, checked
+from espnet_llada.io.schema import Dtype, OptionsOf, check_options, checked, named
+from espnet_llada.networks.backbone import Backbone
 from espnet_llada.networks.encoder import WhisperEncoder
-from espnet_llada.networks.lm.backbone import Backbone
-from espnet_llada.networks.lm.lora import LoraOptions, add_lora
-from espnet_llada.networks.lm.tokenizer import CASES, LMTokenizer
-from espnet_llada.networks.random import RowRandom
+from espnet_llada.networks.tokenizer import CASES, LMTokenizer
 from espnet_llada.types import UserError
 
 ENCODER, POSTENCODER = "whisper_frozen", "window_qformer"
@@ -43,36 +34,11 @@ POSTENCODERS = {
 ATTENTION = {"llada": "bidirectional", "llama": "causal"}
 """Our names in ESPnet2's ``encoder``, ``postencoder`` and ``decoder`` choices."""
 
-EXTENSIONS = {
-    "draft_refinement": "espnet_llada.extensions.draft_refinement",
-    "canvas_size": "espnet_llada.extensions.canvas_size",
-    "mask_ctc": "espnet_llada.extensions.mask_ctc",
-    "confidence": "espnet_llada.extensions.confidence",
-    "placeholders": "espnet_llada.extensions.placeholders",
-    "joint": "espnet_llada.extensions.joint_decoding",
-    "rescoring": "espnet_llada.extensions.rescoring",
-    "block_cache": "espnet_llada.extensions.lm_cache",
-}
-"""Of decoding, by the names of their options, in the order in which they act. Each has
-``Options``, a dataclass, and ``Hook``, a ``DecodingHook``."""
 
-_WITHOUT_AUDIO = ("block_cache",)
-
-
-def named(place: str) -> Any:
-    """What ``module:name`` says.
-
-    Raises:
-        UserError: this installation lacks the module.
-    """
-    module, _, name = place.partition(":")
-    try:
-        return getattr(import_module(module), name)
-    except ModuleNotFoundError as e:
-        raise UserError(
-            f"{name}: this installation of espnet_llada lacks {module}; install it "
-            "whole"
-        ) from e
+_LORA = OptionsOf("espnet_llada.networks.lora:LoraOptions")
+_CTC = OptionsOf("espnet_llada.extensions.ctc:Options")
+_POSTERIOR = OptionsOf("espnet_llada.extensions.posterior_prefix.prefix:Options")
+_SCORER = OptionsOf("espnet_llada.extensions.whisper_scorer.network:Options")
 
 
 def build_encoder(
@@ -99,7 +65,7 @@ def build_encoder(
 
 @dataclass(frozen=True)
 class DecoderConf:
-    """``decoder_conf``; the last four are extensions.
+    """``decoder_conf``, as far as the paper goes.
 
     Attributes:
         lm: name or directory of the LM (see ``espnet_llada.io.weights``).
@@ -113,6 +79,29 @@ class DecoderConf:
         loss, max_eos_padding: see ``core.objective.noisy_canvas``; masked diffusion.
         compile_layers: training runs the layers of encoder, Q-Former and LM by
             torch.compile (``compile_layers``); for a GPU.
+    """
+
+    lm: str = "smollm2-135m"
+    lora: Annotated[Mapping[str, Any], _LORA] | None = None
+    train_lm: bool = False
+    dtype: Dtype = "float32"
+    prompt: str = "Transcribe the audio:"
+    chat_template: bool = True
+    text_case: Literal[CASES] = "lower"
+    loss: Literal[LOSSES] = "llada"
+    max_eos_padding: Annotated[int, Meta(ge=0, le=8192)] = 32
+    compile_layers: bool = False
+
+    def __post_init__(self) -> None:
+        if self.lora is not None and self.train_lm:
+            raise UserError("train_lm: true leaves nothing to lora; set one of them")
+
+
+@dataclass(frozen=True)
+class ExtensionConf:
+    """``decoder_conf``, as far as it goes beyond the paper.
+
+    Attributes:
         ctc: a loss over the LM's tokens, on the adapter's vectors.
         posterior_prefix: the audio as mixtures of the LM's own embeddings, for
             ``postencoder: whisper_qformer`` and an LM with Whisper's tokens.
@@ -122,45 +111,34 @@ class DecoderConf:
             once, not in every pass. A causal LM's do not in any case.
     """
 
-    lm: str = "smollm2-135m"
-    lora: Annotated[Mapping[str, Any], OptionsOf(LoraOptions)] | None = None
-    train_lm: bool = False
-    dtype: Dtype = "float32"
-    prompt: str = "Transcribe the audio:"
-    chat_template: bool = True
-    text_case: Literal[CASES] = "lower"
-    loss: Literal[LOSSES] = "llada"
-    max_eos_padding: Annotated[int, Meta(ge=0, le=8192)] = 32
-    compile_layers: bool = False
-    ctc: (
-        Annotated[Mapping[str, Any], OptionsOf("espnet_llada.extensions.ctc:Options")]
-        | None
-    ) = None
-    posterior_prefix: (
-        Annotated[
-            Mapping[str, Any],
-            OptionsOf("espnet_llada.extensions.posterior_prefix.prefix:Options"),
-        ]
-        | None
-    ) = None
-    whisper_scorer: (
-        Annotated[
-            Mapping[str, Any],
-            OptionsOf("espnet_llada.extensions.whisper_scorer.network:Options"),
-        ]
-        | None
-    ) = None
+    ctc: Annotated[Mapping[str, Any], _CTC] | None = None
+    posterior_prefix: Annotated[Mapping[str, Any], _POSTERIOR] | None = None
+    whisper_scorer: Annotated[Mapping[str, Any], _SCORER] | None = None
     cached_prefix: bool = False
 
     def __post_init__(self) -> None:
-        if self.lora is not None and self.train_lm:
-            raise UserError("train_lm: true leaves nothing to lora; set one of them")
         if self.whisper_scorer is not None and self.posterior_prefix is None:
             raise UserError("whisper_scorer needs posterior_prefix; add it")
 
 
+def read_conf(given: Mapping[str, Any] | None) -> tuple[DecoderConf, ExtensionConf]:
+    """A ``decoder_conf``, in its two parts.
+
+    Raises:
+        UserError: options that exclude one another.
+    """
+    own = {f.name for f in fields(ExtensionConf)}
+    parts = {True: {}, False: {}}
+    for name, value in (given or {}).items():
+        parts[name in own][name] = value
+    return DecoderConf(**parts[False]), ExtensionConf(**parts[True])
+
+
 def decoder_parts(
-    width: int, attention: str, whisper: weights.Weights | None, conf: DecoderConf
+    width: int,
+    attention: str,
+    whisper: weights.Weights | None,
+    given: Mapping[str, Any] | None,
 ) -> tuple[dict[str, Any], weights.Weights]:
     """What ``LMDecoder`` is made of, and the LM's weights.
 
@@ -169,28 +147,31 @@ def decoder_parts(
         attention: ``bidirectional`` (LLaDA, masked diffusion) or ``causal`` (LLaMA).
         whisper: the adapter's, or else the encoder's, whose tokens and whose decoder
             extensions read; None where neither is one.
-        conf: see there.
+        given: ``decoder_conf``.
 
     Raises:
         UserError: weights or options that do not fit.
     """
+    conf, more = read_conf(given)
     resolved = weights.resolve(conf.lm, "lm")
     tokenizer = LMTokenizer(resolved.path, conf.text_case)
     dtype = getattr(torch, conf.dtype)
     lm = Backbone.from_pretrained(resolved.path, attention, tokenizer.mask_id, dtype)
     if conf.lora is not None:
+        from espnet_llada.networks.lora import LoraOptions, add_lora
+
         add_lora(lm.body, LoraOptions(**conf.lora))
     elif conf.train_lm:
         lm.train_layers()
     parts = {
         "lm": lm,
-        "audio_prefix": _audio_prefix(width, lm, whisper, resolved, conf),
+        "audio_prefix": _audio_prefix(width, lm, whisper, resolved, more),
         "tokenizer": tokenizer,
         "prompt_ids": tokenizer.prompt(conf.prompt, conf.chat_template),
         "objective": Objective(conf.loss, conf.max_eos_padding),
         "compiles": conf.compile_layers,
     }
-    if conf.cached_prefix:
+    if more.cached_prefix:
         parts["prefix_attends"] = False
         parts["passes"] = named("espnet_llada.extensions.lm_cache:CachedPasses")
     return parts, resolved
@@ -201,7 +182,7 @@ def _audio_prefix(
     lm: Backbone,
     whisper: weights.Weights | None,
     resolved: weights.Weights,
-    conf: DecoderConf,
+    conf: ExtensionConf,
 ) -> AudioPrefix:
     ctc = conf.ctc
     if ctc is not None:
@@ -257,16 +238,24 @@ def check_config(config: Mapping[str, Any], where: object) -> None:
         UserError: names the section, the key, and what fits.
     """
     sections = checked(dict(config), _Sections, where)
-    takes = {
-        "encoder": build_encoder if sections.encoder == ENCODER else None,
-        "postencoder": sections.postencoder in POSTENCODERS
-        and named(POSTENCODERS[sections.postencoder]),
-        "decoder": DecoderConf if sections.decoder in ATTENTION else None,
-    }
-    for part, constructor in takes.items():
-        if constructor:
-            given = getattr(sections, f"{part}_conf") or {}
-            check_options(given, constructor, f"{where}: {part}_conf")
+    if sections.encoder == ENCODER:
+        _check(sections.encoder_conf, build_encoder, f"{where}: encoder_conf")
+    if sections.postencoder in POSTENCODERS:
+        kind = named(POSTENCODERS[sections.postencoder])
+        _check(sections.postencoder_conf, kind, f"{where}: postencoder_conf")
+    if sections.decoder in ATTENTION:
+        both = DecoderConf, ExtensionConf
+        _check(sections.decoder_conf, both, f"{where}: decoder_conf")
+
+
+def _check(given: Mapping[str, Any] | None, kinds: Any, where: str) -> None:
+    """Options of a function; of several dataclasses, each has its own."""
+    several = kinds if isinstance(kinds, tuple) else (kinds,)
+    rest = dict(given or {})
+    for kind in several[1:]:
+        own = {f.name: rest.pop(f.name) for f in fields(kind) if f.name in rest}
+        check_options(own, kind, where)
+    check_options(rest, several[0], where)
 
 
 def whisper_of(*parts: nn.Module | None) -> weights.Weights | None:
@@ -300,7 +289,7 @@ def build_model(config: Mapping[str, Any]) -> WhisperLLM:
     postencoder = named(POSTENCODERS[config["postencoder"]])(
         encoder.d_model, **config.get("postencoder_conf") or {}
     )
-    conf = DecoderConf(**config.get("decoder_conf") or {})
+    conf = config.get("decoder_conf")
     whisper, attention = whisper_of(postencoder, encoder), ATTENTION[config["decoder"]]
     parts, lm = decoder_parts(postencoder.hidden, attention, whisper, conf)
     decoder = LMDecoder(**parts)
@@ -317,87 +306,3 @@ def is_ours(config: Mapping[str, Any]) -> bool:
         and config.get("postencoder") in POSTENCODERS
         and config.get("decoder") in ATTENTION
     )
-
-
-def make_hook(
-    decoder: LMDecoder,
-    sampler: SamplerOptions,
-    extensions: Mapping[str, Any],
-    use_audio: bool = True,
-) -> MakeHook | None:
-    """What extensions do to a decoding; None: nothing.
-
-    Args:
-        decoder: of the model.
-        sampler: the paper's options.
-        extensions: {name: its options}, of ``EXTENSIONS``; other names are passed over.
-        use_audio: whether the LM is shown any.
-
-    Raises:
-        UserError: an extension does not fit the model, or another option.
-    """
-    kinds = []
-    for name, module in EXTENSIONS.items():
-        if name not in extensions:
-            continue
-        if not use_audio and name not in _WITHOUT_AUDIO:
-            raise UserError(
-                f"{name}: without audio there is nothing to ask; leave it out"
-            )
-        kind = named(f"{module}:Hook")
-        kind.check(extensions[name], decoder, sampler, extensions)
-        kinds.append(partial(kind, extensions[name]))
-    if not kinds:
-        return None
-
-    def make(decoder: LMDecoder, sampler: SamplerOptions, batch: Batch) -> _Chain:
-        given = decoder, sampler, batch
-        return _Chain([kind(*given) for kind in kinds], *given)
-
-    return make
-
-
-class _Chain(DecodingHook):
-    """Several hooks, one after the other."""
-
-    def __init__(self, hooks: Sequence[DecodingHook], *given: Any):
-        super().__init__(None, *given)
-        self._hooks = hooks
-
-    def open(self, prefix: Prefix, canvas: Canvas) -> tuple[Prefix, Canvas]:
-        for hook in self._hooks:
-            prefix, canvas = hook.open(prefix, canvas)
-        return prefix, canvas
-
-    def plan(
-        self, make: MakePlan, logits_fn: LogitsFn, canvas: Canvas, random: RowRandom
-    ) -> Plan:
-        for hook in self._hooks:
-            make = partial(hook.plan, make)
-        return make(logits_fn, canvas, random)
-
-    def passes(self, prefix: Prefix, lengths: Tensor) -> LogitsFn | None:
-        found = (hook.passes(prefix, lengths) for hook in self._hooks)
-        return next((passes for passes in found if passes is not None), None)
-
-    def process(
-        self, tokens: Tensor, masked: Tensor, log_probs: Tensor
-    ) -> tuple[Tensor, Tensor | None]:
-        first = None
-        for hook in self._hooks:
-            log_probs, settled = hook.process(tokens, masked, log_probs)
-            if settled is not None:
-                first = settled if first is None else first | settled
-        return log_probs, first
-
-    def next_token(
-        self, rows: Sequence[int], texts: Sequence[Sequence[int]]
-    ) -> Tensor | None:
-        found = [hook.next_token(rows, texts) for hook in self._hooks]
-        found = [values for values in found if values is not None]
-        return sum(found) if found else None
-
-    def accept(self, canvas: Canvas, result: SamplerResult) -> SamplerResult:
-        for hook in self._hooks:
-            result = hook.accept(canvas, result)
-        return result

@@ -25,14 +25,14 @@ from espnet_llada.build import WhisperLLM
 from espnet_llada.core.options import SamplerOptions
 from espnet_llada.inference.batches import Utterance, read_first_pass
 from espnet_llada.inference.decode_dir import DecodeDir
-from espnet_llada.inference.decode_file import job_options
 from espnet_llada.inference.loading import find_model, load_model
+from espnet_llada.inference.options import job_options
 from espnet_llada.io import feature_cache
 from espnet_llada.io.checkpoint import trained_state
 from espnet_llada.io.kaldi.table import read_scp, read_text
 from espnet_llada.networks.encoder import WhisperEncoder
-from espnet_llada.networks.lm.loading import load_llama
-from espnet_llada.networks.lm.tokenizer import LMTokenizer
+from espnet_llada.networks.llama_files import load_llama
+from espnet_llada.networks.tokenizer import LMTokenizer
 from espnet_llada.networks.whisper_file import open_whisper
 from espnet_llada.recipe.options import Options, parse_options
 from espnet_llada.release.checkpoint import read_release

@@ -13,11 +13,12 @@ import pytest
 
 from espnet_llada import Deliberator, Speech2Text
 from espnet_llada.core.options import STRATEGIES
-from espnet_llada.inference.decode_file import PROFILES, make_options, model_options
 from espnet_llada.inference.loading import find_model, load_model
+from espnet_llada.inference.options import PROFILES, make_options, model_options
 from espnet_llada.inference.recognizer import make_recognizer
 from espnet_llada.io.audio.reading import load_audio
-from espnet_llada.io.weights import MARKER, cache_dir
+from espnet_llada.io.files import cache_dir
+from espnet_llada.io.weights import MARKER
 from espnet_llada.io.weights.assets import MINI
 
 WEIGHTS = MINI / "llada/model.safetensors"

@@ -12,7 +12,7 @@ import pytest
 
 from espnet_llada.extensions.posterior_prefix.mixture import TOKENS_FILE
 from espnet_llada.io.weights.assets import MINI
-from espnet_llada.networks.lm.tokenizer import LMTokenizer
+from espnet_llada.networks.tokenizer import LMTokenizer
 
 RECIPE = Path(__file__).parents[1] / "egs2/librispeech/asr_llada"
 TRANSCRIPTS = sorted((RECIPE / "mini/LibriSpeech").rglob("*.trans.txt"))

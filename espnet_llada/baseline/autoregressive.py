@@ -14,7 +14,7 @@ from torch.nn.utils.rnn import pad_sequence
 from espnet_llada.core.model import LMDecoder, last_valid
 from espnet_llada.core.prefix import Prefix
 from espnet_llada.core.sampler import SamplerResult
-from espnet_llada.networks.lm.cache import KVCache
+from espnet_llada.networks.cache import KVCache
 
 NextToken = Callable[[Sequence[int], Sequence[Sequence[int]]], Tensor | None]
 """Rows of the batch and a text of each, N of them -> (N, V), what to add to the

@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from espnet_llada.io.audio.reading import split_long
+from espnet_llada.io.waveform import split_long
 from espnet_llada.networks.device import check_device
 from espnet_llada.networks.whisper_file import open_whisper
 from espnet_llada.types import Hypothesis, UserError

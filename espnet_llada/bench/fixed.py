@@ -20,7 +20,7 @@ from espnet_llada.core.prefix import Prefix
 from espnet_llada.core.recognizer import Recognizer
 from espnet_llada.core.sampler import SamplerResult
 from espnet_llada.extensions.posterior_prefix.listening import Listening
-from espnet_llada.networks.lm.llama import run_layer
+from espnet_llada.networks.llama import run_layer
 from espnet_llada.types import UserError
 
 _MULTIPLE = 8

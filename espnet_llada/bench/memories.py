@@ -14,8 +14,8 @@ from espnet_llada.bench.static_cache import StaticKVCache
 from espnet_llada.core.decoder import LMDecoder, last_valid
 from espnet_llada.core.prefix import Prefix
 from espnet_llada.core.sampler import SamplerResult
-from espnet_llada.networks.lm.backbone import Backbone, additive_mask
-from espnet_llada.networks.lm.llama import Llama
+from espnet_llada.networks.backbone import Backbone, additive_mask
+from espnet_llada.networks.llama import Llama
 
 
 def _hidden(body: Llama, run, embeds, mask, positions, caches) -> Tensor:

@@ -15,7 +15,7 @@ from torch import nn
 from espnet_llada.build import POSTENCODER, WhisperLLM
 from espnet_llada.core.decoder import LMDecoder
 from espnet_llada.core.projection import LinearProjection
-from espnet_llada.networks.lm.llama import Rotary
+from espnet_llada.networks.llama import Rotary
 from espnet_llada.plan.meta_model import PROMPT_TOKENS, Network, build
 from espnet_llada.types import SpecialTokens, UserError
 

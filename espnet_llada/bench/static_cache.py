@@ -5,8 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from espnet_llada.networks.lm.cache import KVCache
-from espnet_llada.networks.lm.llama import LlamaConfig
+from espnet_llada.networks.cache import KVCache
+from espnet_llada.networks.llama import LlamaConfig
 
 
 class StaticKVCache:

@@ -24,8 +24,7 @@ from espnet_llada.bin.decoding import (
 from espnet_llada.bin.options import OfKind, OptionParser, run_main, str2bool
 from espnet_llada.inference.batches import Utterance, decode_all, read_first_pass
 from espnet_llada.inference.decode_dir import DecodeDir, identity_of
-from espnet_llada.inference.decode_file import job_options, task_of
-from espnet_llada.inference.options import DecodingOptions
+from espnet_llada.inference.options import DecodingOptions, job_options, task_of
 from espnet_llada.io.kaldi.table import read_recordings, read_table
 from espnet_llada.io.schema import Count, Natural
 from espnet_llada.types import UserError
@@ -179,12 +178,11 @@ def _recognizer(
     options: DecodingOptions,
     model: tuple[str | Path, str | Path],
 ):
-    from espnet_llada.espnet.inference import build_with_espnet
     from espnet_llada.inference.loading import load_model
     from espnet_llada.inference.recognizer import Transcriber
 
     device = "cuda" if args.ngpu > 0 else "cpu"
-    loaded = load_model(*model, load_options(args, device), build_with_espnet)
+    loaded = load_model(*model, load_options(args, device))
     return Transcriber(loaded, options, args.use_audio, args.output_case)
 
 

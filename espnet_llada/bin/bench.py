@@ -14,7 +14,7 @@ from msgspec import Meta
 
 from espnet_llada.bin.options import OfKind, OptionParser, run_main
 from espnet_llada.bin.sweep import add_row_options, place_of, read_rows
-from espnet_llada.io.data_file import write_text
+from espnet_llada.io.files import write_text
 from espnet_llada.io.schema import Count
 from espnet_llada.types import UserError, check_writable
 

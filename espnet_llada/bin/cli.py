@@ -27,7 +27,7 @@ from espnet_llada.inference.batches import (
     decode_all,
     read_first_pass,
 )
-from espnet_llada.inference.decode_file import job_options
+from espnet_llada.inference.options import job_options
 from espnet_llada.io.kaldi.table import normal_id
 from espnet_llada.io.schema import Count
 from espnet_llada.types import UserError, check_not_read, check_writable, open_stream
@@ -195,7 +195,6 @@ def _run(
 ) -> int:
     _check(args, utterances)
     from espnet_llada.bin import transcripts
-    from espnet_llada.espnet.inference import build_with_espnet
     from espnet_llada.inference.loading import find_model, load_model
     from espnet_llada.inference.recognizer import Transcriber
 
@@ -205,7 +204,7 @@ def _run(
     def decode(todo: Sequence[Utterance]) -> Iterator[Outcome]:
         if not todo:
             return iter(())
-        model = load_model(*files, load_options(args, args.device), build_with_espnet)
+        model = load_model(*files, load_options(args, args.device))
         recognizer = Transcriber(model, options, use_audio, args.output_case)
         return _progress(decode_all(recognizer, todo, args.batch_size), len(todo))
 

@@ -97,7 +97,7 @@ def _convert_layout(args: argparse.Namespace, output: Path) -> bool:
 
     from espnet_llada.io import weights
     from espnet_llada.io.weights.conversion import convert_once, describe
-    from espnet_llada.networks.lm.export import export_llama
+    from espnet_llada.networks.llama_export import export_llama
     from espnet_llada.networks.whisper_export import export_encoder
 
     kind, export = ("lm", export_llama) if args.lm else ("whisper", export_encoder)

@@ -27,7 +27,7 @@ def add_decoding_options(
     """The paper's options, and those of extensions when they are asked for.
 
     An option that is not given is not in the namespace, so that the model may decide
-    (see ``inference.decode_file``).
+    (see ``inference.options``).
 
     Args:
         parser: the options are added here.

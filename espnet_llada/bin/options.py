@@ -13,7 +13,7 @@ from typing import Annotated, Any, get_args, get_origin
 from msgspec import Meta
 
 from espnet_llada.bin import process
-from espnet_llada.io.data_file import read_yaml
+from espnet_llada.io.files import read_yaml
 from espnet_llada.io.malloc import keep_freed_memory
 from espnet_llada.io.schema import checked
 from espnet_llada.types import UserError, nearest, os_reason

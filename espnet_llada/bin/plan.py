@@ -11,7 +11,7 @@ from typing import Annotated, Any
 from msgspec import Meta
 
 from espnet_llada.bin.options import OfKind, OptionParser, run_main
-from espnet_llada.io.data_file import read_yaml
+from espnet_llada.io.files import read_yaml
 from espnet_llada.io.schema import checked
 from espnet_llada.plan.architectures import GPUS
 from espnet_llada.types import UserError
@@ -86,10 +86,10 @@ def make_plan(args: argparse.Namespace) -> dict[str, Any]:
         raise UserError(f"--gpu {args.gpu}: known are {', '.join(GPUS)}")
     config = read_yaml(args.train_config)
     training = checked(config, estimate.Training, args.train_config)
-    data = args.num_gpus, args.hours_of_audio, args.seconds
+    data = args.hours_of_audio, args.seconds
     try:
         network = meta_model.build(config)
-        timing = estimate.schedule(training, *data)
+        timing = estimate.schedule(training, args.num_gpus, *data)
     except UserError as e:
         raise UserError(f"{args.train_config}: {e}") from e
     gpu = GPUS[args.gpu]
@@ -115,9 +115,7 @@ def make_plan(args: argparse.Namespace) -> dict[str, Any]:
         "flops_total": total_work,
         "schedule": timing,
         "mfu": args.mfu,
-        "hours": estimate.hours_of(
-            sum(work.values()), timing["iterations"], gpu, args.mfu
-        ),
+        "hours": estimate.hours_of(total_work, timing["iterations"], gpu, args.mfu),
         "checkpoint_bytes": {
             "N epoch.pth": trained * estimate.FP32,
             "checkpoint.pth": trained * estimate.FP32 * 3,

@@ -17,7 +17,7 @@ from typing import Any, BinaryIO, TextIO
 from espnet_llada.bin.process import say
 from espnet_llada.inference.batches import Outcome, Utterance
 from espnet_llada.inference.decode_dir import DecodeDir, identity_of
-from espnet_llada.io.data_file import write_text
+from espnet_llada.io.files import write_text
 from espnet_llada.types import UserError, os_reason
 
 Decode = Callable[[Sequence[Utterance]], Iterator[Outcome]]

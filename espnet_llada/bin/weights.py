@@ -69,7 +69,7 @@ def main(cmd: list[str] | None = None) -> int:
 
 def _verify(names: list[str]) -> int:
     """A line for each file; a damaged one does not hide the next."""
-    from espnet_llada.io.weights.digests import verify
+    from espnet_llada.io.weights import verify
 
     damaged = 0
     for file in _files(names):
@@ -84,7 +84,7 @@ def _verify(names: list[str]) -> int:
 
 
 def _files(names: list[str]) -> Iterator[Path]:
-    from espnet_llada.io.cache import cache_dir
+    from espnet_llada.io.files import cache_dir
 
     places = [p for n in names for p in _places(n)] if names else [MINI, cache_dir()]
     for place in places:
@@ -95,25 +95,22 @@ def _files(names: list[str]) -> Iterator[Path]:
 
 
 def _weights_below(directory: Path) -> list[Path]:
-    from espnet_llada.io.checksums import checksum_file
-    from espnet_llada.io.weights.digests import WEIGHT_SUFFIXES
+    from espnet_llada.io.files import checksum_file
+    from espnet_llada.io.weights import WEIGHT_SUFFIXES
 
-    files = [
+    found = [(f, f.relative_to(directory).parts) for f in directory.rglob("*")]
+    return sorted(
         f
-        for f in sorted(directory.rglob("*"))
-        if f.suffix in WEIGHT_SUFFIXES or checksum_file(f).is_file()
-    ]
-    # What another process is just making has a dot before its name.
-    return [f for f in files if not _is_hidden(f.relative_to(directory))]
-
-
-def _is_hidden(path: Path) -> bool:
-    return any(part.startswith(".") for part in path.parts)
+        for f, parts in found
+        # What another process is just making has a dot before its name.
+        if not any(part.startswith(".") for part in parts)
+        and (f.suffix in WEIGHT_SUFFIXES or checksum_file(f).is_file())
+    )
 
 
 def _places(name: str) -> Iterable[Path]:
     from espnet_llada.inference.loading import places_of
-    from espnet_llada.io.cache import cache_dir
+    from espnet_llada.io.files import cache_dir
 
     if name not in ASSETS:
         found = list(places_of(name))

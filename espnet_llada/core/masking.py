@@ -15,7 +15,7 @@ from torch import Tensor
 
 from espnet_llada.core.canvas import Canvas, places_of
 from espnet_llada.core.options import SamplerOptions
-from espnet_llada.networks.random import RowRandom
+from espnet_llada.networks.rows import RowRandom
 from espnet_llada.types import SpecialTokens
 
 LogitsFn = Callable[[Tensor, Tensor], Tensor]

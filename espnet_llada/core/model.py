@@ -17,10 +17,9 @@ from espnet_llada.core.objective import (
     noisy_canvas,
 )
 from espnet_llada.core.prefix import AudioPrefix, Prefix, Prompt
-from espnet_llada.networks.lm.backbone import Backbone, OutputHead
-from espnet_llada.networks.lm.lora import merge_lora
-from espnet_llada.networks.lm.tokenizer import LMTokenizer
-from espnet_llada.networks.loss import Loss
+from espnet_llada.networks.backbone import Backbone, OutputHead
+from espnet_llada.networks.rows import Loss
+from espnet_llada.networks.tokenizer import LMTokenizer
 from espnet_llada.types import SpecialTokens
 
 
@@ -146,8 +145,11 @@ class LMDecoder(nn.Module):
         return drawn.tolist()
 
     def merge_lora(self) -> None:
-        """Fold LoRA into the LM for decoding; see ``networks.lm.lora.merge_lora``."""
-        merge_lora(self.lm.body)
+        """Fold LoRA, if there is any, into the LM; see ``networks.lora.merge_lora``."""
+        if any("lora_" in name for name, _ in self.lm.named_parameters()):
+            from espnet_llada.networks.lora import merge_lora
+
+            merge_lora(self.lm.body)
 
     def encode_texts(self, texts: Sequence[str]) -> list[list[int]]:
         """Token ids of transcripts, in the LM's text case, without EOS."""

@@ -11,9 +11,7 @@ import torch.nn.functional as F
 from msgspec import Meta
 from torch import Tensor
 
-from espnet_llada.networks.lm.head import logits_nll
-from espnet_llada.networks.loss import Loss
-from espnet_llada.networks.random import RowRandom
+from espnet_llada.networks.rows import Loss, RowRandom
 from espnet_llada.types import SpecialTokens
 
 LOSSES = ("llada", "flat", "release")
@@ -130,7 +128,7 @@ def diffusion_loss(hidden: Tensor, canvas: NoisyCanvas, loss: str, nll: NLL) -> 
 
 
 def causal_loss(
-    hidden: Tensor, text: Tensor, lengths: Tensor, eos: int, nll: NLL = logits_nll
+    hidden: Tensor, text: Tensor, lengths: Tensor, eos: int, nll: NLL
 ) -> Loss:
     """Cross-entropy of transcripts (B, T) and EOS, mean over tokens.
 

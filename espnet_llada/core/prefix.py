@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from espnet_llada.core.objective import Targets
 from espnet_llada.core.qformer import LinearProjection
-from espnet_llada.networks.lm.backbone import Backbone, OutputHead, counted
+from espnet_llada.networks.backbone import Backbone, OutputHead, counted
 from espnet_llada.types import SpecialTokens
 
 

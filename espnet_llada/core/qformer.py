@@ -14,8 +14,7 @@ from msgspec import Meta
 from torch import Tensor, nn
 
 from espnet_llada.io.schema import Layers, Share, Width
-from espnet_llada.networks.bert import EPS, BertLayer
-from espnet_llada.networks.windows import WindowLayers, cut_windows
+from espnet_llada.networks.windows import EPS, BertLayer, WindowLayers, cut_windows
 from espnet_llada.types import UserError
 
 _LARGEST = 1 << 30

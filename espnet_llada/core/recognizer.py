@@ -18,8 +18,8 @@ from espnet_llada.core.model import LMDecoder
 from espnet_llada.core.options import SamplerOptions
 from espnet_llada.core.prefix import Prefix
 from espnet_llada.core.sampler import MakePlan, OnPass, SamplerResult, sample
-from espnet_llada.io.audio.reading import split_long
-from espnet_llada.networks.random import RowRandom
+from espnet_llada.io.waveform import split_long
+from espnet_llada.networks.rows import RowRandom
 
 
 def seed_of(utt_id: str, seed: int) -> int:

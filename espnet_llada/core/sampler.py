@@ -20,7 +20,7 @@ from espnet_llada.core.masking import (
     make_plan,
 )
 from espnet_llada.core.options import SamplerOptions
-from espnet_llada.networks.random import RowRandom
+from espnet_llada.networks.rows import RowRandom
 from espnet_llada.types import SpecialTokens
 
 

@@ -17,8 +17,8 @@ from espnet2.train.dataset import AbsDataset, ESPnetDataset
 from torch import Tensor
 
 from espnet_llada.espnet import lockstep
+from espnet_llada.espnet.bad_utterances import LIMIT, BadUtterances, check
 from espnet_llada.io.audio.reading import load_audio
-from espnet_llada.io.bad_utterances import LIMIT, BadUtterances, check
 from espnet_llada.io.kaldi.archive import read_entry
 from espnet_llada.io.kaldi.table import read_recordings, read_scp
 from espnet_llada.types import SAMPLE_RATE, UserError

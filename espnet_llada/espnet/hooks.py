@@ -17,14 +17,14 @@ from espnet2.train.preprocessor import AbsPreprocessor
 from espnet_llada.build import (
     ATTENTION,
     POSTENCODER,
-    DecoderConf,
     check_config,
+    read_conf,
     whisper_of,
 )
 from espnet_llada.espnet.model import TOKENIZER, ESPnetLLMModel
 from espnet_llada.espnet.modules import FrozenWhisperEncoder
 from espnet_llada.io import weights
-from espnet_llada.networks.lm.tokenizer import LMTokenizer
+from espnet_llada.networks.tokenizer import LMTokenizer
 from espnet_llada.types import ESPNET_TOKENS
 
 
@@ -135,7 +135,7 @@ def _check_data(args: argparse.Namespace, encoder: Any) -> None:
 
 def text_tokenizer(args: argparse.Namespace) -> LMTokenizer:
     """The tokenizer that the decoder of this config will use."""
-    conf = DecoderConf(**args.decoder_conf or {})
+    conf, _ = read_conf(args.decoder_conf)
     return LMTokenizer(weights.resolve(conf.lm, "lm").path, conf.text_case)
 
 

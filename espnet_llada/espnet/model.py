@@ -16,7 +16,7 @@ from espnet_llada.core.model import LMDecoder
 from espnet_llada.core.objective import Targets
 from espnet_llada.espnet import lockstep
 from espnet_llada.io.checkpoint import load_trained, trained_state
-from espnet_llada.networks.loss import Loss
+from espnet_llada.networks.rows import Loss
 from espnet_llada.types import ESPNET_TOKENS, UserError
 
 _NO_WEIGHT = 1e-6

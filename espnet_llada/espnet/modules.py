@@ -13,13 +13,12 @@ from torch import Tensor
 from espnet_llada.build import (
     ATTENTION,
     POSTENCODERS,
-    DecoderConf,
     build_encoder,
     decoder_parts,
-    named,
 )
 from espnet_llada.core.model import LMDecoder
 from espnet_llada.io.feature_cache import check_scp
+from espnet_llada.io.schema import named
 from espnet_llada.io.weights import Weights
 from espnet_llada.types import UserError
 
@@ -91,7 +90,7 @@ class _ESPnetDecoder(LMDecoder, AbsDecoder):
         **conf,
     ):
         given = encoder_output_size, ATTENTION[self.kind], whisper
-        parts, lm = decoder_parts(*given, DecoderConf(**conf))
+        parts, lm = decoder_parts(*given, conf)
         super().__init__(**parts)
         self.weights = lm
 

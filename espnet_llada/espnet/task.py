@@ -34,7 +34,7 @@ from espnet_llada.espnet.hooks import uses_our_decoder
 from espnet_llada.espnet.readers import our_readers
 from espnet_llada.espnet.register import register
 from espnet_llada.espnet.trainer import LLMTrainer
-from espnet_llada.io.data_file import read_yaml
+from espnet_llada.io.files import read_yaml
 from espnet_llada.io.kaldi.table import read_table
 from espnet_llada.trust import tensors_only
 from espnet_llada.types import SAMPLE_RATE, UserError

@@ -38,7 +38,7 @@ from espnet_llada.core.recognizer import DecodingHook
 from espnet_llada.core.sampler import MakePlan
 from espnet_llada.extensions.requirements import need, need_scorer
 from espnet_llada.io.schema import Share
-from espnet_llada.networks.random import RowRandom
+from espnet_llada.networks.rows import RowRandom
 from espnet_llada.types import SpecialTokens
 
 

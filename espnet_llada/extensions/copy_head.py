@@ -6,6 +6,8 @@ one of the audio's vectors, or at none, and the tokens of that vector become mor
 probable: a shorter way for them, while the LM decides how far to trust it. The logits
 of other tokens stay as they are.
 
+Imports ``posterior_prefix.embeddings``.
+
 Source: the pointer of See et al. 2017 (arXiv 1704.04368), its mixture of probabilities
 made a product, as in log-linear fusion of acoustic and language model.
 """
@@ -19,7 +21,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from espnet_llada.extensions.posterior_prefix.embeddings import AudioEmbeddings
-from espnet_llada.networks.lm.backbone import Backbone, OutputHead
+from espnet_llada.networks.backbone import Backbone, OutputHead
 
 FLOOR = 1e-3
 """A token of this share of a vector gains log 2 times the strength."""

@@ -21,7 +21,7 @@ from msgspec import Meta
 from torch import Tensor, nn
 
 from espnet_llada.io.schema import Weight
-from espnet_llada.networks.vocabulary import at_once, scores
+from espnet_llada.networks.frozen import at_once, scores
 
 _NEVER = -1e4  # a logit; torch's CTC makes NaN of infinite ones
 

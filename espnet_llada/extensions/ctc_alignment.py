@@ -4,6 +4,8 @@ Whisper's decoder, teacher-forced along a text, prefers to stop repeating itself
 speaks into silence. A CTC aligns: it finds a text unlikely that has no word where
 something is spoken, or a word where nothing is.
 
+Imports ``extensions.ctc``.
+
 Source: the rescoring of hybrid CTC/attention recognition (Watanabe et al. 2017).
 """
 

@@ -22,8 +22,8 @@ from espnet_llada.core.masking import LogitsFn
 from espnet_llada.core.model import LMDecoder, Passes, response_places
 from espnet_llada.core.prefix import Prefix
 from espnet_llada.core.recognizer import DecodingHook
-from espnet_llada.networks.lm.backbone import Backbone, OutputHead
-from espnet_llada.networks.lm.cache import KVCache
+from espnet_llada.networks.backbone import Backbone, OutputHead
+from espnet_llada.networks.cache import KVCache
 
 
 @dataclass(frozen=True)

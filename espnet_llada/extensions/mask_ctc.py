@@ -24,7 +24,7 @@ from espnet_llada.core.sampler import MakePlan
 from espnet_llada.extensions.confidence import least_sure
 from espnet_llada.extensions.requirements import need, need_ctc
 from espnet_llada.io.schema import Share
-from espnet_llada.networks.random import RowRandom
+from espnet_llada.networks.rows import RowRandom
 
 
 @dataclass(frozen=True)

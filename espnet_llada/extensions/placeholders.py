@@ -38,7 +38,7 @@ from espnet_llada.extensions.ctc_prefix import Draft
 from espnet_llada.extensions.posterior_prefix.alignment import corrections
 from espnet_llada.extensions.requirements import need, need_scorer
 from espnet_llada.io.schema import Share
-from espnet_llada.networks.random import RowRandom
+from espnet_llada.networks.rows import RowRandom
 
 EXTRA, LOST = 0.05, 0.05
 """Errors of an imagined first pass: a word too many at a gap, a token that lacks."""

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from espnet_llada.networks.random import RowRandom
+from espnet_llada.networks.rows import RowRandom
 
 
 @dataclass(frozen=True)

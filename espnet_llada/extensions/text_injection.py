@@ -8,6 +8,8 @@ adapter of the mini models on dev speech (LOG.md of the recipe).
 
 ``confuse_tokens`` is acoustic-confusion noise on what the response already has.
 
+Imports ``posterior_prefix.embeddings``.
+
 Source: text injection as in MAESTRO (Chen et al. 2022, arXiv 2204.03409), whose
 simulated encoder outputs are posteriors here.
 """
@@ -21,7 +23,7 @@ import torch
 from torch import Tensor
 
 from espnet_llada.extensions.posterior_prefix.embeddings import AudioEmbeddings
-from espnet_llada.networks.random import RowRandom
+from espnet_llada.networks.rows import RowRandom
 
 DELETIONS = 0.02
 """Share of the tokens without a vector."""

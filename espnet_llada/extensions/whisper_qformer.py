@@ -25,7 +25,7 @@ from torch import Tensor, nn
 
 from espnet_llada.core.qformer import Queries, Window
 from espnet_llada.io import schema, weights
-from espnet_llada.networks.block import Attention, Block, Projected
+from espnet_llada.networks.encoder import Attention, Block, Projected
 from espnet_llada.networks.whisper_file import WhisperConfig, open_whisper
 from espnet_llada.networks.windows import WindowLayers, cut_windows
 from espnet_llada.types import UserError

@@ -1,18 +1,18 @@
-"""What ``Speech2Text`` and ``Deliberator`` share: loading, options, results."""
+"""``Speech2Text`` and ``Deliberator``, with ESPnet2's signature and result."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, overload
 
 import numpy as np
 import torch
 
-from espnet_llada.inference.decode_file import job_options
-from espnet_llada.inference.loading import Builder, find_model, load_model
+from espnet_llada.inference.loading import find_model, load_model
+from espnet_llada.inference.options import job_options
 from espnet_llada.inference.recognizer import Transcriber
-from espnet_llada.io.audio.reading import check_samples, load_audio
+from espnet_llada.io.waveform import check_samples
 from espnet_llada.types import Hypothesis, LoadOptions, UserError
 
 Result = list[tuple[str, list[str], list[int], Hypothesis]]
@@ -39,7 +39,6 @@ class InferenceAPI:
     """
 
     task = "decode"
-    build_foreign: Builder | None = None
 
     def __init__(
         self,
@@ -63,7 +62,7 @@ class InferenceAPI:
             )
         loading = LoadOptions(device, lm, whisper, quantize_asr_model, trust_model)
         files = asr_train_config, asr_model_file
-        model = load_model(*files, loading, type(self).build_foreign)
+        model = load_model(*files, loading)
         self.recognizer = Transcriber(model, decoding, use_audio, output_case)
 
     @classmethod
@@ -91,8 +90,75 @@ class InferenceAPI:
         ]
 
 
+class Speech2Text(InferenceAPI):
+    """Transcribes speech, as ``espnet2.bin.asr_inference.Speech2Text``.
+
+        speech2text = Speech2Text("exp/asr_x/config.yaml", "exp/asr_x/1epoch.pth")
+        text, tokens, token_int, hypothesis = speech2text(speech)[0]
+
+    The decode options are those of ``inference.options``; a model trained with
+    ``decoder: llama`` decodes greedily. ESPnet itself is imported only where the
+    model's encoder is one of ESPnet's.
+    """
+
+    @overload
+    def __call__(self, speech: Speech, utt_id: str = "utt") -> Result: ...
+    @overload
+    def __call__(
+        self, speech: Sequence[Speech], utt_id: str = "utt"
+    ) -> list[Result]: ...
+    def __call__(self, speech, utt_id="utt"):
+        """Transcribe one utterance, or a list of them as one batch.
+
+        Args:
+            speech: float32 (T,) at 16 kHz, or an audio file; or a list of those, as
+                ESPnet 202611's ``Speech2Text`` and ESPnet3's ``batch_size`` have it.
+            utt_id: decides random draws, together with ``seed``.
+
+        Returns:
+            [(text, tokens, token ids, hypothesis)]; of a list, a list of those, each
+            as if its utterance had come alone.
+        """
+        if isinstance(speech, (list, tuple)):
+            return self._run_batch(speech, utt_id, None)
+        return self._run(speech, utt_id, None)
+
+
+class Deliberator(InferenceAPI):
+    """Masks parts of a transcript and fills them in again, given the audio.
+
+    deliberate = Deliberator.from_pretrained("mini", mask_ratio=0.3)
+    text, *_ = deliberate(speech, "the quick brown fax")[0]
+    """
+
+    task = "deliberate"
+
+    def __call__(
+        self,
+        speech: np.ndarray | torch.Tensor | str | Path,
+        transcript: str,
+        utt_id: str = "utt",
+    ) -> Result:
+        """Deliberate over one utterance.
+
+        Args:
+            speech: float32 (T,) at 16 kHz, or an audio file.
+            transcript: of another recogniser; an empty one leaves only the tail's
+                positions to fill.
+            utt_id: decides the random masks, together with ``seed``.
+        """
+        if not isinstance(transcript, str) or isinstance(speech, (list, tuple)):
+            raise UserError(
+                "Deliberator takes one utterance and its transcript, a string; call it "
+                "for each of several"
+            )
+        return self._run(speech, utt_id, transcript)
+
+
 def _waveform(speech: Speech, utt_id: str) -> np.ndarray:
     if isinstance(speech, (str, Path)):
+        from espnet_llada.io.audio.reading import load_audio
+
         return load_audio(speech)
     name = f"speech of utterance {utt_id}"
     if isinstance(speech, torch.Tensor):

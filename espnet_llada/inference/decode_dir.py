@@ -19,8 +19,8 @@ from pathlib import Path
 from typing import Any, TextIO
 
 from espnet_llada.inference.batches import Outcome, Utterance
-from espnet_llada.io.data_file import read_json, write_json
-from espnet_llada.io.weights.digests import cached_sha256
+from espnet_llada.io.files import read_json, write_json
+from espnet_llada.io.weights import cached_sha256
 from espnet_llada.types import UserError, atomic_write
 
 FILES = ("text", "token", "token_int", "score", "passes", "seconds")

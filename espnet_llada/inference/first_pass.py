@@ -11,8 +11,8 @@ import unicodedata
 from collections.abc import Iterator
 from functools import lru_cache
 
-from espnet_llada.networks.lm.tokenizer import LMTokenizer, to_case
-from espnet_llada.scoring.align import align
+from espnet_llada.alignment import align
+from espnet_llada.networks.tokenizer import LMTokenizer, to_case
 
 _APOSTROPHES = str.maketrans(dict.fromkeys("\u2018\u2019\u02bc\uff07", "'"))
 _NOT_SPOKEN = re.compile(r"<[^<>]*>|[^\w']+|_")

@@ -5,23 +5,23 @@ from __future__ import annotations
 import contextlib
 import re
 import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 from torch import nn
 
-from espnet_llada.build import ATTENTION, ENCODER, build_model, check_config, is_ours
-from espnet_llada.io.cache import cache_dir
+from espnet_llada.build import (
+    ATTENTION,
+    ENCODER,
+    build_model,
+    check_config,
+    is_ours,
+)
 from espnet_llada.io.checkpoint import load_trained, read_state
-from espnet_llada.io.data_file import read_yaml
-from espnet_llada.io.model_dir import write_model
-from espnet_llada.io.packed import own_paths, packed_files, unpack
+from espnet_llada.io.files import cache_dir, read_yaml
+from espnet_llada.io.schema import named
 from espnet_llada.io.weights import from_hub
-from espnet_llada.io.weights.assets import MINI
-from espnet_llada.networks.device import check_device, device_problem
-from espnet_llada.networks.quantize import check_quantizable, quantized
-from espnet_llada.trust import check_parts, tensors_only
 from espnet_llada.types import LoadOptions, UserError, local_path, nearest
 
 MODEL_FILES = (
@@ -39,17 +39,19 @@ HUB_FILES = ("*.yaml", "*.safetensors", "*.pth", "*.npz")
 """What is fetched of a model on the hub: no code. ``.pth`` is read as tensors only,
 ``.npz`` without pickles, and what a config may name is in ``trust``."""
 
-TAGS = {"mini": MINI}
+TAGS = {"mini": Path(__file__).parents[1] / "mini"}
 """The models that come with this package."""
 
-Builder = Callable[[Mapping[str, Any]], nn.Module]
+FOREIGN = "espnet_llada.espnet.inference:build_with_espnet"
+"""Builds a model whose encoder is ESPnet's; imported when there is one."""
+
+_PACK = "meta.yaml"  # in a directory that ESPnet has packed
 
 
 def load_model(
     train_config: str | Path,
     model_file: str | Path,
     options: LoadOptions | None = None,
-    build_foreign: Builder | None = None,
 ) -> nn.Module:
     """Build a model, fill in its trained tensors and merge LoRA.
 
@@ -57,43 +59,46 @@ def load_model(
         train_config: config.yaml of the training.
         model_file: checkpoint of the trained tensors.
         options: see there.
-        build_foreign: builds a model whose encoder is not ours (ESPnet's).
 
     Raises:
         UserError: a file is missing or does not fit; the message names it.
     """
     options = options or LoadOptions()
-    check_quantizable(options)
-    check_device(options.device)
+    if options.quantize_asr_model:
+        from espnet_llada.networks.quantize import check_quantizable, quantized
+
+        check_quantizable(options)
+    if options.device != "cpu":
+        from espnet_llada.networks.device import check_device
+
+        check_device(options.device)
     config = read_train_config(train_config)
     state = read_state(model_file)  # cheap, so a wrong path is told before the LM loads
     config = _with_frozen(config, train_config, options.lm, options.whisper)
     if is_ours(config):
         model = build_model(config)
-    elif build_foreign is not None:
-        model = _foreign(build_foreign, config, train_config, options.trust_model)
     else:
-        raise UserError(
-            f"{train_config}: its encoder is ESPnet's own; use espnet_llada.Speech2Text"
-        )
+        model = _foreign(config, train_config, options.trust_model)
     load_trained(model, state, str(model_file))
     model.decoder.merge_lora()
     try:
         model = model.to(options.device).eval()
     except RuntimeError as e:
+        from espnet_llada.networks.device import device_problem
+
         raise UserError(device_problem(options.device, e)) from e
     return quantized(model) if options.quantize_asr_model else model
 
 
-def _foreign(
-    build: Builder, config: Mapping[str, Any], source: str | Path, trusted: bool
-) -> nn.Module:
+def _foreign(config: Mapping[str, Any], source: str | Path, trusted: bool) -> nn.Module:
+    from espnet_llada.trust import check_parts, tensors_only
+
     if not trusted:
         check_parts(config, source)
     try:
         # ESPnet prints while it is imported; stdout is for transcripts.
         with tensors_only(trusted), contextlib.redirect_stdout(sys.stderr):
-            return build(config)
+            return named(FOREIGN)(config)
     except UserError:
         raise
     except Exception as e:  # ESPnet's parts raise whatever they run into
@@ -140,7 +145,11 @@ def read_train_config(path: str | Path) -> dict[str, Any]:
         UserError: missing, not YAML, of another kind of model, or with a value that
             does not fit our parts.
     """
-    config = own_paths(read_yaml(path), Path(path))  # then it is checked as it is used
+    config, path = read_yaml(path), Path(path)
+    if any((d / _PACK).is_file() for d in path.absolute().parents):
+        from espnet_llada.io.packed import own_paths
+
+        config = own_paths(config, path)
     check_config(config, path)
     if config.get("decoder") not in ATTENTION:
         raise UserError(
@@ -167,9 +176,9 @@ def find_model(name: str | Path, system: str = "llada") -> tuple[Path, Path]:
     """
     places = []
     for place in places_of(str(name)):
-        top = unpack(place) if place.is_file() else place
+        top = _unpacked(place) if place.is_file() else place
         for directory in (top, top / system):
-            if files := packed_files(directory) or _trained_files(directory):
+            if files := _packed_files(directory) or _trained_files(directory):
                 return files
         places.append(top)
     if not places:
@@ -187,6 +196,20 @@ def places_of(name: str) -> Iterator[Path]:
     if not existing and re.fullmatch(r"\w[\w.-]*/[\w.-]+", name):
         existing = [from_hub(name, HUB_FILES)]
     yield from existing
+
+
+def _unpacked(archive: Path) -> Path:
+    from espnet_llada.io.packed import unpack
+
+    return unpack(archive)
+
+
+def _packed_files(directory: Path) -> tuple[Path, Path] | None:
+    if not (directory / _PACK).is_file():
+        return None
+    from espnet_llada.io.packed import packed_files
+
+    return packed_files(directory)
 
 
 def _published() -> Path:
@@ -221,6 +244,8 @@ def publish(exp_dir: Path, system: str, tag: str) -> Path:
 
     Only the trained tensors are copied (MBs).
     """
+    from espnet_llada.io.model_dir import write_model
+
     config, model_file = find_model(exp_dir, system)
     content, state = read_train_config(config), read_state(model_file)
     directory = _published() / tag / system

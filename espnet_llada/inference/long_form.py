@@ -1,4 +1,4 @@
-"""A long recording in pieces: its first pass cut as it is, its results joined."""
+"""A long recording in pieces: its first pass cut as it is."""
 
 from __future__ import annotations
 
@@ -9,8 +9,7 @@ from typing import Annotated
 
 from msgspec import Meta
 
-from espnet_llada.scoring.align import align
-from espnet_llada.types import Hypothesis
+from espnet_llada.alignment import align
 
 
 @dataclass(frozen=True)
@@ -46,20 +45,6 @@ def cut_transcript(transcript: str, drafts: Sequence[str]) -> list[str]:
     ends = [before[count] for count in accumulate(map(len, found))]
     cuts = [0, *ends[:-1], len(given)]
     return [" ".join(given[start:end]) for start, end in pairwise(cuts)]
-
-
-def joined(parts: Sequence[Hypothesis]) -> Hypothesis:
-    """What was decoded piece by piece, as one."""
-    if len(parts) == 1:
-        return parts[0]
-    return Hypothesis(
-        text=" ".join(p.text for p in parts if p.text),
-        tokens=sum((p.tokens for p in parts), ()),
-        token_ids=sum((p.token_ids for p in parts), ()),
-        score=sum(p.score for p in parts),
-        passes=sum(p.passes for p in parts),
-        confidence=sum((p.confidence for p in parts), ()),
-    )
 
 
 def _plain(word: str) -> str:

@@ -1,22 +1,50 @@
-"""The options of a decoding: the paper's, and those of extensions by their names."""
+"""The options of a decoding: the paper's, those of extensions, a model's defaults.
+
+How a model is best decoded stands in ``decode.yaml`` next to its ``config.yaml``:
+
+    decode: {steps: 12, threshold: 0.9}
+    deliberate: {mask_ratio: 0.3, steps: 6, joint: {weight: 0.5}}
+    semi_ar: {num_blocks: 4, steps: 16}
+
+These are that model's defaults, whichever way it is used: ``espnet-llada``,
+``Speech2Text`` and ``Deliberator``, ``asr_inference``, the recipe's stage 12.
+``decode`` transcribes, ``deliberate`` has a first pass; the name of a strategy is for
+whoever asks for that strategy by its name.
+"""
 
 from __future__ import annotations
 
 from collections import ChainMap
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
+from pathlib import Path
 from typing import Any, Literal
 
-from espnet_llada.build import EXTENSIONS, named
-from espnet_llada.core.options import SamplerOptions
-from espnet_llada.io.schema import check_options, checked
-from espnet_llada.release.options import ReleaseSamplerOptions
-from espnet_llada.types import UserError, nearest
+from espnet_llada.core.options import STRATEGIES, SamplerOptions
+from espnet_llada.io.files import read_yaml
+from espnet_llada.io.schema import check_options, checked, named
+from espnet_llada.types import DECODE_FILE, UserError, nearest
+
+EXTENSIONS = {
+    "draft_refinement": "espnet_llada.extensions.draft_refinement",
+    "canvas_size": "espnet_llada.extensions.canvas_size",
+    "mask_ctc": "espnet_llada.extensions.mask_ctc",
+    "confidence": "espnet_llada.extensions.confidence",
+    "placeholders": "espnet_llada.extensions.placeholders",
+    "joint": "espnet_llada.extensions.joint_decoding",
+    "rescoring": "espnet_llada.extensions.rescoring",
+    "block_cache": "espnet_llada.extensions.lm_cache",
+}
+"""Of decoding, by the names of their options, in the order in which they act. Each has
+``Options``, a dataclass, and ``Hook``, a ``DecodingHook``."""
 
 GROUPS = ChainMap({"long_form": "espnet_llada.inference.long_form"}, EXTENSIONS)
 """Options by group: the module that has them as ``Options``."""
 
-PROFILES = {"default": SamplerOptions, "release": ReleaseSamplerOptions}
+PROFILES = {
+    "default": "espnet_llada.core.options:SamplerOptions",
+    "release": "espnet_llada.release.options:ReleaseSamplerOptions",
+}
 """``profile``, by whose sampler a canvas is filled: the other options' class."""
 
 OPTIONS = {f.name: f.default for f in fields(SamplerOptions)} | {"profile": "default"}
@@ -39,6 +67,11 @@ class DecodingOptions:
     def strategy(self) -> str:
         """How a canvas is filled."""
         return self.sampler.strategy
+
+    @property
+    def profile(self) -> str:
+        """Whose sampler fills it, of ``PROFILES``."""
+        return getattr(self.sampler, "profile", "default")
 
     @property
     def deliberates(self) -> bool:
@@ -85,9 +118,9 @@ def make_options(values: Mapping[str, Any]) -> DecodingOptions:
             known = ", ".join(sorted([*OPTIONS, *GROUPS]))
             raise UserError(f"unknown option '{name}'{hint}; known: {known}")
     profile = own.pop("profile", "default")
-    kind = PROFILES[checked(profile, Literal[tuple(PROFILES)], "profile")]
+    kind = named(PROFILES[checked(profile, Literal[tuple(PROFILES)], "profile")])
     extensions = {name: groups[name] for name in GROUPS if groups.get(name) is not None}
-    if kind is ReleaseSamplerOptions and set(extensions) - {"long_form"}:
+    if profile == "release" and set(extensions) - {"long_form"}:
         name = next(iter(extensions))
         raise UserError(
             f"{name}: the release (profile: release) has no such; leave it out"
@@ -149,3 +182,88 @@ def without_thresholds(
         if isinstance(values, Mapping) and "mask_ratio" in values and old:
             found[name] = {k: v for k, v in old.items() if k != "mask_threshold"}
     return found
+
+
+STRATEGY = {"decode": "diffusion", "deliberate": "deliberation_low_confidence"}
+"""The strategy of each task where nobody names another."""
+
+
+def job_options(
+    config: str | Path, task: str, given: Mapping[str, Any], use_audio: bool = True
+) -> DecodingOptions:
+    """What decoding does: what the user has said, and else what ``model_options`` says.
+
+    Every way to decode with a model comes here, so that all give the same text. (The
+    rows of a sweep or a bench say everything themselves.)
+
+    Args:
+        config: the model's config.yaml.
+        task: ``decode`` or ``deliberate``.
+        given: the options that the user has given, and no others.
+        use_audio: see ``Recognizer``.
+
+    Raises:
+        UserError: decode.yaml, or an option, does not fit.
+    """
+    defaults = model_options(config, task, {**given, "use_audio": use_audio})
+    return make_options(merged(defaults, given))
+
+
+def task_of(strategy: str) -> str:
+    """The task that a strategy is for."""
+    return "deliberate" if strategy.startswith("deliberation") else "decode"
+
+
+def model_options(
+    config: str | Path, task: str, given: Mapping[str, Any] | None = None
+) -> dict[str, Any]:
+    """The decode options that are a model's defaults.
+
+    Args:
+        config: its config.yaml; the model need not have a decode.yaml.
+        task: ``decode`` or ``deliberate``.
+        given: what the user has said. Another strategy than the task's has defaults
+            of its own; the release's profile, and whoever does without the audio, has
+            none of the model's; a share to be masked takes the place of a probability.
+
+    Raises:
+        UserError: decode.yaml has an unknown key, or a value that does not fit.
+    """
+    path, given = Path(config).parent / DECODE_FILE, given or {}
+    content = read_yaml(path) if path.exists() else {}
+    known = *STRATEGY, *STRATEGIES
+    for key in content:
+        if key not in known:
+            raise UserError(
+                f"{path}: unknown key '{key}'{nearest(str(key), known)}; the "
+                f"sections are {', '.join(known)}"
+            )
+    first = task if task in content else STRATEGY[task]
+    values = _section(path, content, first, STRATEGY[task])
+    if make_options(values).deliberates != (task == "deliberate"):
+        raise UserError(
+            f"{path}: {task}: strategy {values['strategy']} is not for this"
+        )
+    if given.get("profile") == "release" or not given.get("use_audio", True):
+        return {"strategy": STRATEGY[task]}
+    asked = given.get("strategy")
+    if asked in STRATEGIES and (asked in content or asked != values["strategy"]):
+        values = _section(path, content, asked, asked)
+    return without_thresholds(values, given)
+
+
+def _section(
+    path: Path, content: Mapping[str, Any], name: str, strategy: str
+) -> dict[str, Any]:
+    """What a file says below a name; ``strategy`` is the one where it names none."""
+    section = content.get(name) or {}
+    if not isinstance(section, dict):
+        raise UserError(f"{path}: {name}: expected 'option: value' lines below it")
+    if name in STRATEGIES and "strategy" in section:
+        raise UserError(f"{path}: {name}: is a strategy; take its 'strategy' out")
+    try:
+        values = {"strategy": strategy, **section}
+        make_options(values)
+    except UserError as e:
+        raise UserError(f"{path}: {name}: {e}") from e
+    return values

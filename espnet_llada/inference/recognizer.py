@@ -13,23 +13,16 @@ from dataclasses import replace
 
 import numpy as np
 import torch
-from torch import nn
+from torch import Tensor, nn
 
-from espnet_llada.baseline.autoregressive import beam_search
-from espnet_llada.build import make_hook
+from espnet_llada.core.canvas import word_places
 from espnet_llada.core.model import LMDecoder
 from espnet_llada.core.options import SamplerOptions
 from espnet_llada.core.recognizer import Recognizer, Stages
 from espnet_llada.core.sampler import OnPass, SamplerResult
-from espnet_llada.inference.first_pass import FirstPass
-from espnet_llada.inference.hypotheses import hypotheses, hypothesis
-from espnet_llada.inference.long_form import cut_transcript, joined
 from espnet_llada.inference.options import DecodingOptions
-from espnet_llada.io.audio.reading import split_long
-from espnet_llada.io.audio.silence import is_inaudible, is_quiet
-from espnet_llada.networks.lm.tokenizer import CASES, to_case
-from espnet_llada.release.options import ReleaseSamplerOptions
-from espnet_llada.release.sampler import sample as release_sample
+from espnet_llada.io.waveform import is_inaudible, is_quiet, split_long
+from espnet_llada.networks.tokenizer import CASES, to_case
 from espnet_llada.types import SAMPLE_RATE, Hypothesis, UserError
 
 OUTPUT_CASES = ("auto", *CASES)
@@ -78,13 +71,22 @@ class Transcriber:
                 f"output_case: {output_case!r}; allowed: {', '.join(OUTPUT_CASES)}"
             )
         _check(model.decoder, options)
-        self._release = isinstance(options.sampler, ReleaseSamplerOptions)
+        self._release = options.profile == "release"
         stages = stages or Stages(model.encode)
         if self._release:
+            from espnet_llada.release.sampler import sample as release_sample
+
             stages = replace(stages, fill=release_sample)
-        if stages.search is None:
+        if stages.search is None and not model.decoder.diffuses:
+            from espnet_llada.baseline.autoregressive import beam_search
+
             stages = replace(stages, search=beam_search)
-        hook = make_hook(model.decoder, options.sampler, options.extensions, use_audio)
+        hook = None
+        if options.extensions:
+            from espnet_llada.inference.hooks import make_hook
+
+            given = options.sampler, options.extensions, use_audio
+            hook = make_hook(model.decoder, *given)
         self.recognizer = Recognizer(model, options.sampler, hook, stages)
         self.model, self.options, self.use_audio = model, options, use_audio
         self.output_case, self.encode = output_case, stages.encode
@@ -134,6 +136,8 @@ class Transcriber:
             case = "upper" if self.output_case == "auto" else self.output_case
             found = self._decode(waveforms, utt_ids)
             return [replace(h, text=to_case(h.text, case)) for h in found]
+        from espnet_llada.inference.first_pass import FirstPass
+
         given = [FirstPass(text, self.model.decoder.tokenizer) for text in transcripts]
         for first_pass in given:
             words = zip(first_pass.words, first_pass.unwritable, strict=True)
@@ -169,7 +173,7 @@ class Transcriber:
             decoded = self._texts(self.recognizer.decode(*spoken))
             found = _placed(found, rows, decoded)
         each = iter(found)
-        return [joined([next(each) for _ in parts]) for parts in pieces]
+        return [_joined([next(each) for _ in parts]) for parts in pieces]
 
     def _deliberate(
         self,
@@ -188,21 +192,24 @@ class Transcriber:
             return self._filled(waveforms, utt_ids, texts)
         flat = [piece for parts in pieces for piece in parts]
         each = iter(self._filled(flat, ids, cut))
-        return [joined([next(each) for _ in parts]) for parts in pieces]
+        return [_joined([next(each) for _ in parts]) for parts in pieces]
 
     def _cut(
         self, pieces: Sequence[Sequence[np.ndarray]], texts: Sequence[str]
     ) -> list[str] | None:
         """What each piece has of its transcript; None: the model cannot say."""
         flat = [w for parts in pieces if len(parts) > 1 for w in parts]
-        decoder, drafts = self.model.decoder, iter(())
-        if flat:
-            with torch.no_grad():
-                encoded = self.recognizer.encoded(flat)
-                ids = decoder.audio_prefix.draft(decoder.prompt, *encoded)
-            if ids is None:
-                return None
-            drafts = map(decoder.tokenizer.decode, ids)
+        if not flat:
+            return list(texts)
+        from espnet_llada.inference.long_form import cut_transcript
+
+        decoder = self.model.decoder
+        with torch.no_grad():
+            encoded = self.recognizer.encoded(flat)
+            ids = decoder.audio_prefix.draft(decoder.prompt, *encoded)
+        if ids is None:
+            return None
+        drafts = map(decoder.tokenizer.decode, ids)
         cut = []
         for text, parts in zip(texts, pieces, strict=True):
             own = [text]
@@ -275,6 +282,20 @@ def _check(decoder: LMDecoder, options: DecodingOptions) -> None:
         raise UserError(decoder.audio_prefix.cannot_decode)
 
 
+def _joined(parts: Sequence[Hypothesis]) -> Hypothesis:
+    """What was decoded piece by piece, as one."""
+    if len(parts) == 1:
+        return parts[0]
+    return Hypothesis(
+        text=" ".join(p.text for p in parts if p.text),
+        tokens=sum((p.tokens for p in parts), ()),
+        token_ids=sum((p.token_ids for p in parts), ()),
+        score=sum(p.score for p in parts),
+        passes=sum(p.passes for p in parts),
+        confidence=sum((p.confidence for p in parts), ()),
+    )
+
+
 def _placed(
     whole: list[Hypothesis], rows: Sequence[int], own: Sequence[Hypothesis]
 ) -> list[Hypothesis]:
@@ -292,3 +313,25 @@ def _is_sayable(utt_id: str, waveform: np.ndarray, ids: Sequence[int]) -> bool:
         "more than can be said; it stays as it is"
     )
     return False
+
+
+def hypotheses(decoder: LMDecoder, result: SamplerResult) -> list[Hypothesis]:
+    """The rows of a result as text."""
+    each = result.tokens.tolist(), result.log_probs, result.passes.tolist()
+    return [hypothesis(decoder, *row) for row in zip(*each, strict=True)]
+
+
+def hypothesis(
+    decoder: LMDecoder, tokens: Sequence[int], log_probs: Tensor, passes: int = 0
+) -> Hypothesis:
+    """A row as text: (L) tokens and a tensor (L,) of their log-probabilities."""
+    places = word_places(tokens, decoder.special)
+    ids = [tokens[i] for i in places]
+    return Hypothesis(
+        text=decoder.tokenizer.decode(ids),
+        tokens=tuple(decoder.tokenizer.tokens(ids)),
+        token_ids=tuple(ids),
+        score=float(log_probs.sum()),
+        passes=passes,
+        confidence=tuple(log_probs[places].exp().tolist()),
+    )

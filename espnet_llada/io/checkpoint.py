@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from espnet_llada.io.schema import checked
-from espnet_llada.io.weights.digests import verify
+from espnet_llada.io.weights import verify
 from espnet_llada.io.weights.tensors import (
     check_crc,
     check_tensors,

@@ -21,8 +21,7 @@ from typing import Any
 from filelock import FileLock, Timeout
 from msgspec import Struct
 
-from espnet_llada.io.checksums import sha256
-from espnet_llada.io.data_file import read_json, write_json, write_text
+from espnet_llada.io.files import read_json, sha256, write_json, write_text
 from espnet_llada.io.kaldi.archive import parse_place, read_entry
 from espnet_llada.io.kaldi.pipe import is_command
 from espnet_llada.io.kaldi.table import read_table
@@ -83,7 +82,7 @@ def locked(directory: Path, wanted: Mapping[str, Any]) -> Iterator[None]:
 
 
 def _leftovers(directory: Path) -> list[Path]:
-    """What a run that was killed leaves: parts of a shard, one without description."""
+    """Leftovers of a killed run: temporary files, shards without description."""
     whole = directory.glob("frames.*.ark")
     undescribed = [ark for ark in whole if not ark.with_suffix(".json").is_file()]
     return [*directory.glob(".frames.*"), *undescribed]

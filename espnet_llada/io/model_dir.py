@@ -10,7 +10,7 @@ from typing import Any
 import yaml
 from torch import Tensor
 
-from espnet_llada.io.checksums import SUFFIX, checksum_of
+from espnet_llada.io.files import SUFFIX, checksum_of
 from espnet_llada.io.weights.tensors import save_tensors
 from espnet_llada.types import DECODE_FILE, atomic_write
 

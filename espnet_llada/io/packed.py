@@ -19,11 +19,17 @@ from typing import Any
 
 from msgspec import Struct
 
-from espnet_llada.io.cache import cache_dir, new_directory, not_writable
-from espnet_llada.io.checksums import TEXT_SUFFIXES, checksum_file, write_checksum
-from espnet_llada.io.data_file import read_yaml
+from espnet_llada.io.files import (
+    TEXT_SUFFIXES,
+    cache_dir,
+    checksum_file,
+    new_directory,
+    not_writable,
+    read_yaml,
+    write_checksum,
+)
 from espnet_llada.io.schema import checked
-from espnet_llada.io.weights.digests import WEIGHT_SUFFIXES, cached_sha256
+from espnet_llada.io.weights import WEIGHT_SUFFIXES, cached_sha256
 from espnet_llada.types import UserError
 
 META = "meta.yaml"
@@ -174,14 +180,14 @@ def packed_files(directory: Path) -> tuple[Path, Path] | None:
 
 
 def _packed_path(directory: Path, name: str) -> Path | None:
-    """Where a packed file lies; None when it has no place in the directory."""
+    """Path of a packed file; None for one that would lie outside the directory."""
     # zip strips the leading slash of what was outside the packer's directory.
     relative = name.lstrip("/")
     return directory / relative if relative and _is_inside(relative) else None
 
 
 def own_paths(config: Mapping[str, Any], path: Path) -> dict[str, Any]:
-    """A config whose paths name the files packed with it.
+    """A config with its paths changed to the files packed with it.
 
     Args:
         config: the content of ``path``.

@@ -1,4 +1,4 @@
-"""Work shared out among processes that end with their parent."""
+"""A pool of processes that end with their parent."""
 
 from __future__ import annotations
 

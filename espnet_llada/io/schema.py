@@ -1,4 +1,4 @@
-"""What files and users give, held to declared types and bounds.
+"""Checks the content of files and options against declared types and bounds.
 
 A kind is an annotation: ``Annotated[int, Meta(ge=1)]``, a dataclass, a ``Struct``; or,
 by ``options_of``, the constructor that the options are for, whose own annotations are
@@ -54,6 +54,22 @@ _HALF = "has a NUL or half a character"
 _PLAIN = {str, int, bool, float, type(None), list, dict}
 
 
+def named(place: str) -> Any:
+    """What ``module:name`` says.
+
+    Raises:
+        UserError: this installation lacks the module.
+    """
+    module, _, name = place.partition(":")
+    try:
+        return getattr(import_module(module), name)
+    except ModuleNotFoundError as e:
+        raise UserError(
+            f"{name}: this installation of espnet_llada lacks {module}; install it "
+            "whole"
+        ) from e
+
+
 class OptionsOf:
     """In ``Annotated[Mapping[str, Any], OptionsOf(cls)]``: a mapping of its options.
 
@@ -70,8 +86,7 @@ class OptionsOf:
         """The class."""
         if not isinstance(self._function, str):
             return self._function
-        module, _, name = self._function.partition(":")
-        return getattr(import_module(module), name)
+        return named(self._function)
 
     @property
     def later(self) -> bool:
@@ -147,7 +162,7 @@ def checked(value: Any, kind: Any, where: object = "") -> Any:
 def check_options(
     given: Mapping[str, Any], function: Callable[..., Any], where: object = ""
 ) -> dict[str, Any]:
-    """The options that were given for a class or function, as it takes them.
+    """Check the options given for a class or function.
 
     Numbers may be NumPy's.
 
@@ -185,7 +200,7 @@ _NAMES = {
 
 
 def _message(message: str, value: Any, kind: Any) -> str:
-    """msgspec's message in our words: where, what is there, what fits."""
+    """msgspec's message in our words: where, the value, what is allowed."""
     reason, _, place = message.partition(" - at ")
     place = place.removeprefix("`key` in ").strip("`$").removeprefix(".")
     steps = re.findall(r"[^.\[\]]+|\[\d+\]|\[\.\.\.\]", place)
@@ -229,7 +244,7 @@ def _mend(value: Any, reason: str) -> str:
 
 
 def _follow(info: Any, value: Any, steps: list[str]) -> tuple[Any, Any]:
-    """Kind and value at a place, as far as it is known."""
+    """Type and value at a path, as far as they are known."""
     for step in steps:
         info = _without_none(info)
         if isinstance(value, list) and step[1:-1].isdigit():
@@ -252,7 +267,7 @@ def _without_none(info: Any) -> Any:
 
 
 def check_plain(content: Any, where: object, most: int) -> None:
-    """Refuse what no reader of a data file wants to meet.
+    """Refuse content that is not plain data.
 
     That is: a value inside itself or many times over (YAML's aliases), nesting that
     is too deep, a key that is no text, a text that no file could hold or be called.

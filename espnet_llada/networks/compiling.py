@@ -1,4 +1,4 @@
-"""torch.compile around the layers that training runs."""
+"""torch.compile for the layers, in training."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Any
 
 
 def for_any_shape(function: Callable[..., Any], backend: str) -> Callable[..., Any]:
-    """``function`` by torch.compile: code that batches of all shapes share.
+    """Compile ``function`` once for batches of all shapes.
 
     Each kind of layer has a function of its own, since the number of variants that
     torch makes of one function is limited.

@@ -20,6 +20,6 @@ def check_device(name: str) -> None:
 
 
 def device_problem(name: str, error: Exception) -> str:
-    """What torch says of a device that is not there, or too small."""
+    """The error for a device that is not there or too small, with torch's reason."""
     reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
     return f"device {name}: {reason:.160}; name one that is here and has room, e.g. cpu"

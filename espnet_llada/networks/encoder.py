@@ -1,7 +1,7 @@
 """The frozen Whisper encoder: waveforms in, one frame for each 20 ms out.
 
-Source: ``AudioEncoder`` in openai/whisper ``whisper/model.py``, whose parameter names
-are kept.
+Source: ``AudioEncoder`` and ``ResidualAttentionBlock`` in openai/whisper
+``whisper/model.py``, whose parameter names are kept.
 """
 
 from __future__ import annotations
@@ -15,8 +15,6 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from espnet_llada.io.weights import Weights
-from espnet_llada.networks.block import Block
-from espnet_llada.networks.compiling import for_any_shape
 from espnet_llada.networks.features import HOP_LENGTH, log_mel
 from espnet_llada.networks.frozen import Pretrained
 from espnet_llada.networks.whisper_file import WhisperConfig, open_whisper
@@ -27,6 +25,71 @@ PAD_MULTIPLE = SAMPLE_RATE
 """Samples; rows are padded to a multiple of it. A feature cache's identity has it."""
 CPU_BATCH = 16 * SAMPLE_RATE
 """Samples that a CPU encodes together: more of them leave its caches."""
+
+
+Projected = tuple[Tensor, Tensor]
+"""Keys and values, (B, H, K, D) each."""
+
+
+class Attention(nn.Module):
+    """Multi-head self-attention of (B, L, d_model)."""
+
+    def __init__(self, config: WhisperConfig) -> None:
+        super().__init__()
+        width = config.d_model
+        self.heads = config.heads
+        self.query = nn.Linear(width, width)
+        self.key = nn.Linear(width, width, bias=False)
+        self.value = nn.Linear(width, width)
+        self.out = nn.Linear(width, width)
+
+    def forward(self, x: Tensor, causal: bool = False) -> Tensor:
+        if x.shape[1] == 1:  # the weight of one position is 1, whatever query and key
+            return self.out(self.value(x))
+        q, k, v = (self._heads(p(x)) for p in (self.query, self.key, self.value))
+        mixed = F.scaled_dot_product_attention(q, k, v, is_causal=causal)
+        return self.out(mixed.transpose(1, 2).flatten(2))
+
+    def behind(
+        self, x: Tensor, past: Projected, seen: Tensor
+    ) -> tuple[Tensor, Projected]:
+        """Attention of new positions, with the cached keys and values of earlier ones.
+
+        Args:
+            x: (B, L, d_model).
+            past: of P positions.
+            seen: (B, 1, L, P + L) bool, what each position attends to.
+
+        Returns:
+            (B, L, d_model), and the keys and values of ``x``.
+        """
+        own = self._heads(self.key(x)), self._heads(self.value(x))
+        k, v = (torch.cat(pair, dim=2) for pair in zip(past, own, strict=True))
+        query = self._heads(self.query(x))
+        mixed = F.scaled_dot_product_attention(query, k, v, attn_mask=seen)
+        return self.out(mixed.transpose(1, 2).flatten(2)), own
+
+    def _heads(self, x: Tensor) -> Tensor:
+        """(B, L, d_model) -> (B, H, L, D)."""
+        return x.unflatten(-1, (self.heads, -1)).transpose(1, 2)
+
+
+class Block(nn.Module):
+    """A layer; one of the decoder has cross-attention as well."""
+
+    def __init__(self, config: WhisperConfig) -> None:
+        super().__init__()
+        width = config.d_model
+        self.attn_ln = nn.LayerNorm(width)
+        self.attn = Attention(config)
+        self.mlp_ln = nn.LayerNorm(width)
+        self.mlp = nn.Sequential(
+            nn.Linear(width, config.ffn), nn.GELU(), nn.Linear(config.ffn, width)
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = x + self.attn(self.attn_ln(x))
+        return x + self.mlp(self.mlp_ln(x))
 
 
 class WhisperEncoder(Pretrained):
@@ -128,6 +191,8 @@ class WhisperEncoder(Pretrained):
 
         In bf16 the frames then differ by rounding: fewer of its steps are stored.
         """
+        from espnet_llada.networks.compiling import for_any_shape
+
         self.run = for_any_shape(run_block, backend)
 
     @torch.no_grad()
@@ -209,14 +274,14 @@ class WhisperEncoder(Pretrained):
 
 
 def run_block(block: nn.Module, x: Tensor) -> Tensor:
-    """The layer; compiled as a function, code for one fits them all."""
+    """Run a layer; a function, so that torch.compile shares its code among layers."""
     return block(x)
 
 
 def _groups(
     padded: Sequence[int], device: torch.device
 ) -> Iterator[tuple[int, list[int]]]:
-    """A length and rows that have it, to be encoded together."""
+    """Groups of rows with one padded length: the length and the rows."""
     for size in sorted(set(padded)):
         rows = [row for row, n in enumerate(padded) if n == size]
         step = max(1, CPU_BATCH // size) if device.type == "cpu" else len(rows)

@@ -14,8 +14,7 @@ import numpy as np
 import torch
 
 from espnet_llada.io.audio.reading import load_audio
-from espnet_llada.io.checksums import sha256
-from espnet_llada.io.data_file import write_text
+from espnet_llada.io.files import sha256, write_text
 from espnet_llada.networks.encoder import WhisperEncoder
 from espnet_llada.types import SAMPLE_RATE, UserError, atomic_write
 

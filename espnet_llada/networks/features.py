@@ -43,20 +43,21 @@ def log_mel(waveforms: torch.Tensor, n_mels: int = 80) -> torch.Tensor:
         raise ValueError(f"need (B, T > {N_FFT // 2}), got {tuple(waveforms.shape)}")
     if waveforms.dtype not in (torch.float32, torch.float64):
         raise ValueError(f"need float32 or float64 samples, got {waveforms.dtype}")
-    device, dtype = waveforms.device, waveforms.dtype
+    device = waveforms.device
+    window, filters = _constants(n_mels, device, waveforms.dtype)
     # Half precision would underflow on quiet frames, so autocast stays out.
     with torch.autocast(device.type, enabled=False):
         spectrum = torch.stft(
             waveforms,
             N_FFT,
             HOP_LENGTH,
-            window=_window(device, dtype),
+            window=window,
             center=True,
             pad_mode="reflect",
             return_complex=True,
         )[..., :-1]
         power = torch.view_as_real(spectrum).square().sum(-1)
-        mel = _filterbank(n_mels, device, dtype) @ power
+        mel = filters @ power
     features = mel.clamp(min=1e-10).log10()
     floor = features.amax(dim=(1, 2), keepdim=True) - 8.0
     return (torch.maximum(features, floor) + 4.0) / 4.0
@@ -81,15 +82,12 @@ def mel_filterbank(n_mels: int) -> np.ndarray:
     return triangles * (2.0 / (edges[2:] - edges[:-2]))[:, None]
 
 
-# A tensor first made inside torch.inference_mode() could not be used in a graph
-# later on, hence the guard in both caches.
 @functools.cache
-def _filterbank(n_mels: int, device: torch.device, dtype: torch.dtype) -> torch.Tensor:
+def _constants(
+    n_mels: int, device: torch.device, dtype: torch.dtype
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Window (400,) and filterbank (n_mels, 201)."""
+    # A tensor made inside torch.inference_mode() could not be used in a graph later.
     with torch.inference_mode(False):
-        return torch.from_numpy(mel_filterbank(n_mels)).to(device, dtype)
-
-
-@functools.cache
-def _window(device: torch.device, dtype: torch.dtype) -> torch.Tensor:
-    with torch.inference_mode(False):
-        return torch.hann_window(N_FFT, device=device, dtype=dtype)
+        filters = torch.from_numpy(mel_filterbank(n_mels)).to(device, dtype)
+        return torch.hann_window(N_FFT, device=device, dtype=dtype), filters

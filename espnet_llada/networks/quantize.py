@@ -46,13 +46,13 @@ def quantized(model: nn.Module) -> nn.Module:
         layers = {
             name: default_dynamic_qconfig
             for name, module in model.named_modules()
-            if type(module) is nn.Linear and not _is_read_by_others(name)
+            if type(module) is nn.Linear and not _stays_float(name)
         }
         return quantize_dynamic(model, layers)
 
 
-def _is_read_by_others(name: str) -> bool:
-    """Layers that others use the weight of, and those too small to gain anything."""
+def _stays_float(name: str) -> bool:
+    """Layers whose weight other code reads, and those too small to gain anything."""
     return name.endswith(("cross_attn.key", "cross_attn.value")) or name.startswith(
         ("decoder.ctc.", "decoder.pointer.")
     )

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import torch
 
-from espnet_llada.io.data_file import write_json
+from espnet_llada.io.files import write_json
 from espnet_llada.io.weights.tensors import save_tensors
 from espnet_llada.networks.encoder import WhisperEncoder
 from espnet_llada.networks.whisper_file import hf_name, open_whisper

@@ -15,7 +15,7 @@ import torch
 from msgspec import Meta, Struct
 from torch import Tensor
 
-from espnet_llada.io.data_file import read_json
+from espnet_llada.io.files import read_json
 from espnet_llada.io.schema import Layers, Width, checked
 from espnet_llada.io.weights.tensors import (
     StoredTensor,
@@ -72,7 +72,7 @@ class WhisperConfig:
     def of(
         cls, given: Mapping[str, Any], names: Mapping[str, str], where: object
     ) -> WhisperConfig:
-        """Sizes that a Whisper can have.
+        """Read and check the sizes in a file.
 
         Args:
             given: by the file's names.
@@ -113,7 +113,7 @@ class WhisperFile:
     def read(
         self, shapes: Mapping[str, torch.Size], dtype: torch.dtype
     ) -> dict[str, Tensor]:
-        """Copies of the tensors of ``check`` in a dtype."""
+        """The tensors of ``check``, read in a dtype."""
         stored = self.check(shapes)
         return {ours: tensor.read(dtype) for ours, tensor in stored.items()}
 

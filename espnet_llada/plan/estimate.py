@@ -16,7 +16,7 @@ from msgspec import Struct
 
 from espnet_llada.io.schema import Count
 from espnet_llada.networks.features import N_FFT
-from espnet_llada.networks.vocabulary import ELEMENTS
+from espnet_llada.networks.frozen import ELEMENTS
 from espnet_llada.plan.architectures import Gpu
 from espnet_llada.plan.meta_model import Load, Network
 from espnet_llada.types import UserError
@@ -73,7 +73,7 @@ def flops(network: Network, load: Load, cached: bool = False) -> dict[str, float
     return {
         "encoder": 0.0 if cached else load.rows * _encoder_flops(network, load),
         "postencoder": load.rows * _qformer_flops(network, load),
-        "decoder.projection": 6.0
+        "decoder.audio_prefix": 6.0
         * load.rows
         * network.windows(load)
         * len(network.postencoder.queries)

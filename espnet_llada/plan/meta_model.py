@@ -10,12 +10,19 @@ from typing import Any
 import torch
 from torch import nn
 
-from espnet_llada.build import ATTENTION, POSTENCODER, check_config, is_ours
+from espnet_llada.build import (
+    ATTENTION,
+    POSTENCODER,
+    DecoderConf,
+    check_config,
+    is_ours,
+    read_conf,
+)
 from espnet_llada.core.qformer import WindowQFormer
+from espnet_llada.networks.backbone import Backbone
 from espnet_llada.networks.encoder import SAMPLES_PER_FRAME, WhisperEncoder
-from espnet_llada.networks.lm.backbone import Backbone
-from espnet_llada.networks.lm.loading import empty_llama, llama_from
-from espnet_llada.networks.lm.lora import LoraOptions, add_lora
+from espnet_llada.networks.llama_files import empty_llama, llama_from
+from espnet_llada.networks.lora import LoraOptions, add_lora
 from espnet_llada.networks.whisper_file import open_whisper
 from espnet_llada.plan.architectures import LANGUAGE_MODELS, whisper_sizes
 from espnet_llada.types import SAMPLE_RATE, UserError, local_path
@@ -49,7 +56,7 @@ class Network:
     lm: Backbone
     lora: LoraOptions | None
     loss: str
-    eos_padding: int
+    max_eos_padding: int
     amp: bool
 
     def parts(self) -> dict[str, nn.Module]:
@@ -57,7 +64,7 @@ class Network:
         return {
             "encoder": self.encoder,
             "postencoder": self.postencoder,
-            "decoder.projection": self.projection,
+            "decoder.audio_prefix": self.projection,
             "decoder.lm": self.lm,
         }
 
@@ -77,7 +84,7 @@ class Network:
         """Response positions of a row."""
         if self.lm.attention == "causal":
             return load.tokens + 1
-        return load.tokens + (0 if self.loss == "release" else 1 + self.eos_padding)
+        return load.tokens + (0 if self.loss == "release" else 1 + self.max_eos_padding)
 
     def scored(self, load: Load) -> float:
         """Positions of a row that go through the head; masked ones are half of them."""
@@ -105,11 +112,11 @@ def build(config: Mapping[str, Any]) -> Network:
             f"decoder {' or '.join(ATTENTION)}; this config has other parts"
         )
     encoder = _encoder(**config.get("encoder_conf") or {})
-    decoder = config.get("decoder_conf") or {}
-    if decoder.get("train_lm"):
+    conf, _ = read_conf(config.get("decoder_conf"))
+    if conf.train_lm:
         raise UserError("plan knows an LM with LoRA, not decoder_conf train_lm: true")
-    lora = None if decoder.get("lora") is None else LoraOptions(**decoder["lora"])
-    lm = _lm(decoder, ATTENTION[config["decoder"]], lora)
+    lora = None if conf.lora is None else LoraOptions(**conf.lora)
+    lm = _lm(conf, ATTENTION[config["decoder"]], lora)
     with torch.device("meta"):
         postencoder = WindowQFormer(
             encoder.d_model, **config.get("postencoder_conf") or {}
@@ -121,8 +128,8 @@ def build(config: Mapping[str, Any]) -> Network:
         projection,
         lm,
         lora,
-        decoder.get("loss", "llada"),
-        decoder.get("canvas_slack", 32),
+        conf.loss,
+        conf.max_eos_padding,
         bool(config.get("use_amp", False)),
     )
 
@@ -141,9 +148,8 @@ def _encoder(
     return encoder
 
 
-def _lm(conf: Mapping[str, Any], attention: str, lora: LoraOptions | None) -> Backbone:
-    name = conf.get("lm", "smollm2-135m")
-    path = local_path(name)
+def _lm(conf: DecoderConf, attention: str, lora: LoraOptions | None) -> Backbone:
+    name, path = conf.lm, local_path(conf.lm)
     if path.exists():
         body, settings = empty_llama(path)
     elif name in LANGUAGE_MODELS:
@@ -154,7 +160,7 @@ def _lm(conf: Mapping[str, Any], attention: str, lora: LoraOptions | None) -> Ba
         raise UserError(
             f"{name}: unknown sizes; name a local directory of it, or one of {known}"
         )
-    _cast(body, conf.get("dtype", "float32"))
+    _cast(body, conf.dtype)
     head = body.embed_tokens.weight
     if not body.config.tie_word_embeddings:
         head = nn.Parameter(torch.empty_like(head), requires_grad=False)

@@ -14,10 +14,11 @@ import logging
 from collections.abc import Sequence
 from pathlib import Path
 
-from espnet_llada.bin.options import OptionParser, run_main
+from espnet_llada.bin.options import OfKind, OptionParser, run_main
 from espnet_llada.io.kaldi.table import read_table
-from espnet_llada.recipe.datadir import DataDir
-from espnet_llada.recipe.librispeech import spread, utterance_count
+from espnet_llada.io.schema import Count
+from espnet_llada.recipe.datadir import Utterance, read_data_dir, write_data_dir
+from espnet_llada.recipe.librispeech import spread
 from espnet_llada.recipe.logs import log_to_stdout
 from espnet_llada.types import UserError
 
@@ -29,7 +30,7 @@ def combine(
     held_out: Sequence[Path],
     output: Path,
     max_utts: int | None = None,
-) -> DataDir:
+) -> None:
     """Write ``output`` from data directories.
 
     Args:
@@ -39,9 +40,6 @@ def combine(
         output: the data directory to write.
         max_utts: keep this many utterances, spread evenly over all.
 
-    Returns:
-        What was written.
-
     Raises:
         UserError: a file of a directory is missing or bad, an id is in two of them, or
             nothing is left.
@@ -50,31 +48,28 @@ def combine(
         if directory.resolve() == output.resolve():
             raise UserError(f"{output}: is read from; name another --output")
     spoken = {_words(t) for d in held_out for t in read_table(d / "text").values()}
-    wav: dict[str, str] = {}
-    text: dict[str, str] = {}
-    utt2spk: dict[str, str] = {}
+    every: dict[str, Utterance] = {}
     total = 0
     for directory in directories:
-        data = DataDir.read(directory)
-        if known := wav.keys() & data.wav.keys():
+        data = read_data_dir(directory)
+        if known := every.keys() & data.keys():
             raise UserError(
                 f"{directory}: '{min(known)}' is an id of another directory too; name "
                 "each directory once, or give its utterances other ids"
             )
-        total += len(data.wav)
-        kept = [utt for utt, words in data.text.items() if _words(words) not in spoken]
-        wav |= {utt: _found(data.wav[utt], directory) for utt in kept}
-        text |= {utt: data.text[utt] for utt in kept}
-        utt2spk |= {utt: data.utt2spk[utt] for utt in kept}
-    if not wav:
+        total += len(data)
+        every |= {
+            u.utt: u._replace(audio=_found(u.audio, directory))
+            for u in data.values()
+            if _words(u.text) not in spoken
+        }
+    if not every:
         raise UserError(f"{output}: no utterance is left; synthesize other texts")
     logger.info(
         "%s: left out %d of %d utterances, which say what an evaluation set says",
-        *(output, total - len(wav), total),
+        *(output, total - len(every), total),
     )
-    combined = DataDir(wav, text, utt2spk).keep(spread(sorted(wav), max_utts))
-    combined.write(output)
-    return combined
+    write_data_dir(output, spread(sorted(every.values()), max_utts))
 
 
 def _words(text: str) -> str:
@@ -99,7 +94,7 @@ def get_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--directories", required=True, help="what to train on", **many)
     parser.add_argument(
-        "--max_utts", type=utterance_count, help="keep so many utterances"
+        "--max_utts", type=OfKind(Count), help="keep so many utterances"
     )
     return parser
 

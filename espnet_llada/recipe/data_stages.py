@@ -2,22 +2,18 @@
 
 from __future__ import annotations
 
+import itertools
 import logging
 import os
 import shlex
-import subprocess
 from collections.abc import Iterator
 from pathlib import Path
-from typing import NamedTuple
 
-from espnet_llada.io.data_file import write_text
+from espnet_llada.io.files import make_dir, write_text
 from espnet_llada.io.kaldi.table import read_numbers
 from espnet_llada.io.process_pool import ProcessPool
-from espnet_llada.recipe.datadir import (
-    DataDir,
-    make_dir,
-    write_table,
-)
+from espnet_llada.recipe.datadir import read_data_dir, write_data_dir, write_table
+from espnet_llada.recipe.jobs import run_script
 from espnet_llada.recipe.layout import Layout
 from espnet_llada.recipe.logs import progress_bar
 from espnet_llada.recipe.tokens import write_token_list
@@ -30,27 +26,10 @@ _POOL_PAYS = 64  # recordings; below, starting processes costs more than it save
 
 def prepare(layout: Layout) -> None:
     """Stage 1: run the recipe's ``local/data.sh``."""
-    command = ["local/data.sh", *shlex.split(layout.options.local_data_opts)]
-    if not os.access(command[0], os.X_OK):
-        raise UserError("local/data.sh: cannot run it here; cd to the recipe first")
-    if code := subprocess.run(command, check=False).returncode:
-        raise UserError(f"local/data.sh ended with exit code {code}; see above")
-
-
-class Recording(NamedTuple):
-    """A recording to check, and where a 16 kHz mono copy would go."""
-
-    utt: str
-    source: str
-    copy: str
-
-
-class Formatted(NamedTuple):
-    """The same after the check."""
-
-    utt: str
-    path: str
-    num_samples: int
+    script = "local/data.sh"
+    if not os.access(script, os.X_OK):
+        raise UserError(f"{script}: cannot run it here; cd to the recipe first")
+    run_script([script, *shlex.split(layout.options.local_data_opts)])
 
 
 def format_sets(layout: Layout) -> None:
@@ -61,34 +40,30 @@ def format_sets(layout: Layout) -> None:
             as they were.
     """
     options = layout.options
-    held_back = [options.valid_set] if options.eval_valid_set else []
-    trained = (
-        held_back if options.skip_train else [options.train_set, options.valid_set]
-    )
-    for name in trained:
-        _format_set(layout, name, layout.feats / "org" / name)
+    if not options.skip_train:
+        _format_set(layout, options.train_set, "org")
+    if not options.skip_train or options.eval_valid_set:
+        _format_set(layout, options.valid_set, "org")
     for name in options.test_sets.split():
-        _format_set(layout, name, layout.feats / name)
+        _format_set(layout, name)
 
 
-def _format_set(layout: Layout, name: str, out: Path) -> None:
-    options = layout.options
-    data = DataDir.read(Path("data") / name, options.allow_pipes)
-    suffix = f".{options.audio_format}"
-    recordings = []
-    for utt, source in sorted(data.wav.items()):
-        speaker = data.utt2spk[utt]
-        if "/" in utt + speaker:
-            raise UserError(f"data/{name}/utt2spk: '{utt}': an id cannot have a '/'")
-        copy = out / "data" / speaker / f"{utt}{suffix}"
-        recordings.append(Recording(utt, source, str(copy)))
-    with progress_bar(len(recordings), f"format {name}") as bar:
+def _format_set(layout: Layout, name: str, folder: str = "") -> None:
+    options, out = layout.options, layout.feats / folder / name
+    data = sorted(read_data_dir(Path("data") / name, options.allow_pipes).values())
+    for u in data:
+        if "/" in u.utt + u.speaker:
+            raise UserError(f"data/{name}/utt2spk: '{u.utt}': an id cannot have a '/'")
+    suffix = options.audio_format
+    copies = [out / "data" / u.speaker / f"{u.utt}.{suffix}" for u in data]
+    pairs = list(zip((u.audio for u in data), copies, strict=True))
+    with progress_bar(len(data), f"format {name}") as bar:
         done = []
-        for formatted in _format_all(recordings, options.nj):
+        for formatted in _format_all(pairs, options.nj):
             done.append(formatted)
             bar.update()
-    converted = sum(f.path == r.copy for f, r in zip(done, recordings, strict=True))
-    if converted:
+    found = list(zip(data, copies, done, strict=True))
+    if converted := sum(path == str(copy) for _, copy, (path, _) in found):
         logger.info(
             "data/%s: %d of %d recordings were not 16 kHz mono FLAC or WAV; "
             "their copies are in %s/data",
@@ -97,21 +72,27 @@ def _format_set(layout: Layout, name: str, out: Path) -> None:
     make_dir(out)
     write_text(out / "feats_type", "raw\n")
     write_text(out / "audio_format", f"{options.audio_format}\n")
-    write_table(out / "utt2num_samples", {f.utt: str(f.num_samples) for f in done})
-    DataDir({f.utt: f.path for f in done}, data.text, data.utt2spk).write(out)
+    lengths = {u.utt: str(samples) for u, _, (_, samples) in found}
+    write_table(out / "utt2num_samples", lengths)
+    write_data_dir(out, [u._replace(audio=path) for u, _, (path, _) in found])
 
 
-def _format_all(recordings: list[Recording], nj: int) -> Iterator[Formatted]:
+def _format_all(
+    recordings: list[tuple[str, Path]], nj: int
+) -> Iterator[tuple[str, int]]:
     if nj == 1 or len(recordings) < _POOL_PAYS:
-        yield from map(format_recording, recordings)
+        yield from itertools.starmap(_format, recordings)
         return
     with ProcessPool(nj) as pool:
-        futures = [pool.submit(format_recording, r) for r in recordings]
+        futures = [pool.submit(_format, *recording) for recording in recordings]
         yield from (future.result() for future in futures)
 
 
-def format_recording(recording: Recording) -> Formatted:
+def _format(source: str, copy: Path) -> tuple[str, int]:
     """Decode a recording wholly, and write a 16 kHz mono copy if it is not that.
+
+    Returns:
+        The path of what is to be used, and its length in samples.
 
     Raises:
         UserError: it is missing, empty or corrupt.
@@ -120,17 +101,15 @@ def format_recording(recording: Recording) -> Formatted:
 
     from espnet_llada.io.audio.reading import load_audio
 
-    samples = load_audio(recording.source)
-    path = recording.source
-    if not _is_plain(path, len(samples)):
-        copy = Path(recording.copy)
-        make_dir(copy.parent)
-        with atomic_write(copy) as temporary:
-            # The temporary name has no suffix to tell the format by.
-            kind = copy.suffix[1:].upper()
-            soundfile.write(temporary, samples, SAMPLE_RATE, "PCM_16", format=kind)
-        path = recording.copy
-    return Formatted(recording.utt, path, len(samples))
+    samples = load_audio(source)
+    if _is_plain(source, len(samples)):
+        return source, len(samples)
+    make_dir(copy.parent)
+    with atomic_write(copy) as temporary:
+        # The temporary name has no suffix to tell the format by.
+        kind = copy.suffix[1:].upper()
+        soundfile.write(temporary, samples, SAMPLE_RATE, "PCM_16", format=kind)
+    return str(copy), len(samples)
 
 
 def _is_plain(path: str, samples: int) -> bool:
@@ -157,10 +136,10 @@ def filter_sets(layout: Layout) -> None:
     )
     for name in (options.train_set, options.valid_set):
         source, out = layout.feats / "org" / name, layout.feats / name
-        data = DataDir.read(source)
+        data = read_data_dir(source)
         samples = read_numbers(source / "utt2num_samples")
         fits = {u for u, (n, *_) in samples.items() if shortest < n < longest}
-        kept = sorted(u for u in fits if data.text.get(u))
+        kept = sorted(u for u in fits if u in data and data[u].text)
         if not kept:
             raise UserError(
                 f"{source}: no utterance is left; widen --min_wav_duration (now "
@@ -173,21 +152,11 @@ def filter_sets(layout: Layout) -> None:
             *(options.min_wav_duration, options.max_wav_duration),
             len(fits) - len(kept),
         )
-        _copy_kept(data, samples, kept, source, out)
-
-
-def _copy_kept(
-    data: DataDir,
-    samples: dict[str, list[int]],
-    kept: list[str],
-    source: Path,
-    out: Path,
-) -> None:
-    make_dir(out)
-    for name in ("feats_type", "audio_format"):
-        write_text(out / name, (source / name).read_text(encoding="utf-8"))
-    write_table(out / "utt2num_samples", {utt: str(samples[utt][0]) for utt in kept})
-    data.keep(kept).write(out)
+        make_dir(out)
+        for name in ("feats_type", "audio_format"):
+            write_text(out / name, (source / name).read_text(encoding="utf-8"))
+        write_table(out / "utt2num_samples", {u: str(samples[u][0]) for u in kept})
+        write_data_dir(out, [data[u] for u in kept])
 
 
 def list_tokens(layout: Layout) -> None:

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
+from typing import NamedTuple
 
-from espnet_llada.io.data_file import write_text
+from espnet_llada.io.files import make_dir, write_text
 from espnet_llada.io.kaldi.table import read_recordings, read_table
 from espnet_llada.types import UserError
 
@@ -19,73 +19,66 @@ def write_table(path: Path, table: Mapping[str, str]) -> None:
     write_text(path, "".join(lines))
 
 
-def make_dir(path: Path) -> Path:
-    """Make ``path`` and its parents.
+def check_file(path: Path, stage: int) -> Path:
+    """``path``, which a stage writes.
 
     Raises:
-        UserError: that is not possible.
+        UserError: it is not there.
     """
-    try:
-        path.mkdir(parents=True, exist_ok=True)
-    except OSError as e:
-        raise UserError(
-            f"{path}: cannot make this directory ({e.strerror}); choose a writable one"
-        ) from e
+    if not path.is_file():
+        raise UserError(f"{path}: no such file; run stage {stage} first")
     return path
 
 
-@dataclass(frozen=True)
-class DataDir:
-    """What a data directory says about each utterance.
+class Utterance(NamedTuple):
+    """What a data directory says about an utterance.
 
     Attributes:
-        wav: utterance id to audio path (``wav.scp``).
-        text: utterance id to transcript.
-        utt2spk: utterance id to speaker id.
+        utt: its id.
+        audio: path of the recording (``wav.scp``).
+        text: transcript.
     """
 
-    wav: Mapping[str, str]
-    text: Mapping[str, str]
-    utt2spk: Mapping[str, str]
+    utt: str
+    speaker: str
+    audio: str
+    text: str
 
-    @classmethod
-    def read(cls, path: Path, allow_pipes: bool = False) -> DataDir:
-        """Read and check a directory; of ``allow_pipes`` see ``read_scp``.
 
-        Raises:
-            UserError: a file is missing or bad, or an utterance is not in all.
-        """
-        if not path.is_dir():
-            raise UserError(f"{path}: no such data directory; run stage 1 first")
-        names = ("wav.scp", "text", "utt2spk")
-        tables = [
-            read_recordings(path / "wav.scp", allow_pipes),
-            read_table(path / "text"),
-            read_table(path / "utt2spk", "speaker"),
-        ]
-        every = set().union(*tables)
-        for name, table in zip(names, tables, strict=True):
-            if missing := every - table.keys():
-                raise UserError(
-                    f"{path}/{name}: no line for '{min(missing)}'; run stage 1 again"
-                )
-        return cls(*tables)
+def read_data_dir(path: Path, allow_pipes: bool = False) -> dict[str, Utterance]:
+    """Read and check a directory; of ``allow_pipes`` see ``read_scp``.
 
-    def write(self, path: Path) -> None:
-        """Write ``text``, ``utt2spk``, ``spk2utt`` and, last, ``wav.scp``."""
-        make_dir(path)
-        utts: dict[str, list[str]] = defaultdict(list)
-        for utt in sorted(self.utt2spk):
-            utts[self.utt2spk[utt]].append(utt)
-        write_table(path / "text", self.text)
-        write_table(path / "utt2spk", self.utt2spk)
-        write_table(path / "spk2utt", {s: " ".join(own) for s, own in utts.items()})
-        write_table(path / "wav.scp", self.wav)
+    Raises:
+        UserError: a file is missing or bad, or an utterance is not in all.
+    """
+    if not path.is_dir():
+        raise UserError(f"{path}: no such data directory; run stage 1 first")
+    tables = {
+        "wav.scp": read_recordings(path / "wav.scp", allow_pipes),
+        "text": read_table(path / "text"),
+        "utt2spk": read_table(path / "utt2spk", "speaker"),
+    }
+    every = set().union(*tables.values())
+    for name, table in tables.items():
+        if missing := every - table.keys():
+            raise UserError(
+                f"{path}/{name}: no line for '{min(missing)}'; run stage 1 again"
+            )
+    wav, text, utt2spk = tables.values()
+    return {u: Utterance(u, utt2spk[u], wav[u], text[u]) for u in wav}
 
-    def keep(self, utts: Collection[str]) -> DataDir:
-        """The same directory with only ``utts``."""
-        tables = self.wav, self.text, self.utt2spk
-        return DataDir(*({u: table[u] for u in utts} for table in tables))
+
+def write_data_dir(path: Path, utterances: Iterable[Utterance]) -> None:
+    """Write ``text``, ``utt2spk``, ``spk2utt`` and, last, ``wav.scp``."""
+    table = sorted(utterances)
+    make_dir(path)
+    speakers: dict[str, list[str]] = defaultdict(list)
+    for u in table:
+        speakers[u.speaker].append(u.utt)
+    write_table(path / "text", {u.utt: u.text for u in table})
+    write_table(path / "utt2spk", {u.utt: u.speaker for u in table})
+    write_table(path / "spk2utt", {s: " ".join(utts) for s, utts in speakers.items()})
+    write_table(path / "wav.scp", {u.utt: u.audio for u in table})
 
 
 def split_table(path: Path, parts: Sequence[Path]) -> None:

@@ -7,15 +7,21 @@ import os
 import re
 import shlex
 import shutil
-import subprocess
 import sys
 from pathlib import Path
 
 from espnet_llada.inference.decode_dir import FILES
-from espnet_llada.io.data_file import write_text
+from espnet_llada.io.files import write_text
 from espnet_llada.io.kaldi.table import read_numbers, read_table
-from espnet_llada.recipe.datadir import split_table
-from espnet_llada.recipe.jobs import Job, Tail, count_lines, python_command, run_jobs
+from espnet_llada.recipe.datadir import check_file, split_table
+from espnet_llada.recipe.jobs import (
+    Job,
+    Tail,
+    count_lines,
+    python_command,
+    run_jobs,
+    run_script,
+)
 from espnet_llada.recipe.layout import Layout
 from espnet_llada.recipe.logs import progress_bar
 from espnet_llada.types import UserError
@@ -32,10 +38,8 @@ def decode(layout: Layout) -> None:
     Raises:
         UserError: the model is missing, a job failed, or an utterance has no line.
     """
-    config = layout.exp / "config.yaml"
+    check_file(layout.exp / "config.yaml", stage=11)
     model = layout.exp / layout.options.inference_asr_model
-    if not config.is_file():
-        raise UserError(f"{config}: no such file; run stage 11 first")
     if not model.is_file():
         have = ", ".join(sorted(p.name for p in layout.exp.glob("*.pth"))) or "none"
         raise UserError(
@@ -141,15 +145,9 @@ def score(layout: Layout) -> None:
             folder = out / f"score_{unit[0]}er"
             write_score_dir(data / "text", out / "text", folder, unit)
             logger.info("wrote %s", folder / "result.txt")
-    _score_locally(layout)
+    if os.access("local/score.sh", os.X_OK):
+        given = shlex.split(layout.options.local_score_opts)
+        run_script(["local/score.sh", *given, str(layout.exp)])
     results = write_results_md(layout.exp)
     sys.stdout.write(results.read_text(encoding="utf-8"))
     logger.info("wrote %s", results)
-
-
-def _score_locally(layout: Layout) -> None:
-    command = ["local/score.sh", *shlex.split(layout.options.local_score_opts)]
-    if not os.access(command[0], os.X_OK):
-        return
-    if code := subprocess.run([*command, str(layout.exp)], check=False).returncode:
-        raise UserError(f"local/score.sh ended with exit code {code}; see above")

@@ -20,15 +20,13 @@ from filelock import FileLock, Timeout
 from tqdm import tqdm
 
 from espnet_llada.bin.options import OptionParser, run_main
-from espnet_llada.io.checksums import sha256
-from espnet_llada.io.data_file import write_text
+from espnet_llada.io.files import make_dir, sha256, write_text
 from espnet_llada.io.weights.download import (
     NETWORK_ERRORS,
     FetchError,
     fetch_file,
     size_of,
 )
-from espnet_llada.recipe.datadir import make_dir
 from espnet_llada.recipe.logs import log_to_stdout
 from espnet_llada.recipe.subsets import SUBSETS
 from espnet_llada.types import UserError, nearest
@@ -152,25 +150,18 @@ def _unpack(archive: Path, subset: str, root: Path) -> None:
 
 
 def _extract(archive: Path, target: Path) -> None:
-    bar = tqdm(
-        desc=f"unpack {archive.name}",
-        total=size_of(archive),
-        unit="B",
-        unit_scale=True,
-        disable=None,
-    )
+    look = {"desc": f"unpack {archive.name}", "disable": None}
     # Debian 12's Python is older than the filter; _check_member is as strict anyway.
     options = {"filter": "data"} if hasattr(tarfile, "data_filter") else {}
     try:
         with (
-            bar,
             open(archive, "rb") as raw,
-            tarfile.open(fileobj=raw, mode="r|gz") as tar,
+            tqdm.wrapattr(raw, "read", size_of(archive), **look) as counted,
+            tarfile.open(fileobj=counted, mode="r|gz") as tar,
         ):
             for member in tar:
                 _check_member(archive, member)
                 tar.extract(member, target, **options)
-                bar.update(raw.tell() - bar.n)
     except (tarfile.TarError, EOFError) as e:
         raise UserError(f"{archive}: cannot be unpacked ({e}); remove it") from e
 

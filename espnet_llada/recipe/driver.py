@@ -10,9 +10,8 @@ import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from espnet_llada.io.data_file import write_text
+from espnet_llada.io.files import make_dir, write_text
 from espnet_llada.recipe import data_stages, decode_stages, pack_stage, train_stages
-from espnet_llada.recipe.datadir import make_dir
 from espnet_llada.recipe.layout import Layout
 from espnet_llada.recipe.logs import log_to_stdout
 from espnet_llada.recipe.options import Options, help_text, parse_options

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from espnet_llada.recipe.datadir import make_dir
+from espnet_llada.io.files import make_dir
 from espnet_llada.types import UserError
 
 ESPNET = "espnet_llada.run -m"
@@ -59,6 +59,16 @@ def python_command(
                 text = str(one).lower() if isinstance(one, bool) else str(one)
                 command += [f"--{name}", text]
     return command + shlex.split(more)
+
+
+def run_script(command: Sequence[str]) -> None:
+    """Run a script of the recipe; it writes to our stdout and stderr.
+
+    Raises:
+        UserError: it failed.
+    """
+    if code := subprocess.run(command, check=False).returncode:
+        raise UserError(f"{command[0]} ended with exit code {code}; see above")
 
 
 class Tail:

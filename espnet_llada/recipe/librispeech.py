@@ -17,13 +17,13 @@ import logging
 import os
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import NamedTuple
 
-from espnet_llada.bin.options import OptionParser, run_main
-from espnet_llada.io.data_file import write_text
+from espnet_llada.bin.options import OfKind, OptionParser, run_main, str2bool
+from espnet_llada.io.files import make_dir, write_text
 from espnet_llada.io.kaldi.table import normal_id, scan_table
+from espnet_llada.io.schema import Count
 from espnet_llada.recipe.audio_check import CHECKS, check_audio
-from espnet_llada.recipe.datadir import DataDir, make_dir
+from espnet_llada.recipe.datadir import Utterance, write_data_dir
 from espnet_llada.recipe.download import MARKER, URL, fetch_subsets
 from espnet_llada.recipe.logs import log_to_stdout, progress_bar
 from espnet_llada.recipe.problems import Problems
@@ -34,15 +34,6 @@ logger = logging.getLogger(__name__)
 
 _RECORDINGS = (".flac", ".wav", ".mp3", ".ogg", ".opus", ".aiff", ".aif")
 """Suffixes in a copy of the corpus, in upper case too."""
-
-
-class Utterance(NamedTuple):
-    """One line of the manifest."""
-
-    utt: str
-    speaker: str
-    audio: str
-    text: str
 
 
 def find_corpus(root: Path) -> Path:
@@ -205,11 +196,7 @@ def prepare_set(
     chosen = list_utterances(root, subsets, max_utts, check, partial)
     make_dir(out)
     marker.unlink(missing_ok=True)
-    DataDir(
-        wav={u.utt: u.audio for u in chosen},
-        text={u.utt: u.text for u in chosen},
-        utt2spk={u.utt: u.speaker for u in chosen},
-    ).write(out)
+    write_data_dir(out, chosen)
     write_text(marker, stamp)
     logger.info("%s: %d utterances of %s", out, len(chosen), " + ".join(subsets))
     return True
@@ -232,13 +219,6 @@ def _set_option(value: str) -> tuple[str, list[str]]:
     return name, subsets.split("+")
 
 
-def utterance_count(value: str) -> int:
-    """The value of ``--max_utts``."""
-    if not value.isdecimal() or int(value) < 1:
-        raise argparse.ArgumentTypeError(f"'{value}' is not a count of 1 or more")
-    return int(value)
-
-
 def get_parser() -> argparse.ArgumentParser:
     """Options of the command."""
     parser = OptionParser(description=(__doc__ or "").splitlines()[0])
@@ -249,7 +229,7 @@ def get_parser() -> argparse.ArgumentParser:
         "--data_dir", type=Path, default=Path("data"), help="where to write (data)"
     )
     parser.add_argument(
-        "--max_utts", type=utterance_count, help="keep so many utterances of each set"
+        "--max_utts", type=OfKind(Count), help="keep so many utterances of each set"
     )
     parser.add_argument(
         "--check",
@@ -257,7 +237,7 @@ def get_parser() -> argparse.ArgumentParser:
         default="header",
         help="look at no audio file, at its size, at its header and end, or decode it",
     )
-    flag = {"choices": ("true", "false"), "default": "false"}
+    flag = {"type": str2bool, "default": False}
     parser.add_argument(
         "--partial", **flag, help="allow fewer utterances than LibriSpeech has"
     )
@@ -277,13 +257,12 @@ def main(cmd: list[str] | None = None) -> None:
     """Prepare every set that the command line names."""
     args = get_parser().parse_args(cmd)
     log_to_stdout()
-    if args.download == "true":
+    if args.download:
         every = dict.fromkeys(s for _, subsets in args.sets for s in subsets)
         fetch_subsets(args.root, list(every), args.download_url)
-    partial = args.partial == "true"
     for name, subsets in args.sets:
         out = args.data_dir / name
-        prepare_set(args.root, subsets, out, args.max_utts, args.check, partial)
+        prepare_set(args.root, subsets, out, args.max_utts, args.check, args.partial)
 
 
 if __name__ == "__main__":

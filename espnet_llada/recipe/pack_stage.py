@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import logging
 
+from espnet_llada.recipe.datadir import check_file
 from espnet_llada.recipe.jobs import ESPNET, Job, python_command, run_jobs
 from espnet_llada.recipe.layout import Layout
-from espnet_llada.types import UserError
 
 logger = logging.getLogger(__name__)
 
@@ -18,14 +18,10 @@ def pack(layout: Layout) -> None:
         UserError: there is no trained model.
     """
     options, exp = layout.options, layout.exp
-    config, model = exp / "config.yaml", exp / options.inference_asr_model
-    for path in (config, model):
-        if not path.is_file():
-            raise UserError(f"{path}: no such file; run stage 11 first")
     extras = [exp / "RESULTS.md", exp / "images"]
     values = {
-        "asr_train_config": config,
-        "asr_model_file": model,
+        "asr_train_config": check_file(exp / "config.yaml", stage=11),
+        "asr_model_file": check_file(exp / options.inference_asr_model, stage=11),
         "option": [extra for extra in extras if extra.exists()],
         "outpath": layout.packed_model,
     }

@@ -12,8 +12,7 @@ import argparse
 from pathlib import Path
 
 from espnet_llada.bin.options import OptionParser, run_main
-from espnet_llada.io.data_file import write_text
-from espnet_llada.recipe.datadir import make_dir
+from espnet_llada.io.files import make_dir, write_text
 from espnet_llada.types import ESPNET_TOKENS
 
 

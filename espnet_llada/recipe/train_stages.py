@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import logging
 import re
 import sys
@@ -10,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from espnet_llada.io.kaldi.table import read_table
-from espnet_llada.recipe.datadir import split_table, write_table
+from espnet_llada.recipe.datadir import check_file, split_table, write_table
 from espnet_llada.recipe.jobs import (
     ESPNET,
     Job,
@@ -88,12 +87,11 @@ def train(layout: Layout) -> None:
     }
     chosen = [shapes[name] for _, name, _ in layout.inputs]
     values = {
-        f"{kind}_shape_file": [stats / kind / shape for shape, _ in chosen]
+        f"{kind}_shape_file": [
+            check_file(stats / kind / shape, stage=10) for shape, _ in chosen
+        ]
         for kind in ("train", "valid")
     }
-    for path in itertools.chain(*values.values()):
-        if not path.is_file():
-            raise UserError(f"{path}: no such file; run stage 10 first")
     values |= {
         "fold_length": [fold_length for _, fold_length in chosen],
         "init_param": options.pretrained_model,

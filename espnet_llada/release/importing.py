@@ -17,9 +17,9 @@ from espnet_llada.io.checkpoint import IDENTITY, identity_tensor
 from espnet_llada.io.model_dir import write_model
 from espnet_llada.io.weights import Weights
 from espnet_llada.io.weights.conversion import convert_once, describe
-from espnet_llada.networks.lm.export import Update, export_llama
-from espnet_llada.networks.lm.loading import empty_llama, stored_llama
-from espnet_llada.networks.lm.lora import LoraOptions
+from espnet_llada.networks.llama_export import Update, export_llama
+from espnet_llada.networks.llama_files import empty_llama, stored_llama
+from espnet_llada.networks.lora import LoraOptions
 from espnet_llada.networks.whisper_file import open_whisper
 from espnet_llada.release.checkpoint import (
     ReleaseTensors,

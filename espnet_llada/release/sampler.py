@@ -15,7 +15,7 @@ from torch import Tensor
 from espnet_llada.core.canvas import Canvas
 from espnet_llada.core.masking import LogitsFn
 from espnet_llada.core.sampler import OnPass, Pass, SamplerResult, propose
-from espnet_llada.networks.random import RowRandom
+from espnet_llada.networks.rows import RowRandom
 from espnet_llada.release.options import ReleaseSamplerOptions
 from espnet_llada.types import SpecialTokens
 

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from espnet_llada.io.data_file import write_text
+from espnet_llada.io.files import write_text
 from espnet_llada.report.canvas import canvas
 from espnet_llada.report.figures import Entry, draw, figures_of
 from espnet_llada.report.words import Chosen, marked

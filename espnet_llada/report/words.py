@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from espnet_llada.scoring.align import align
+from espnet_llada.alignment import align
 from espnet_llada.scoring.normalize import normalize_all
 from espnet_llada.scoring.wer import score_pairs
 

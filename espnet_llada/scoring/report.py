@@ -9,7 +9,7 @@ import sys
 import time
 from pathlib import Path
 
-from espnet_llada.io.data_file import write_text
+from espnet_llada.io.files import write_text
 from espnet_llada.scoring.normalize import normalize_all
 from espnet_llada.scoring.sclite import read_trn
 from espnet_llada.scoring.significance import estimate

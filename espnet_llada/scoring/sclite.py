@@ -15,9 +15,9 @@ import subprocess
 from collections import Counter
 from pathlib import Path
 
-from espnet_llada.io.data_file import write_text
+from espnet_llada.alignment import Pair, align
+from espnet_llada.io.files import make_dir, write_text
 from espnet_llada.io.kaldi.table import read_lines, read_text
-from espnet_llada.scoring.align import Pair, align
 from espnet_llada.scoring.wer import (
     Counts,
     Score,
@@ -64,11 +64,7 @@ def write_score_dir(
     refs = {ids[u]: _tokens(refs[u], unit) for u in ids}
     hyps = {ids[u]: _tokens(hyps[u], unit) for u in ids}
 
-    out = Path(out_dir)
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-    except OSError as e:
-        raise UserError(f"{out}: cannot make the directory ({e.strerror})") from e
+    out = make_dir(Path(out_dir))
     for name, texts in (("ref.trn", refs), ("hyp.trn", hyps)):
         lines = "".join(f"{tokens}\t({utt})\n" for utt, tokens in texts.items())
         write_text(out / name, lines)

@@ -6,7 +6,7 @@ import itertools
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from espnet_llada.io.data_file import write_json, write_text
+from espnet_llada.io.files import write_json, write_text
 from espnet_llada.scoring.report import GENERATED, check_generated
 from espnet_llada.scoring.significance import REPLICATES, Change
 from espnet_llada.scoring.summary import Row

@@ -32,6 +32,7 @@ from espnet_llada.sweep.rows import SweepRow
 from espnet_llada.types import LoadOptions, UserError, atomic_write
 
 if TYPE_CHECKING:
+    from espnet_llada.core.recognizer import Stages
     from espnet_llada.inference.loading import Builder
 
 _REMEMBERED = 1 << 29  # bytes of encoded audio that a process keeps
@@ -75,20 +76,16 @@ class Systems:
 
     def __init__(self, place: Place, remember: bool = True):
         self.place, self.remember = place, remember
-        self._models: dict[Any, Any] = {}
-        self._encoders: dict[Any, Encoded] = {}
+        self._models: dict[tuple[str, bool], tuple[Any, Stages]] = {}
 
     def recognizer(self, row: SweepRow):
         """What decodes a row."""
         if row.system == "whisper":
             return self._whisper
-        from espnet_llada.core.recognizer import Stages
         from espnet_llada.inference.recognizer import Transcriber
 
-        model = self._model(row.system, row.decoding.quantize_asr_model)
+        model, stages = self._model(row.system, row.decoding.quantize_asr_model)
         given = row.decoding.use_audio, row.decoding.output_case
-        encode = self._encoders.get((row.system, row.decoding.quantize_asr_model))
-        stages = Stages(encode or model.encode)
         return Transcriber(model, row.options, *given, stages)
 
     def files(self, system: str) -> dict[str, Path]:
@@ -116,18 +113,18 @@ class Systems:
 
         return WhisperDecoder(self._whisper_file, self.place.loading.device)
 
-    def _model(self, system: str, quantize: bool):
+    def _model(self, system: str, quantize: bool) -> tuple[Any, Stages]:
         if (system, quantize) in self._models:
             return self._models[system, quantize]
+        from espnet_llada.core.recognizer import Stages
         from espnet_llada.inference.loading import find_model, load_model
 
         files = find_model(self.place.model, system)
         options = dataclasses.replace(self.place.loading, quantize_asr_model=quantize)
-        model = load_model(*files, options, self.place.build_foreign)
-        if self.remember:
-            self._encoders[system, quantize] = Encoded(model.encode)
-        self._models[system, quantize] = model
-        return model
+        model = load_model(*files, options)
+        encode = Encoded(model.encode) if self.remember else model.encode
+        self._models[system, quantize] = model, Stages(encode)
+        return self._models[system, quantize]
 
 
 class Encoded:
@@ -200,7 +197,7 @@ def _timed(recognizer, todo: Sequence[Utterance], size: int) -> Iterator[Outcome
     encode = getattr(recognizer, "encode", None)
     remembers = isinstance(encode, Encoded)
     for first in range(0, len(todo), size):
-        if isinstance(encode, Encoded):
+        if remembers:
             encode.spared = 0.0
         outcomes = list(decode_all(recognizer, todo[first : first + size], size))
         spared = encode.spared if remembers else 0.0

@@ -46,7 +46,7 @@ from espnet_llada.inference.options import (
     nested,
 )
 from espnet_llada.inference.options import OPTIONS as DECODING
-from espnet_llada.io.data_file import read_yaml
+from espnet_llada.io.files import read_yaml
 from espnet_llada.io.schema import LARGEST, checked
 from espnet_llada.release.options import ReleaseSamplerOptions
 from espnet_llada.types import UserError, nearest
@@ -74,16 +74,16 @@ class Decoding:
 OPTIONS = tuple(f.name for f in fields(Decoding))
 
 
-@dataclass(frozen=True)
-class BenchSetup:
+class BenchSetup(Struct, frozen=True):
     """What a row may say for the bench alone, see above."""
 
-    runtime: str = "plain"
-    weights: str = ""
+    runtime: Literal[RUNTIMES] = "plain"
+    weights: Literal["", "int8"] = ""
     cached_prefix: bool = False
 
 
-_BENCH = tuple(f.name for f in fields(BenchSetup))
+_BENCH = BenchSetup.__struct_fields__
+_PLAIN = BenchSetup()
 
 
 @dataclass(frozen=True)
@@ -111,12 +111,12 @@ class SweepRow:
     first_pass: str | None = None
     axis: str | None = None
     value: float | None = None
-    bench: BenchSetup = BenchSetup()
+    bench: BenchSetup = _PLAIN
 
     @property
     def only_for_bench(self) -> bool:
         """Whether it has what a sweep does not know."""
-        return self.bench != BenchSetup()
+        return self.bench != _PLAIN
 
 
 @dataclass(frozen=True)
@@ -161,7 +161,7 @@ class Sweep:
         )
 
 
-class _Entry(Struct, forbid_unknown_fields=True):
+class _Entry(BenchSetup, forbid_unknown_fields=True, kw_only=True):
     """A row of the YAML, or the rows of a curve."""
 
     system: Literal[SYSTEMS]
@@ -171,9 +171,6 @@ class _Entry(Struct, forbid_unknown_fields=True):
     options: dict[str, Any] | None = None
     each: Annotated[dict[str, _Values], Meta(min_length=1, max_length=1)] | None = None
     first_pass: str | None = None
-    runtime: Literal[RUNTIMES] = "plain"
-    weights: Literal["", "int8"] = ""
-    cached_prefix: bool = False
 
 
 class _Content(Struct, forbid_unknown_fields=True):
@@ -281,7 +278,10 @@ def _split(
     known = [*DECODING, *GROUPS, *OPTIONS]
     values: dict[str, Any] = {}
     if entry.config:
-        values = read_yaml(folder / entry.config)
+        try:
+            values = read_yaml(folder / entry.config)
+        except UserError as e:
+            raise UserError(f"{where}: {e}") from e
         _known(values, known, f"{where}: {entry.config}")
     for given in (entry.options or {}, nested(more)):
         _known(given, known, f"{where}: options")

@@ -5,8 +5,8 @@ from __future__ import annotations
 import torch
 
 from espnet_llada.bench.static_cache import StaticKVCache
-from espnet_llada.networks.lm.cache import KVCache
-from espnet_llada.networks.lm.llama import Llama, LlamaConfig
+from espnet_llada.networks.cache import KVCache
+from espnet_llada.networks.llama import Llama, LlamaConfig
 
 CONFIG = LlamaConfig(50, 24, 40, 3, 6, 2, head_dim=4)
 

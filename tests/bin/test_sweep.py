@@ -36,7 +36,7 @@ rows:
     group: Low confidence
     system: llada
     first_pass: llama
-    options: {strategy: low_confidence, steps: 3}
+    options: {strategy: deliberation_low_confidence, steps: 3}
     each: {mask_ratio: [0.5, 1.0]}
 """
 ENTRIES = ["llama", "steps1", "steps4", "mask50", "mask100"]

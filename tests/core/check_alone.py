@@ -66,7 +66,7 @@ def train(model: Path) -> None:
 
     from espnet_llada.build import build_model
     from espnet_llada.core.objective import Targets
-    from espnet_llada.io.data_file import read_yaml
+    from espnet_llada.io.files import read_yaml
 
     torch.manual_seed(0)
     llada = build_model(read_yaml(model / "config.yaml")).train()

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from espnet_llada.io.weights.assets import MINI
-from espnet_llada.networks.lm.tokenizer import LMTokenizer
+from espnet_llada.networks.tokenizer import LMTokenizer
 
 TOKENIZER = LMTokenizer(MINI / "lm")
 words_st = st.one_of(

@@ -14,13 +14,14 @@ import torch.nn.functional as F
 
 from espnet_llada import Deliberator, Speech2Text
 from espnet_llada.bin import cli
-from espnet_llada.build import EXTENSIONS, DecoderConf, build_encoder, decoder_parts
+from espnet_llada.build import build_encoder, decoder_parts
 from espnet_llada.core.canvas import Canvas
 from espnet_llada.core.model import LMDecoder
 from espnet_llada.core.prefix import LinearPrefix
 from espnet_llada.core.qformer import LinearProjection
 from espnet_llada.core.recognizer import DecodingHook
 from espnet_llada.core.sampler import SamplerResult
+from espnet_llada.inference.options import EXTENSIONS
 
 
 @pytest.fixture
@@ -80,7 +81,7 @@ def test_a_prefix_halves_the_vectors(examples, tiny_lm, tiny_whisper, monkeypatc
     names = {"LinearPrefix": LinearPrefix, "F": F}
     made = module("pooled", examples[2], monkeypatch, **names)
     width = build_encoder(str(tiny_whisper)).d_model
-    conf = DecoderConf(lm=str(tiny_lm), chat_template=False)
+    conf = {"lm": str(tiny_lm), "chat_template": False}
     parts, _ = decoder_parts(width, "bidirectional", None, conf)
     projection = LinearProjection(width, parts["lm"].embedding.weight)
     plain = LMDecoder(**{**parts, "audio_prefix": LinearPrefix(projection)})

@@ -105,7 +105,7 @@ def test_ready_made_ids_are_refused_and_statistics_are_as_before(
 
 
 def test_the_fingerprint_is_of_what_makes_ids(tiny_lm, tmp_path):
-    from espnet_llada.networks.lm.tokenizer import LMTokenizer
+    from espnet_llada.networks.tokenizer import LMTokenizer
 
     one, same = LMTokenizer(tiny_lm), LMTokenizer(tiny_lm)
     assert one.fingerprint == same.fingerprint

@@ -7,8 +7,9 @@ import copy
 import pytest
 import torch
 
-from espnet_llada.build import EXTENSIONS, build_model, make_hook
-from espnet_llada.inference.options import make_options
+from espnet_llada.build import build_model
+from espnet_llada.inference.hooks import make_hook
+from espnet_llada.inference.options import EXTENSIONS, make_options
 from espnet_llada.inference.recognizer import Transcriber
 from espnet_llada.types import UserError
 

@@ -8,7 +8,7 @@ import torch.nn.functional as F
 
 from espnet_llada.extensions.copy_head import FLOOR, CopyHead, CopyMechanism
 from espnet_llada.extensions.posterior_prefix.embeddings import AudioEmbeddings
-from espnet_llada.networks.lm.backbone import Backbone, OutputHead
+from espnet_llada.networks.backbone import Backbone, OutputHead
 
 ROWS, LENGTH, VECTORS, TOKENS = 3, 6, 4, 2
 

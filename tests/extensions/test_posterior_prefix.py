@@ -10,12 +10,11 @@ from safetensors.torch import load_file
 from tiny_models import decoder_of
 
 from espnet_llada.baseline.autoregressive import beam_search
-from espnet_llada.build import DecoderConf
 from espnet_llada.core.model import LMDecoder
 from espnet_llada.core.objective import Targets
 from espnet_llada.extensions.ctc import Windows
 from espnet_llada.extensions.posterior_prefix.mixture import TOKENS_FILE
-from espnet_llada.networks.lm.backbone import OutputHead
+from espnet_llada.networks.backbone import OutputHead
 from espnet_llada.types import UserError
 
 WIDTH = 16  # of tiny_whisper
@@ -32,7 +31,9 @@ def decoder(lm, tiny_whisper) -> LMDecoder:
 
 
 def build(lm, whisper, attention="causal", where="before", **options) -> LMDecoder:
-    prefix = {"positions": where, **options.pop("posterior_prefix", {})}
+    prefix = options.pop("posterior_prefix", {})
+    if prefix is not None:
+        prefix = {"positions": where, **prefix}
     given = {"ctc": {"weight": 1.0}, "posterior_prefix": prefix, **options}
     return decoder_of(lm, whisper, WIDTH, attention, **given)
 
@@ -151,7 +152,8 @@ def test_greedy_search_with_a_copy_head_is_that_of_the_whole_sequence(lm, tiny_w
     text = torch.zeros(2, 0, dtype=torch.long)
     for i in range(int(found.passes.min())):
         sizes = torch.full((2,), text.shape[1])
-        best = decoder.next_token_logits(prefix, text, sizes)[:, -1].argmax(dim=-1)
+        head, hidden = decoder.next_token_hidden(prefix, text, sizes)
+        best = head.all_logits(hidden)[:, -1].argmax(dim=-1)
         assert best.tolist() == found.tokens[:, i].tolist()
         text = torch.cat([text, best[:, None]], dim=1)
 
@@ -169,7 +171,7 @@ def test_audio_is_aligned_with_the_transcript_that_is_given(
     audio, lengths = sounds[[9, 3, 4, 5]][None], torch.tensor([4])
     counted = decoder.prefix(audio, lengths)
     (ids,) = counted.draft.ids
-    given = decoder.prefix(audio, lengths, transcripts=[ids[1:]])
+    given = decoder.prefix(audio, lengths, [ids[1:]])
     before, after = counted._embeddings(None), given._embeddings(None)
     counted, given = counted.rows([0]), given.rows([0])
     assert torch.equal(counted.embeds, given.embeds)
@@ -223,7 +225,7 @@ def test_what_does_not_fit_is_refused(lm, tiny_lm, tiny_whisper):
     with pytest.raises(UserError, match="posterior_prefix needs a Whisper; set post"):
         build(lm, None)
     with pytest.raises(UserError, match="whisper_scorer needs posterior_prefix; add"):
-        DecoderConf(whisper_scorer={})
+        build(lm, tiny_whisper, posterior_prefix=None, whisper_scorer={})
     with pytest.raises(UserError, match=f"{TOKENS_FILE}: not there"):
         build(tiny_lm, tiny_whisper)
     (lm / TOKENS_FILE).write_text("[3, 64]")

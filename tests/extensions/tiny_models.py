@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from espnet_llada.build import DecoderConf, build_model, decoder_parts
+from espnet_llada.build import build_model, decoder_parts
 from espnet_llada.core.model import LMDecoder, WhisperLLM
 from espnet_llada.inference.options import make_options
 from espnet_llada.inference.recognizer import Transcriber
@@ -52,7 +52,7 @@ def decoder_of(
     """A decoder alone, by ``decoder_conf``, behind an adapter of some width."""
     torch.manual_seed(0)
     weights = None if whisper is None else resolve(whisper, "whisper")
-    conf = DecoderConf(lm=str(lm), chat_template=False, **conf)
+    conf = {"lm": str(lm), "chat_template": False, **conf}
     return LMDecoder(**decoder_parts(width, attention, weights, conf)[0])
 
 

@@ -9,8 +9,8 @@ import pytest
 
 from espnet_llada import Deliberator, Speech2Text, UserError
 from espnet_llada.inference import loading
-from espnet_llada.inference.decode_file import make_options, model_options
 from espnet_llada.inference.loading import find_model, publish
+from espnet_llada.inference.options import make_options, model_options
 
 DECODE = """\
 decode: {strategy: semi_ar, num_blocks: 2, steps: 2, canvas_length: 6}

@@ -12,8 +12,7 @@ from espnet_llada.build import build_model
 from espnet_llada.core.model import WhisperLLM
 from espnet_llada.inference.options import make_options
 from espnet_llada.inference.recognizer import Transcriber
-from espnet_llada.io.audio.reading import split_long
-from espnet_llada.io.audio.silence import is_inaudible, is_quiet
+from espnet_llada.io.waveform import is_inaudible, is_quiet, split_long
 
 RATE = 16_000
 TEXT = "the quick brown fox"

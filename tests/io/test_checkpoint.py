@@ -153,7 +153,7 @@ def test_what_is_no_number_is_refused_by_name(model, change):
 
 
 def test_a_turned_bit_is_found_in_what_torch_reads_over(model, tmp_path):
-    """Of a training's own files, which have no checksum beside them."""
+    """Of a training's own files, which have no checksum files."""
     file = tmp_path / "1epoch.pth"
     atomic_torch_save(trained_state(model), file)
     content = bytearray(file.read_bytes())

@@ -11,7 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from espnet_llada.io.audio import reading as io
-from espnet_llada.io.audio.reading import load_audio, split_long
+from espnet_llada.io.audio.reading import load_audio
+from espnet_llada.io.waveform import split_long
 from espnet_llada.types import UserError
 
 

@@ -13,9 +13,9 @@ import pytest
 
 from espnet_llada.build import check_config
 from espnet_llada.core.options import SamplerOptions
-from espnet_llada.io.data_file import read_json, read_yaml
+from espnet_llada.io.files import read_json, read_yaml
 from espnet_llada.io.schema import Count, OptionsOf, Share, check_options
-from espnet_llada.networks.lm.loading import empty_llama
+from espnet_llada.networks.llama_files import empty_llama
 from espnet_llada.types import UserError
 
 

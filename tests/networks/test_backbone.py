@@ -9,9 +9,9 @@ import torch
 from safetensors.torch import load_file, save_file
 from transformers import LlamaForCausalLM
 
-from espnet_llada.networks.lm.backbone import Backbone, additive_mask
-from espnet_llada.networks.lm.cache import KVCache
-from espnet_llada.networks.lm.lora import LoraOptions, add_lora, merge_lora
+from espnet_llada.networks.backbone import Backbone, additive_mask
+from espnet_llada.networks.cache import KVCache
+from espnet_llada.networks.lora import LoraOptions, add_lora, merge_lora
 from espnet_llada.types import UserError
 
 

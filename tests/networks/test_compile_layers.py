@@ -14,7 +14,7 @@ from espnet_llada.core.objective import Targets
 from espnet_llada.core.options import SamplerOptions
 from espnet_llada.core.recognizer import Recognizer
 from espnet_llada.networks.encoder import run_block
-from espnet_llada.networks.lm.llama import run_layer
+from espnet_llada.networks.llama import run_layer
 from espnet_llada.networks.windows import read_layer
 
 

@@ -9,10 +9,10 @@ import torch
 from safetensors.torch import load_file
 from transformers import LlamaForCausalLM
 
-from espnet_llada.networks.lm import export
-from espnet_llada.networks.lm.backbone import Backbone
-from espnet_llada.networks.lm.export import Update, export_llama
-from espnet_llada.networks.lm.tokenizer import LMTokenizer
+from espnet_llada.networks import llama_export as export
+from espnet_llada.networks.backbone import Backbone
+from espnet_llada.networks.llama_export import Update, export_llama
+from espnet_llada.networks.tokenizer import LMTokenizer
 
 TOKENS = torch.randint(1, 200, (1, 9), generator=torch.Generator().manual_seed(2))
 

@@ -14,8 +14,8 @@ import torch
 
 from espnet_llada.core.qformer import WindowQFormer
 from espnet_llada.networks.encoder import WhisperEncoder
-from espnet_llada.networks.lm.loading import HEAD, empty_llama, stored_llama
-from espnet_llada.networks.lm.lora import LoraOptions, add_lora
+from espnet_llada.networks.llama_files import HEAD, empty_llama, stored_llama
+from espnet_llada.networks.lora import LoraOptions, add_lora
 from espnet_llada.networks.whisper_file import open_whisper
 from espnet_llada.plan.architectures import LANGUAGE_MODELS
 from espnet_llada.types import UserError

@@ -8,8 +8,8 @@ from transformers import LlamaConfig as TheirConfig
 from transformers import LlamaModel
 from transformers.models.llama.modeling_llama import LlamaRMSNorm
 
-from espnet_llada.networks.lm.cache import KVCache
-from espnet_llada.networks.lm.llama import Llama, LlamaConfig, RMSNorm, Rotary
+from espnet_llada.networks.cache import KVCache
+from espnet_llada.networks.llama import Llama, LlamaConfig, RMSNorm, Rotary
 from espnet_llada.types import UserError
 
 SIZES = {

@@ -20,8 +20,8 @@ from pathlib import Path
 import torch, safetensors.torch
 import transformers.models.llama.modeling_llama
 from espnet_llada.networks.encoder import WhisperEncoder
-from espnet_llada.networks.lm.export import export_llama
-from espnet_llada.networks.lm.loading import load_llama
+from espnet_llada.networks.llama_export import export_llama
+from espnet_llada.networks.llama_files import load_llama
 
 def peak():
     # getrusage's ru_maxrss is inherited from the process that started this one.

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from espnet_llada.networks.lm.tokenizer import LMTokenizer, to_case
+from espnet_llada.networks.tokenizer import LMTokenizer, to_case
 from espnet_llada.types import UserError
 
 
@@ -46,7 +46,7 @@ def test_bad_case_and_bad_directory(tiny_lm, tmp_path):
 
 @pytest.fixture
 def plain(tiny_lm, tmp_path) -> Path:
-    """A tokenizer.json and what the shipped LMs say beside it."""
+    """A tokenizer.json and the tokenizer_config.json of the shipped LMs."""
     shutil.copy(tiny_lm / "tokenizer.json", tmp_path)
     settings = {"eos_token": "<|end|>", "clean_up_tokenization_spaces": False}
     settings |= {"tokenizer_class": "PreTrainedTokenizerFast", "model_max_length": 64}
@@ -56,7 +56,7 @@ def plain(tiny_lm, tmp_path) -> Path:
 
 def test_a_plain_tokenizer_is_read_without_transformers(plain):
     code = "import sys; from pathlib import Path"
-    code += "; from espnet_llada.networks.lm import tokenizer"
+    code += "; from espnet_llada.networks import tokenizer"
     code += f"; tokenizer.LMTokenizer(Path({str(plain)!r})).encode('a dog')"
     code += "; sys.exit('transformers' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

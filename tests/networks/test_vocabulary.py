@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from espnet_llada.networks.vocabulary import _FEW, scores
+from espnet_llada.networks.frozen import _FEW, scores
 
 
 @pytest.mark.parametrize(

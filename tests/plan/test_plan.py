@@ -15,8 +15,8 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 from espnet_llada.bin import plan as command
-from espnet_llada.build import WhisperLLM
-from espnet_llada.core.objective import noisy_canvas
+from espnet_llada.build import build_model
+from espnet_llada.core.objective import Objective, Targets, noisy_canvas
 from espnet_llada.plan import estimate as plan
 from espnet_llada.plan import meta_model
 from espnet_llada.types import SpecialTokens, UserError
@@ -56,15 +56,19 @@ def config(request, tiny_config, wide_lm) -> dict:
     return {
         **tiny_config,
         "decoder": request.param,
-        "decoder_conf": {**decoder, "canvas_slack": 0},
+        "decoder_conf": {**decoder, "max_eos_padding": 0},
         "postencoder_conf": qformer,
     }
+
+
+def targets(text: torch.Tensor) -> Targets:
+    return Targets(text, torch.tensor([TOKENS] * ROWS))
 
 
 def step(config: dict, amp: bool = False) -> tuple[float, float]:
     """FLOPs of a real training step on the CPU, and bytes that autograd saved."""
     torch.manual_seed(0)
-    model = WhisperLLM.from_config(config).train()
+    model = build_model(config).train()
     weights = {p.untyped_storage().data_ptr() for p in model.parameters()}
     kept: dict[int, torch.Tensor] = {}
 
@@ -81,8 +85,7 @@ def step(config: dict, amp: bool = False) -> tuple[float, float]:
     with FlopCounterMode(display=False) as counter:
         with hooks, torch.autocast("cpu", torch.bfloat16, enabled=amp):
             prefix = model.decoder.prefix(*model.encode(speech, lengths))
-            words = torch.tensor([TOKENS] * ROWS)
-            loss = model.decoder.loss(prefix, text, words, SEEDS).mean
+            loss = model.decoder.loss(prefix, targets(text), SEEDS).mean
         loss.backward()
     size = sum(tensor.untyped_storage().nbytes() for tensor in kept.values())
     return counter.get_total_flops(), size
@@ -92,15 +95,15 @@ def scored(config: dict) -> int:
     """Positions that the head scores in ``step``."""
     if config["decoder"] == "llama":
         return ROWS * (TOKENS + 1)
-    words, special = torch.tensor([TOKENS] * ROWS), SpecialTokens(mask=3, eos=2)
+    special = SpecialTokens(mask=3, eos=2)
     text = torch.zeros(ROWS, TOKENS, dtype=torch.long)
-    loss = config["decoder_conf"].get("loss", "llada")
-    return int(noisy_canvas(text, words, special, loss, SEEDS).masked.sum())
+    objective = Objective(config["decoder_conf"].get("loss", "llada"), 0)
+    return int(noisy_canvas(targets(text), special, objective, SEEDS).masked.sum())
 
 
 @pytest.fixture()
 def short_prompt(monkeypatch, config) -> None:
-    model = WhisperLLM.from_config(config)
+    model = build_model(config)
     length = len(model.decoder.prompt_ids)
     monkeypatch.setattr(meta_model, "PROMPT_TOKENS", length)
 
@@ -125,13 +128,13 @@ def test_the_formulas_give_what_torch_counts(config, dtype, amp):
 
 
 def test_counts_are_those_of_the_model(config):
-    model, network = WhisperLLM.from_config(config), meta_model.build(config)
+    model, network = build_model(config), meta_model.build(config)
     counts = plan.parameters(network)
     for part, name in (
         (model.encoder, "encoder"),
         (model.postencoder, "postencoder"),
         (model.decoder.lm, "decoder.lm"),
-        (model.decoder.projection, "decoder.projection"),
+        (model.decoder.audio_prefix, "decoder.audio_prefix"),
     ):
         trained = sum(p.numel() for p in part.parameters() if p.requires_grad)
         total = sum(p.numel() for p in part.parameters())

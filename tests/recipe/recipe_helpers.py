@@ -7,6 +7,8 @@ from pathlib import Path
 import numpy as np
 import soundfile
 
+from espnet_llada.recipe.datadir import Utterance, write_data_dir
+
 RECIPE = Path(__file__).parents[2] / "egs2" / "librispeech" / "asr_llada"
 
 
@@ -16,6 +18,11 @@ def write_audio(path: Path, seconds: float = 0.5, rate: int = 16000, channels: i
     shape = (int(seconds * rate), channels)
     noise = np.random.default_rng(0).normal(0.0, 0.1, shape)
     soundfile.write(path, noise, rate, subtype="PCM_16")
+
+
+def write_set(path: Path, audio: dict[str, str], speaker: str = "s") -> None:
+    """A data directory of recordings that all have the same transcript."""
+    write_data_dir(path, [Utterance(u, speaker, a, "A B") for u, a in audio.items()])
 
 
 def write_chapter(root: Path, subset: str, name: str, count: int, seconds: float = 0.5):

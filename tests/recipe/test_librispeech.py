@@ -10,7 +10,7 @@ import pytest
 import soundfile
 from recipe_helpers import RECIPE, snapshot, write_chapter
 
-from espnet_llada.recipe.datadir import DataDir, read_table
+from espnet_llada.recipe.datadir import read_data_dir, read_table
 from espnet_llada.recipe.librispeech import list_utterances, main, prepare_set
 from espnet_llada.types import UserError
 
@@ -48,7 +48,7 @@ def test_data_directory(corpus: Path, tmp_path: Path):
     for name in ("wav.scp", "text", "utt2spk", "spk2utt"):
         lines = (out / name).read_bytes().splitlines()
         assert lines == sorted(lines)
-    assert len(DataDir.read(out).wav) == 6
+    assert len(read_data_dir(out)) == 6
 
 
 def test_second_run_changes_nothing(corpus: Path, tmp_path: Path):

@@ -13,7 +13,12 @@ import pytest
 from recipe_helpers import RECIPE, write_audio
 
 from espnet_llada.recipe.combine import combine, main
-from espnet_llada.recipe.datadir import DataDir, read_table
+from espnet_llada.recipe.datadir import (
+    Utterance,
+    read_data_dir,
+    read_table,
+    write_data_dir,
+)
 from espnet_llada.types import UserError
 
 ROOT = RECIPE.parents[2]
@@ -78,10 +83,8 @@ def _runs(recipe: Path) -> list[list[str]]:
 
 def write_set(path: Path, texts: dict[str, str], audio: Path | None = None) -> Path:
     """A data directory; its recordings are relative to where the tests run."""
-    wav = audio or Path("wav.flac")
-    DataDir(dict.fromkeys(texts, str(wav)), texts, dict.fromkeys(texts, "s")).write(
-        path
-    )
+    wav = str(audio or "wav.flac")
+    write_data_dir(path, [Utterance(u, "s", wav, text) for u, text in texts.items()])
     return path
 
 
@@ -101,10 +104,11 @@ def parts(tmp_path: Path, monkeypatch) -> tuple[Path, Path, Path]:
 def test_training_sets_are_combined_without_what_is_tested(parts, tmp_path):
     one, two, held_out = parts
     combine([one, two], [held_out], tmp_path / "all")
-    data = DataDir.read(tmp_path / "all")
-    assert data.text == {"a1": "YES", "a2": "NO", "b2": "IT WAS"}
-    assert data.wav["a1"] == str(tmp_path / "speech/a.flac")  # as seen from above
-    assert data.wav["b2"] == "wav.flac"
+    data = read_data_dir(tmp_path / "all")
+    texts = {utt: found.text for utt, found in data.items()}
+    assert texts == {"a1": "YES", "a2": "NO", "b2": "IT WAS"}
+    assert data["a1"].audio == str(tmp_path / "speech/a.flac")  # as seen from above
+    assert data["b2"].audio == "wav.flac"
 
 
 def test_what_cannot_be_combined_is_refused(parts, tmp_path):

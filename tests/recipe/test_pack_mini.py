@@ -22,8 +22,8 @@ from espnet_llada.io.checkpoint import (
     read_state,
     trained_state,
 )
+from espnet_llada.io.weights import verify
 from espnet_llada.io.weights.assets import Packaged
-from espnet_llada.io.weights.digests import verify
 
 DECODE = "decode: {steps: 2, canvas_length: 6}\n"
 

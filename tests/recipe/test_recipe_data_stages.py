@@ -5,10 +5,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 import soundfile
-from recipe_helpers import snapshot, write_audio
+from recipe_helpers import snapshot, write_audio, write_set
 
 from espnet_llada.recipe.data_stages import filter_sets, format_sets, list_tokens
-from espnet_llada.recipe.datadir import DataDir, read_table, split_table, write_table
+from espnet_llada.recipe.datadir import read_table, split_table, write_table
 from espnet_llada.recipe.layout import Layout
 from espnet_llada.recipe.options import Options, parse_options
 from espnet_llada.types import UserError
@@ -33,8 +33,7 @@ def recipe_dir(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def _write(name: str, *files: str, prefix: str = "wav/") -> None:
     utts = {f"s-{f.replace('.', '-')}": prefix + f for f in files}
-    data = DataDir(utts, dict.fromkeys(utts, "A B"), dict.fromkeys(utts, "s"))
-    data.write(Path("data") / name)
+    write_set(Path("data") / name, utts)
 
 
 def test_plain_recordings_are_referred_to(recipe_dir: Path):
@@ -139,9 +138,7 @@ def test_pipes_that_may_run_are_recordings_from_then_on(
 ):
     monkeypatch.setattr("espnet_llada.recipe.data_stages._POOL_PAYS", 1)
     lines = dict.fromkeys(("s-a", "s-b"), "cat wav/stereo.wav |")
-    DataDir(lines, dict.fromkeys(lines, "A B"), dict.fromkeys(lines, "s")).write(
-        Path("data/te")
-    )
+    write_set(Path("data/te"), lines)
     command = ["--test_sets", "te", "--skip_train", "true", "--nj", str(nj)]
     format_sets(Layout(parse_options([*command, "--allow_pipes", "true"])))
     wav = read_table(Path("dump/raw/te/wav.scp"))

@@ -9,9 +9,9 @@ import time
 from pathlib import Path
 
 import pytest
-from recipe_helpers import write_audio
+from recipe_helpers import write_audio, write_set
 
-from espnet_llada.recipe.datadir import DataDir, read_table
+from espnet_llada.recipe.datadir import read_table
 from espnet_llada.recipe.driver import main
 from espnet_llada.recipe.jobs import Job, Tail, last_error, run_jobs
 from espnet_llada.types import UserError
@@ -27,9 +27,7 @@ def argv(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fake_python: str):
         utts = {f"s-c-{name}{i}": f"wav/{name}{i}.flac" for i in range(3)}
         for path in utts.values():
             write_audio(Path(path), 0.5)
-        DataDir(utts, dict.fromkeys(utts, "A B"), dict.fromkeys(utts, "s-c")).write(
-            Path("data") / name
-        )
+        write_set(Path("data") / name, utts, "s-c")
     Path("local").mkdir()
     Path("local/data.sh").write_text('#!/bin/sh\necho "$@" > data.args\n')
     Path("local/data.sh").chmod(0o755)

@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 from espnet_llada.build import WhisperLLM
 from espnet_llada.core.canvas import Canvas, blank_canvas, transcript_canvas
 from espnet_llada.core.options import SamplerOptions
-from espnet_llada.inference.decode_file import make_options
+from espnet_llada.inference.options import make_options
 from espnet_llada.inference.recognizer import make_recognizer
 from espnet_llada.release.options import ReleaseSamplerOptions
 from espnet_llada.release.sampler import sample

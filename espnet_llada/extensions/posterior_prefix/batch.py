@@ -1,4 +1,7 @@
-"""A batch as the posterior prefix shows it to the LM, drafts and scores included."""
+"""A batch as the posterior prefix shows it to the LM, drafts and scores included.
+
+Imports ``copy_head``, ``ctc_alignment``, ``ctc_prefix`` and ``whisper_scorer.scorer``.
+"""
 
 from __future__ import annotations
 
@@ -23,7 +26,7 @@ from espnet_llada.extensions.posterior_prefix.mixture import (
     mixtures,
 )
 from espnet_llada.extensions.whisper_scorer.scorer import Scored, Scorer
-from espnet_llada.networks.lm.backbone import OutputHead
+from espnet_llada.networks.backbone import OutputHead
 
 Rows = Sequence[Sequence[int]]
 """Of a batch: token ids, or positions, of each row."""

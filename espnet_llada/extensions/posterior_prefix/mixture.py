@@ -5,6 +5,8 @@ times Whisper's token embeddings gives posteriors over the LM's tokens. The LM i
 the mean of its own embeddings under them, so an utterance looks to it like a transcript
 of itself with doubtful words blurred, and it knows before any training how to copy.
 
+Imports ``extensions.ctc``.
+
 Source: LegoSLM (arXiv 2505.11352), which mixes an LM's embeddings by the posteriors of
 a CTC.
 """
@@ -22,7 +24,7 @@ from torch import Tensor, nn
 from espnet_llada.extensions.ctc import Windows
 from espnet_llada.extensions.posterior_prefix.embeddings import AudioEmbeddings
 from espnet_llada.io import weights
-from espnet_llada.io.data_file import read_json
+from espnet_llada.io.files import read_json
 from espnet_llada.io.schema import LARGEST
 from espnet_llada.networks.frozen import Pretrained
 from espnet_llada.networks.whisper_file import open_whisper

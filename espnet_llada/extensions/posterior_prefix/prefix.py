@@ -41,7 +41,7 @@ from espnet_llada.extensions.whisper_scorer.network import Options as ScorerOpti
 from espnet_llada.extensions.whisper_scorer.network import WhisperScorer
 from espnet_llada.extensions.whisper_scorer.scorer import Scorer
 from espnet_llada.io.schema import Share
-from espnet_llada.networks.random import RowRandom
+from espnet_llada.networks.rows import RowRandom
 from espnet_llada.types import UserError
 
 

@@ -37,8 +37,7 @@ from espnet_llada.extensions.whisper_qformer import (
 )
 from espnet_llada.io import weights
 from espnet_llada.io.schema import Share, Weight
-from espnet_llada.networks.frozen import Pretrained
-from espnet_llada.networks.vocabulary import scores
+from espnet_llada.networks.frozen import Pretrained, scores
 from espnet_llada.networks.whisper_file import WhisperConfig
 
 

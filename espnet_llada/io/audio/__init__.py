@@ -1,1 +1,1 @@
-"""Recordings in any container, joined or cut."""
+"""Reads recordings: WAV, FLAC, MP3, Ogg and others, also joined or truncated ones."""

@@ -1,4 +1,4 @@
-"""Finds where the samples of a WAV, an AIFF or one of their kin begin and end.
+"""Finds where the samples of WAV, AIFF, AU, CAF, … files begin and end.
 
 libsndfile takes what the headers say of that for at most so much; so a size of 0, left
 by a recorder that died, means an empty recording to it, and a file that was cut means a
@@ -17,7 +17,7 @@ _UNKNOWN_BYTES = 0x7FFF0000  # and more: what sox and ffmpeg write into a pipe
 
 
 class _Layout(NamedTuple):
-    """Of the chunks in a container.
+    """How a container lays out its chunks.
 
     Attributes:
         first: where the first chunk begins.
@@ -33,7 +33,7 @@ class _Layout(NamedTuple):
     pad: int
 
     def number(self, content: memoryview, at: int) -> int:
-        """The size that is written there."""
+        """The size field at an offset."""
         field = bytes(content[at : at + self.size_bytes])
         return int.from_bytes(field, self.order)
 
@@ -53,7 +53,7 @@ _SAMPLES = (b"data", b"SSND", b"BODY")
 
 
 class _Chunk(NamedTuple):
-    """Its id, where its content begins, and the size of that as it says."""
+    """Its id, the offset of its content, and the size written in its header."""
 
     id: bytes
     body: int
@@ -114,7 +114,7 @@ def read_chunked(name: str, content: memoryview, start: int) -> Stream:
 
 
 def codec_of(content: memoryview) -> str:
-    """What a WAV is compressed with that libsndfile does not read; else nothing."""
+    """The codec of a WAV that libsndfile cannot read; "" if it can."""
     if content[:4] != b"RIFF":
         return ""
     samples = _find_samples(content, 0, _RIFF)
@@ -173,12 +173,12 @@ def _chunk_at(content: memoryview, at: int, layout: _Layout) -> _Chunk | None:
 
 
 def _next(content: memoryview, end: int, layout: _Layout) -> int:
-    """Where the chunk behind another one begins; some writers do not pad."""
+    """Offset of the next chunk; some writers do not pad."""
     return end if _CHUNK_ID.match(content, end) else end + -end % layout.pad
 
 
 def _skip_chunks(content: memoryview, end: int, layout: _Layout) -> int:
-    """Where the last one ends of the chunks that begin here."""
+    """The end of the last of the chunks from ``end`` on."""
     while chunk := _chunk_at(content, _next(content, end, layout), layout):
         if chunk.id in _SAMPLES or not 0 <= chunk.size <= len(content) - chunk.body:
             break  # more samples, which libsndfile does not read; no chunk
@@ -189,7 +189,7 @@ def _skip_chunks(content: memoryview, end: int, layout: _Layout) -> int:
 def _with_size(
     name: str, file: memoryview, start: int, samples: _Samples, layout: _Layout
 ) -> memoryview:
-    """A copy of the file that says how many bytes of samples it has."""
+    """A copy of the file whose header has the true size of its samples."""
     size = start + len(file) - samples.body
     if layout is _W64:
         size += layout.id_bytes + layout.size_bytes

@@ -56,7 +56,7 @@ class Found(NamedTuple):
 
 
 def split_file(name: str, content: memoryview) -> Found:
-    """Every recording in a file; the whole of it where nothing is known of it.
+    """Every recording in a file; the whole file where its format is not known here.
 
     Args:
         name: for the messages.
@@ -139,7 +139,7 @@ def _read_nist(name: str, content: memoryview, start: int) -> Stream:
 
 
 def _read_ogg(name: str, content: memoryview, start: int) -> Iterator[Stream]:
-    """The links of a chain: each one's first pages say that they begin it."""
+    """The links of a chained Ogg file; a flag marks each one's first pages."""
     at, begun = start, False
     while _PAGE.match(content, at):
         begins = content[at + 5 : at + 6] in (b"\x02", b"\x06")
@@ -157,17 +157,17 @@ def _read_ogg(name: str, content: memoryview, start: int) -> Iterator[Stream]:
 
 
 def _is_page(page: memoryview) -> bool:
-    """Whether its checksum is right: zlib's CRC-32 but for the order of the bits."""
+    """Whether its checksum is right: zlib's CRC-32, with mirrored bits."""
     mirrored = b"".join((page[:22], bytes(4), page[26:])).translate(_MIRRORED)
     crc = zlib.crc32(mirrored, 0xFFFFFFFF) ^ 0xFFFFFFFF
     return page[22:26] == crc.to_bytes(4, "big").translate(_MIRRORED)
 
 
 def _read_decoded(content: memoryview, start: int) -> Stream:
-    """A recording whose end only its decoder knows: the least that it reads it from.
+    """A recording whose end only its decoder knows: the fewest bytes it decodes from.
 
-    In most files that is all there is, which one look tells: without the last byte the
-    last sample is not there.
+    Mostly that is the whole file, which is tested first: without the last byte, the
+    last sample cannot be read.
     """
     behind = FLAC.search(content, start + 4)
     file = content[start : behind.start() if behind else len(content)]
@@ -182,7 +182,7 @@ def _read_decoded(content: memoryview, start: int) -> Stream:
 
 
 def _frames(file: memoryview) -> int:
-    """The samples that it says it has; 0 where nothing is to be cut off behind them."""
+    """The length in the header (samples); 0 where the end need not be searched for."""
     try:
         with soundfile.SoundFile(BytesFile(file)) as f:
             known = f.format not in ("MP3", "SDS") and f.frames != _UNKNOWN_FRAMES
@@ -192,7 +192,7 @@ def _frames(file: memoryview) -> int:
 
 
 def _reads(file: memoryview, frames: int, first: int = 0) -> bool:
-    """Whether libsndfile reads all samples from one on."""
+    """Whether libsndfile can read all samples from the ``first`` on."""
     try:
         with soundfile.SoundFile(BytesFile(file)) as f:
             if first:  # a decoder that seeks is easily lost in what is behind the end

@@ -1,4 +1,4 @@
-"""Says what a file is that libsndfile does not read."""
+"""Names the format of a file that libsndfile cannot read."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ _BEGINNING = 512
 
 
 def not_audio(name: str, content: memoryview, detail: str) -> UserError:
-    """The refusal of a file that holds no audio, or audio of another kind.
+    """The error for a file that is no audio, or of an unsupported format.
 
     Args:
         name: of the file.

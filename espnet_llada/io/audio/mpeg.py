@@ -1,4 +1,4 @@
-"""Finds the frames of MP3 files, which may follow one another in one file."""
+"""Finds the frames of MP3 files, also of several joined end to end."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ def _frame_at(content: memoryview, at: int) -> _Frame | None:
 
 
 def _begins_at(content: memoryview, at: int) -> _Frame | None:
-    """The frame there if another one like it, or the end, is behind it."""
+    """The frame at an offset, if one like it or the end of the file follows."""
     frame = _frame_at(content, at)
     if frame is None or frame.end > len(content):
         return None
@@ -70,7 +70,7 @@ def _begins_at(content: memoryview, at: int) -> _Frame | None:
 
 
 def find_mpeg(content: memoryview, start: int, stop: int) -> int | None:
-    """Where the first frame begins that another one like it follows."""
+    """Offset of the first frame that one like it follows."""
     for found in _SYNC.finditer(content, start, stop):
         frame = _begins_at(content, found.start())
         if frame and _begins_at(content, frame.end):
@@ -101,7 +101,8 @@ def read_mpeg(name: str, content: memoryview, at: int, start: int) -> Iterator[S
         if frame and frames and frame.kind != frames[0].kind:
             frame = _begins_at(content, at)
         if frame and frame.end <= len(content):
-            if frames and _begins_file(content, frame, frames[0].kind):
+            other = frames and frame.kind != frames[0].kind
+            if other or (frames and _count(content, frame) is not None):
                 yield _stream(name, content, frames, at, lost)
                 frames, lost = [], 0
             frames.append(frame)
@@ -145,9 +146,9 @@ def _stream(
 
 
 def _counting_frame(content: memoryview, frames: list[_Frame]) -> memoryview:
-    """A frame that says how many follow, without which libsndfile has to guess.
+    """A Xing header with the number of frames, for a file without one.
 
-    It guesses from the size of the first one, and reads no more than it has guessed.
+    libsndfile would estimate it from the size of the first frame, and read no more.
     """
     start = frames[0].start
     plain = int.from_bytes(content[start : start + 4], "big") & ~0xF200 | 0x10000
@@ -165,14 +166,10 @@ def _side_bytes(kind: _Kind) -> int:
     return ((17, 32) if kind.mpeg1 else (9, 17))[not kind.mono]
 
 
-def _begins_file(content: memoryview, frame: _Frame, kind: _Kind) -> bool:
-    return frame.kind != kind or _count(content, frame) is not None
-
-
 def _count(content: memoryview, frame: _Frame) -> int | None:
-    """The number of frames that this one says the file has, None if it is an audio's.
+    """The number of frames in a Xing or VBRI header, 0 if it has none.
 
-    0 if it leaves that open.
+    None for any other frame.
     """
     kind = frame.kind
     if kind.layer != 3:  # which alone has such frames

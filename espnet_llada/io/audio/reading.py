@@ -17,6 +17,7 @@ from espnet_llada.io.audio.foreign import not_audio
 from espnet_llada.io.audio.stream import BytesFile, truncated
 from espnet_llada.io.kaldi.archive import read_entry
 from espnet_llada.io.kaldi.pipe import Pipe
+from espnet_llada.io.waveform import check_samples
 from espnet_llada.types import SAMPLE_RATE, UserError
 
 _ARK = re.compile(r"(.+\.ark):\d{1,18}")
@@ -29,7 +30,6 @@ cut, they would be short without a word, and joined have a header among the samp
 _BLOCK_FRAMES = 1 << 22
 _RATES = range(1_000, 768_001)
 _CANCELLED = 0.1  # of the energy that is left of channels without anything in common
-_PEAK = 8.0  # float samples above this are not in [-1, 1] units at all
 _INTEGERS = {"uint8": (128, 1 << 7), "int16": (0, 1 << 15)}  # offset, full scale
 
 _said: set[str] = set()
@@ -68,46 +68,6 @@ def load_audio(path: str | os.PathLike) -> np.ndarray:
     for topic, note in found.notes.items():
         _say_once(topic, "%s: %s", name, note)
     return waveforms[0] if len(waveforms) == 1 else np.concatenate(waveforms)
-
-
-def split_long(waveform: np.ndarray, max_seconds: float = 30.0) -> list[np.ndarray]:
-    """Cut a recording at its quietest places into pieces that the encoder takes.
-
-    Each cut is at the middle of the quietest 0.2 s within the last third of the
-    longest piece allowed there; among equals, the latest.
-
-    Args:
-        waveform: samples of shape (T,) at 16 kHz.
-        max_seconds: the longest piece allowed (seconds).
-
-    Returns:
-        Views of ``waveform``, none empty, that concatenate to it; no piece at all
-        for an empty waveform.
-
-    Raises:
-        ValueError: the waveform is not 1-D or ``max_seconds`` is below one sample.
-    """
-    longest = int(max_seconds * SAMPLE_RATE)
-    if waveform.ndim != 1 or longest < 1:
-        raise ValueError(f"shape {waveform.shape}, max_seconds {max_seconds}")
-    pieces = []
-    start = 0
-    while len(waveform) - start > longest:
-        first = start + longest - longest // 3
-        cut = first + _quietest(waveform[first : start + longest])
-        pieces.append(waveform[start:cut])
-        start = cut
-    if start < len(waveform):
-        pieces.append(waveform[start:])
-    return pieces
-
-
-def _quietest(samples: np.ndarray) -> int:
-    """Index of the middle of the quietest 0.2 s; ``samples`` may be shorter."""
-    width = min(SAMPLE_RATE // 5, len(samples))
-    energy = np.concatenate(([0.0], np.cumsum(np.square(samples, dtype=np.float64))))
-    windows = energy[width:] - energy[: len(energy) - width]
-    return len(windows) - 1 - int(np.argmin(windows[::-1])) + width // 2
 
 
 def _read_bytes(path: Path) -> memoryview:
@@ -179,17 +139,6 @@ def _read_ark(name: str) -> tuple[np.ndarray, int]:
     offset, scale = _INTEGERS.get(samples.dtype.name, (0, 1))
     floats = (samples.astype(np.float32) - offset) / scale
     return floats.reshape(len(samples), -1), rate
-
-
-def check_samples(name: str, samples: np.ndarray) -> None:
-    """Refuse float samples that are no numbers, or far above full scale."""
-    peak = np.abs(samples).max()
-    if not np.isfinite(peak):  # max() carries a NaN through
-        raise UserError(f"{name}: has NaN or infinite samples; export it again")
-    if peak > _PEAK:
-        raise UserError(
-            f"{name}: float samples reach {peak:.6g}, full scale is 1; rescale them"
-        )
 
 
 def _to_mono_16k(name: str, samples: np.ndarray, rate: int) -> np.ndarray:

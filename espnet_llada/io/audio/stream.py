@@ -1,4 +1,4 @@
-"""One recording among the bytes of a file, and what is around it."""
+"""One recording in the bytes of a file, and the tags around it."""
 
 from __future__ import annotations
 
@@ -94,13 +94,13 @@ _TAG = re.compile(
 
 
 def find_file(content: memoryview, start: int, stop: int) -> int | None:
-    """Where the first file begins between two places; not one of MP3's frames."""
+    """Offset of the first file header between two offsets (MP3 has none)."""
     found = [magic.search(content, start, stop) for magic in _FILES]
     return min((match.start() for match in found if match), default=None)
 
 
 def skip_tags(content: memoryview, at: int) -> int:
-    """Where the tags and the padding end that begin here."""
+    """The offset behind tags (ID3, APE, …) and padding that begin at ``at``."""
     while tag := _TAG.match(content, at):
         end = tag.end()
         if size := tag["id3"]:
@@ -116,5 +116,5 @@ def skip_tags(content: memoryview, at: int) -> int:
 
 
 def truncated(name: str, detail: str) -> UserError:
-    """The refusal of a recording that lacks some of its samples."""
+    """The error for a recording that lacks some of its samples."""
     return UserError(f"{name}: truncated or corrupt ({detail}); copy it again")

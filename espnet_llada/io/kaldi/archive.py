@@ -27,7 +27,7 @@ _UNKNOWN_BYTES = 0x7FFF0000  # what sox and ffmpeg write as length into a pipe
 
 
 class Place(NamedTuple):
-    """``FILE[:OFFSET][[RANGES]]``: rows and perhaps columns to take; () for all."""
+    """A rxfilename ``FILE[:OFFSET][[RANGES]]``; the ranges are of rows and columns."""
 
     file: Path
     offset: int
@@ -120,7 +120,7 @@ def _read(place: str, file: Path, offset: int) -> Any:
 
 
 def _entry_bytes(head: bytes) -> int:
-    """What a waveform's header says of the size of its entry; 0 if nothing."""
+    """Size of a waveform's entry by its header; 0 where that does not say it."""
     if head.startswith(b"RIFF"):
         return 8 + int.from_bytes(head[4:8], "little")
     if head[5:] and head.startswith(b"AUDIO"):  # kaldiio's: a byte, so many of length

@@ -13,7 +13,7 @@ Result = TypeVar("Result")
 
 
 def is_command(place: str) -> bool:
-    """Whether kaldiio would run a place of a table."""
+    """Whether kaldiio would run it as a command."""
     return place.strip().startswith("|") or place.strip().endswith("|")
 
 

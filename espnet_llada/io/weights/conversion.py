@@ -1,4 +1,4 @@
-"""A conversion's output: complete or absent, with a record of its sources, made once.
+"""Runs a conversion once: its output is complete or absent, and records its sources.
 
 The record, ``convert.json``, names every source and every file written with its size
 and sha256. A second run that would read and write the same leaves all bytes alone.
@@ -15,13 +15,17 @@ from typing import Annotated, Any
 from msgspec import Meta, Struct
 
 from espnet_llada import __version__
-from espnet_llada.io.cache import new_directory
-from espnet_llada.io.checksums import sha256, write_checksums
-from espnet_llada.io.data_file import read_json, write_json
+from espnet_llada.io.files import (
+    new_directory,
+    read_json,
+    sha256,
+    write_checksums,
+    write_json,
+)
 from espnet_llada.io.schema import checked
-from espnet_llada.io.weights import Weights
-from espnet_llada.io.weights.digests import (
+from espnet_llada.io.weights import (
     WEIGHT_SUFFIXES,
+    Weights,
     cached_sha256,
     recorded_sha256,
 )
@@ -33,7 +37,7 @@ RECORD = "convert.json"
 def describe(weights: Weights) -> dict[str, Any]:
     """A source in the record: name, bytes and sha256 of its weights.
 
-    Of a directory every file that a conversion may read is listed besides.
+    Of a directory every file that a conversion may read is listed too.
     """
     path = weights.path
     if path.is_file():
@@ -106,7 +110,7 @@ class _Output(Struct):
 
 
 def _old_outputs(output: Path, recipe: Mapping[str, Any]) -> dict[str, Any] | None:
-    """Files of an earlier conversion; None where it is this one and undamaged."""
+    """Files of an earlier conversion; None if that was the same and is undamaged."""
     if not output.exists():
         return {}
     if not output.is_dir():
@@ -121,21 +125,16 @@ def _old_outputs(output: Path, recipe: Mapping[str, Any]) -> dict[str, Any] | No
                 "in it); name another output"
             ) from e
         return {}
-    if record == recipe and all(_is(output / n, was) for n, was in old.items()):
+    if record == recipe and all(
+        (output / name).is_file() and cached_sha256(output / name) == was.sha256
+        for name, was in old.items()
+    ):
         return None
     return old
 
 
-def _is(file: Path, was: _Output) -> bool:
-    return (
-        file.is_file()
-        and file.stat().st_size == was.bytes
-        and cached_sha256(file) == was.sha256
-    )
-
-
 def _seal(made: Path) -> dict[str, dict[str, Any]]:
-    """Size and digest of each file, which is on the disk then."""
+    """Write the checksums and flush all files; returns size and digest of each."""
     outputs = {}
     for directory in {f.parent for f in made.rglob("*")}:
         write_checksums(directory)

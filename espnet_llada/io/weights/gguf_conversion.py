@@ -10,7 +10,7 @@ import logging
 from pathlib import Path
 
 from espnet_llada.import_guards import import_torchaudio
-from espnet_llada.io.data_file import write_json, write_text
+from espnet_llada.io.files import write_json, write_text
 from espnet_llada.io.weights.tensors import save_tensors
 from espnet_llada.types import UserError
 

@@ -1,4 +1,4 @@
-"""Tensors of weights files: written whole, and read one by one off the memory map.
+"""Writes and reads the tensors of weights files, one by one through memory maps.
 
 The pages of a memory map count as memory until it is closed, so that a file read
 through one map and converted costs its own size on top of the result: 1.5 times the
@@ -24,8 +24,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from espnet_llada.io.checksums import checksum_file, checksum_line, sha256
-from espnet_llada.io.weights.digests import LARGE
+from espnet_llada.io.files import LARGE, checksum_file, checksum_line, sha256
 from espnet_llada.types import UserError, atomic_write
 
 _PORTION = 32 << 20  # bytes read through one map of a .pt
@@ -180,7 +179,7 @@ def torch_load(path: Path, kind: str) -> tuple[Any, bool]:
 
 
 def check_crc(path: str | os.PathLike) -> None:
-    """Compare what ``torch.save`` has written with the checksums among it.
+    """Check the CRCs in the zip that ``torch.save`` writes.
 
     torch itself reads over damaged bytes. Of a file from ``LARGE`` on it would take
     seconds, and is not done.
@@ -195,7 +194,7 @@ def check_crc(path: str | os.PathLike) -> None:
 
 
 def is_plain(value: Any) -> bool:
-    """Whether it is a tensor that holds numbers, one for each position."""
+    """Whether it is an ordinary dense tensor of real numbers."""
     return (
         torch.is_tensor(value)
         and value.layout is torch.strided
@@ -211,7 +210,7 @@ def is_finite(tensor: Tensor) -> bool:
 
 
 def why_unreadable(error: Exception) -> str:
-    """What ``torch.load`` complains of, in a few words on one line."""
+    """The reason that ``torch.load`` failed, on one line."""
     refused = isinstance(error, pickle.UnpicklingError) or "weights_only" in str(error)
     if refused:  # torch would advise to run the code
         return "damaged, or it holds code, which is not run"
@@ -239,7 +238,7 @@ def stored_torch(
 
 
 class _MappedState:
-    """Opens a ``.pt`` anew after each portion, to be rid of the pages read."""
+    """A ``.pt`` that is opened again after each portion, to free the pages read."""
 
     def __init__(self, path: Path, kind: str, state_of: Callable):
         self._path, self._kind, self._state_of = path, kind, state_of

@@ -13,17 +13,17 @@ import pytest
 import torch
 
 from espnet_llada.bin import cli
-from espnet_llada.inference.decode_file import model_options
 from espnet_llada.inference.loading import read_train_config
+from espnet_llada.inference.options import model_options
+from espnet_llada.io import weights as digests
 from espnet_llada.io.checkpoint import read_state
 from espnet_llada.io.model_dir import write_model
-from espnet_llada.io.weights import Asset, digests, resolve
-from espnet_llada.io.weights.assets import ASSETS, MINI
-from espnet_llada.io.weights.digests import cached_sha256, verify
+from espnet_llada.io.weights import cached_sha256, resolve, verify
+from espnet_llada.io.weights.assets import ASSETS, MINI, Asset
 from espnet_llada.io.weights.tensors import save_tensors
-from espnet_llada.networks.lm.export import export_llama
-from espnet_llada.networks.lm.loading import empty_llama
-from espnet_llada.networks.lm.tokenizer import LMTokenizer
+from espnet_llada.networks.llama_export import export_llama
+from espnet_llada.networks.llama_files import empty_llama
+from espnet_llada.networks.tokenizer import LMTokenizer
 from espnet_llada.types import UserError
 
 TENSORS = {"a": torch.arange(30_000.0)}
@@ -77,8 +77,8 @@ READ_BY = {
 
 def test_configs_and_tokenizers_are_verified_as_well(tmp_path, capsys):
     """A letter of theirs would change the text, and nobody would know."""
-    beside = {str(f.relative_to(MINI)) for f in MINI.rglob("*.sha256")}
-    assert {f"{name}.sha256" for name in READ_BY} <= beside
+    found = {str(f.relative_to(MINI)) for f in MINI.rglob("*.sha256")}
+    assert {f"{name}.sha256" for name in READ_BY} <= found
     for file in MINI.rglob("*.sha256"):
         assert sha256sum(file.parent, file.stem) == f"{file.stem}: OK\n"
     shutil.copytree(MINI, tmp_path / "mini")
@@ -150,8 +150,8 @@ def test_directories_that_we_write_carry_checksums(tmp_path, tiny_lm, cache):
 @pytest.mark.parametrize("text", ["", "<html>", "a" * 63, b"\xff\xfe\x00"])
 def test_a_checksum_that_is_none_is_one_line(tmp_path, text):
     save_tensors(TENSORS, tmp_path / "m.safetensors")
-    beside = tmp_path / "m.safetensors.sha256"
-    beside.write_bytes(text if isinstance(text, bytes) else text.encode())
+    checksum = tmp_path / "m.safetensors.sha256"
+    checksum.write_bytes(text if isinstance(text, bytes) else text.encode())
     with pytest.raises(UserError, match=r"sha256: not what sha256sum writes; delete"):
         read_state(tmp_path / "m.safetensors")
 

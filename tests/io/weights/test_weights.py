@@ -12,7 +12,9 @@ import pytest
 
 from espnet_llada.bin.weights import main as command_main
 from espnet_llada.io import weights
-from espnet_llada.io.weights import Asset, Packaged, digests, download, resolve
+from espnet_llada.io import weights as digests
+from espnet_llada.io.weights import download, resolve
+from espnet_llada.io.weights.assets import Asset, Packaged
 from espnet_llada.io.weights.download import FetchError
 from espnet_llada.types import UserError
 

@@ -16,8 +16,9 @@ from pathlib import Path
 from synthesis.texts import Excluded, sources, transcript
 
 from espnet_llada.bin.options import OptionParser, run_main
+from espnet_llada.io.files import make_dir
 from espnet_llada.io.kaldi.table import read_table
-from espnet_llada.recipe.datadir import make_dir, write_table
+from espnet_llada.recipe.datadir import write_table
 from espnet_llada.types import check_directory
 
 

@@ -36,8 +36,9 @@ from espnet_llada.io.checkpoint import (
     read_identity,
     read_state,
 )
-from espnet_llada.io.checksums import write_checksum, write_checksums
-from espnet_llada.io.weights import ASSETS, Weights, resolve
+from espnet_llada.io.files import write_checksum, write_checksums
+from espnet_llada.io.weights import Weights, resolve
+from espnet_llada.io.weights.assets import ASSETS
 from espnet_llada.types import LoadOptions, UserError
 
 LM, LM_FILES = "stories15m", ("config.json", "model.safetensors", "tokenizer*.json")

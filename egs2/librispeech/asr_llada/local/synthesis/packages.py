@@ -12,7 +12,7 @@ import zipfile
 from dataclasses import dataclass
 from pathlib import Path
 
-from espnet_llada.io.checksums import sha256
+from espnet_llada.io.files import sha256
 from espnet_llada.types import UserError
 
 # Wheels only: of another archive pip would run code before it is verified.

@@ -1,4 +1,4 @@
-"""The Llama network, as small as it is: what LLaMA and LLaDA are made of.
+"""A minimal Llama network, which LLaMA and LLaDA share.
 
 Our own rather than transformers', which takes longer to import than an utterance to
 decode. Tests hold it to transformers' results; parameter names are the same.
@@ -11,8 +11,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, fields, replace
-from typing import Annotated, Any
+from dataclasses import dataclass, field, fields, replace
+from typing import TYPE_CHECKING, Annotated, Any
 
 import torch
 import torch.nn.functional as F
@@ -20,8 +20,10 @@ from msgspec import Meta, Struct
 from torch import Tensor, nn
 
 from espnet_llada.io.schema import Count, Layers, Share, Tokens, Width, checked
-from espnet_llada.networks.lm.cache import KVCache
 from espnet_llada.types import UserError
+
+if TYPE_CHECKING:
+    from espnet_llada.networks.cache import KVCache
 
 Positive = Annotated[float, Meta(gt=0.0, le=1e12)]
 
@@ -36,9 +38,16 @@ class Llama3Scaling(Struct):
     original_max_position_embeddings: Count
 
 
+class Rope(Struct, frozen=True):
+    """Rotary embedding: the base theta, and Llama 3.1's scaling of its frequencies."""
+
+    theta: Positive = 10_000.0
+    scaling: Llama3Scaling | None = None
+
+
 @dataclass(frozen=True)
 class LlamaConfig:
-    """A Llama's sizes, under the names of its config.json."""
+    """A Llama's sizes, most of them under the names of its config.json."""
 
     vocab_size: Tokens
     hidden_size: Width
@@ -47,15 +56,15 @@ class LlamaConfig:
     num_attention_heads: Layers
     num_key_value_heads: Layers
     rms_norm_eps: Share = 1e-6
-    rope_theta: Positive = 10_000.0
-    rope_scaling: Llama3Scaling | None = None
+    rope: Rope = field(default_factory=Rope)
     head_dim: Annotated[int, Meta(ge=0, le=4096)] = 0
     tie_word_embeddings: bool = False
-    model_type: str = "llama"  # peft looks for it
+
+    model_type = "llama"  # peft looks for it
 
     @classmethod
     def from_settings(cls, settings: Mapping[str, Any], where: object) -> LlamaConfig:
-        """Of a config.json as transformers 4 or 5 writes it.
+        """Read a config.json as transformers 4 or 5 writes it.
 
         Args:
             settings: its content.
@@ -77,14 +86,14 @@ class LlamaConfig:
         for name, strange in unknown.items():
             if strange:
                 raise UserError(f"{where}: {name} {strange} is not supported")
-        sizes = {f.name: settings.get(f.name) for f in fields(cls)}
-        sizes = {k: v for k, v in sizes.items() if v is not None and k not in _DERIVED}
+        sizes: dict[str, Any] = {f.name: settings.get(f.name) for f in fields(cls)}
+        sizes = {name: v for name, v in sizes.items() if v is not None}
         sizes.setdefault("num_key_value_heads", settings.get("num_attention_heads"))
+        scaling = rope if rope["rope_type"] == "llama3" else None
+        sizes["rope"] = {"scaling": scaling}
         theta = rope.get("rope_theta") or settings.get("rope_theta")
         if theta is not None:
-            sizes["rope_theta"] = theta
-        if rope["rope_type"] == "llama3":
-            sizes["rope_scaling"] = rope
+            sizes["rope"]["theta"] = theta
         config = checked(sizes, cls, where)
         heads, shared = config.num_attention_heads, config.num_key_value_heads
         if heads % shared:
@@ -99,16 +108,13 @@ class LlamaConfig:
 
 
 class _Settings(Struct):
-    """Of a config.json what decides whether it is a Llama of ours."""
+    """Parts of a config.json that tell variants which are not implemented."""
 
     rope_parameters: dict[str, Any] | None = None
     rope_scaling: dict[str, Any] | None = None
     attention_bias: bool | None = False
     mlp_bias: bool | None = False
     hidden_act: str = "silu"
-
-
-_DERIVED = ("rope_theta", "rope_scaling", "model_type")
 
 
 class Llama(nn.Module):
@@ -154,7 +160,7 @@ class Llama(nn.Module):
 
 
 def run_layer(layer: nn.Module, embeds, mask, rotary, cache, kernel) -> Tensor:
-    """The layer; compiled as a function, code for one fits them all."""
+    """Run a layer; a function, so that torch.compile shares its code among layers."""
     return layer(embeds, mask, rotary, cache, kernel)
 
 
@@ -193,8 +199,8 @@ class Rotary(nn.Module):
 def _frequencies(config: LlamaConfig) -> Tensor:
     with torch.device("cpu"):
         powers = torch.arange(0, config.head_dim, 2, dtype=torch.int64).float()
-    plain = 1.0 / config.rope_theta ** (powers / config.head_dim)
-    given = config.rope_scaling
+    plain = 1.0 / config.rope.theta ** (powers / config.head_dim)
+    given = config.rope.scaling
     if given is None:
         return plain
     # Long waves are stretched, short ones kept, those between blended.

@@ -11,8 +11,7 @@ from typing import Any
 
 from msgspec import Struct
 
-from espnet_llada.io.checksums import check_content
-from espnet_llada.io.data_file import read_json
+from espnet_llada.io.files import check_content, read_json
 from espnet_llada.io.schema import checked
 from espnet_llada.types import UserError
 
@@ -71,7 +70,7 @@ class LMTokenizer:
 
     @cached_property
     def fingerprint(self) -> int:
-        """A number below 2**63 that tells tokenizers apart which make other ids."""
+        """A number below 2**63 that differs for tokenizers with other ids."""
         digest = hashlib.sha256((self.path / "tokenizer.json").read_bytes())
         digest.update(self.text_case.encode())
         return int.from_bytes(digest.digest()[:8], "big") >> 1
@@ -126,7 +125,7 @@ class LMTokenizer:
 
 
 class _Config(Struct):
-    """Of tokenizer_config.json what transformers would stumble over much later."""
+    """The part of tokenizer_config.json where a bad value would crash transformers."""
 
     model_max_length: float | None = None
     clean_up_tokenization_spaces: bool | None = None
@@ -134,7 +133,7 @@ class _Config(Struct):
 
 @contextlib.contextmanager
 def _as_user_error(path: Path) -> Iterator[None]:
-    """What tokenizers and transformers raise, which have no type for a damaged file.
+    """Turn any error of tokenizers or transformers into a UserError.
 
     A panic of the former's Rust is not even an Exception.
     """
@@ -150,7 +149,7 @@ def _as_user_error(path: Path) -> Iterator[None]:
 
 
 class _PlainTokenizer:
-    """A tokenizer.json to which its other files add nothing, read without transformers.
+    """A tokenizer that needs nothing but its tokenizer.json, so no transformers.
 
     That takes a second to import; the rest of a short utterance takes no longer.
     Attributes and methods are ``PreTrainedTokenizerFast``'s.
@@ -163,7 +162,7 @@ class _PlainTokenizer:
 
     @classmethod
     def read(cls, path: Path) -> _PlainTokenizer | None:
-        """None where transformers has to decide what its files mean together."""
+        """None if other files change the tokenizer, so that transformers is needed."""
         from tokenizers import Tokenizer
 
         if not (path / "tokenizer_config.json").exists():

@@ -1,4 +1,4 @@
-"""LoRA on the LM's attention projections, by peft; and its merge without peft."""
+"""LoRA on the LM's linear layers, by peft."""
 
 from __future__ import annotations
 
@@ -59,13 +59,13 @@ def add_lora(body: nn.Module, options: LoraOptions) -> None:
 
 
 def updated_layers(body: nn.Module) -> list[nn.Module]:
-    """The layers that have an update."""
+    """The layers with LoRA."""
     return [m for m in body.modules() if hasattr(m, "cast_input_dtype_enabled")]
 
 
 @contextmanager
 def casts_by_autocast(layers: Sequence[nn.Module]) -> Iterator[None]:
-    """Have layers with an update take their input as it is, for autocast to cast.
+    """Switch off peft's own cast of the input of layers with LoRA.
 
     peft casts it to the update's fp32, and autocast straight back to bf16: four
     copies in each projection, forward and backward pass, for nothing.

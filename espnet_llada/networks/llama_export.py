@@ -13,11 +13,11 @@ from huggingface_hub import split_state_dict_into_shards_factory
 from msgspec import Struct
 from torch import Tensor
 
-from espnet_llada.io.data_file import write_json
+from espnet_llada.io.files import write_json
 from espnet_llada.io.schema import Count, Natural, checked
 from espnet_llada.io.weights.tensors import StoredTensor, save_tensors
-from espnet_llada.networks.lm.llama import LlamaConfig
-from espnet_llada.networks.lm.loading import HEAD, empty_llama, stored_llama
+from espnet_llada.networks.llama import LlamaConfig
+from espnet_llada.networks.llama_files import HEAD, empty_llama, stored_llama
 
 SHARD_BYTES = 4_000_000_000
 """A shard is in memory while it is written, so it bounds the memory needed."""
@@ -68,7 +68,7 @@ def export_llama(
             rounded once; bf16 loses updates below 1/256 of a weight.
 
     Raises:
-        UserError: see ``networks.lm.loading``.
+        UserError: see ``networks.llama_files``.
     """
     body, settings = empty_llama(source)
     stored = stored_llama(source, body)
@@ -114,7 +114,7 @@ def _order(name: str) -> tuple[int, str]:
 
 
 class _LladaTokens(Struct):
-    """Of a LLaDA's config.json what its network does not need, but a Llama's has."""
+    """Parts of a LLaDA's config.json that only a Llama's config.json needs."""
 
     max_sequence_length: Count
     eos_token_id: Natural
@@ -129,8 +129,10 @@ def _config(
         content = dict(settings)
     else:
         tokens = checked(settings, _LladaTokens, source)
-        content = {k: v for k, v in asdict(config).items() if v is not None}
+        content = asdict(config)
         content |= {
+            "model_type": config.model_type,
+            "rope_theta": content.pop("rope").theta,
             "architectures": ["LlamaForCausalLM"],
             "max_position_embeddings": tokens.max_sequence_length,
             "bos_token_id": None,

@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from espnet_llada.networks.vocabulary import at_once
+from espnet_llada.networks.frozen import at_once
 
 
 def head_nll(hidden: Tensor, head: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:

@@ -2,7 +2,7 @@
 
 LLaDA-8B is a Llama without the causal mask, so one ``Llama`` carries both; what differs
 is the attention mask that we hand it, and the tensor names of the checkpoint
-(``espnet_llada.networks.lm.loading``).
+(``espnet_llada.networks.llama_files``).
 """
 
 from __future__ import annotations
@@ -10,19 +10,18 @@ from __future__ import annotations
 from contextlib import nullcontext
 from functools import cached_property
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
 
-from espnet_llada.networks.compiling import for_any_shape
-from espnet_llada.networks.frozen import Pretrained
-from espnet_llada.networks.lm.cache import KVCache
-from espnet_llada.networks.lm.head import head_nll
-from espnet_llada.networks.lm.llama import Llama, run_layer
-from espnet_llada.networks.lm.loading import load_llama
-from espnet_llada.networks.lm.lora import casts_by_autocast, updated_layers
-from espnet_llada.networks.vocabulary import scores
+from espnet_llada.networks.frozen import Pretrained, scores
+from espnet_llada.networks.llama import Llama, run_layer
+from espnet_llada.networks.llama_files import load_llama
 from espnet_llada.types import UserError
+
+if TYPE_CHECKING:
+    from espnet_llada.networks.cache import KVCache
 
 ATTENTION = ("causal", "bidirectional")
 _ALIGNED = 16
@@ -83,12 +82,14 @@ class Backbone(Pretrained):
         return cls(body, head, attention, mask_id)
 
     def train_layers(self) -> None:
-        """Have the layers trained; what stays frozen are the embedding and the head."""
+        """Train all layers and the final norm; embedding and head stay frozen."""
         self.body.layers.requires_grad_(True)
         self.body.norm.requires_grad_(True)
 
     def compile_layers(self, backend: str = "inductor") -> None:
         """Have training run the layers by torch.compile, for batches of any shape."""
+        from espnet_llada.networks.compiling import for_any_shape
+
         self.body.run = for_any_shape(run_layer, backend)
 
     @property
@@ -142,14 +143,20 @@ class Backbone(Pretrained):
         if positions is None:
             positions = counted(valid)[:, -queries:]
         mixed = self.training and torch.is_autocast_enabled(embeds.device.type)
-        casts = casts_by_autocast(self._updated) if mixed else nullcontext()
+        casts = nullcontext()
+        if mixed:
+            from espnet_llada.networks.lora import casts_by_autocast
+
+            casts = casts_by_autocast(self._updated)
         with self.own_precision(), casts:
             mask = self._additive_mask(valid, queries, embeds.dtype, blind)
             return self.body(embeds, mask, positions, cache)
 
     @cached_property
     def _updated(self) -> list[nn.Module]:
-        """Found once: walking through 1,000 modules takes as long as 100 kernels."""
+        """Found once: to walk through the modules of an 8B LM takes 1 ms."""
+        from espnet_llada.networks.lora import updated_layers
+
         return updated_layers(self.body)
 
     def logits(self, hidden: Tensor) -> Tensor:
@@ -159,6 +166,8 @@ class Backbone(Pretrained):
 
     def nll(self, hidden: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
         """``head_nll`` of hidden states (N, d); see there."""
+        from espnet_llada.networks.head import head_nll
+
         kind = hidden.device.type
         with self.own_precision():
             if torch.is_autocast_enabled(kind):
@@ -166,7 +175,7 @@ class Backbone(Pretrained):
             return head_nll(hidden, self.head, targets)
 
     def attend(self, kernel: str) -> None:
-        """``sdpa``, or ``eager``: on a CPU its backward pass is the faster one."""
+        """Choose the attention kernel, see ``Llama``."""
         self.body.kernel = kernel
 
     def _additive_mask(
@@ -242,5 +251,5 @@ def additive_mask(allowed: Tensor, dtype: torch.dtype) -> Tensor:
 
 
 def counted(valid: Tensor) -> Tensor:
-    """Positions (B, K) int64, numbered by counting the valid ones from 0."""
+    """Position ids (B, K) int64: the valid positions are counted from 0."""
     return (valid.long().cumsum(dim=1) - 1).clamp(min=0)

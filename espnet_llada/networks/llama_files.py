@@ -10,14 +10,14 @@ from msgspec import Struct
 from msgspec.structs import asdict
 from torch import nn
 
-from espnet_llada.io.data_file import read_json
+from espnet_llada.io.files import read_json
 from espnet_llada.io.schema import Layers, Natural, Share, Tokens, Width, checked
 from espnet_llada.io.weights.tensors import (
     StoredTensor,
     check_tensors,
     stored_safetensors,
 )
-from espnet_llada.networks.lm.llama import Llama, LlamaConfig, Positive, Rotary
+from espnet_llada.networks.llama import Llama, LlamaConfig, Positive, Rotary
 from espnet_llada.types import UserError
 
 # LLaDA's names (ML-GSAI/LLaDA modeling_llada.py) -> transformers' Llama names, ours.
@@ -76,13 +76,20 @@ def empty_llama(path: Path) -> tuple[Llama, dict[str, Any]]:
 
 
 def llama_from(settings: dict[str, Any], path: object) -> Llama:
-    """The same from the content of a config.json.
+    """The same from the content of a config.json, of a Llama or a LLaDA.
 
-    Args:
-        settings: of a Llama or a LLaDA.
-        path: where they come from, for messages.
+    Raises:
+        UserError: it is of neither; ``path`` is where it comes from, for messages.
     """
-    config = _llama_config(settings, path)
+    kind = checked(settings, _Named, path).model_type
+    if kind == "llada":
+        settings = asdict(checked(settings, _Llada, path))
+        settings["vocab_size"] = settings["embedding_size"] or settings["vocab_size"]
+    elif kind != "llama":
+        raise UserError(
+            f"{path}: model_type '{kind}' is neither llama nor llada; name another LM"
+        )
+    config = LlamaConfig.from_settings(settings, path)
     with torch.device("meta"):
         body = Llama(config)
     body.rotary_emb = Rotary(config)  # its buffer is not in the files
@@ -111,7 +118,7 @@ def stored_llama(path: Path, body: Llama) -> dict[str, StoredTensor]:
 
 
 class _Named(Struct):
-    """What a config.json says first, and what both kinds may have."""
+    """Which of the two a config.json is of, and what both may have."""
 
     model_type: str = "nothing"
     mask_token_id: Natural | None = None
@@ -140,19 +147,6 @@ class _Llada(Struct, rename=_LLADA_SIZES):
     tie_word_embeddings: bool
     num_key_value_heads: Layers | None = None
     embedding_size: Tokens | None = None
-
-
-def _llama_config(settings: dict[str, Any], path: object) -> LlamaConfig:
-    kind = checked(settings, _Named, path).model_type
-    if kind == "llada":
-        given = asdict(checked(settings, _Llada, path))
-        given["vocab_size"] = given["embedding_size"] or given["vocab_size"]
-        settings = given
-    elif kind != "llama":
-        raise UserError(
-            f"{path}: model_type '{kind}' is neither llama nor llada; name another LM"
-        )
-    return LlamaConfig.from_settings(settings, path)
 
 
 def our_name(name: str) -> str:

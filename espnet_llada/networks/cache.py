@@ -1,4 +1,4 @@
-"""Keys and values of positions that a Llama has seen, layer by layer."""
+"""The KV cache of a Llama."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from torch import Tensor
 
 
 class KVCache:
-    """Keys and values of the positions so far, (B, heads, K, head_dim) a layer."""
+    """Keys and values of each layer so far, (B, heads, K, head_dim)."""
 
     def __init__(self) -> None:
         self._layers: list[tuple[Tensor, Tensor]] = []
@@ -44,11 +44,11 @@ class KVCache:
         return part
 
     def fixed(self) -> KVCache:
-        """One to which new positions are shown, but which they do not stay in."""
+        """A copy to run new positions with; this cache does not keep them."""
         part = KVCache()
         part._layers = list(self._layers)
         return part
 
     def reorder_cache(self, rows: Tensor) -> None:
-        """Make the batch these rows of it, (N,) int64."""
+        """Select rows (N,) int64 of the batch."""
         self._layers = [(k[rows], v[rows]) for k, v in self._layers]
