@@ -28,7 +28,6 @@ from espnet_llada.inference.loading import (
     find_model,
     load_model,
     read_train_config,
-    write_model,
 )
 from espnet_llada.io.checkpoint import (
     IDENTITY,
@@ -37,6 +36,7 @@ from espnet_llada.io.checkpoint import (
     read_state,
 )
 from espnet_llada.io.files import write_checksum, write_checksums
+from espnet_llada.io.model_dir import write_model
 from espnet_llada.io.weights import Weights, resolve
 from espnet_llada.io.weights.assets import ASSETS
 from espnet_llada.types import LoadOptions, UserError
