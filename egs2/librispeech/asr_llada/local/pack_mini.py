@@ -24,11 +24,7 @@ from torch import Tensor
 
 from espnet_llada.bin.options import OptionParser, run_main
 from espnet_llada.build import is_ours
-from espnet_llada.inference.loading import (
-    find_model,
-    load_model,
-    read_train_config,
-)
+from espnet_llada.inference.loading import find_model, load_model, read_train_config
 from espnet_llada.io.checkpoint import (
     IDENTITY,
     identity_tensor,
