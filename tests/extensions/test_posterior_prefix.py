@@ -10,7 +10,6 @@ from safetensors.torch import load_file
 from tiny_models import decoder_of
 
 from espnet_llada.baseline.autoregressive import beam_search
-from espnet_llada.build import read_conf
 from espnet_llada.core.model import LMDecoder
 from espnet_llada.core.objective import Targets
 from espnet_llada.extensions.ctc import Windows
@@ -32,7 +31,9 @@ def decoder(lm, tiny_whisper) -> LMDecoder:
 
 
 def build(lm, whisper, attention="causal", where="before", **options) -> LMDecoder:
-    prefix = {"positions": where, **options.pop("posterior_prefix", {})}
+    prefix = options.pop("posterior_prefix", {})
+    if prefix is not None:
+        prefix = {"positions": where, **prefix}
     given = {"ctc": {"weight": 1.0}, "posterior_prefix": prefix, **options}
     return decoder_of(lm, whisper, WIDTH, attention, **given)
 
@@ -170,7 +171,7 @@ def test_audio_is_aligned_with_the_transcript_that_is_given(
     audio, lengths = sounds[[9, 3, 4, 5]][None], torch.tensor([4])
     counted = decoder.prefix(audio, lengths)
     (ids,) = counted.draft.ids
-    given = decoder.prefix(audio, lengths, transcripts=[ids[1:]])
+    given = decoder.prefix(audio, lengths, [ids[1:]])
     before, after = counted._embeddings(None), given._embeddings(None)
     counted, given = counted.rows([0]), given.rows([0])
     assert torch.equal(counted.embeds, given.embeds)
@@ -224,7 +225,7 @@ def test_what_does_not_fit_is_refused(lm, tiny_lm, tiny_whisper):
     with pytest.raises(UserError, match="posterior_prefix needs a Whisper; set post"):
         build(lm, None)
     with pytest.raises(UserError, match="whisper_scorer needs posterior_prefix; add"):
-        read_conf({"whisper_scorer": {}})
+        build(lm, tiny_whisper, posterior_prefix=None, whisper_scorer={})
     with pytest.raises(UserError, match=f"{TOKENS_FILE}: not there"):
         build(tiny_lm, tiny_whisper)
     (lm / TOKENS_FILE).write_text("[3, 64]")

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from oracle_scorer import OracleScorer
 from tiny_models import decoder_of, encoded
 
-from espnet_llada.core.model import LMDecoder
+from espnet_llada.core.model import LMDecoder, WhisperLLM
 from espnet_llada.core.objective import Targets
 from espnet_llada.extensions.whisper_qformer import special_tokens
 from espnet_llada.extensions.whisper_scorer.network import Options, WhisperScorer
@@ -19,7 +19,7 @@ from espnet_llada.extensions.whisper_scorer.scorer import (
     Scorer,
     transcribed,
 )
-from espnet_llada.inference.options import make_options
+from espnet_llada.inference.options import DecodingOptions
 from espnet_llada.inference.recognizer import Transcriber
 from espnet_llada.io.checkpoint import trained_state
 from espnet_llada.types import UserError
@@ -314,7 +314,7 @@ def test_deliberation_scores_the_first_pass(word_lm, tiny_whisper):
     model = decoder(word_lm, tiny_whisper).eval()
     vectors, lengths = audio(9)
     text = [model.lm.vocab_size - 7, model.lm.vocab_size - 9]
-    shown = model.prefix(vectors, lengths, transcripts=[text])._embeddings(None)
+    shown = model.prefix(vectors, lengths, [text])._embeddings(None)
     found, _ = model.audio_prefix.scorer(
         vectors[..., WIDTH:].reshape(1, -1, WIDTH),
         [text],
@@ -418,10 +418,9 @@ def test_what_does_not_fit_is_refused(word_lm, tiny_whisper):
 
 def test_a_scorer_that_was_trained_alone_transcribes_nothing(word_lm, tiny_whisper):
     own = {"window": 0, "whisper_scorer": {"only": True}}
-    model = torch.nn.Module()
-    model.decoder = decoder(word_lm, tiny_whisper, **own)
+    model = WhisperLLM(None, None, decoder(word_lm, tiny_whisper, **own))
     with pytest.raises(UserError, match="was trained alone"):
-        Transcriber(model, make_options({}))
+        Transcriber(model, DecodingOptions())
 
 
 def test_a_scorer_is_trained_alone_along_simulated_errors(word_lm, tiny_whisper):

@@ -130,6 +130,19 @@ def test_what_is_written(trained, tiny_lm, output, whisper_name, tiny_config):
     assert config["encoder_conf"]["whisper"] == whisper_name
 
 
+def test_options_of_training_alone_are_left_out(tiny_config, whisper_name):
+    prefix = {"copy_head": True, "text_injection": True, "acoustic_confusion": 0.1}
+    config = {**tiny_config, "encoder_conf": {"whisper": whisper_name}}
+    config["decoder_conf"] = {
+        **{"compile_layers": True, "ctc": {"weight": 0.0}},
+        "posterior_prefix": prefix,
+    }
+    kept = script.inference_config(config, Path("x"))["decoder_conf"]
+    expected = {"ctc": {"weight": 0.0}, "posterior_prefix": {"copy_head": True}}
+    assert kept == {**expected, "lm": "stories15m"}
+    assert len(prefix) == 3, "the training's own config is as it was"
+
+
 def spoil_config(exp: Path, section: str, **values: object) -> None:
     config = yaml.safe_load((exp / "config.yaml").read_text())
     config[section] = {**config[section], **values} if values else "other"
