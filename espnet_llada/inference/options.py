@@ -185,7 +185,9 @@ def make_options(values: Mapping[str, Any]) -> DecodingOptions:
         )
     if "strategy" in own:
         own["strategy"] = full_name(own["strategy"])
-    return DecodingOptions(kind(**check_options(own, kind)), extensions)
+    search = {"beam_size": own.pop("beam_size")} if "beam_size" in own else {}
+    search = SearchOptions(**check_options(search, SearchOptions))
+    return DecodingOptions(kind(**check_options(own, kind)), search, extensions)
 
 
 def _group(name: str, value: Any) -> Any:
