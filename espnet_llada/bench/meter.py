@@ -8,7 +8,7 @@ import logging
 import os
 import resource
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from contextlib import ExitStack, suppress
 from functools import partial
 from pathlib import Path
@@ -234,6 +234,40 @@ def timed(function: Callable[..., Any], *given: Any) -> tuple[float, Any]:
     result = function(*given)
     synchronize()
     return time.perf_counter() - start, result
+
+
+def kernels_of(function: Callable[[], Any]) -> tuple[int, float] | None:
+    """Kernels and copies that a call launches, and the seconds in which any ran.
+
+    A GPU that is busy for less than the call takes waits for the host.
+
+    Returns:
+        None where no GPU is in use.
+    """
+    if not _on_gpu():
+        return None
+    from torch.autograd import DeviceType
+    from torch.profiler import ProfilerActivity, profile
+
+    synchronize()
+    with profile(activities=[ProfilerActivity.CUDA]) as found:
+        function()
+        synchronize()
+    spans = [
+        (event.time_range.start, event.time_range.end)
+        for event in found.events()
+        if event.device_type == DeviceType.CUDA
+    ]
+    return len(spans), 1e-6 * covered(spans)
+
+
+def covered(spans: Iterable[tuple[float, float]]) -> float:
+    """The length of what spans cover together; where they overlap it counts once."""
+    total, end = 0.0, float("-inf")
+    for start, stop in sorted(spans):
+        total += max(0.0, stop - max(start, end))
+        end = max(end, stop)
+    return total
 
 
 def failure(what: str, error: Exception) -> str:

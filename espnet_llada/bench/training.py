@@ -16,9 +16,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from espnet_llada.bench.kernels import kernels_of
 from espnet_llada.bench.material import NOISE, material_of
-from espnet_llada.bench.meter import PeakMemory, failure, model_bytes, timed
+from espnet_llada.bench.meter import PeakMemory, failure, kernels_of, model_bytes, timed
 from espnet_llada.bench.random_model import random_model
 from espnet_llada.bench.tables import heading, table
 from espnet_llada.bench.ways import released
