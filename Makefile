@@ -42,10 +42,11 @@ test-all: venv  ## all tests
 test-espnet: venv  ## the recipe by asr.sh in a checkout of ESPnet 202611, and its tests
 	$(IN_VENV) tests/recipe/asr_sh.sh
 
-lint: venv  ## style, formatting, import order of the modules
+lint: venv  ## style, formatting, the import rule, and that the paper stands alone
 	$(IN_VENV) ruff check .
 	$(IN_VENV) ruff format --check .
 	$(IN_VENV) python tests/check_imports.py
+	$(IN_VENV) python tests/core/check_alone.py
 
 parity: venv  ## token parity with the released implementation; DIR= for other recordings
 	$(IN_VENV) python tests/parity/check_parity.py $(or $(DIR),tests/parity/reference)
