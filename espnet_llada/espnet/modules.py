@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from importlib.util import find_spec
+import contextlib
 from pathlib import Path
 
 from espnet2.asr.decoder.abs_decoder import AbsDecoder
@@ -61,13 +61,14 @@ class FrozenWhisperEncoder(AbsEncoder):
 
 
 def postencoder_classes() -> dict[str, type]:
-    """Our post-encoders by name, as ESPnet's; those whose module is installed."""
-    return {
-        name: type(f"ESPnet{own.__name__}", (_OutputSize, own, AbsPostEncoder), {})
-        for name, place in POSTENCODERS.items()
-        if find_spec(place.partition(":")[0]) is not None
-        for own in [named(place)]
-    }
+    """Our post-encoders by name, as ESPnet's; without those that are not installed."""
+    found = {}
+    for name, place in POSTENCODERS.items():
+        with contextlib.suppress(UserError):
+            own = named(place)
+            bases = _OutputSize, own, AbsPostEncoder
+            found[name] = type(f"ESPnet{own.__name__}", bases, {})
+    return found
 
 
 class _OutputSize:
