@@ -1,10 +1,9 @@
-"""A copy mechanism: it lifts the tokens of the posterior prefix to the LM's output.
+"""Copy mechanism: adds the tokens of the posterior prefix to the LM's output logits.
 
-An LM has to learn through all its layers that an embedding it is shown is the token it
-is to write, and learns that last for rare words. Here each response position points at
-one of the audio's vectors, or at none, and the tokens of that vector become more
-probable: a shorter way for them, while the LM decides how far to trust it. The logits
-of other tokens stay as they are.
+An LM has to learn through all its layers to write the token whose embedding it is
+given, and learns it last for rare words. Here each response position attends to the
+audio's vectors, or to none, and the logits of the attended vectors' tokens are raised
+by a strength that the LM's state decides. Other logits do not change.
 
 Imports ``posterior_prefix.embeddings``.
 
@@ -31,7 +30,7 @@ REACH = 8
 
 
 class CopyMechanism(nn.Module):
-    """Which vector a response position points at, and how strongly.
+    """Attention of response positions over the audio's vectors, and its strength.
 
     Args:
         width: of the LM's hidden states.
@@ -45,7 +44,7 @@ class CopyMechanism(nn.Module):
         self.query = nn.Linear(width, size, bias=False)
         self.key = nn.Linear(width, size, bias=False)
         self.nothing, self.strength = nn.Linear(width, 1), nn.Linear(width, 1)
-        # It begins by pointing at the vector of its own number, with strength 1.
+        # Initially it attends to the vector of its own index, with strength 1.
         biases = {self.nothing: -2.0, self.strength: math.log(math.e - 1)}
         for layer, bias in biases.items():
             nn.init.zeros_(layer.weight)

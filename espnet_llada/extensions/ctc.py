@@ -1,9 +1,9 @@
-"""An auxiliary CTC loss over the LM's tokens, so that the adapter learns to align.
+"""Auxiliary CTC loss over the LM's tokens, so that the adapter learns to align.
 
-An LM that is trained from the start with its own loss learns to ignore an adapter that
-says nothing yet. CTC first makes what the projection hands to the LM look like the
-words that are spoken. Its output layer is a frozen table: the LM's own embedding, or
-Whisper's (``posterior_prefix.mixture``). Its best path is also a draft.
+An LM that is trained by its own loss from the start learns to ignore an untrained
+adapter. CTC first makes the projected vectors similar to the embeddings of the spoken
+tokens: its output layer is a frozen table, the LM's own embedding or Whisper's
+(``posterior_prefix.mixture``). Its best path is also used as a draft.
 
 Source: CTC (Graves et al. 2006), as an auxiliary loss (Kim et al. 2017, arXiv
 1609.06773).
@@ -35,8 +35,8 @@ class Windows:
         values: (B, A) float32, its log-probability.
         blank: (B, A) float32, the log-probability of the blank.
         speaking: (B, A) bool, vectors whose blank is less probable than ``silent``.
-        log_probs: (S, 1 + V) float32, of those alone, blank first: of all vectors they
-            would be a megabyte for each second at 28,000 tokens.
+        log_probs: (S, 1 + V) float32, of the ``speaking`` vectors alone, blank first;
+            all vectors would take 1 MB per second of audio at 28,000 tokens.
         lengths: (B,) int64, vectors of each row.
     """
 

@@ -1,8 +1,8 @@
-"""How well a text agrees with the audio frame by frame: its CTC log-likelihood.
+"""CTC log-likelihood of a text, which measures its alignment with the audio.
 
-Whisper's decoder, teacher-forced along a text, prefers to stop repeating itself and
-speaks into silence. A CTC aligns: it finds a text unlikely that has no word where
-something is spoken, or a word where nothing is.
+Whisper's decoder, teacher-forced along a text, drops repetitions and hallucinates in
+silence. CTC aligns monotonically: a text is improbable if it has no token where
+something is spoken, or a token where nothing is.
 
 Imports ``extensions.ctc``.
 
@@ -22,7 +22,7 @@ from torch.nn.utils.rnn import pad_sequence
 from espnet_llada.extensions.ctc import AlignmentCTC, Windows
 
 _IMPOSSIBLE = -1e4
-"""Of a text with more tokens than the audio has vectors."""
+"""Log-likelihood of a text with more tokens than the audio has vectors."""
 
 _AT_ONCE = 1 << 22
 """Log-probabilities of alignments that are held together (16 MB)."""

@@ -1,9 +1,9 @@
-"""The paper's linear prefix with an auxiliary CTC, and what any CTC says of a batch.
+"""The paper's linear prefix with an auxiliary CTC; drafts and speech detection by CTC.
 
 Imports ``extensions.ctc`` and ``extensions.ctc_alignment``.
 
-Source: CTC on the projector through the LM's frozen embedding is what makes such
-adapters converge early; see ``extensions.ctc``.
+Source: see ``extensions.ctc``; the CTC head through the LM's frozen embedding makes
+such adapters converge early.
 """
 
 from __future__ import annotations
@@ -22,8 +22,8 @@ from espnet_llada.extensions.ctc import AlignmentCTC, best_path
 from espnet_llada.extensions.ctc_alignment import CTCAlignment
 
 HAS_SPEECH = 0.9
-"""Probability of a token that a CTC has in some window of any speech: 0.98 at least in
-331 utterances, 0.72 at most in silence and in noise."""
+"""Threshold on the highest token probability of an utterance's windows: at least 0.98
+in 331 utterances of speech, at most 0.72 in silence and noise."""
 
 
 @dataclass(frozen=True)

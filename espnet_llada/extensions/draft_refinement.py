@@ -1,10 +1,10 @@
-"""Draft refinement: the scorer corrects the CTC's draft before the LM sees it.
+"""Draft refinement: the scorer corrects the CTC draft before the LM sees it.
 
-Behind an error the scorer goes on from the error, so a draft is scored better the fewer
-errors it has. Where it doubts a token, the token that it expects there is tried in its
-place and before it; where it expects the one behind, or the end, what stands before
-that is left out. What makes the text likelier, as far as the next tokens tell, is kept,
-and the text is scored again. Every try is one row of a batch, and no LM is asked.
+The scorer is conditioned on the draft, errors included, so its scores are better the
+fewer errors there are. Where a token is improbable, the scorer's best token is tried as
+a substitution and as an insertion; where the best token is the following one, or the
+end, a deletion is tried. Edits that make the text more likely, by its next tokens, are
+kept, and the text is scored again. Each edit is one row of a batch; no LM pass.
 
 Imports ``extensions.whisper_scorer``.
 
@@ -30,11 +30,11 @@ from espnet_llada.extensions.requirements import need, need_scorer
 from espnet_llada.extensions.whisper_scorer.scorer import Scored, Scorer
 
 DOUBT = math.log(0.5)
-"""A token is tried to be replaced below that log-probability."""
+"""Edits are tried at tokens below that log-probability."""
 
 AHEAD = 4
-"""Tokens behind an edit by which it is judged; those further on hardly change. An edit
-is not tried again where the same ones stand around it."""
+"""Tokens behind an edit that its score includes; later ones hardly change. An edit is
+not tried again in the same context of so many tokens."""
 
 
 @dataclass(frozen=True)
@@ -47,7 +47,7 @@ class Options:
 
 
 class Hook(DecodingHook):
-    """Has the prefix follow the refined draft."""
+    """Makes the audio prefix from the refined draft."""
 
     @classmethod
     def check(

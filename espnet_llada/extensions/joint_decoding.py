@@ -1,12 +1,11 @@
-"""Joint decoding: LM and scorer decide together what a canvas gets.
+"""Joint decoding: LM and scorer log-probabilities are added in each pass.
 
-The scorer goes from left to right: it says what comes behind a text that is complete.
-So of the masked positions of a row there is one that it can speak to, the first. Where
-both name the same token there, that is it. Else the likeliest by either of the two, the
-one that stood there and none at all are each scored with what stands behind the
-position; the sum of both log-probabilities decides. The LM knows both sides of a
-position, the scorer attends to all of the audio; the other positions are the LM's
-alone. An autoregressive LM has the scorer's log-probabilities added for each token.
+The scorer is autoregressive, so of the masked positions of a row it can score the first
+only. If LM and scorer have the same best token there, it is committed. Otherwise the
+candidates are the best token of either, the token of the first pass and no token; each
+is scored by the scorer with the tokens behind the position, and the weighted sum of
+both log-probabilities decides. All other positions are the LM's alone. With an
+autoregressive LM the scorer's log-probabilities are added for each token.
 
 Imports ``extensions.whisper_scorer``.
 
@@ -35,18 +34,18 @@ from espnet_llada.io.schema import Weight
 from espnet_llada.types import SpecialTokens
 
 AHEAD = 2
-"""Known tokens behind a position by which it is judged; more change nothing."""
+"""Known tokens behind a position that its score includes; more change nothing."""
 
 
 @dataclass(frozen=True)
 class Options:
-    """``joint``: LM and scorer decide together."""
+    """``joint``: joint decoding of LM and scorer."""
 
     weight: Annotated[Weight, Meta(description="of the scorer; the LM's is 1")] = 0.5
 
 
 class Hook(DecodingHook):
-    """Adds the scorer's say to every pass, or to every token of a search."""
+    """Adds the scorer's log-probabilities in every pass, or for every token."""
 
     _joint: JointScorer | None = None
     _next: NextToken | None = None

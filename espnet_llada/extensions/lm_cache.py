@@ -1,11 +1,11 @@
-"""Keys and values that passes over a canvas need not compute anew.
+"""KV caches for diffusion decoding: passes reuse keys and values of earlier ones.
 
-*Cached prefix* (``decoder_conf: {cached_prefix: true}``): a model that was trained with
-prompt and audio blind to the response runs them once, with the first pass; the logits
-are the same. *Block cache* (``block_cache: {}`` in decoding): after the first pass of a
-sub-block only its own positions are computed; prompt, audio and the rest of the canvas
-keep the keys and values of that pass. An approximation: they no longer see what is
-filled in.
+*Cached prefix* (``decoder_conf: {cached_prefix: true}``): in a model trained without
+attention from prompt and audio to the response, these are computed once, in the first
+pass; the logits are the same. *Block cache* (``block_cache: {}`` in decoding): after
+the first pass of a sub-block only its own positions are computed; prompt, audio and the
+rest of the canvas keep the keys and values of that pass. This is an approximation:
+they do not see the tokens committed since.
 
 Source: Fast-dLLM (Wu et al. 2025, arXiv 2505.22618), its dual cache.
 """
@@ -40,7 +40,7 @@ class Hook(DecodingHook):
 
 
 class CachedPasses(Passes):
-    """``Passes`` that keep what need not be computed anew.
+    """``Passes`` with a KV cache.
 
     Args:
         decoder, prefix, lengths: see ``Passes``.

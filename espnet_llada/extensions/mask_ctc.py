@@ -1,4 +1,4 @@
-"""Mask-CTC: the LM fills in again what a CTC's draft is least sure of.
+"""Mask-CTC: the least confident tokens of the CTC draft are masked and refilled.
 
 Imports ``extensions.ctc_prefix``, whose batches have a draft, and ``confidence``.
 
@@ -37,7 +37,7 @@ class Options:
     ] = 0.5
     mask_threshold: Annotated[
         Share,
-        Meta(description="above 0: mask what is less probable"),
+        Meta(description="above 0: mask less probable tokens"),
     ] = 0.0
 
 

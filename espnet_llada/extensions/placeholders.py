@@ -1,10 +1,9 @@
-"""Placeholders: empty positions, so that a first pass may grow and shrink.
+"""Placeholders: empty positions for insertions into a first pass, and deletions.
 
-A canvas over a first pass has a position for each of its tokens. What filling it in
-again can mend is another word of as many tokens; a word too few, or one too many, or
-one that has other tokens, it cannot. So there may be *placeholders* between the tokens:
-EOS, which says that nothing is spoken at its position. One that is masked may take a
-token, and the position of a token that is masked may become empty.
+A canvas over a first pass has a position for each of its tokens, so only substitutions
+by as many tokens are possible. *Placeholders* are positions between the tokens that
+hold EOS, which means that nothing is spoken there. A masked placeholder may become a
+token (insertion), a masked token may become EOS (deletion).
 
 Imports ``extensions.posterior_prefix.alignment`` and ``ctc_prefix.Draft``.
 
@@ -41,21 +40,21 @@ from espnet_llada.io.schema import Share
 from espnet_llada.networks.rows import RowRandom
 
 EXTRA, LOST = 0.05, 0.05
-"""Errors of an imagined first pass: a word too many at a gap, a token that lacks."""
+"""Error rates of a simulated first pass: insertions at a gap, deletions of tokens."""
 
 
 @dataclass(frozen=True)
 class Options:
-    """``placeholders``, where a canvas has a text on entry."""
+    """``placeholders``, for a canvas that has a text on entry."""
 
     threshold: Annotated[
         Share,
-        Meta(description="one before what is less probable"),
+        Meta(description="one before each less probable token"),
     ] = 0.5
 
 
 class Hook(DecodingHook):
-    """Opens the canvas, and masks a placeholder with the token behind it."""
+    """Inserts placeholders, and masks each together with the token behind it."""
 
     @classmethod
     def check(

@@ -1,9 +1,9 @@
-"""Rescoring: a change stays only where the scorer finds the text likelier.
+"""Rescoring: a change is kept only if the scorer finds the text more likely.
 
 *Accept if better*: a change to a first pass or a draft is undone unless it makes the
-text likelier. *Combination*: the scorer transcribes the utterance by itself as well,
-and where the two differ its own words are taken if they are likelier by twice as much.
-A CTC may object to either. No LM pass is taken.
+text more likely. *Combination*: the scorer also transcribes the utterance by itself;
+where the two differ, its words are taken if they are more likely by twice the margin.
+The CTC's alignment may veto either. No LM pass is needed.
 
 Imports ``extensions.whisper_scorer`` and ``extensions.posterior_prefix.alignment``.
 
@@ -36,9 +36,9 @@ from espnet_llada.extensions.whisper_scorer.scorer import transcribed
 from espnet_llada.types import SpecialTokens
 
 MARGIN, OWN_MARGIN = 1.0, 2.0
-"""Nats by which a change has to make a text likelier: most of what gains less was right
-before; twice as many where the scorer judges its own text. Chosen on the mini
-models' synthetic speech."""
+"""Nats that a change has to gain: most changes that gain less make the text worse.
+Twice as many where the scorer rates its own text. Chosen on the mini models' synthetic
+speech."""
 
 
 @dataclass(frozen=True)
@@ -46,10 +46,10 @@ class Options:
     """``rescoring`` by the scorer."""
 
     accept_if_better: Annotated[
-        bool, Meta(description="undo what makes a text no likelier")
+        bool, Meta(description="undo changes that gain no likelihood")
     ] = True
     combination: Annotated[
-        bool, Meta(description="take over the scorer's likelier words")
+        bool, Meta(description="take the scorer's own, more likely words")
     ] = False
 
 

@@ -1,10 +1,10 @@
 """Text injection: simulated CTC posteriors, so that text alone trains the LM to copy.
 
-Behind a posterior prefix an utterance looks to the LM like an uncertain transcript of
-itself: a vector for each token, with insertions, deletions and substitutions. The same
-simulated from text lets the LM learn to copy, and how its tokens follow one another,
-from far more text than there is speech. The rates below are near those of an earlier
-adapter of the mini models on dev speech (LOG.md of the recipe).
+In a posterior prefix an utterance looks to the LM like an uncertain transcript of
+itself: a vector for each token, with insertions, deletions and substitutions. Simulated
+from text, such prefixes train the LM to copy, and to model transcripts, on far more
+text than there is speech. The rates below are near those of an earlier adapter of the
+mini models on dev speech (LOG.md of the recipe).
 
 ``confuse_tokens`` is acoustic-confusion noise on what the response already has.
 
@@ -29,14 +29,14 @@ DELETIONS = 0.02
 """Share of the tokens without a vector."""
 
 INSERTIONS = 0.16
-"""How likely a vector of no token stands before a token."""
+"""Probability of an inserted vector before a token."""
 
 SUBSTITUTIONS = 0.08
-"""Share of the tokens whose vector is mostly another token's."""
+"""Share of the tokens whose vector is mostly that of another token."""
 
 DOUBT = 0.8
-"""The largest share that a token which is recognised lacks of its vector; the median
-lacks an eighth of it."""
+"""The largest share of a vector that other tokens have although the right one is the
+most probable; an eighth of this is the median."""
 
 
 def simulated_audio(

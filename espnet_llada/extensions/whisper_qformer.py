@@ -1,10 +1,10 @@
-"""A window-level Q-Former that begins as Whisper's own decoder.
+"""A window-level Q-Former that is initialised from Whisper's decoder.
 
-BLIP-2's Q-Former begins as BERT, with cross-attention from nothing. Whisper's decoder
-is the one network that already attends to these frames. Each layer has what a
-Q-Former's has: self-attention, cross-attention, feed-forward. Shown one window of
-frames at a time and a fixed query in place of the words so far, it names the word that
-is spoken there before any training: for "he should get home as fast as he could" the
+BLIP-2's Q-Former is initialised from BERT, with new cross-attention. Whisper's decoder
+already attends to Whisper's frames, and each layer has the parts of a Q-Former's:
+self-attention, cross-attention, feed-forward. Given one window of frames at a time and
+a fixed query in place of the previous tokens, it predicts the word spoken there without
+any training: for "he should get home as fast as he could" the
 windows of 0.16 s of Whisper tiny.en give "he should get home home as - fast as he could
 could".
 
@@ -36,7 +36,7 @@ _FIRST_WORD = 2  # position of the token from which the first word is predicted
 
 
 class WhisperQFormer(nn.Module):
-    """Whisper's decoder, trained on, as the adapter.
+    """Whisper's decoder as the adapter, fine-tuned.
 
     Args:
         input_size: width of the encoder frames; that of the decoder.
@@ -146,7 +146,7 @@ class Frames(nn.Module):
         self.hidden = input_size
 
     def forward(self, frames: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
-        """What it is given."""
+        """The frames, unchanged."""
         return frames, lengths
 
 

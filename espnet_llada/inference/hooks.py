@@ -1,4 +1,4 @@
-"""The decoding hooks of the extensions that are used, as one."""
+"""Combines the decoding hooks of the extensions in use into one."""
 
 from __future__ import annotations
 
@@ -29,13 +29,13 @@ def make_hook(
     extensions: Mapping[str, Any],
     use_audio: bool = True,
 ) -> MakeHook | None:
-    """What extensions do to a decoding; None: nothing.
+    """The combined hook of the extensions in use; None without any.
 
     Args:
         decoder: of the model.
         sampler: the paper's options.
-        extensions: {name: its options}, of ``EXTENSIONS``; other names are passed over.
-        use_audio: whether the LM is shown any.
+        extensions: {name: its options}; names outside ``EXTENSIONS`` are ignored.
+        use_audio: whether the LM is given audio.
 
     Raises:
         UserError: an extension does not fit the model, or another option.
@@ -61,7 +61,7 @@ def make_hook(
 
 
 class _Chain(DecodingHook):
-    """Several hooks, one after the other."""
+    """Several hooks, applied in order."""
 
     def __init__(self, hooks: Sequence[DecodingHook], *given: Any):
         super().__init__(None, *given)

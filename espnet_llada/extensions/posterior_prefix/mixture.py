@@ -1,9 +1,9 @@
 """Posterior-weighted embeddings: audio as a mixture of the LM's own embeddings.
 
-Where the adapter began as Whisper's decoder and the LM has Whisper's tokens, a vector
-times Whisper's token embeddings gives posteriors over the LM's tokens. The LM is handed
-the mean of its own embeddings under them, so an utterance looks to it like a transcript
-of itself with doubtful words blurred, and it knows before any training how to copy.
+If the adapter is initialised from Whisper's decoder and the LM has Whisper's tokens,
+the product of a vector and Whisper's token embeddings gives posteriors over the LM's
+tokens. The LM's input is the mean of its own embeddings under them: an utterance looks
+like an uncertain transcript of itself, which the LM can copy without any training.
 
 Imports ``extensions.ctc``.
 

@@ -1,4 +1,4 @@
-"""The audio as mixtures of the LM's own embeddings, by a CTC's posteriors.
+"""Audio prefix of posterior-weighted LM embeddings (CTC posteriors, LegoSLM).
 
 Imports ``extensions.ctc``, ``ctc_prefix`` and ``ctc_alignment``, ``copy_head``, the
 ``whisper_scorer`` that scores drafts and first passes, ``placeholders`` for training,
@@ -51,7 +51,9 @@ class Options:
 
     positions: Annotated[
         Literal["before", "aligned"],
-        Meta(description="of the audio: before the response, or those of its tokens"),
+        Meta(
+            description="audio before the response, or at the positions of its tokens"
+        ),
     ] = "aligned"
     copy_head: Annotated[
         bool, Meta(description="response positions may copy tokens of the audio")

@@ -1,11 +1,10 @@
-"""Whisper's decoder, with adapters, teacher-forced along a text: a scorer of it.
+"""WhisperScorer: Whisper's decoder with adapters, teacher-forced along a text.
 
-A window-level Q-Former knows a third of a second and none of the words around it. The
-scorer attends to all of the audio, and to a text of it: the CTC's draft, or, in
-deliberation, another recogniser's first pass. It is Whisper's own decoder in one
-parallel pass, frozen but for small adapters: behind each token of the text it predicts
-the next one. Its context is the text, errors included, so it transcribes nothing by
-itself; the LM decides whom to trust.
+A window-level Q-Former sees a third of a second and no text. The scorer attends to all
+of the audio and to a text: the CTC draft or, in deliberation, the first pass. It is
+Whisper's decoder, frozen but for small adapters, which predicts the next token behind
+each token of the text in one parallel pass. It is conditioned on the text's errors too;
+the LM decides which of the predictions to trust.
 
 Imports ``extensions.whisper_qformer``, which loads the decoder of a Whisper, and
 ``extensions.posterior_prefix.alignment``.
