@@ -1,4 +1,4 @@
-"""Say what a training will need: parameters, memory, FLOPs, hours; without weights."""
+"""Estimate what a training needs, without weights: parameters, memory, FLOPs, hours."""
 
 from __future__ import annotations
 

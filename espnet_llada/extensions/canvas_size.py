@@ -36,7 +36,7 @@ class Options:
     ] = 0.0
     positions_per_vector: Annotated[
         Rate,
-        Meta(description="above 0: positions per posterior-prefix vector"),
+        Meta(description="above 0: positions per vector of the prefix"),
     ] = 0.0
 
 

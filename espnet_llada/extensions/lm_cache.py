@@ -1,4 +1,4 @@
-"""KV caches for diffusion decoding: passes reuse keys and values of earlier ones.
+"""KV caches for diffusion: passes reuse keys and values of earlier ones.
 
 *Cached prefix* (``decoder_conf: {cached_prefix: true}``): in a model trained without
 attention from prompt and audio to the response, these are computed once, in the first

@@ -1,4 +1,4 @@
-"""Mask-CTC: the least confident tokens of the CTC draft are masked and refilled.
+"""Mask-CTC: the LM refills the least confident tokens of the CTC draft.
 
 Imports ``extensions.ctc_prefix``, whose batches have a draft, and ``confidence``.
 

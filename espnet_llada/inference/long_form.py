@@ -1,4 +1,4 @@
-"""Long-form audio: recordings cut into segments, and their first passes with them."""
+"""Long-form audio: recordings and their first passes are cut into segments."""
 
 from __future__ import annotations
 
