@@ -49,7 +49,7 @@ class Options:
         bool, Meta(description="undo changes that gain no likelihood")
     ] = True
     combination: Annotated[
-        bool, Meta(description="take the scorer's own, more likely words")
+        bool, Meta(description="take the scorer's own words if likelier")
     ] = False
 
 
