@@ -116,14 +116,14 @@ def least_sure(
     ratio: float,
     threshold: float,
 ) -> Plan:
-    """One block: the tokens that ``canvas.confidence`` doubts, and the tail with them.
+    """One block: the least confident tokens by ``canvas.confidence``, and the tail.
 
     Args:
-        canvas: of a text, with confidence.
+        canvas: of a text, with its tokens' confidence.
         sampler: ``steps`` and ``tail``.
         special: mask and EOS ids.
         ratio: share of a row's tokens that are masked.
-        threshold: above 0, all positions of the text that are less probable instead.
+        threshold: above 0, mask all positions with a lower probability instead.
     """
     own, tail = transcript_and_tail(canvas, sampler.tail, special)
     counts = count_to_mask(own.sum(dim=1), ratio)
@@ -136,7 +136,7 @@ def least_sure(
 def _chosen(
     log_probs: Tensor, among: Tensor, counts: Tensor, threshold: float
 ) -> Tensor:
-    """(B, L) bool: so many of a row's positions, or those below the threshold."""
+    """(B, L) bool: the ``counts`` lowest, or those below the threshold."""
     if not threshold:
         return lowest(log_probs, among, counts)
     return among & (log_probs < math.log(threshold))

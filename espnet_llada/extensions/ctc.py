@@ -84,8 +84,8 @@ class AlignmentCTC(nn.Module):
 
     Args:
         embedding: (V, d), a row for each of the LM's tokens.
-        width: of the adapter's vectors, from which the blank is told.
-        options: see there.
+        width: width of the adapter's vectors, which predict the blank.
+        options: see ``Options``.
     """
 
     stays_float = True  # see networks.quantize
@@ -118,7 +118,7 @@ class AlignmentCTC(nn.Module):
         lengths: Tensor,
         silent: float = 0.0,
     ) -> Windows:
-        """The posteriors, computed for a few vectors at a time.
+        """Posteriors of all vectors, a few at a time.
 
         Args:
             audio: (B, A, width).
@@ -156,16 +156,16 @@ class AlignmentCTC(nn.Module):
     ) -> Tensor:
         """Loss of each row, in nats for each token.
 
-        A row's CTC has a column for the blank, one for each token of its transcript,
-        and one for all other tokens together, of which no path makes use.
+        The CTC of a row has columns for the blank, for each token of its transcript,
+        and for the sum of all other tokens, which no path uses.
 
         Args:
             audio: (B, A, width).
             projected: (B, A, d).
             embedding: (V, d).
             lengths: (B,) int64, audio vectors of each row.
-            text: (B, T) int64 transcripts. One that has more tokens than there are
-                vectors for has a loss of 0.
+            text: (B, T) int64 transcripts. With more tokens than vectors the loss
+                is 0.
             text_lengths: (B,) int64.
         """
         places = torch.arange(text.shape[1], device=text.device)
@@ -193,8 +193,8 @@ class AlignmentCTC(nn.Module):
 class _RestLogSumExp(torch.autograd.Function):
     """log-sum-exp over all tokens but a row's own, row by row.
 
-    As in ``lm.head``: the embedding is frozen, so each row leaves the gradient of its
-    vectors, and no logits of the whole batch.
+    As in ``networks.head``: the embedding is frozen, so the gradient of each row is
+    computed at once, and the logits of the whole batch are never held.
     """
 
     @staticmethod
@@ -222,8 +222,8 @@ def best_path(windows: Windows) -> tuple[list[list[int]], list[list[float]]]:
     """The most probable path of each row, without blanks and repeats.
 
     Returns:
-        Token ids of each row; and of each token the highest log-probability that a
-        vector of its own gives it.
+        Token ids of each row; and for each token the highest log-probability among its
+        vectors.
     """
     ids: list[list[int]] = []
     confidence: list[list[float]] = []
@@ -243,6 +243,6 @@ def best_path(windows: Windows) -> tuple[list[list[int]], list[list[float]]]:
 
 
 def _first_places(tokens: Tensor) -> Tensor:
-    """(B, T): where each row has this token for the first time."""
+    """(B, T): index of the first occurrence of each token in its row."""
     same = tokens[:, :, None] == tokens[:, None, :]
     return same.byte().argmax(dim=2)

@@ -32,25 +32,25 @@ class Draft:
 
     Attributes:
         ids: token ids.
-        log_probs: how sure each token is, natural logarithms.
+        log_probs: natural log-probability of each token.
     """
 
     ids: Sequence[Sequence[int]]
     log_probs: list[list[float]]
 
     def doubted(self, other: Draft) -> Draft:
-        """The same, each token as sure as the less sure of the two says."""
+        """The same, with the lower log-probability of the two for each token."""
         rows = zip(self.log_probs, other.log_probs, strict=True)
         return Draft(self.ids, [[*map(min, *pair)] for pair in rows])
 
 
 class AlignedPrefix:
-    """A ``Prefix`` that is made when the LM needs it, of the rows that need it.
+    """A ``Prefix`` whose embeddings are made on demand, for the rows that need them.
 
-    A draft that is sure of all its words needs no LM, and so no embeddings for one.
+    A draft without doubtful tokens takes no LM pass, and so needs no embeddings.
 
     Args:
-        alignment: what the CTC makes of the audio.
+        alignment: the CTC of the batch.
     """
 
     def __init__(self, alignment: CTCAlignment):
@@ -60,7 +60,7 @@ class AlignedPrefix:
         return len(self.alignment.windows.lengths)
 
     def make(self, rows: Tensor | None) -> Prefix:
-        """Of some rows, (N,) int64, or of all."""
+        """The prefix of some rows, (N,) int64, or of all."""
         raise NotImplementedError
 
     @cached_property
@@ -89,10 +89,10 @@ class _LinearBatch(AlignedPrefix):
 
 
 class CTCAnswers:
-    """What a prefix with a CTC knows of a batch without the LM."""
+    """Drafts and speech detection by CTC, for an ``AudioPrefix``."""
 
     def alignment(self, prompt: Prompt, audio: Tensor, lengths: Tensor) -> CTCAlignment:
-        """What the CTC makes of the adapter's vectors; see ``AudioPrefix.forward``."""
+        """The CTC of a batch; arguments as ``AudioPrefix.forward``."""
         raise NotImplementedError
 
     def draft(self, prompt: Prompt, audio: Tensor, lengths: Tensor) -> list[list[int]]:
@@ -100,7 +100,7 @@ class CTCAnswers:
         return best_path(self.alignment(prompt, audio, lengths).windows)[0]
 
     def has_speech(self, prompt: Prompt, audio: Tensor, lengths: Tensor) -> Tensor:
-        """See ``AudioPrefix``: the CTC is sure of a token somewhere."""
+        """See ``AudioPrefix``: some token has a high CTC probability."""
         windows = self.alignment(prompt, audio, lengths).windows
         places = torch.arange(windows.blank.shape[1], device=lengths.device)
         there = places < windows.lengths[:, None]
@@ -109,10 +109,10 @@ class CTCAnswers:
 
 
 class CTCPrefix(CTCAnswers, LinearPrefix):
-    """A ``LinearPrefix`` that a CTC over the LM's embedding trains as well.
+    """A ``LinearPrefix`` with an auxiliary CTC loss over the LM's embedding.
 
     Args:
-        projection: the paper's.
+        projection: the linear projection.
         ctc: its output layer is the LM's embedding.
     """
 

@@ -71,7 +71,7 @@ class Hook(DecodingHook):
 
 
 class _Try(NamedTuple):
-    """A row's text with one edit; ``place``: of the doubted token."""
+    """One edit of a row's text; ``place``: index of the improbable token."""
 
     row: int
     place: int
@@ -83,15 +83,15 @@ class _Try(NamedTuple):
 def refined(
     scorer: Scorer, texts: Sequence[Sequence[int]], rounds: int
 ) -> list[Scored]:
-    """Texts that the scorer finds likelier, after so many rounds of edits.
+    """Texts after rounds of edits that make them more likely by the scorer.
 
     Args:
         scorer: of the batch.
-        texts: a row for each row of the audio.
-        rounds: in each all of a text's edits are made that help it, of neighbours one.
+        texts: token ids of each row.
+        rounds: each makes all edits of a text that help, one of adjacent ones.
 
     Returns:
-        The texts as they were scored.
+        The scored texts.
     """
     found = dict(enumerate(scorer(range(len(texts)), texts)))
     open_rows, known = list(found), set()
@@ -111,9 +111,9 @@ def _helped(
     found: Mapping[int, Scored],
     chosen: Mapping[int, list[tuple[float, _Try]]],
 ) -> dict[int, Scored]:
-    """What becomes of the texts that their edits make likelier.
+    """The edited texts that are more likely than before.
 
-    Together they may undo one another; then the best of them has to do.
+    Several edits may make a text worse together; then only the best one is made.
     """
     helped = {}
     while chosen:
@@ -143,7 +143,7 @@ def _around(edit: _Try, text: Sequence[int]) -> tuple[Any, ...]:
 def _gains(
     scorer: Scorer, tries: Sequence[_Try], found: Mapping[int, Scored]
 ) -> list[tuple[float, _Try]]:
-    """How much likelier an edit makes itself and the ``AHEAD`` tokens behind it."""
+    """The gain in log-likelihood of each edit with the ``AHEAD`` tokens behind it."""
     if not tries:
         return []
     targets = []
@@ -205,6 +205,8 @@ def _chosen(
 
 def _edited(text: Sequence[int], edits: Sequence[_Try]) -> list[int]:
     text = list(text)
-    for edit in sorted(edits, key=lambda e: -e.place):  # from behind: places hold
+    for edit in sorted(
+        edits, key=lambda e: -e.place
+    ):  # from the end, so that places stay valid
         text[edit.start : edit.stop] = edit.instead
     return text

@@ -86,15 +86,15 @@ class Hook(DecodingHook):
 
 
 class JointScorer:
-    """Decides the first masked position of each row; one for each run of the sampler.
+    """Scores the first masked position of each row; one object per sampler run.
 
     Args:
         scorer: of the batch.
-        weight: of its log-probabilities; the LM's have 1.
+        weight: weight of its log-probabilities; the LM's is 1.
         special: mask and EOS ids.
-        before: (B, L) int64, the canvas before anything was masked: the token that
-            stood at a position is among those that are tried.
-        gaps: EOS is an empty position, and no end.
+        before: (B, L) int64, the canvas before masking; its token at a position is
+            one of the candidates.
+        gaps: EOS is an empty position, not the end.
     """
 
     def __init__(
@@ -140,7 +140,7 @@ class JointScorer:
         return log_probs.index_copy(0, numbers[at_odds], joint), first
 
     def _candidates(self, own: Tensor, other: Tensor, before: Tensor) -> Tensor:
-        """(R, 4) int64, the LM's and the scorer's first; some come twice."""
+        """(R, 4) int64: best of LM, best of scorer, former token, none; may repeat."""
         lms, scorers = own.argmax(dim=1), other.argmax(dim=1)
         before = torch.where(before == self.special.mask, lms, before)
         nothing = torch.full_like(before, self.special.eos)
@@ -153,7 +153,7 @@ class JointScorer:
         tried: Tensor,
         behind: list[list[int]],
     ) -> Tensor:
-        """(R, K): what the scorer gives to each candidate and to what follows it."""
+        """(R, K): scorer log-probability of each candidate and the tokens behind."""
         eos, following = self.special.eos, []
         for row, ahead in zip(tried.tolist(), behind, strict=True):
             if self.gaps:
@@ -161,7 +161,7 @@ class JointScorer:
             else:
                 following += [[t] if t == eos else [t, *ahead] for t in row]
         count = tried.shape[1]
-        # Where nothing is known to follow an empty position, something likely does.
+        # Behind an empty position without known tokens: the most probable token.
         best = other.argmax(dim=1).tolist()
         pairs = [
             (number // count, tuple(row or [best[number // count]]))
@@ -180,7 +180,7 @@ class JointScorer:
         return [token for token in canvas if token not in nothing]
 
     def _behind(self, canvas: list[int]) -> list[int]:
-        """The known tokens next to a position, and the end if it is near."""
+        """Up to ``AHEAD`` known tokens behind a position, and EOS if reached."""
         found: list[int] = []
         for token in canvas:
             if token == self.special.mask or len(found) == AHEAD:

@@ -42,7 +42,7 @@ class Options:
 
 
 class Hook(DecodingHook):
-    """Begins with the draft."""
+    """Starts from the CTC draft."""
 
     @classmethod
     def check(

@@ -103,17 +103,17 @@ class Hook(DecodingHook):
 def insert_placeholders(
     draft: Draft, ends: Sequence[float], below: float, eos: int
 ) -> tuple[Draft, list[list[int]]]:
-    """A transcript with a placeholder before each token that is in doubt.
+    """Insert a placeholder before each improbable token of a transcript.
 
     Args:
         draft: the transcripts.
-        ends: of each, the log-probability that nothing follows.
-        below: tokens (and ends) of a probability below that are in doubt.
+        ends: log-probability of each transcript's end.
+        below: probability below which a token (or the end) gets a placeholder.
         eos: id.
 
     Returns:
-        The canvas, a placeholder as sure as the token behind it; and which position of
-        it each token has, the end's last.
+        The canvas, where a placeholder has the log-probability of the token behind it;
+        and the canvas position of each token, and of the end.
     """
     least = math.log(below)
     rows: list[list[int]] = []
@@ -142,10 +142,10 @@ class Responses:
     """The responses of a training batch.
 
     Attributes:
-        targets: what they are to be, and already have.
-        transcripts: B rows of token ids, what they begin as, without placeholders.
-        places: which position each token of ``transcripts`` has, and the end; None
-            where they have no placeholders.
+        targets: reference tokens, and given tokens.
+        transcripts: B rows of token ids, the given texts without placeholders.
+        places: canvas position of each token of ``transcripts``, and of the end; None
+            without placeholders.
     """
 
     targets: Targets
@@ -160,15 +160,15 @@ def with_placeholders(
     eos: int,
     seeds: Sequence[int],
 ) -> Responses:
-    """First passes with errors of all kinds, and placeholders that may mend them.
+    """First passes with errors, and placeholders for insertions and deletions.
 
-    Half of them are the CTC's drafts, with its own errors; the others are
-    imagined: the tokens that ``plain`` gives, some lost, some too many.
+    Half of them are CTC drafts, with their errors; the others are simulated: the given
+    tokens of ``plain`` with deletions and insertions.
 
     Args:
-        plain: the rows; those whose transcript is the draft stay as they are.
-        drafts: of the CTC.
-        share: of the gaps between tokens that have a placeholder.
+        plain: the rows; rows whose transcript is the draft are not changed.
+        drafts: the CTC's.
+        share: share of the gaps between tokens that get a placeholder.
         eos: id.
         seeds: one for each row; a row's draws depend on nothing else.
     """
@@ -195,11 +195,11 @@ def with_placeholders(
 def _imagined(
     text: list[int], given: list[int], draws: list[float], eos: int
 ) -> list[tuple[int, int]]:
-    """Pairs of what is to stand at a position and what does."""
+    """Pairs of target and given token, with simulated errors."""
     pairs = []
     for target, token in zip(text, given, strict=True):
         if draws.pop() < EXTRA:
-            # A word of the same utterance, as frequent words are.
+            # A token of the same utterance, since these are often frequent ones.
             pairs.append((eos, text[int(draws.pop() * len(text))]))
         pairs.append((target, eos if draws.pop() < LOST else token))
     return pairs

@@ -72,7 +72,7 @@ def _with_error(
 def _drawn(
     log_probs: Tensor, text: Sequence[int], eos: int, draws: Sequence[float]
 ) -> list[int]:
-    """For each token another one, by what (T, V) gives it."""
+    """For each token another one, drawn from the predictions (T, V)."""
     count = min(len(text), len(log_probs))  # what is behind the longest is not scored
     chances = log_probs[:count].exp()
     chances[:, eos] = 0.0

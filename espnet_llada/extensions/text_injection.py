@@ -42,7 +42,7 @@ most probable; an eighth of this is the median."""
 def simulated_audio(
     text: Tensor, lengths: Tensor, embedding: Tensor, seeds: Sequence[int]
 ) -> AudioEmbeddings:
-    """Vectors as ``PosteriorEmbeddings`` makes them, of text.
+    """Simulate the vectors of ``PosteriorEmbeddings`` from text.
 
     Args:
         text: (B, T) int64 transcripts; what stands behind a row's end is ignored.
@@ -65,10 +65,10 @@ def simulated_audio(
 def corrupt_tokens(
     text: Tensor, lengths: Tensor, share: float, vocabulary: int, seeds: Sequence[int]
 ) -> Tensor:
-    """Text with some tokens replaced by any others.
+    """Replace some tokens of a text by random ones.
 
-    An LM that could guess most of a text learns to guess; what it cannot guess it has
-    to copy, and rare words as often as frequent ones.
+    An LM that can predict most of a text from context does not learn to copy. Random
+    tokens can only be copied, rare ones as often as frequent ones.
 
     Args:
         text: (B, T) int64, as for ``simulated_audio``.
@@ -88,14 +88,14 @@ def corrupt_tokens(
 def confuse_tokens(
     given: Tensor, audio: AudioEmbeddings, share: float, seeds: Sequence[int]
 ) -> Tensor:
-    """Given tokens, some replaced by others that the audio might have at their place.
+    """Replace some given tokens by the CTC's alternatives for their vectors.
 
-    A first pass has errors that sound like what was said, and so has what an LM has
-    committed itself; an LM trained on true context alone trusts all of it.
+    First passes, and tokens that the LM has committed, have acoustically similar
+    errors; an LM that is trained on correct context alone relies on all of it.
 
     Args:
         given: (B, L) int64, response positions from the first.
-        audio: says what sounds alike.
+        audio: has the alternatives of each vector.
         share: of the tokens, in [0, 1].
         seeds: one for each row; a row's draws depend on nothing else.
     """
@@ -103,7 +103,7 @@ def confuse_tokens(
         return given
     random, width = RowRandom(seeds, given.device), given.shape[1]
     places = torch.arange(width, device=given.device)
-    # The first vector of that number.
+    # The first vector at that position.
     numbers = audio.places.masked_fill(~audio.valid, -1)
     there = numbers[:, None] == places[:, None]  # (B, L, A)
     known, vector = there.any(dim=2), there.byte().argmax(dim=2)
@@ -150,7 +150,7 @@ class _Mixture:
 
 
 def _mixture(kept: _Vectors, vocabulary: int, random: RowRandom) -> _Mixture:
-    """What is left of a vector's share 1 is the blank's."""
+    """Shares of the tokens; the remainder to 1 is the blank's."""
     counts, width = kept.counts, kept.tokens.shape[1]
 
     def draw() -> Tensor:

@@ -46,12 +46,12 @@ class WhisperQFormer(nn.Module):
         time_mask: in training, zero a span of up to so many frames in each 100 (2 s):
             SpecAugment's time masking, on the encoder's frames.
         drop_last_window: leave out a last window that is not full.
-        context: frames on either side that a window has as well; a learned vector
-            then tells a frame's place.
+        context: additional frames on either side of a window, with a learned position
+            embedding.
         jitter: in training, the first window of a batch begins up to ``window`` - 1
-            frames before the audio, so that the same speech is cut elsewhere each time.
-        return_frames: behind the vector of a window its own frames, one after the
-            other, without its context: for a ``whisper_scorer``.
+            frames before the audio, so that window boundaries vary.
+        return_frames: append the frames of a window, without context, to its vector:
+            for a ``whisper_scorer``.
 
     Raises:
         UserError: no such weights, or of another width; ``return_frames`` with
@@ -104,7 +104,7 @@ class WhisperQFormer(nn.Module):
             self.place = nn.Parameter(torch.zeros(window + 2 * context, input_size))
 
     def compile_layers(self, backend: str = "inductor") -> None:
-        """Have training run the layers by torch.compile."""
+        """torch.compile the layers in training."""
         self.blocks.compile_layers(backend)
 
     def forward(self, frames: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
@@ -169,10 +169,10 @@ def read_decoder(path: Path) -> tuple[WhisperConfig, dict[str, Tensor]]:
 
 
 def special_tokens(size: int) -> tuple[list[int], int]:
-    """What an English transcript without timestamps begins with, and its end.
+    """Ids of the start tokens of an English transcript without timestamps, and its end.
 
-    By their places before the end of the vocabulary, which are those of openai/whisper
-    ``tokenizer.py``. (Vocabularies of tests are too small to have them.)
+    Counted from the end of the vocabulary, as in openai/whisper's ``tokenizer.py``.
+    (Vocabularies of tests are too small to have them.)
 
     Args:
         size: of the vocabulary.
@@ -200,11 +200,11 @@ def _time_masked(frames: Tensor, lengths: Tensor, longest: int) -> Tensor:
 
 
 class _CrossAttention(Attention):
-    """Attention to a window, with the projections of its frames moved to the queries.
+    """Cross-attention to a window, computed with few products.
 
-    q (K m) = (K' q) m, and the sum of a V m is V times the sum of a m. So there is one
-    product for each query and head instead of one for each frame, and a window has
-    more frames than queries.
+    q (K m) = (K' q) m, and the sum of a V m is V times the sum of a m: projecting the
+    queries takes one product for each query and head, projecting the frames one for
+    each frame, of which a window has more.
     """
 
     def __init__(self, config: WhisperConfig):
