@@ -34,31 +34,26 @@ def _stages(sheet, records: Sequence[Record]) -> None:
     """A bar for each system, batch 1, in one panel for each duration."""
     durations = list(dict.fromkeys(r.cell.seconds for r in records))
     panels = sheet.subplots(1, len(durations), sharey=True, squeeze=False)[0]
-    colours = dict(zip((*STAGES, "rest"), (*PALETTE, "#9a9a9a"), strict=False))
+    colours = dict(zip(STAGES, PALETTE, strict=False)) | {"rest": "#9a9a9a"}
     for axes, seconds in zip(panels, durations, strict=True):
         chosen = [r for r in records if r.cell.seconds == seconds and r.cell.batch == 1]
-        for place, record in enumerate(reversed(chosen)):
-            left = 0.0
-            total = 1e3 * float(np.mean(record.total))
-            parts = {s: 1e3 * float(np.mean(v)) for s, v in record.stages.items()}
-            parts["rest"] = total - sum(parts.values())
-            for stage, width in parts.items():
-                axes.barh(place, width, left=left, color=colours[stage], height=0.7)
-                left += width
-            axes.annotate(
-                f" {total:.0f}", (total, place), va="center", fontsize=8, color=INK
-            )
-        axes.set_yticks(range(len(chosen)))
-        axes.set_yticklabels([r.cell.row.label for r in reversed(chosen)], fontsize=8)
+        labels, left = [r.cell.row.label for r in chosen], np.zeros(len(chosen))
+        total = 1e3 * np.array([np.mean(r.total) for r in chosen])
+        for part, colour in colours.items():
+            found = [np.mean(r.stages.get(part, [0.0])) for r in chosen]
+            width = 1e3 * np.array(found) if part in STAGES else total - left
+            bars = axes.barh(labels, width, 0.7, left, color=colour, label=part)
+            left += width
+        shown = [f" {value:.0f}" for value in total]
+        axes.bar_label(bars, shown, fontsize=8, color=INK)
+        axes.tick_params(axis="y", labelsize=8)
         axes.set_title(f"{seconds:g} s", fontsize=10)
         axes.set_xlabel("ms")
         axes.margins(x=0.2)
-    handles = [
-        panels[0].barh(0, 0, color=colour, label=stage)
-        for stage, colour in colours.items()
-    ]
+    panels[0].invert_yaxis()  # the first row on top
     look = {"ncols": len(colours), "frameon": False, "fontsize": 9}
-    sheet.legend(handles=handles, loc="outside upper center", **look)
+    handles = panels[0].get_legend_handles_labels()
+    sheet.legend(*handles, loc="outside upper center", **look)
 
 
 def _batches(sheet, records: Sequence[Record]) -> None:

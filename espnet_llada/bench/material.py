@@ -24,47 +24,33 @@ def material_of(
 ) -> list[list[np.ndarray]]:
     """Batches of utterances of one duration: what each repetition decodes.
 
+    Recordings are taken in the order of their wav.scp, again from the first when it
+    ends, joined, and cut to length: what is said does not matter, that it is speech
+    does.
+
     Args:
-        data: a set of the recipe's, for ``speech_of`` its wav.scp, or ``NOISE``.
+        data: a set of the recipe's, or ``NOISE``.
         seconds: of each utterance.
         batch: utterances in a batch.
         repeats: repetitions; see ``batches_of``.
         allow_pipes: run commands that stand in place of files.
-    """
-    count = batches_of(data, repeats)
-    if str(data) != NOISE:
-        found = speech_of(data / "wav.scp", seconds, batch * count, allow_pipes)
-        return [found[i * batch : (i + 1) * batch] for i in range(count)]
-    random, size = np.random.default_rng(0), round(seconds * SAMPLE_RATE)
-    return [[*(0.1 * random.standard_normal((batch, size), dtype=np.float32))]]
-
-
-def speech_of(
-    wav_scp: Path, seconds: float, count: int, allow_pipes: bool = False
-) -> list[np.ndarray]:
-    """Utterances of one duration.
-
-    Recordings are taken in the order of the file, again from the first when it ends,
-    joined, and cut to length: what is said does not matter, that it is speech does.
-
-    Args:
-        wav_scp: 'id path' lines.
-        seconds: of each utterance.
-        count: how many.
-        allow_pipes: run commands that stand in place of files.
 
     Returns:
-        float32 arrays of round(seconds * 16000) samples.
+        Batches of float32 arrays of round(seconds * 16000) samples.
 
     Raises:
         UserError: no recordings, or one that cannot be read.
     """
+    count, size = batches_of(data, repeats), round(seconds * SAMPLE_RATE)
+    if str(data) == NOISE:
+        shape = count, batch, size
+        joined = np.random.default_rng(0).standard_normal(shape, dtype=np.float32)
+        return [[*rows] for rows in 0.1 * joined]
+    wav_scp = data / "wav.scp"
     table = read_recordings(wav_scp, allow_pipes)
     recordings = [load_audio(path) for path in table.values()]
-    total = sum(map(len, recordings))
+    total, needed = sum(map(len, recordings)), count * batch * size
     if not total:
         raise UserError(f"{wav_scp}: no speech in it; name a set of the recipe's")
-    size = round(seconds * SAMPLE_RATE)
-    copies = -(-size * count // total)
-    joined = np.concatenate(recordings * copies)
-    return [joined[i * size : (i + 1) * size] for i in range(count)]
+    joined = np.concatenate(recordings * -(-needed // total))[:needed]
+    return [[*rows] for rows in joined.reshape(count, batch, size)]

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import gc
-import logging
 import math
 import random
-import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
@@ -15,22 +13,26 @@ from typing import Any
 
 import numpy as np
 import torch
+from torch import nn
 
-from espnet_llada.bench.fixed import FixedPass, StaticGreedy
+from espnet_llada.bench.fixed import fixed
 from espnet_llada.bench.material import material_of
 from espnet_llada.bench.meter import (
     STAGES,
     Meter,
     PeakMemory,
-    synchronize,
+    failure,
+    model_bytes,
+    timed,
     weight_bytes,
 )
-from espnet_llada.bench.random_model import model_bytes
-from espnet_llada.bench.release import as_released
 from espnet_llada.bench.systems import RandomSystems
+from espnet_llada.bench.ways import Way, plain, released
+from espnet_llada.inference.recognizer import Transcriber
 from espnet_llada.release.options import ReleaseSamplerOptions
 from espnet_llada.sweep.jobs import Systems
 from espnet_llada.sweep.rows import SweepRow
+from espnet_llada.types import Hypothesis
 
 
 @dataclass(frozen=True)
@@ -50,9 +52,8 @@ class Record:
         total: seconds of the whole batch, waveform to text.
         stages: {stage: seconds}, empty for a system that is not ours.
         passes, tokens: means over the batch's utterances.
-        flops, weights: {stage: FLOPs}, {stage: bytes of weights read} of a batch, means
-            over what is decoded in the repetitions.
-        warm: batches that have been decoded to be warm and to count that.
+        flops, weights: {stage: FLOPs}, {stage: bytes of weights read}, of a batch; an
+            entry for each that was decoded to be warm.
         memory: MiB above what was in use, taken by the last warm-up: what is measured
             for time keeps the memory that it has. Of a CUDA graph, the most that any
             has taken: later runs allocate nothing.
@@ -65,9 +66,8 @@ class Record:
     stages: dict[str, list[float]] = field(default_factory=dict)
     passes: list[float] = field(default_factory=list)
     tokens: list[float] = field(default_factory=list)
-    flops: dict[str, float] = field(default_factory=dict)
-    weights: dict[str, float] = field(default_factory=dict)
-    warm: int = 0
+    flops: dict[str, list[float]] = field(default_factory=dict)
+    weights: dict[str, list[float]] = field(default_factory=dict)
     memory: float = 0.0
     model: float = 0.0
     failed: str = ""
@@ -78,25 +78,39 @@ class Record:
         cell = self.cell
         return f"{cell.row.label}, {cell.seconds:g} s, batch {cell.batch}"
 
-    def counted(self, flops: Mapping[str, int], weights: Mapping[str, int]) -> None:
-        """Take the work of another batch into the means."""
-        self.warm += 1
-        for mean, found in ((self.flops, flops), (self.weights, weights)):
-            for stage, value in found.items():
-                before = mean.get(stage, 0.0)
-                mean[stage] = before + (value - before) / self.warm
+    def warmed(self, way: Way | None, meter: Meter | None, memory: float) -> None:
+        """A batch was decoded to be warm."""
+        row = self.cell.row
+        before = 0.0 if row.bench.runtime == "plain" else self.memory
+        self.memory = max(before, memory)
+        if way is None:
+            return
+        if not row.decoding.quantize_asr_model:
+            self.model = model_bytes(way.model) / 2**20
+        sizes = weight_bytes(way.model)
+        _append(self.flops, meter.flops)
+        _append(self.weights, {s: sizes[s] * meter.calls[s] for s in STAGES})
+
+    def ran(
+        self, seconds: float, meter: Meter | None, hypotheses: Sequence[Hypothesis]
+    ) -> None:
+        """A batch was decoded in so many seconds."""
+        self.total.append(seconds)
+        self.passes.append(float(np.mean([h.passes for h in hypotheses])))
+        self.tokens.append(float(np.mean([len(h.token_ids) for h in hypotheses])))
+        _append(self.stages, meter.seconds if meter else {})
 
     def as_dict(self) -> dict[str, Any]:
         """For JSON."""
-        row = self.cell.row
-        content = {name: value for name, value in vars(self).items() if name != "cell"}
-        return {
-            "system": row.key,
-            "label": row.label,
-            "seconds": self.cell.seconds,
-            "batch": self.cell.batch,
-            **content,
-        }
+        cell, content = self.cell, {**vars(self)}
+        del content["cell"]
+        name = {"system": cell.row.key, "label": cell.row.label}
+        return {**name, "seconds": cell.seconds, "batch": cell.batch, **content}
+
+
+def _append(lists: dict[str, list[float]], values: Mapping[str, float]) -> None:
+    for name, value in values.items():
+        lists.setdefault(name, []).append(value)
 
 
 Run = Callable[[Record, list[np.ndarray], bool], None]
@@ -112,7 +126,7 @@ def cells_of(
         for seconds in durations
         for row in rows
         for batch in batches
-        if batch == 1 or not isinstance(row.options, ReleaseSamplerOptions)
+        if batch == 1 or not isinstance(row.options.sampler, ReleaseSamplerOptions)
     ]
 
 
@@ -121,12 +135,14 @@ def _sized(row: SweepRow, seconds: float) -> SweepRow:
 
     Masked diffusion makes its canvas of that option by itself.
     """
-    rate, longest = row.options.tokens_per_second, row.options.canvas_length
-    if row.system != "llama" or not rate:
+    size = row.options.extensions.get("canvas_size")
+    if row.system != "llama" or size is None or not size.tokens_per_second:
         return row
-    tokens = max(1, math.floor(rate * seconds + 1e-6))  # 44 for 7.4 s at 6
-    options = replace(row.options, canvas_length=min(longest, tokens))
-    return replace(row, options=options)
+    tokens = math.floor(size.tokens_per_second * seconds + 1e-6)  # 44 for 7.4 s at 6
+    sampler = row.options.sampler
+    length = min(sampler.canvas_length, max(1, tokens))
+    sampler = replace(sampler, canvas_length=length)
+    return replace(row, options=replace(row.options, sampler=sampler))
 
 
 def measure(
@@ -173,68 +189,48 @@ def measure(
 
 
 def _attempt(record: Record, run: Run, speech: list[np.ndarray], warm_up: bool) -> None:
-    runtime = record.cell.row.bench.runtime
     # torch.compile fails in many ways, a graph's capture in some.
-    failures = (
-        torch.cuda.OutOfMemoryError if runtime in ("plain", "static") else RuntimeError
-    )
+    failures = torch.cuda.OutOfMemoryError
+    if record.cell.row.bench.runtime in ("graph", "compile"):
+        failures = RuntimeError
     try:
         run(record, speech, warm_up)
     except failures as e:
-        lines = str(e).strip().splitlines() or [""]
-        record.failed = f"{type(e).__name__}: {lines[0]}"
-        logging.warning(f"left out: {record.name}: {record.failed}")
+        record.failed = failure(record.name, e)
         gc.collect()
         if torch.cuda.is_available():
             torch.cuda.empty_cache()
 
 
-def _runner(systems: Systems, cell: Cell) -> Run:
-    recognizer = systems.recognizer(cell.row)
+def _way(model: nn.Module, row: SweepRow) -> Way:
+    if isinstance(row.options.sampler, ReleaseSamplerOptions):
+        return released(model)
+    if row.bench.runtime != "plain":
+        return fixed(model, row.bench.runtime)
+    return plain(model)
+
+
+def _runner(systems: Systems | RandomSystems, cell: Cell) -> Run:
+    row, way = cell.row, None
+    recognizer = systems.recognizer(row)
     ids = [f"bench-{i}" for i in range(cell.batch)]
-    model = getattr(recognizer, "model", None)  # Whisper's own decoder has none
-    if model:
+    if row.system != "whisper":  # whose own decoder has no stages of ours
+        model = recognizer.model
         model.requires_grad_(False)  # torch's FLOP counter stumbles over parameters
-    plain, fixed = cell.row.bench.runtime == "plain", None
-    if not plain:
-        way = FixedPass if model.decoder.diffuses else StaticGreedy
-        fixed = way(model.decoder, cell.row.bench.runtime)
-    more = [] if plain else [("LLM", fixed, "run")]
-    counts = plain and not cell.row.bench.weights  # neither a graph's work nor int8's
+        way = _way(model, row)
+        given = row.options, row.decoding.use_audio, row.decoding.output_case
+        recognizer = Transcriber(way.model, *given, way.stages)
+    # Neither a graph's work nor int8's is counted.
+    counts = row.bench.runtime == "plain" and not row.bench.weights
 
     def run(record: Record, speech: list[np.ndarray], warm_up: bool) -> None:
         with ExitStack() as stack:
-            if isinstance(cell.row.options, ReleaseSamplerOptions):
-                stack.enter_context(as_released(model))
-            if fixed:
-                stack.enter_context(fixed.installed(recognizer))
-            meter = None
-            if model:
-                meter = Meter(model, warm_up and counts, more)
-                stack.enter_context(meter)
-            memory = PeakMemory() if warm_up else None
-            if memory:
-                stack.enter_context(memory)
-            synchronize()
-            start = time.perf_counter()
-            hypotheses = recognizer(speech, ids)
-            synchronize()
-            seconds = time.perf_counter() - start
+            meter = way and stack.enter_context(Meter(way, warm_up and counts))
+            memory = warm_up and stack.enter_context(PeakMemory())
+            seconds, hypotheses = timed(recognizer, speech, ids)
         if warm_up:
-            before = 0.0 if plain else record.memory
-            record.memory = max(before, memory.mebibytes)
-            if model and not cell.row.decoding.quantize_asr_model:
-                record.model = model_bytes(model) / 2**20
-            if meter:
-                sizes = weight_bytes(model)
-                read = {s: sizes[s] * meter.calls[s] for s in STAGES}
-                record.counted(meter.flops, read)
-            return
-        record.total.append(seconds)
-        record.passes.append(sum(h.passes for h in hypotheses) / len(hypotheses))
-        words = sum(len(h.token_ids) for h in hypotheses)
-        record.tokens.append(words / len(hypotheses))
-        for stage, value in (meter.seconds if meter else {}).items():
-            record.stages.setdefault(stage, []).append(value)
+            record.warmed(way, meter, memory.mebibytes)
+        else:
+            record.ran(seconds, meter, hypotheses)
 
     return run

@@ -1,69 +1,75 @@
-"""Memory that a decoding step of fixed shape works in; see ``fixed``."""
+"""Memory that decoding steps of fixed shape work in.
+
+``steps`` are what is run, time and again; ``runs``, which ``fixed`` makes, run them.
+"""
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
-from collections.abc import Callable
-from dataclasses import dataclass, field
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from espnet_llada.bench.static_cache import StaticKVCache
-from espnet_llada.core.decoder import LMDecoder, last_valid
+from espnet_llada.core.model import LMDecoder, last_valid, response_places
 from espnet_llada.core.prefix import Prefix
 from espnet_llada.core.sampler import SamplerResult
-from espnet_llada.networks.backbone import Backbone, additive_mask
-from espnet_llada.networks.llama import Llama
+from espnet_llada.networks.backbone import additive_mask
+from espnet_llada.networks.cache import KVCache
+from espnet_llada.networks.frozen import scores
+from espnet_llada.networks.llama import LlamaConfig
+
+Step = Callable[[], Tensor | None]
 
 
-def _hidden(body: Llama, run, embeds, mask, positions, caches) -> Tensor:
-    """As ``Llama.forward``, each layer by ``run``: code for one fits them all."""
-    turn = body.rotary_emb(positions, embeds.dtype)
-    for layer, cache in zip(body.layers, caches, strict=True):
-        embeds = run(layer, embeds, mask, turn, cache, body.kernel)
-    return body.norm(embeds)
+class FixedLM:
+    """The LM over tensors that stay where they are.
 
+    Args:
+        decoder: with the LM.
+        layer: runs a layer of it.
+    """
 
-def _logits(lm: Backbone, hidden: Tensor) -> Tensor:
-    """The class's own: a ``Meter`` around it would stop a graph's capture."""
-    return Backbone.logits(lm, hidden)
+    def __init__(self, decoder: LMDecoder, layer: Callable[..., Tensor]):
+        self.backbone, self.special, self.layer = decoder.lm, decoder.special, layer
+        self.table, self.attends = decoder.lm.embedding.weight, decoder.prefix_attends
 
+    def hidden(
+        self, embeds: Tensor, mask: Tensor, positions: Tensor, caches: Sequence[Any]
+    ) -> Tensor:
+        """As ``Llama.forward``, each layer by ``layer``: code for one fits them all."""
+        body = self.backbone.body
+        turn = body.rotary_emb(positions, embeds.dtype)
+        for layer, cache in zip(body.layers, caches, strict=True):
+            embeds = self.layer(layer, embeds, mask, turn, cache, body.kernel)
+        return body.norm(embeds)
 
-def _mask(table: Tensor, *shape: int) -> Tensor:
-    """(B, 1, Q, K) for (B, Q, K), open, in the dtype of ``table``."""
-    rows, queries, keys = shape
-    allowed = table.new_ones(rows, 1, queries, keys, dtype=torch.bool)
-    return additive_mask(allowed, table.dtype)
+    def logits(self, hidden: Tensor) -> Tensor:
+        """As ``Backbone.logits``, whose hooks would stop a graph's capture."""
+        return scores(hidden, self.backbone.head.to(hidden.dtype))
+
+    def mask(self, *shape: int) -> Tensor:
+        """(B, 1, Q, K) for (B, Q, K), open."""
+        rows, queries, keys = shape
+        allowed = self.table.new_ones(rows, 1, queries, keys, dtype=torch.bool)
+        return additive_mask(allowed, self.table.dtype)
+
+    def cache(self, rows: int, length: int) -> StaticKVCache:
+        """For so many positions."""
+        return StaticKVCache(self.backbone.body.config, rows, length, self.table)
 
 
 def _closed(mask: Tensor) -> Tensor:
     return mask.fill_(torch.finfo(mask.dtype).min)
 
 
-class Memory(ABC):
-    """What a step works in.
-
-    Attributes:
-        run: runs the step; set by ``fixed``, which knows how.
-    """
-
-    run: Callable[[], None]
-
-    @property
-    def parts(self) -> list[Memory]:
-        """What has a step of its own."""
-        return [self]
-
-    @abstractmethod
-    def step(self) -> None:
-        """What is run, time and again."""
-
-
-@dataclass
-class Continuation(Memory):
+class Continuation:
     """Greedy search of B rows in memory for K positions.
+
+    Args:
+        lm: see there.
+        rows: B.
+        room: K.
 
     Attributes:
         cache: keys and values.
@@ -73,45 +79,39 @@ class Continuation(Memory):
         column: (1,) int64, where the next one goes.
     """
 
-    decoder: LMDecoder
-    layer: Callable[..., Tensor]
-    rows: int
-    room: int
-
-    def __post_init__(self) -> None:
-        table = self.decoder.lm.embedding.weight
-        self.cache = StaticKVCache(
-            self.decoder.lm.body.config, self.rows, self.room, table
-        )
-        self.mask = _mask(table, self.rows, 1, self.room)
-        ones = torch.ones(self.rows, 1, dtype=torch.long, device=table.device)
+    def __init__(self, lm: FixedLM, rows: int, room: int):
+        self.lm, self.rows, self.steps = lm, rows, [self.step]
+        self.cache, self.mask = lm.cache(rows, room), lm.mask(rows, 1, room)
+        ones = torch.ones(rows, 1, dtype=torch.long, device=self.mask.device)
         self.token, self.position = ones.clone(), ones.clone()
-        self.tokens = ones.repeat(1, self.room)
+        self.tokens = ones.repeat(1, room)
         self.log_probs = torch.zeros_like(self.tokens, dtype=torch.float32)
         self.column = torch.zeros_like(self.cache.places)
 
     def begin(self, prefix: Prefix) -> None:
-        """Take a prefix with a cache up, and choose the first token."""
-        self.cache.fill(prefix.cache)
-        asked = prefix.valid.shape[1]
-        _closed(self.mask)[..., :asked].masked_fill_(prefix.valid[:, None, None], 0.0)
+        """Read a prefix, and choose the first token."""
+        cache, valid = KVCache(), prefix.valid
+        hidden = self.lm.backbone(prefix.embeds, valid, cache, prefix.positions)
+        self.cache.fill(cache)
+        shown = _closed(self.mask)[..., : valid.shape[1]]
+        shown.masked_fill_(valid[:, None, None], 0.0)
         self.position.copy_(prefix.start[:, None])
         self.column.zero_()
-        self._choose(last_valid(prefix.hidden, prefix.valid))
+        self._choose(last_valid(hidden, valid))
 
     def step(self) -> None:
         """Feed the last token and choose the next one."""
-        lm, places = self.decoder.lm, self.cache.places
+        places = self.cache.places
         self.mask.index_fill_(3, places, 0.0)
-        embeds, caches = lm.embed(self.token), self.cache.layers
-        hidden = _hidden(lm.body, self.layer, embeds, self.mask, self.position, caches)
-        self._choose(hidden[:, 0])
+        embeds = self.lm.backbone.embed(self.token)
+        given = embeds, self.mask, self.position, self.cache.layers
+        self._choose(self.lm.hidden(*given)[:, 0])
         self.position.add_(1)
         places.add_(1)
 
     def _choose(self, hidden: Tensor) -> None:
         """The most probable token of (B, d)."""
-        log_probs = _logits(self.decoder.lm, hidden).float().log_softmax(dim=-1)
+        log_probs = self.lm.logits(hidden).float().log_softmax(dim=-1)
         best, token = log_probs.max(dim=-1, keepdim=True)
         self.token.copy_(token)
         self.tokens.index_copy_(1, self.column, token)
@@ -120,139 +120,125 @@ class Continuation(Memory):
 
     def ended(self, count: int) -> bool:
         """Whether each row has an EOS among its first ``count`` tokens."""
-        written = self.tokens[:, :count] == self.decoder.special.eos
+        written = self.tokens[:, :count] == self.lm.special.eos
         return bool(written.any(dim=1).all())
 
     def result(self, max_tokens: int) -> SamplerResult:
         """Up to the longest row's end, or to ``max_tokens``."""
-        eos = self.decoder.special.eos
+        eos = self.lm.special.eos
         tokens, log_probs = self.tokens[:, :max_tokens], self.log_probs[:, :max_tokens]
         ends = (tokens == eos).long()
         behind = ends.cumsum(dim=1) - ends > 0
         passes = (~behind).sum(dim=1)
         longest = int(passes.max())
-        return SamplerResult(
-            tokens.masked_fill(behind, eos)[:, :longest],
-            log_probs.masked_fill(behind, 0.0)[:, :longest],
-            passes,
-        )
+        tokens = tokens.masked_fill(behind, eos)[:, :longest]
+        log_probs = log_probs.masked_fill(behind, 0.0)[:, :longest]
+        return SamplerResult(tokens, log_probs, passes)
 
 
-@dataclass(eq=False)
-class Pass(Memory):
-    """One pass over B rows of P prefix and L canvas positions.
+class Canvas:
+    """Passes over B rows of P prefix and L canvas positions.
+
+    A prefix that does not see the response is run in the first pass alone; the later
+    ones run the canvas.
+
+    Args:
+        lm: see there.
+        rows, asked, length: B, P, L.
 
     Attributes:
         embeds: (B, P, d), the prefix.
-        mask: (B, 1, 1, P + L), see ``Llama``.
+        mask: (B, 1, 1, P + L), see ``Llama``; where the prefix does not see all, with
+            P + L queries.
         positions: (B, P + L) int64.
         tokens: (B, L) int64, the canvas.
-        caches: of each layer; none where all is computed anew.
-        logits: (B, L, V), what comes of it.
     """
 
-    decoder: LMDecoder
-    layer: Callable[..., Tensor]
-    rows: int
-    asked: int
-    length: int
+    def __init__(self, lm: FixedLM, rows: int, asked: int, length: int):
+        self.lm, self.rows, self.asked = lm, rows, asked
+        width, self.steps = asked + length, [self.step]
+        self.embeds = lm.table.new_zeros(rows, asked, lm.backbone.width)
+        self.mask = lm.mask(rows, 1 if lm.attends else width, width)
+        numbers = torch.arange(width, device=self.mask.device)
+        self.positions = numbers.repeat(rows, 1)
+        self.tokens = torch.zeros_like(self.positions[:, asked:])
+        self._caches: Sequence[Any] = [None] * len(lm.backbone.body.layers)
+        if not lm.attends:
+            cache = lm.cache(rows, width)
+            self._caches, self._later = cache.at(numbers), cache.at(numbers[asked:])
+            self.steps.append(self.later_step)
 
-    def __post_init__(self) -> None:
-        lm = self.decoder.lm
-        table, width = lm.embedding.weight, self.asked + self.length
-        self.embeds = table.new_zeros(self.rows, self.asked, lm.width)
-        self.mask = _mask(table, self.rows, 1, width)
-        numbers = torch.arange(width, device=table.device)
-        self.positions = numbers.repeat(self.rows, 1)
-        self.tokens = torch.zeros_like(self.positions[:, self.asked :])
-        self.caches: list[Any] = [None] * len(lm.body.layers)
-        self.logits: Tensor | None = None
-
-    def begin(self, prefix: Prefix, lengths: Tensor, tokens: Tensor) -> None:
-        """Take prefix and canvas up."""
-        places = torch.arange(self.length, device=tokens.device)
-        valid = torch.cat([prefix.valid, places < lengths[:, None]], dim=1)
-        self._open(valid)
+    def begin(self, prefix: Prefix, lengths: Tensor) -> None:
+        """Take a prefix up."""
+        valid, behind = response_places(prefix, self.tokens, lengths)
+        seen = valid[:, None, None]
+        if not self.lm.attends:
+            seen = seen.repeat(1, 1, valid.shape[1], 1)
+            seen[:, :, : self.asked, self.asked :] = False
+        _closed(self.mask).masked_fill_(seen, 0.0)
         self.embeds.copy_(prefix.embeds)
-        self.positions[:, : self.asked] = prefix.positions
-        self.positions[:, self.asked :] = prefix.start[:, None] + places
-        self.tokens.copy_(tokens)
+        self.positions.copy_(torch.cat([prefix.positions, behind], dim=1))
 
-    def following(self, tokens: Tensor) -> Pass | LaterPass:
-        """The pass over the same prefix and another canvas."""
-        self.tokens.copy_(tokens)
-        return self
+    def step(self) -> Tensor:
+        """Logits (B, L, V) by a pass over everything."""
+        backbone = self.lm.backbone
+        embeds = backbone.join(self.embeds, backbone.embed(self.tokens))
+        given = embeds, self.mask, self.positions, self._caches
+        return self.lm.logits(self.lm.hidden(*given)[:, self.asked :])
 
-    def _open(self, valid: Tensor) -> None:
-        """Have all see what is there: (B, P + L) bool."""
-        _closed(self.mask).masked_fill_(valid[:, None, None], 0.0)
-
-    def step(self) -> None:
-        """The pass."""
-        lm = self.decoder.lm
-        embeds = lm.join(self.embeds, lm.embed(self.tokens))
-        caches = self.caches
-        hidden = _hidden(lm.body, self.layer, embeds, self.mask, self.positions, caches)
-        self.logits = _logits(lm, hidden[:, self.asked :])
+    def later_step(self) -> Tensor:
+        """The same by a pass over the canvas, behind the prefix of the first one."""
+        embeds = self.lm.backbone.embed(self.tokens)
+        positions = self.positions[:, self.asked :]
+        given = embeds, self.mask[:, :, -1:], positions, self._later
+        return self.lm.logits(self.lm.hidden(*given))
 
 
-class BlindPass(Pass):
-    """The first pass over prefix and canvas where the prefix sees only itself.
+class StaticKVCache:
+    """A ``KVCache`` that neither grows nor moves, for compiled or captured code.
 
-    Attributes:
-        mask: (B, 1, P + L, P + L).
-        later: the passes behind it, over the canvas alone.
-    """
-
-    later: LaterPass
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        table, width = self.decoder.lm.embedding.weight, self.asked + self.length
-        cache = StaticKVCache(self.decoder.lm.body.config, self.rows, width, table)
-        places = torch.arange(width, device=table.device)
-        self.caches = cache.at(places)
-        self.mask = _mask(table, self.rows, width, width)
-        self.later = LaterPass(self, cache.at(places[self.asked :]))
-
-    @property
-    def parts(self) -> list[Memory]:
-        return [self, self.later]
-
-    def following(self, tokens: Tensor) -> LaterPass:
-        super().following(tokens)
-        return self.later
-
-    def _open(self, valid: Tensor) -> None:
-        there = valid[:, None, None].repeat(1, 1, valid.shape[1], 1)
-        there[:, :, : self.asked, self.asked :] = False
-        _closed(self.mask).masked_fill_(there, 0.0)
-
-
-@dataclass
-class LaterPass(Memory):
-    """A pass over a canvas whose prefix is in the cache already.
+    Args:
+        config: sizes.
+        rows: B.
+        length: K, positions that there is room for.
+        like: a tensor of the same dtype and device.
 
     Attributes:
-        first: the pass that has filled the cache; its memory is used again.
-        caches: of each layer, where the canvas goes.
-        logits: (B, L, V), what comes of it.
+        places: (Q,) int64, where the next positions are written. Whoever feeds them
+            sets it, and masks what nobody has written yet.
+        layers: the memory of each layer, a cache of its own.
     """
 
-    first: BlindPass
-    caches: list[Any]
-    logits: Tensor | None = field(init=False, default=None)
+    def __init__(self, config: LlamaConfig, rows: int, length: int, like: Tensor):
+        shape = rows, config.num_key_value_heads, length, config.head_dim
+        self.places = torch.zeros(1, dtype=torch.long, device=like.device)
+        self.layers = [
+            _StaticLayer(like.new_zeros(shape), like.new_zeros(shape), self.places)
+            for _ in range(config.num_hidden_layers)
+        ]
 
-    @property
-    def rows(self) -> int:
-        """B."""
-        return self.first.rows
+    def at(self, places: Tensor) -> list[_StaticLayer]:
+        """The memory of each layer, for positions (Q,) int64 that are always these."""
+        return [_StaticLayer(own.keys, own.values, places) for own in self.layers]
 
-    def step(self) -> None:
-        """The pass."""
-        first, lm = self.first, self.first.decoder.lm
-        mask = first.mask[:, :, -1:]
-        places = first.positions[:, first.asked :]
-        embeds = lm.embed(first.tokens)
-        hidden = _hidden(lm.body, first.layer, embeds, mask, places, self.caches)
-        self.logits = _logits(lm, hidden)
+    def update(self, keys: Tensor, values: Tensor, layer: int) -> tuple[Tensor, Tensor]:
+        """Write new positions; returns all K of the layer's."""
+        return self.layers[layer].update(keys, values, layer)
+
+    def fill(self, cache: KVCache) -> None:
+        """Begin with what a growing cache has; new positions go behind it."""
+        for own, pair in zip(self.layers, cache.pairs, strict=True):
+            for memory, given in zip((own.keys, own.values), pair, strict=True):
+                memory[:, :, : given.shape[2]] = given
+            self.places.fill_(pair[0].shape[2])
+
+
+class _StaticLayer:
+    def __init__(self, keys: Tensor, values: Tensor, places: Tensor):
+        self.keys, self.values, self.places = keys, values, places
+
+    def update(self, keys: Tensor, values: Tensor, layer: int) -> tuple[Tensor, Tensor]:
+        """``layer`` is left alone, or torch.compile would make code for each number."""
+        self.keys.index_copy_(2, self.places, keys)
+        self.values.index_copy_(2, self.places, values)
+        return self.keys, self.values

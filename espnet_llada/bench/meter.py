@@ -4,29 +4,32 @@ from __future__ import annotations
 
 import ctypes
 import gc
+import logging
 import os
 import resource
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable
 from contextlib import ExitStack, suppress
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import nn
 
-STAGES = ("encoder", "adapter", "reading", "LLM", "head")
-"""Whisper's encoder; the Q-Former; the ``text_qformer``, where there is one; the LLM's
-layers, all passes; its output head."""
+from espnet_llada.bench.ways import Way
+
+STAGES = ("encoder", "adapter", "prefix", "LLM", "head")
+"""Whisper's encoder; the Q-Former; what makes the LM's prefix of its vectors, with a
+CTC and a scorer where there are any; the LLM's layers, all passes; its output layer."""
 
 
 class Meter:
-    """Within ``with``, adds up what a model's stages do.
+    """Within ``with``, adds up what a model's stages do, by forward hooks.
 
     Args:
-        model: a ``WhisperLLM``, or ESPnet's model with our decoder.
+        way: how the model is run.
         count_flops: count the FLOPs of matrix products too, which takes time.
-        more: what else belongs to a stage: its name, an object and its method's name.
 
     Attributes:
         seconds: {stage: seconds}.
@@ -34,72 +37,106 @@ class Meter:
         calls: {stage: number of calls}.
     """
 
-    def __init__(
-        self,
-        model: nn.Module,
-        count_flops: bool = False,
-        more: Sequence[tuple[str, Any, str]] = (),
-    ):
-        self._model, self._count, self._more = model, count_flops, more
+    def __init__(self, way: Way, count_flops: bool = False):
+        decoder = way.model.decoder
+        self._modules = [
+            ("encoder", way.model.encoder),
+            ("adapter", way.model.postencoder),
+            ("prefix", decoder.audio_prefix),
+            ("head", decoder.lm.scores),
+            *(("LLM", module) for module in (decoder.lm, *way.llm)),
+        ]
+        self._count, self._counter, self._stack = count_flops, None, ExitStack()
         self.seconds = dict.fromkeys(STAGES, 0.0)
         self.flops = dict.fromkeys(STAGES, 0)
         self.calls = dict.fromkeys(STAGES, 0)
-        self._restore = ExitStack()
 
     def __enter__(self) -> Meter:
-        decoder = self._model.decoder
-        own = [
-            ("encoder", self._model.encoder, "forward"),
-            ("adapter", self._model.postencoder, "forward"),
-            ("LLM", decoder.lm, "forward"),
-            ("head", decoder.lm, "logits"),
-        ]
-        if (reader := decoder.text_qformer) is not None:
-            own += [("reading", reader, "projected"), ("reading", reader, "along")]
-        for stage, owner, name in [*own, *self._more]:
-            self._wrap(stage, owner, name)
+        from torch.utils.flop_counter import FlopCounterMode
+
+        if self._count:
+            self._counter = self._stack.enter_context(FlopCounterMode(display=False))
+        for stage, module in self._modules:
+            begin = module.register_forward_pre_hook(self.begin)
+            end = partial(self.end, stage)
+            # In a failure too, or the next begin would be one too many.
+            end = module.register_forward_hook(end, always_call=True)
+            self._stack.callback(begin.remove)
+            self._stack.callback(end.remove)
+            if stage == "prefix":
+                watch = module.register_forward_hook(self._watch_scorer)
+                self._stack.callback(watch.remove)
         return self
 
     def __exit__(self, *error: Any) -> None:
-        self._restore.close()
+        self._stack.close()
 
-    def _wrap(self, stage: str, owner: Any, name: str) -> None:
-        setattr(owner, name, self._measured(stage, getattr(owner, name)))
-        self._restore.callback(delattr, owner, name)  # the class's own is back
+    def begin(self, *_: Any) -> None:
+        """A stage begins; none is part of another."""
+        synchronize()
+        self._before, self._start = self._total(), time.perf_counter()
 
-    def _measured(self, stage: str, function: Callable[..., Any]) -> Callable[..., Any]:
-        def measured(*args: Any, **kwargs: Any) -> Any:
-            from torch.utils.flop_counter import FlopCounterMode
+    def end(self, stage: str, *_: Any) -> None:
+        """It ends."""
+        synchronize()
+        self.seconds[stage] += time.perf_counter() - self._start
+        self.flops[stage] += self._total() - self._before
+        self.calls[stage] += 1
 
-            synchronize()
-            start = time.perf_counter()
-            if self._count:
-                with FlopCounterMode(display=False) as counter:
-                    result = function(*args, **kwargs)
-                self.flops[stage] += counter.get_total_flops()
-            else:
-                result = function(*args, **kwargs)
-            synchronize()
-            self.seconds[stage] += time.perf_counter() - start
-            self.calls[stage] += 1
-            return result
+    def _total(self) -> int:
+        return self._counter.get_total_flops() if self._counter else 0
 
-        return measured
+    def _watch_scorer(self, module: nn.Module, given: Any, prefix: Any) -> None:
+        """A scorer that a batch has is asked later on, and not by its ``forward``."""
+        if (scorer := getattr(prefix, "scorer", None)) is not None:
+            scorer.network = _Watched(scorer.network, self)
+
+
+class _Watched:
+    """A scorer's network, whose work is part of the prefix."""
+
+    def __init__(self, network: Any, meter: Meter):
+        self._network, self._meter = network, meter
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._network, name)
+
+    def along(self, *given: Any) -> Any:
+        self._meter.begin()
+        try:
+            return self._network.along(*given)
+        finally:
+            self._meter.end("prefix")
+
+
+def stored_bytes(tensor: torch.Tensor) -> int:
+    """Bytes of a tensor; of one in int8 those of its parts."""
+    if hasattr(tensor, "__tensor_flatten__"):
+        names, _ = tensor.__tensor_flatten__()
+        return sum(stored_bytes(getattr(tensor, name)) for name in names)
+    return tensor.numel() * tensor.element_size()
+
+
+def model_bytes(model: nn.Module) -> int:
+    """Bytes of all weights."""
+    return sum(map(stored_bytes, model.parameters()))
 
 
 def weight_bytes(model: nn.Module) -> dict[str, int]:
     """{stage: bytes of the weights that one call reads}."""
     decoder = model.decoder
-    reader = decoder.text_qformer or nn.Module()
-    parts = (model.encoder, model.postencoder, reader, decoder.lm.body.layers)
-    sizes = [sum(p.numel() * p.element_size() for p in m.parameters()) for m in parts]
-    head = decoder.lm.head
-    return dict(zip(STAGES, [*sizes, head.numel() * head.element_size()], strict=True))
+    prefix, layers = decoder.audio_prefix, decoder.lm.body.layers
+    sizes = map(model_bytes, (model.encoder, model.postencoder, prefix, layers))
+    return dict(zip(STAGES, [*sizes, stored_bytes(decoder.lm.head)], strict=True))
+
+
+def _on_gpu() -> bool:
+    return torch.cuda.is_available() and torch.cuda.is_initialized()
 
 
 def synchronize() -> None:
     """Wait for the GPU, where one is in use."""
-    if torch.cuda.is_available() and torch.cuda.is_initialized():
+    if _on_gpu():
         torch.cuda.synchronize()
 
 
@@ -112,22 +149,19 @@ class PeakMemory:
     """
 
     def __enter__(self) -> PeakMemory:
-        self.mebibytes = 0.0
-        self._on_gpu = torch.cuda.is_available() and torch.cuda.is_initialized()
-        if self._on_gpu:
+        if _on_gpu():
             torch.cuda.reset_peak_memory_stats()
             self._before = torch.cuda.memory_allocated() / 2**20
         else:
             _return_free_memory()
-            _reset_peak()
+            with suppress(OSError):
+                Path("/proc/self/clear_refs").write_text("5", encoding="ascii")
             self._before = _status("VmRSS")
         return self
 
     def __exit__(self, *error: Any) -> None:
-        if self._on_gpu:
-            peak = torch.cuda.max_memory_allocated() / 2**20
-        else:
-            peak = _status("VmHWM")
+        gpu = _on_gpu()
+        peak = torch.cuda.max_memory_allocated() / 2**20 if gpu else _status("VmHWM")
         self.mebibytes = max(0.0, peak - self._before)
 
 
@@ -136,11 +170,6 @@ def _return_free_memory() -> None:
     gc.collect()
     with suppress(OSError, AttributeError):
         ctypes.CDLL("libc.so.6").malloc_trim(0)
-
-
-def _reset_peak() -> None:
-    with suppress(OSError):
-        Path("/proc/self/clear_refs").write_text("5", encoding="ascii")
 
 
 def _status(name: str) -> float:
@@ -167,7 +196,7 @@ def machine(device: str, dtype: str = "float32") -> dict[str, Any]:
 
     big = torch.zeros(2**26, device=device)  # 256 MiB
     target = torch.ones_like(big)  # its pages are there, a clone's are not yet
-    copy = _best(lambda: target.copy_(big))
+    copy = _best(target.copy_, big)
     return {
         "processor": processor(device),
         "cores": len(os.sched_getaffinity(0)),
@@ -186,23 +215,64 @@ def machine(device: str, dtype: str = "float32") -> dict[str, Any]:
 
 def _gflops(device: str, dtype: torch.dtype) -> float:
     """Of a product as large as is quickly done: in bf16 some CPUs are very slow."""
-    n, largest = 256, 2048 if device == "cpu" else 8192
-    while True:
-        a = torch.randn(n, n, device=device, dtype=dtype)
-        seconds = _best(lambda a=a: a @ a)
-        if n == largest or seconds > 0.02:
-            return 2 * n**3 / seconds / 1e9
+    n, largest, seconds = 128, 2048 if device == "cpu" else 8192, 0.0
+    while n < largest and seconds <= 0.02:
         n *= 2
+        a = torch.randn(n, n, device=device, dtype=dtype)
+        seconds = _best(torch.mm, a, a)
+    return 2 * n**3 / seconds / 1e9
 
 
-def _best(function: Callable[[], Any], runs: int = 5) -> float:
-    return min(seconds_of(function) for _ in range(runs))
+def _best(function: Callable[..., Any], *given: Any) -> float:
+    return min(timed(function, *given)[0] for _ in range(5))
 
 
-def seconds_of(function: Callable[[], Any]) -> float:
-    """How long it takes, what it leaves to the GPU included."""
+def timed(function: Callable[..., Any], *given: Any) -> tuple[float, Any]:
+    """The seconds of a call, what it leaves to the GPU included; and its result."""
     synchronize()
     start = time.perf_counter()
-    function()
+    result = function(*given)
     synchronize()
-    return time.perf_counter() - start
+    return time.perf_counter() - start, result
+
+
+def kernels_of(function: Callable[[], Any]) -> tuple[int, float] | None:
+    """Kernels and copies that a call launches, and the seconds in which any ran.
+
+    A GPU that is busy for less than the call takes waits for the host.
+
+    Returns:
+        None where no GPU is in use.
+    """
+    if not _on_gpu():
+        return None
+    from torch.autograd import DeviceType
+    from torch.profiler import ProfilerActivity, profile
+
+    synchronize()
+    with profile(activities=[ProfilerActivity.CUDA]) as found:
+        function()
+        synchronize()
+    spans = [
+        (event.time_range.start, event.time_range.end)
+        for event in found.events()
+        if event.device_type == DeviceType.CUDA
+    ]
+    return len(spans), 1e-6 * covered(spans)
+
+
+def covered(spans: Iterable[tuple[float, float]]) -> float:
+    """The length of what spans cover together; where they overlap it counts once."""
+    total, end = 0.0, float("-inf")
+    for start, stop in sorted(spans):
+        total += max(0.0, stop - max(start, end))
+        end = max(end, stop)
+    return total
+
+
+def failure(what: str, error: Exception) -> str:
+    """Why something cannot be measured, in a line that the user is told too."""
+    lines = str(error).strip().splitlines() or [""]
+    text = f"{type(error).__name__}: {lines[0]}"
+    logging.warning(f"left out: {what}: {text}")
+    return text

@@ -18,7 +18,7 @@ from espnet_llada.types import UserError
 
 
 class RandomSystems:
-    """Stands in for ``sweep_jobs.Systems``: each model is made when it is needed.
+    """Stands in for ``sweep.jobs.Systems``: each model is made when it is needed.
 
     Args:
         configs: {system: its train config}.
@@ -42,21 +42,23 @@ class RandomSystems:
         Raises:
             UserError: the row's system has no train config, or one that does not fit.
         """
-        from espnet_llada.inference.recognizer import make_recognizer
+        from espnet_llada.inference.recognizer import Transcriber
 
-        key = row.system, row.bench.weights, row.bench.prefix_blind
+        key = row.system, row.bench.weights, row.bench.cached_prefix
         if key not in self._models:
             self._models[key] = self._made(row)
-        model = self._models[key]
         given = row.decoding.use_audio, row.decoding.output_case
-        return make_recognizer(model, row.options, *given)
+        return Transcriber(self._models[key], row.options, *given)
 
     def _made(self, row: SweepRow) -> nn.Module:
+        config = dict(self.configs[row.system])
+        if row.bench.cached_prefix:
+            conf = config.get("decoder_conf") or {}
+            config["decoder_conf"] = {**conf, "cached_prefix": True}
         try:
-            model = random_model(self.configs[row.system], self.device)
+            model = random_model(config, self.device)
         except UserError as e:
             raise UserError(f"{self.paths[row.system]}: {e}") from e
-        model.decoder.prefix_blind = row.bench.prefix_blind
         if row.bench.weights == "int8":
             in_int8(model)
         return model
@@ -83,10 +85,12 @@ def refusal(row: SweepRow, systems: Any, device: str) -> str | None:
         return "weights int8 needs the package torchao; install it"
     if row.bench.weights and not random:
         return f"weights {row.bench.weights} is for --model random"
-    if row.bench.prefix_blind and not random:
-        return "prefix_blind is for --model random; a trained model has it or not"
+    if row.bench.cached_prefix and not random:
+        return "cached_prefix is for --model random; a trained model has it or not"
     if row.decoding.quantize_asr_model and random:
         return "quantize_asr_model is for trained models; write weights: int8"
+    if row.bench.runtime != "plain" and "block_cache" in row.options.extensions:
+        return f"runtime {row.bench.runtime}: block_cache; leave it out"
     if row.bench.runtime == "graph" and torch.device(device).type != "cuda":
         return f"runtime graph needs --device cuda, not {device}"
     return None

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from espnet_llada.bench.measure import Record
 from espnet_llada.bench.meter import STAGES
 from espnet_llada.scoring.significance import Interval
+
+if TYPE_CHECKING:
+    from espnet_llada.bench.measure import Record
 
 REPLICATES = 10_000
 
@@ -30,6 +32,26 @@ def ratio(slower: Sequence[float], faster: Sequence[float]) -> Interval:
     return Interval(float(value / other), float(low), float(high))
 
 
+def table(
+    names: str, rows: Iterable[Sequence[Any]], left: Sequence[int] = (0,)
+) -> Iterator[str]:
+    """The lines of a Markdown table; columns are numbers, but for ``left``."""
+    heads = names.split("|")
+    kinds = ["---" if n in left else "---:" for n in range(len(heads))]
+    for row in (heads, kinds, *rows):
+        yield f"| {' | '.join(map(str, row))} |"
+
+
+def heading(machine: Mapping[str, Any]) -> str:
+    """What measured, see ``meter.machine``."""
+    versions = ", ".join(f"{name} {v}" for name, v in machine["versions"].items())
+    return (
+        f"{machine['processor']}, {machine['threads']} threads; at best "
+        f"{machine['gflops']:.0f} GFLOP/s in {machine['dtype']} and "
+        f"{machine['gigabytes_per_second']:.0f} GB/s (measured); {versions}"
+    )
+
+
 def markdown(
     records: Sequence[Record], machine: Mapping[str, Any], baseline: str | None
 ) -> str:
@@ -40,68 +62,64 @@ def markdown(
         machine: see ``meter.machine``.
         baseline: key of the system that the others are compared with.
     """
-    left_out = [r for r in records if r.failed]
+    left_out = [f"- {r.name}: {r.failed}" for r in records if r.failed]
     records = [r for r in records if not r.failed]
     lines = [
-        f"{machine['processor']}, {machine['threads']} threads; at best "
-        f"{machine['gflops']:.0f} GFLOP/s in {machine['dtype']} and "
-        f"{machine['gigabytes_per_second']:.0f} GB/s (measured); "
-        + ", ".join(f"{name} {v}" for name, v in machine["versions"].items()),
+        heading(machine),
         "",
         f"Means of {max((len(r.total) for r in records), default=0)} repetitions, each "
         "with speech of its own (noise: the same), which all systems decode in turn. "
         "RTF: time over duration, RTFx its inverse. MiB: above what was in use before.",
         "",
+        "## One utterance at a time",
+        *_latency(records, baseline),
+        "",
+        *_batches(records),
+        "",
+        "## Against the roofline",
+        "",
+        "GFLOP: matrix products, counted by torch. MB: weights, read once a call. "
+        "Bound: the larger of the two over what the machine does at best.",
+        "",
+        *table(
+            "system|seconds|batch|stage|GFLOP|MB|bound ms|ms|share",
+            _roofline(records, machine),
+            left=(0, 3),
+        ),
+        "",
     ]
-    for part in (
-        _latency(records, baseline),
-        _batches(records),
-        _roofline(records, machine),
-    ):
-        lines += [*part, ""]
     if left_out:
-        lines += ["## Left out", ""]
-        lines += [f"- {record.name}: {record.failed}" for record in left_out]
-        lines.append("")
+        lines += ["## Left out", "", *left_out, ""]
     return "\n".join(lines)
 
 
 def _latency(records: Sequence[Record], baseline: str | None) -> Iterator[str]:
-    yield "## One utterance at a time"
     for seconds in dict.fromkeys(r.cell.seconds for r in records):
         chosen = [r for r in records if r.cell.seconds == seconds and r.cell.batch == 1]
-        if not chosen:
-            continue
         base = next((r for r in chosen if r.cell.row.key == baseline), None)
-        yield ""
-        yield f"### {seconds:g} s of speech"
-        yield ""
-        yield (
-            f"| system | ms (quartiles) | {' | '.join(STAGES)} | rest "
-            "| passes | tokens a pass | RTF | MiB | weights MiB "
-            "| times faster than the baseline |"
-        )
-        yield "|---|---:|" + "---:|" * (len(STAGES) + 7)
-        for record in chosen:
-            yield _latency_line(record, base)
+        if chosen:
+            yield from ("", f"### {seconds:g} s of speech", "")
+            yield from table(
+                f"system|ms (quartiles)|{'|'.join(STAGES)}|rest|passes|tokens a pass"
+                "|RTF|MiB|weights MiB|times faster than the baseline",
+                (_latency_line(record, base) for record in chosen),
+            )
 
 
-def _latency_line(record: Record, base: Record | None) -> str:
+def _latency_line(record: Record, base: Record | None) -> list[str]:
     total = 1e3 * np.array(record.total)
     low, high = np.percentile(total, (25, 75))
     mean, passes = float(total.mean()), float(np.mean(record.passes))
     stages = [1e3 * float(np.mean(record.stages.get(s, [0.0]))) for s in STAGES]
-    shown = [f"{ms:.1f}" if record.stages else "" for ms in stages]
-    rest = f"{mean - sum(stages):.1f}" if record.stages else ""
+    shown = [f"{ms:.1f}" for ms in (*stages, mean - sum(stages))]
     faster = ""
     if base is not None and base is not record:
         r = ratio(base.total, record.total)
         faster = f"{r.value:.2f} [{r.low:.2f}, {r.high:.2f}]"
-    cells = [
+    return [
         record.cell.row.label,
         f"{mean:.1f} ({low:.1f}-{high:.1f})",
-        *shown,
-        rest,
+        *(shown if record.stages else [""] * len(shown)),
         f"{passes:.1f}",
         f"{np.mean(record.tokens) / passes:.1f}" if passes else "",
         f"{mean / 1e3 / record.cell.seconds:.3f}",
@@ -109,7 +127,6 @@ def _latency_line(record: Record, base: Record | None) -> str:
         f"{record.model:.0f}" if record.model else "",
         faster,
     ]
-    return "| " + " | ".join(cells) + " |"
 
 
 def rtfx(record: Record) -> float:
@@ -120,53 +137,43 @@ def rtfx(record: Record) -> float:
 
 def _batches(records: Sequence[Record]) -> Iterator[str]:
     batches = sorted({r.cell.batch for r in records})
-    yield "## Throughput: RTFx by batch"
-    yield ""
-    heads = " | ".join(f"batch {b}" for b in batches)
-    yield f"| system | seconds | {heads} | largest over smallest |"
-    yield "|---|---:|" + "---:|" * (len(batches) + 1)
-    table: dict[tuple[str, float], dict[int, Record]] = {}
+    cells: dict[tuple[str, float], dict[int, float]] = {}
     for record in records:
         key = record.cell.row.label, record.cell.seconds
-        table.setdefault(key, {})[record.cell.batch] = record
-    for (label, seconds), found in table.items():
-        shown = [f"{rtfx(found[b]):.1f}" if b in found else "" for b in batches]
-        gain = rtfx(found[max(found)]) / rtfx(found[min(found)])
-        last = f"{gain:.2f}" if len(found) > 1 else ""
-        yield f"| {label} | {seconds:g} | {' | '.join(shown)} | {last} |"
+        cells.setdefault(key, {})[record.cell.batch] = rtfx(record)
+    rows = []
+    for (label, seconds), found in cells.items():
+        shown = [f"{found[b]:.1f}" if b in found else "" for b in batches]
+        gain = f"{found[max(found)] / found[min(found)]:.2f}"
+        rows.append([label, f"{seconds:g}", *shown, gain if len(found) > 1 else ""])
+    yield from ("## Throughput: RTFx by batch", "")
+    names = "|".join(f"batch {b}" for b in batches)
+    yield from table(f"system|seconds|{names}|largest over smallest", rows)
 
 
-def _roofline(records: Sequence[Record], machine: Mapping[str, Any]) -> Iterator[str]:
+def _roofline(
+    records: Sequence[Record], machine: Mapping[str, Any]
+) -> Iterator[list[str]]:
     """How near each stage comes to what the machine can do."""
-    yield "## Against the roofline"
-    yield ""
-    yield (
-        "GFLOP: matrix products, counted by torch. MB: weights, read once a call. "
-        "Bound: the larger of the two over what the machine does at best."
-    )
-    yield ""
-    yield "| system | seconds | batch | stage | GFLOP | MB | bound ms | ms | share |"
-    yield "|---|---:|---:|---|---:|---:|---:|---:|---:|"
     batches = {r.cell.batch for r in records}
     for record in records:
-        cell = record.cell
-        if not record.stages or cell.batch not in (min(batches), max(batches)):
-            continue
-        row = cell.row
+        cell, row = record.cell, record.cell.row
         # torch counts no int8 products
-        if row.decoding.quantize_asr_model or row.bench.weights:
+        if row.decoding.quantize_asr_model or row.bench.weights or not record.stages:
+            continue
+        if cell.batch not in (min(batches), max(batches)):
             continue
         for stage in STAGES:
-            flops, size = record.flops[stage], record.weights[stage]
+            flops, size = (
+                float(np.mean(of[stage])) for of in (record.flops, record.weights)
+            )
             took = 1e3 * float(np.mean(record.stages[stage]))
             if not flops or not took:  # of speech so far, none may have needed the LLM
                 continue
-            bound = 1e3 * max(
-                flops / machine["gflops"] / 1e9,
-                size / machine["gigabytes_per_second"] / 1e9,
-            )
-            yield (
-                f"| {cell.row.label} | {cell.seconds:g} | {cell.batch} | {stage} "
-                f"| {flops / 1e9:.2f} | {size / 1e6:.0f} | {bound:.1f} | {took:.1f} "
-                f"| {100 * bound / took:.0f} % |"
-            )
+            rate = machine["gigabytes_per_second"]
+            bound = 1e-6 * max(flops / machine["gflops"], size / rate)
+            yield [
+                *(row.label, f"{cell.seconds:g}", f"{cell.batch}", stage),
+                *(f"{flops / 1e9:.2f}", f"{size / 1e6:.0f}", f"{bound:.1f}"),
+                *(f"{took:.1f}", f"{100 * bound / took:.0f} %"),
+            ]

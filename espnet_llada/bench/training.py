@@ -7,24 +7,24 @@ makes the logits of the whole sequence. ``compiled`` is ours with ``compile_laye
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from espnet_llada.bench.kernels import kernels_of
 from espnet_llada.bench.material import NOISE, material_of
-from espnet_llada.bench.meter import PeakMemory, seconds_of
-from espnet_llada.bench.random_model import model_bytes, random_model
-from espnet_llada.bench.release import padding
-from espnet_llada.build import WhisperLLM, compile_layers
-from espnet_llada.core.objective import diffusion_loss, noisy_canvas
-from espnet_llada.networks.encoder import WhisperEncoder
+from espnet_llada.bench.meter import PeakMemory, failure, kernels_of, model_bytes, timed
+from espnet_llada.bench.random_model import random_model
+from espnet_llada.bench.tables import heading, table
+from espnet_llada.bench.ways import released
+from espnet_llada.build import compile_layers
+from espnet_llada.core.model import WhisperLLM
+from espnet_llada.core.objective import Targets, diffusion_loss, noisy_canvas
+from espnet_llada.networks.head import logits_nll
 
 ROWS = 4
 """Utterances on one GPU, as in the paper."""
@@ -60,25 +60,19 @@ class Step:
     busy: float = 0.0
     failed: str = ""
 
-    def as_dict(self) -> dict[str, Any]:
-        """For JSON."""
-        return asdict(self)
 
-
-@dataclass(frozen=True)
-class Batch:
-    """Speech (B, T) float32, text (B, L) int64 and their lengths (B,)."""
+class Batch(NamedTuple):
+    """Speech (B, T) float32, its lengths (B,), and what is said."""
 
     speech: Tensor
     lengths: Tensor
-    text: Tensor
-    text_lengths: Tensor
+    targets: Targets
 
 
 def compare(
     config: Mapping[str, Any], device: str, durations: Sequence[float], repeats: int
 ) -> list[Step]:
-    """Measure both ways in turn, after a step of each to be warm.
+    """Measure all ways in turn, after a step of each to be warm.
 
     Args:
         config: a train config with masked diffusion.
@@ -92,61 +86,47 @@ def compare(
     model = random_model(config, device, training=True)
     mixed = bool(config.get("use_amp", False))
     amp = torch.autocast(torch.device(device).type, torch.bfloat16, mixed)
-    ways = dict(zip(WAYS, _ways(model), strict=True))
-    steps = []
+    install, steps = _installer(model), []
     for seconds in durations:
         batch = batch_of(model, seconds)
         group = [Step(way, seconds, model=model_bytes(model) / 2**20) for way in WAYS]
         for number in range(repeats + 2):
             for step in group:
                 if not step.failed:
-                    _install(model, ways[step.way])
-                    run = _step(step, model, batch, amp)
+                    run = _step(step, install(step.way), batch, amp)
                     if number <= repeats:
                         _measure(step, run, warm_up=not number)
                     elif found := kernels_of(run):
                         step.kernels, step.busy = found
         steps += group
-    _install(model, ways["ours"])
     return steps
 
 
-@dataclass(frozen=True)
-class Way:
-    """An encoder, and how layers are run: its own, the adapter's, the LM's."""
+def _installer(model: WhisperLLM) -> Callable[[str], WhisperLLM]:
+    """From a way to the model: the encoder, and how layers are run, are the way's."""
+    layers = model.encoder, model.postencoder.layers, model.decoder.lm.body
+    plain = [part.run for part in layers]
+    compile_layers(model.encoder, model.postencoder, model.decoder, BACKEND)
+    compiled = [part.run for part in layers]
+    padded = released(model).model
 
-    encoder: WhisperEncoder
-    run: tuple[Callable[..., Tensor], ...]
+    def install(way: str) -> WhisperLLM:
+        runs = compiled if way == "compiled" else plain
+        for part, run in zip(layers, runs, strict=True):
+            part.run = run
+        return padded.train() if way == "release" else model
 
-
-def _ways(model: WhisperLLM) -> Iterator[Way]:
-    own, lm = model.encoder, model.decoder.lm
-
-    def way(encoder: WhisperEncoder) -> Way:
-        return Way(encoder, (encoder.run, model.postencoder.run, lm.body.run))
-
-    yield way(padding(own))
-    yield way(own)
-    compile_layers(own, model.postencoder, model.decoder, BACKEND)
-    yield way(own)
-
-
-def _install(model: WhisperLLM, way: Way) -> None:
-    model.encoder = way.encoder.train()
-    runs = way.encoder, model.postencoder, model.decoder.lm.body
-    for part, run in zip(runs, way.run, strict=True):
-        part.run = run
+    return install
 
 
 def _step(
     step: Step, model: WhisperLLM, batch: Batch, amp: torch.autocast
 ) -> Callable[[], None]:
     """What one step does, once all gradients are gone."""
-    loss = release_loss if step.way == "release" else our_loss
 
     def run() -> None:
         with amp:
-            value, step.positions = loss(model, batch)
+            value, step.positions = loss_of(model, batch, step.way)
         value.backward()
 
     model.zero_grad(set_to_none=True)
@@ -156,12 +136,11 @@ def _step(
 def _measure(step: Step, run: Callable[[], None], warm_up: bool) -> None:
     try:
         with PeakMemory() as memory:
-            took = seconds_of(run)
+            took, _ = timed(run)
     except RuntimeError as e:  # torch.compile fails in many ways
         if step.way != "compiled":
             raise
-        step.failed = f"{type(e).__name__}: {(str(e).strip().splitlines() or [''])[0]}"
-        logging.warning(f"left out: {step.way}, {step.seconds:g} s: {step.failed}")
+        step.failed = failure(f"{step.way}, {step.seconds:g} s", e)
         return
     if not warm_up:
         step.times.append(took)
@@ -170,86 +149,65 @@ def _measure(step: Step, run: Callable[[], None], warm_up: bool) -> None:
 
 def batch_of(model: WhisperLLM, seconds: float) -> Batch:
     """Noise of a duration, with random transcripts."""
-    device = model.decoder.lm.head.device
-    speech = torch.from_numpy(np.stack(material_of(Path(NOISE), seconds, ROWS, 1)[0]))
-    lengths = torch.full((ROWS,), speech.shape[1])
-    count = max(1, round(seconds * TOKENS_PER_SECOND))
+    lm, count = model.decoder.lm, max(1, round(seconds * TOKENS_PER_SECOND))
+    (rows,) = material_of(Path(NOISE), seconds, ROWS, 1)
+    speech = torch.from_numpy(np.stack(rows)).to(lm.head.device)
     generator = torch.Generator().manual_seed(0)
-    vocabulary = model.decoder.lm.vocab_size
-    text = torch.randint(1, vocabulary, (ROWS, count), generator=generator)
-    parts = speech, lengths, text, torch.full((ROWS,), count)
-    return Batch(*(part.to(device) for part in parts))
+    text = torch.randint(1, lm.vocab_size, (ROWS, count), generator=generator)
+    ones = torch.ones(ROWS, dtype=torch.long, device=speech.device)
+    targets = Targets(text.to(speech.device), ones * count)
+    return Batch(speech, ones * speech.shape[1], targets)
 
 
-def our_loss(model: WhisperLLM, batch: Batch) -> tuple[Tensor, int]:
-    """A scalar with a graph behind it; the LM's positions in a row."""
-    decoder = model.decoder
+def loss_of(model: WhisperLLM, batch: Batch, way: str) -> tuple[Tensor, int]:
+    """A scalar with a graph behind it; the LM's positions in a row.
+
+    The release makes the logits of prompt, audio and response.
+    """
+    decoder, seeds = model.decoder, range(ROWS)
     prefix = decoder.prefix(*model.encode(batch.speech, batch.lengths))
-    loss = decoder.loss(prefix, batch.text, batch.text_lengths, range(ROWS))
-    return loss.mean, prefix.valid.shape[1] + _canvas(model, batch).tokens.shape[1]
-
-
-def release_loss(model: WhisperLLM, batch: Batch) -> tuple[Tensor, int]:
-    """The same with the logits of prompt, audio and response."""
-    decoder = model.decoder
-    prefix = decoder.prefix(*model.encode(batch.speech, batch.lengths))
-    canvas = _canvas(model, batch)
-    hidden = decoder.sequence_hidden(prefix, canvas.tokens, canvas.lengths)
-    logits = decoder.lm.logits(torch.cat(hidden, dim=1))
-    response = logits[:, prefix.valid.shape[1] :]
-    loss = diffusion_loss(response, canvas, decoder.loss_name)
-    return loss.mean, logits.shape[1]
-
-
-def _canvas(model: WhisperLLM, batch: Batch):
-    decoder = model.decoder
-    return noisy_canvas(
-        batch.text,
-        batch.text_lengths,
-        decoder.special,
-        decoder.loss_name,
-        range(ROWS),
-        decoder.canvas_slack,
-    )
+    canvas = noisy_canvas(batch.targets, decoder.special, decoder.objective, seeds)
+    asked = prefix.valid.shape[1]
+    if way == "release":
+        hidden = decoder.hidden(prefix, canvas.tokens, canvas.lengths)
+        response = decoder.lm.logits(torch.cat(hidden, dim=1))[:, asked:]
+        loss = diffusion_loss(response, canvas, decoder.objective.loss, logits_nll)
+    else:
+        loss = decoder.loss(prefix, batch.targets, seeds)
+    return loss.mean, asked + canvas.tokens.shape[1]
 
 
 def markdown(steps: Sequence[Step], machine: Mapping[str, Any]) -> str:
     """A table."""
-    versions = ", ".join(f"{name} {v}" for name, v in machine["versions"].items())
+    names = "seconds|way|positions|ms (quartiles)|MiB|weights MiB|kernels|busy"
     lines = [
-        f"{machine['processor']}; {versions}",
+        heading(machine),
         "",
         f"Forward and backward pass of {ROWS} utterances of one duration, "
         f"{TOKENS_PER_SECOND} tokens a second; random weights, no optimizer.",
         "",
         "kernels: launched on a GPU in a step; busy: ms in which it ran them.",
         "",
-        "| seconds | way | positions | ms (quartiles) | MiB | weights MiB "
-        "| kernels | busy | times faster | MiB less |",
-        "|---:|---|---:|---:|---:|---:|---:|---:|---:|---:|",
+        *table(f"{names}|times faster|MiB less", _lines(steps), left=(1,)),
     ]
-    release: Step | None = None
-    for step in steps:
-        if step.way == "release":
-            release = step
-        if not step.failed:
-            lines.append(f"| {' | '.join(_cells(step, release))} |")
     return "\n".join(lines)
 
 
-def _cells(step: Step, release: Step) -> list[str]:
-    low, middle, high = 1e3 * np.percentile(step.times, (25, 50, 75))
-    cells = [
-        f"{step.seconds:g}",
-        step.way,
-        f"{step.positions}",
-        f"{middle:.1f} ({low:.1f}-{high:.1f})",
-        f"{step.memory:.0f}",
-        f"{step.model:.0f}",
-        f"{step.kernels}" if step.kernels else "",
-        f"{1e3 * step.busy:.1f}" if step.kernels else "",
-    ]
-    if step is release:
-        return [*cells, "", ""]
-    times = np.median(np.array(release.times) / np.array(step.times))
-    return [*cells, f"{times:.2f}", f"{release.memory - step.memory:.0f}"]
+def _lines(steps: Sequence[Step]) -> Iterator[list[Any]]:
+    for step in steps:
+        if step.way == "release":
+            release = step
+        if step.failed:
+            continue
+        low, middle, high = 1e3 * np.percentile(step.times, (25, 50, 75))
+        faster = less = ""
+        if step is not release:
+            times = np.median(np.array(release.times) / np.array(step.times))
+            faster, less = f"{times:.2f}", f"{release.memory - step.memory:.0f}"
+        yield [
+            *(f"{step.seconds:g}", step.way, step.positions),
+            f"{middle:.1f} ({low:.1f}-{high:.1f})",
+            *(f"{step.memory:.0f}", f"{step.model:.0f}", step.kernels or ""),
+            f"{1e3 * step.busy:.1f}" if step.kernels else "",
+            *(faster, less),
+        ]

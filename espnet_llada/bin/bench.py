@@ -159,7 +159,7 @@ def _training(
     machine = meter.machine(args.device, "bfloat16")
     steps = training.compare(config, args.device, durations, args.repeats)
     text = training.markdown(steps, machine)
-    content = {"machine": machine, "steps": [s.as_dict() for s in steps]}
+    content = {"machine": machine, "steps": [vars(step) for step in steps]}
     _write(args.output, _TRAINING_FILES, text, content)
     sys.stdout.write(f"{text}\n")
 

@@ -94,7 +94,7 @@ def main(cmd: list[str] | None = None) -> None:
     for row in sweep.rows:
         if row.only_for_bench:
             raise UserError(
-                f"{args.sweep}: row {row.key}: runtime, weights and prefix_blind are "
+                f"{args.sweep}: row {row.key}: runtime, weights and cached_prefix are "
                 "for espnet-llada bench; drop them"
             )
     sets = args.sets.split()

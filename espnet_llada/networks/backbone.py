@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor, nn
 
-from espnet_llada.networks.frozen import Pretrained, scores
+from espnet_llada.networks.frozen import Pretrained, Scores
 from espnet_llada.networks.llama import Llama, run_layer
 from espnet_llada.networks.llama_files import load_llama
 from espnet_llada.types import UserError
@@ -45,7 +45,7 @@ class Backbone(Pretrained):
                 f"attention: {attention!r}; allowed: {', '.join(ATTENTION)}"
             )
         self.body, self.head, self.attention = body, head, attention
-        self.mask_id = mask_id
+        self.mask_id, self.scores = mask_id, Scores()
         self.requires_grad_(False)
         self.mask_embedding = None
         if attention == "bidirectional" and mask_id == self.vocab_size:
@@ -162,7 +162,7 @@ class Backbone(Pretrained):
     def logits(self, hidden: Tensor) -> Tensor:
         """(…, d) -> (…, V)."""
         with self.own_precision():
-            return scores(hidden, self.head.to(hidden.dtype))
+            return self.scores(hidden, self.head.to(hidden.dtype))
 
     def nll(self, hidden: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
         """``head_nll`` of hidden states (N, d); see there."""

@@ -94,3 +94,11 @@ def scores(hidden: Tensor, table: Tensor, out: Tensor | None = None) -> Tensor:
         part = F.linear(table[start : start + step], rows)
         out[..., start : start + step] = part.T[:count].unflatten(0, shape)
     return out
+
+
+class Scores(nn.Module):
+    """``scores`` as a layer, which forward hooks see; the table is the caller's."""
+
+    def forward(self, hidden: Tensor, table: Tensor) -> Tensor:
+        """See ``scores``."""
+        return scores(hidden, table)

@@ -54,5 +54,5 @@ def quantized(model: nn.Module) -> nn.Module:
 def _stays_float(name: str) -> bool:
     """Layers whose weight other code reads, and those too small to gain anything."""
     return name.endswith(("cross_attn.key", "cross_attn.value")) or name.startswith(
-        ("decoder.ctc.", "decoder.pointer.")
+        ("decoder.audio_prefix.ctc.", "decoder.audio_prefix.copy_head.")
     )

@@ -27,8 +27,8 @@ _TOP = {
     "speech_query_tokens": "postencoder.queries",
     f"{_BERT}embeddings.LayerNorm.weight": "postencoder.norm.weight",
     f"{_BERT}embeddings.LayerNorm.bias": "postencoder.norm.bias",
-    "linear_proj.weight": "decoder.projection.weight",
-    "linear_proj.bias": "decoder.projection.bias",
+    "linear_proj.weight": "decoder.audio_prefix.projection.weight",
+    "linear_proj.bias": "decoder.audio_prefix.projection.bias",
 }
 # BERT's modules in a layer -> ours; the "query" branch is the one that queries take.
 _MODULES = {
@@ -111,7 +111,7 @@ def read_release(path: str | Path) -> ReleaseTensors:
         queries=_size(path, state, "postencoder.queries", 0),
         ffn=_size(path, state, "postencoder.layers.0.ffn_in.weight", 0),
         encoder_width=_size(path, state, _CROSS_KEY, 1),
-        lm_width=_size(path, state, "decoder.projection.weight", 0),
+        lm_width=_size(path, state, "decoder.audio_prefix.projection.weight", 0),
         lm_layers=lm_layers,
         lora_rank=_size(path, state, lora_name(0, "q_proj", "A"), 0),
     )
@@ -161,7 +161,8 @@ def _shapes(release: ReleaseTensors) -> dict[str, torch.Size]:
             queries=release.queries,
         )
         parts.decoder = nn.Module()
-        parts.decoder.projection = nn.Linear(release.hidden, release.lm_width)
+        parts.decoder.audio_prefix = prefix = nn.Module()
+        prefix.projection = nn.Linear(release.hidden, release.lm_width)
     shapes = {name: v.shape for name, v in parts.state_dict().items()}
     a = torch.Size((release.lora_rank, release.lm_width))
     return shapes | {name: a for name in release.state if "lora_A" in name}

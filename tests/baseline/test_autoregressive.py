@@ -9,13 +9,13 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from espnet_llada.core.head import OutputHead
 
 from espnet_llada.baseline.autoregressive import beam_search
-from espnet_llada.build import WhisperLLM
-from espnet_llada.core.options import SamplerOptions
+from espnet_llada.build import build_model
 from espnet_llada.core.prefix import Prefix
-from espnet_llada.core.recognizer import Recognizer
+from espnet_llada.inference.options import make_options
+from espnet_llada.inference.recognizer import Transcriber
+from espnet_llada.networks.backbone import OutputHead
 from espnet_llada.types import SpecialTokens, UserError
 
 EOS = 0
@@ -48,12 +48,18 @@ class TableLM(torch.nn.Module):
 
 def table_decoder(*tables):
     lm, special = TableLM(tables), SpecialTokens(mask=9, eos=EOS)
-    return SimpleNamespace(lm=lm, special=special, head=lambda *_: OutputHead(lm))
+    return SimpleNamespace(lm=lm, special=special)
 
 
-def table_prefix(*owners):
+def table_prefix(decoder, *owners):
     embeds = torch.tensor([[[o, 0.0]] for o in owners])
-    return Prefix(embeds, torch.ones(len(owners), 1, dtype=torch.bool))
+    ones = torch.ones(len(owners), 1, dtype=torch.long)
+    return Prefix(embeds, ones > 0, ones - 1, ones[:, 0], OutputHead(decoder.lm))
+
+
+def searched(tables, owners, *given):
+    decoder = table_decoder(*tables)
+    return beam_search(decoder, table_prefix(decoder, *owners), *given)
 
 
 def random_table(seed, vocab=3):
@@ -97,7 +103,7 @@ def row_of(result, i, eos=EOS):
 @pytest.fixture(scope="module")
 def llama(tiny_config):
     torch.manual_seed(0)
-    return WhisperLLM.from_config({**copy.deepcopy(tiny_config), "decoder": "llama"})
+    return build_model({**copy.deepcopy(tiny_config), "decoder": "llama"})
 
 
 @pytest.fixture(scope="module")
@@ -111,16 +117,10 @@ def noise(llama):
     head = torch.randn(decoder.lm.head.shape, generator=generator) * 0.4
     head[decoder.special.eos] *= 2
     decoder.lm.head = torch.nn.Parameter(head, requires_grad=False)
-    width = decoder.projection.in_features
+    width = decoder.audio_prefix.projection.in_features
     audio = torch.randn(3, 9, width, generator=generator) * 4
     with torch.no_grad():
         return decoder, decoder.prefix(audio, torch.tensor([9, 4, 7]))
-
-
-def alone(prefix, i):
-    """Row ``i`` without the padding that its batch needs."""
-    valid = prefix.valid[i]
-    return Prefix(prefix.embeds[i : i + 1, valid], valid[None, valid])
 
 
 def without_cache(decoder, row):
@@ -129,8 +129,9 @@ def without_cache(decoder, row):
     @torch.no_grad()
     def next_log_probs(tokens):
         text = torch.tensor([tokens], dtype=torch.long)
-        logits = decoder.next_token_logits(row, text, torch.tensor([len(tokens)]))
-        return logits[0, -1].log_softmax(-1).tolist()
+        given = row, text, torch.tensor([len(tokens)])
+        head, hidden = decoder.next_token_hidden(*given)
+        return head.all_logits(hidden)[0, -1].log_softmax(-1).tolist()
 
     return next_log_probs
 
@@ -141,7 +142,7 @@ def test_a_beam_is_what_a_search_without_cache_finds(noise, beam_size):
     eos = decoder.special.eos
     got = beam_search(decoder, prefix, 7, beam_size)
     for i in range(len(prefix)):
-        next_log_probs = without_cache(decoder, alone(prefix, i))
+        next_log_probs = without_cache(decoder, prefix.rows([i]))
         tokens, log_probs, passes = row_of(got, i, eos)
         expected = reference(next_log_probs, 7, beam_size, eos)
         assert (tokens, passes) == (expected[0], expected[2])
@@ -152,7 +153,7 @@ def test_a_beam_of_one_is_greedy(noise):
     decoder, prefix = noise
     eos, got = decoder.special.eos, beam_search(decoder, prefix, 8)
     for i in range(len(prefix)):
-        next_log_probs, greedy = without_cache(decoder, alone(prefix, i)), []
+        next_log_probs, greedy = without_cache(decoder, prefix.rows([i])), []
         while len(greedy) < 8 and eos not in greedy:
             log_probs = next_log_probs(greedy)
             greedy.append(log_probs.index(max(log_probs)))
@@ -165,11 +166,10 @@ def test_a_row_does_not_depend_on_its_batch_or_order(noise, beam_size):
     decoder, prefix = noise
     together = beam_search(decoder, prefix, 8, beam_size)
     order = [2, 0, 1]
-    moved = Prefix(prefix.embeds[order], prefix.valid[order])
-    mixed = beam_search(decoder, moved, 8, beam_size)
+    mixed = beam_search(decoder, prefix.rows(order), 8, beam_size)
     for place, i in enumerate(order):
         expected = row_of(together, i, decoder.special.eos)
-        single = beam_search(decoder, alone(prefix, i), 8, beam_size)
+        single = beam_search(decoder, prefix.rows([i]), 8, beam_size)
         for result, row in ((mixed, place), (single, 0)):
             got = row_of(result, row, decoder.special.eos)
             assert got[0] == expected[0] and got[2] == expected[2]
@@ -187,7 +187,7 @@ def test_a_beam_as_wide_as_the_space_finds_the_optimum(seed):
     inner = [itertools.product((1, 2), repeat=n) for n in range(length)]
     ended = [(*words, EOS) for words in itertools.chain(*inner)]
     everything = ended + list(itertools.product((1, 2), repeat=length))
-    got = beam_search(table_decoder(table), table_prefix(0), length, 3**length)
+    got = searched([table], [0], length, 3**length)
     tokens, log_probs, _ = row_of(got, 0)
     assert tokens == max(everything, key=score)
     assert float(log_probs.mean()) == pytest.approx(score(tokens), abs=1e-5)
@@ -197,7 +197,7 @@ def test_a_beam_as_wide_as_the_space_finds_the_optimum(seed):
 @pytest.mark.parametrize("beam_size", [2, 3])
 def test_each_row_of_a_batch_follows_its_own_search(seed, beam_size):
     tables = [random_table(100 * seed + i, vocab=6) for i in range(3)]
-    got = beam_search(table_decoder(*tables), table_prefix(2, 0, 1), 9, beam_size)
+    got = searched(tables, [2, 0, 1], 9, beam_size)
     for i, owner in enumerate((2, 0, 1)):
         log_table = torch.tensor(tables[owner]).log().tolist()
         expected = reference(
@@ -215,7 +215,7 @@ def test_a_row_that_ends_at_once_costs_one_pass_and_leaves_the_batch():
     at_once = [[0.98, 0.01, 0.01]] * 4
     never = [[0.0, 0.4, 0.6]] * 4
     decoder = table_decoder(at_once, never)
-    got = beam_search(decoder, table_prefix(0, 1, 0), 4, 2)
+    got = beam_search(decoder, table_prefix(decoder, 0, 1, 0), 4, 2)
     assert row_of(got, 0)[0] == row_of(got, 2)[0] == (EOS,)
     assert row_of(got, 1)[0] == (2, 2, 2, 2)  # cut off at max_tokens
     assert got.passes.tolist() == [1, 4, 1]
@@ -226,14 +226,14 @@ def test_unlikely_early_ends_do_not_cut_a_sure_hypothesis_off():
     table = [[0.06] + [0.01] * 5 for _ in range(7)]
     for last, following in enumerate((1, EOS, 2, 3, 4, 5, EOS)):
         table[last][following] = 0.9
-    got = beam_search(table_decoder(table), table_prefix(0), 20, 2)
+    got = searched([table], [0], 20, 2)
     assert row_of(got, 0)[0] == (1, 2, 3, 4, 5, EOS)
 
 
 def test_repetition_does_not_outlive_enough_ended_hypotheses():
     # "1" and its end are best; "1 2 2 2 …" has the higher mean from 4 tokens on.
     table = [[0.06, 0.9, 0.04], [1.0, 0.0, 0.0], [0.6, 0.0, 0.4], [0.03, 0.0, 0.97]]
-    got = beam_search(table_decoder(table), table_prefix(0), 20, 2)
+    got = searched([table], [0], 20, 2)
     tokens, _, passes = row_of(got, 0)
     assert tokens == (1, EOS) and passes == 2
 
@@ -242,13 +242,13 @@ def test_of_equally_probable_tokens_the_lowest_ids_are_kept():
     # Four openings tie, two may stay: 4, whose end is the surest, may not.
     table = [[0.0, 0.25, 0.25, 0.25, 0.25], [1.0, 0.0, 0.0, 0.0, 0.0]]
     table += [[p, 1 - p, 0.0, 0.0, 0.0] for p in (0.6, 0.7, 0.8, 0.9)]
-    got = beam_search(table_decoder(table), table_prefix(0), 3, 2)
+    got = searched([table], [0], 3, 2)
     assert row_of(got, 0)[0] == (2, EOS)
 
 
 def test_a_beam_wider_than_what_is_possible_is_no_error():
     table = [[0.0, 1.0, 0.0], [1.0, 0.0, 0.0], [1.0, 0.0, 0.0], [1.0, 0.0, 0.0]]
-    got = beam_search(table_decoder(table), table_prefix(0), 5, 50)
+    got = searched([table], [0], 5, 50)
     assert row_of(got, 0)[0] == (1, EOS)
 
 
@@ -258,7 +258,7 @@ def test_the_recognizer_searches_a_beam_and_diffusion_refuses_one(noise, llama):
         audio = llama.eval().encode(speech, torch.full((3,), 16_000))
         expected = beam_search(llama.decoder, llama.decoder.prefix(*audio), 6, 4)
     greedy, beam = (
-        Recognizer(llama, SamplerOptions(canvas_length=6, beam_size=k))(
+        Transcriber(llama, make_options({"canvas_length": 6, "beam_size": k}))(
             list(speech.numpy()), ["a", "b", "c"]
         )
         for k in (1, 4)
@@ -267,16 +267,19 @@ def test_the_recognizer_searches_a_beam_and_diffusion_refuses_one(noise, llama):
     for hypothesis, log_probs in zip(beam, expected.log_probs, strict=True):
         assert hypothesis.score == pytest.approx(float(log_probs.sum()), abs=1e-3)
     assert [h.passes for h in beam] != [h.passes for h in greedy]
-    diffuses = SimpleNamespace(decoder=SimpleNamespace(diffuses=True))
+    diffuses = SimpleNamespace(
+        decoder=SimpleNamespace(diffuses=True), encode=lambda *_: None
+    )
     with pytest.raises(UserError, match=r"beam_size 4: .*masked diffusion"):
-        Recognizer(diffuses, SamplerOptions(beam_size=4))
+        Transcriber(diffuses, make_options({"beam_size": 4}))
 
 
 @pytest.mark.parametrize("beam_size", [1, 3])
 def test_a_second_judge_decides_with_the_lm(beam_size):
     """One that is sure of a text has it written; how sure the LM is stays its own."""
     tables = random_table(3), random_table(4)
-    decoder, prefix = table_decoder(*tables), table_prefix(1, 0, 1)
+    decoder = table_decoder(*tables)
+    prefix = table_prefix(decoder, 1, 0, 1)
     liked = [[2, 1, 2, 2], [], [1]]
 
     def beside(rows, texts):

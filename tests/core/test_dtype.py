@@ -5,7 +5,9 @@ from __future__ import annotations
 import pytest
 import torch
 
-from espnet_llada.build import WhisperLLM
+from espnet_llada.build import build_model
+from espnet_llada.core.model import WhisperLLM
+from espnet_llada.core.objective import Targets
 from espnet_llada.io.checkpoint import IDENTITY, load_trained, trained_state
 from espnet_llada.networks.frozen import Pretrained
 
@@ -20,7 +22,7 @@ def build(tiny_config, kind: str = "llada", dtype: str = "bfloat16") -> WhisperL
     config["postencoder_conf"] = {**config["postencoder_conf"], "dropout": 0.0}
     lora = {**config["decoder_conf"]["lora"], "dropout": 0.0}
     config["decoder_conf"] = {**config["decoder_conf"], "lora": lora}
-    model = WhisperLLM.from_config(config).train()
+    model = build_model(config).train()
     for name, parameter in model.named_parameters():
         if "lora_B" in name:  # zero at the start, which would leave LoRA untested
             torch.nn.init.normal_(parameter, std=0.2)
@@ -33,7 +35,8 @@ def loss_of(model: WhisperLLM) -> torch.Tensor:
     text = torch.randint(10, 200, (2, 6), generator=g)
     audio, lengths = model.encode(speech, torch.tensor([20_000, 15_000]))
     prefix = model.decoder.prefix(audio, lengths)
-    return model.decoder.loss(prefix, text, torch.tensor([6, 4]), [1, 2]).mean
+    targets = Targets(text, torch.tensor([6, 4]))
+    return model.decoder.loss(prefix, targets, [1, 2]).mean
 
 
 def dtypes(model: WhisperLLM, trained: bool) -> set[torch.dtype]:

@@ -9,11 +9,14 @@ import torch
 
 from espnet_llada.core.objective import (
     NoisyCanvas,
+    Objective,
+    Targets,
     causal_loss,
     diffusion_loss,
     noisy_canvas,
 )
-from espnet_llada.types import SpecialTokens, UserError
+from espnet_llada.networks.head import logits_nll
+from espnet_llada.types import SpecialTokens
 
 SPECIAL = SpecialTokens(mask=9, eos=8)
 TEXT = torch.tensor([[1, 2, 3, 4], [5, 6, -1, -1], [-1, -1, -1, -1]])
@@ -22,7 +25,7 @@ LENGTHS = torch.tensor([4, 2, 0])
 
 def canvas(loss: str, seed: int = 3) -> NoisyCanvas:
     seeds = [1000 * seed + row for row in range(3)]
-    return noisy_canvas(TEXT, LENGTHS, SPECIAL, loss, seeds, slack=5)
+    return noisy_canvas(Targets(TEXT, LENGTHS), SPECIAL, Objective(loss, 5), seeds)
 
 
 def nll(logits: torch.Tensor, row: int, place: int, target: int) -> float:
@@ -45,7 +48,7 @@ def test_loss_in_plain_float64(loss):
             t, n = float(noisy.mask_probability[row]), int(noisy.lengths[row])
             weighted += value / t / n / 3
     expected = weighted if loss == "llada" else total / count
-    value = diffusion_loss(logits, noisy, loss)
+    value = diffusion_loss(logits, noisy, loss, logits_nll)
     assert float(value.mean) == pytest.approx(expected, 1e-5)
     assert int(value.scored) == count
 
@@ -58,7 +61,7 @@ def test_an_empty_mask_is_zero_with_a_zero_gradient(loss):
         noisy.targets, noisy.targets, noisy.lengths, none, noisy.mask_probability
     )
     logits = torch.randn(*noisy.tokens.shape, 10, requires_grad=True)
-    value = diffusion_loss(logits, noisy, loss).mean
+    value = diffusion_loss(logits, noisy, loss, logits_nll).mean
     value.backward()
     assert float(value.detach()) == 0
     assert torch.equal(logits.grad, torch.zeros_like(logits))
@@ -89,7 +92,9 @@ def test_only_masked_positions_are_hidden_and_their_share_is_t():
     generator = torch.Generator().manual_seed(0)
     text = torch.randint(0, 8, (400, 50), generator=generator)
     lengths = torch.full((400,), 50)
-    noisy = noisy_canvas(text, lengths, SPECIAL, "release", range(400))
+    noisy = noisy_canvas(
+        Targets(text, lengths), SPECIAL, Objective("release"), range(400)
+    )
     assert torch.equal(noisy.tokens == SPECIAL.mask, noisy.masked)
     kept = ~noisy.masked
     assert torch.equal(noisy.tokens[kept], noisy.targets[kept])
@@ -100,7 +105,7 @@ def test_only_masked_positions_are_hidden_and_their_share_is_t():
 
 def test_causal_loss_counts_the_eos_and_no_padding():
     logits = torch.randn(3, 5, 10)
-    value = causal_loss(logits, TEXT, LENGTHS, SPECIAL.eos)
+    value = causal_loss(logits, TEXT, LENGTHS, SPECIAL.eos, logits_nll)
     targets = {(0, i): i + 1 for i in range(4)} | {(0, 4): 8}
     targets |= {(1, 0): 5, (1, 1): 6, (1, 2): 8, (2, 0): 8}
     expected = sum(nll(logits, *spot, token) for spot, token in targets.items()) / 9
@@ -111,23 +116,31 @@ def test_causal_loss_counts_the_eos_and_no_padding():
 
 @pytest.mark.parametrize("loss", ["llada", "flat", "release"])
 def test_a_row_and_the_sums_do_not_depend_on_the_batch(loss):
-    whole = noisy_canvas(TEXT, LENGTHS, SPECIAL, loss, [4, 5, 6], slack=5)
+    given = SPECIAL, Objective(loss, 5)
+    whole = noisy_canvas(Targets(TEXT, LENGTHS), *given, [4, 5, 6])
     logits = torch.randn(*whole.tokens.shape, 10)
-    total = diffusion_loss(logits, whole, loss)
+    total = diffusion_loss(logits, whole, loss, logits_nll)
     weight = torch.zeros(())
     for row in range(3):
         one = slice(row, row + 1)
-        part = noisy_canvas(
-            *(TEXT[one], LENGTHS[one], SPECIAL, loss, [4 + row]), slack=5, longest=4
-        )
+        targets = Targets(TEXT[one], LENGTHS[one])
+        part = noisy_canvas(targets, *given, [4 + row], longest=4)
         width = int(part.lengths)
         assert torch.equal(part.tokens[0], whole.tokens[row, :width])
-        alone = diffusion_loss(logits[one, :width], part, loss)
+        alone = diffusion_loss(logits[one, :width], part, loss, logits_nll)
         torch.testing.assert_close(alone.rows[0], total.rows[row])
         weight += alone.weight
     assert float(weight) == float(total.weight)
 
 
-def test_an_unknown_loss_is_refused():
-    with pytest.raises(UserError, match="focal"):
-        diffusion_loss(torch.zeros(1, 1, 10), canvas("llada"), "focal")
+@pytest.mark.parametrize("loss", ["llada", "flat", "release"])
+def test_what_is_shown_may_be_other_than_what_is_to_be_restored(loss):
+    """Errors in the unmasked tokens: the targets stay what they were."""
+    other = TEXT + 1
+    seeds, objective = [1, 2, 3], Objective(loss, 5)
+    plain = noisy_canvas(Targets(TEXT, LENGTHS), SPECIAL, objective, seeds)
+    noisy = noisy_canvas(Targets(TEXT, LENGTHS, other), SPECIAL, objective, seeds)
+    assert torch.equal(noisy.targets, plain.targets)
+    assert torch.equal(noisy.masked, plain.masked)
+    shown = ~noisy.masked & (plain.targets != SPECIAL.eos)
+    assert torch.equal(noisy.tokens[shown], plain.targets[shown] + 1)

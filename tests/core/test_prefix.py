@@ -4,17 +4,27 @@ from __future__ import annotations
 
 import pytest
 import torch
-from espnet_llada.core.decoder import LMDecoder, last_valid
+from torch import nn
 
-from espnet_llada.baseline.autoregressive import beam_search
+from espnet_llada.core.objective import Targets
+from espnet_llada.core.prefix import LinearPrefix, Prompt
+from espnet_llada.core.qformer import LinearProjection
+from espnet_llada.networks.backbone import Backbone
+from espnet_llada.types import SpecialTokens
 
-WIDTH = 16
+WIDTH, IDS = 16, [5, 6, 7]
 
 
-def build(lm, attention: str, where: str, **more) -> LMDecoder:
+@pytest.fixture()
+def prompt(tiny_lm) -> Prompt:
+    lm = Backbone.from_pretrained(tiny_lm, "bidirectional")
+    return Prompt(lm, IDS, SpecialTokens(lm.mask_id, 2))
+
+
+@pytest.fixture()
+def linear(prompt) -> LinearPrefix:
     torch.manual_seed(0)
-    options = {"prompt": "say", "chat_template": False, "audio_positions": where}
-    return LMDecoder(WIDTH, attention, None, lm=str(lm), **options, **more).eval()
+    return LinearPrefix(LinearProjection(WIDTH, prompt.lm.embedding.weight))
 
 
 def audio() -> tuple[torch.Tensor, torch.Tensor]:
@@ -23,57 +33,50 @@ def audio() -> tuple[torch.Tensor, torch.Tensor]:
 
 
 @torch.no_grad()
-def test_beside_numbers_the_audio_as_the_response(tiny_lm):
-    decoder = build(tiny_lm, "bidirectional", "beside")
-    prefix = decoder.prefix(*audio())
-    asked = len(decoder.prompt_ids)
-    row = prefix.positions[1][prefix.valid[1]].tolist()
-    assert row == [asked, asked + 1, asked + 2, *range(asked)]
-    assert prefix.start.tolist() == [asked, asked], "where the first vector stands"
-
-
-@torch.no_grad()
-@pytest.mark.parametrize("where", ["before", "beside"])
-@pytest.mark.parametrize("attention", ["bidirectional", "causal"])
-def test_a_row_does_not_depend_on_the_batch(tiny_lm, attention, where):
-    decoder = build(tiny_lm, attention, where)
+def test_the_papers_order_is_prompt_audio_response(prompt, linear):
     vectors, lengths = audio()
-    tokens = torch.tensor([[5, 6, 7], [8, 9, 3]])
-    given = torch.tensor([3, 2])
-    prefix = decoder.prefix(vectors, lengths)
-    first, together = decoder.sequence_hidden(prefix, tokens, given)
-    last = last_valid(first, prefix.valid)
-    for i in range(2):
-        one, n, k = slice(i, i + 1), int(lengths[i]), int(given[i])
-        prefix = decoder.prefix(vectors[one, :n], lengths[one])
-        before, alone = decoder.sequence_hidden(prefix, tokens[one, :k], given[one])
-        before = last_valid(before, prefix.valid)
-        torch.testing.assert_close(before[0], last[i], atol=1e-5, rtol=1e-4)
-        torch.testing.assert_close(alone[0], together[i, :k], atol=1e-5, rtol=1e-4)
+    prefix = linear(prompt, vectors, lengths)
+    assert torch.equal(prefix.embeds[0, :3], prompt.lm.embed(torch.tensor(IDS)))
+    expected = nn.functional.linear(
+        vectors, linear.projection.weight, linear.projection.bias
+    )
+    torch.testing.assert_close(prefix.embeds[:, 3:], expected)
+    assert prefix.valid.int().tolist() == [[1] * 8, [1] * 6 + [0] * 2]
+    assert prefix.positions[0].tolist() == list(range(8))
+    assert prefix.start.tolist() == [8, 6], "the response follows the row's own audio"
 
 
 @torch.no_grad()
-def test_the_cache_gives_what_the_whole_sequence_gives(tiny_lm):
-    decoder = build(tiny_lm, "causal", "beside")
+def test_without_audio_the_response_follows_the_prompt(prompt, linear):
+    prefix = prompt.alone(2)
+    assert prefix.valid.all() and prefix.embeds.shape[:2] == (2, 3)
+    assert prefix.start.tolist() == [3, 3]
+    targets = Targets(torch.tensor([[1], [2]]), torch.tensor([1, 1]))
+    step = linear.training_step(prompt, None, None, targets, [0, 1])
+    assert torch.equal(step.prefix.embeds, prefix.embeds)
+    assert step.targets is targets and step.extra is None
+
+
+@torch.no_grad()
+def test_some_rows_have_no_padding_that_only_others_need(prompt, linear):
     vectors, lengths = audio()
-    prefix = decoder.prefix(vectors, lengths)
-    found = beam_search(decoder, prefix, max_tokens=6)
-    text = torch.zeros(2, 0, dtype=torch.long)
-    for i in range(int(found.passes.min())):
-        sizes = torch.full((2,), text.shape[1])
-        best = decoder.next_token_logits(prefix, text, sizes)[:, -1].argmax(dim=-1)
-        assert best.tolist() == found.tokens[:, i].tolist()
-        text = torch.cat([text, best[:, None]], dim=1)
+    prefix = linear(prompt, vectors, lengths)
+    alone = linear(prompt, vectors[1:, :3], lengths[1:])
+    part = prefix.rows([1])
+    for name in ("embeds", "valid", "positions", "start"):
+        torch.testing.assert_close(getattr(part, name), getattr(alone, name))
+    assert prefix.rows([0, 1]) is prefix and len(prefix.rows([1, 1, 0])) == 3
 
 
 @torch.no_grad()
-def test_a_blind_prefix_sees_nothing_of_the_response(tiny_lm):
-    tokens, lengths = torch.tensor([[5, 6, 7], [8, 9, 3]]), torch.tensor([3, 3])
-    seen = {}
-    for blind in (False, True):
-        decoder = build(tiny_lm, "bidirectional", "beside", prefix_blind=blind)
-        prefix = decoder.prefix(*audio())
-        before = decoder.sequence_hidden(prefix, tokens, lengths)[0]
-        after = decoder.sequence_hidden(prefix, tokens.flip(1), lengths)[0]
-        seen[blind] = not torch.equal(before, after)
-    assert seen == {False: True, True: False}
+def test_the_plain_prefix_has_no_draft_and_hears_no_silence(linear):
+    assert linear.draft(*audio()) is None and linear.has_speech(*audio()) is None
+    assert not linear.cannot_decode
+
+
+def test_the_audio_begins_at_the_scale_of_the_lms_embeddings(prompt):
+    torch.manual_seed(0)
+    projection = LinearProjection(768, prompt.lm.embedding.weight)
+    vectors = projection(torch.randn(100, 768))  # as a LayerNorm gives them
+    wanted = prompt.lm.embedding.weight.std()
+    assert 0.9 < vectors.std() / wanted < 1.1

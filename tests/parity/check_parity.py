@@ -20,15 +20,16 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from espnet_llada.core.decoder import LMDecoder
-from espnet_llada.extensions.posterior_prefix.listening import Listening
 
 from espnet_llada.core.canvas import blank_canvas, transcript_canvas
+from espnet_llada.core.model import LMDecoder
 from espnet_llada.core.objective import NoisyCanvas, diffusion_loss
 from espnet_llada.core.options import SamplerOptions
 from espnet_llada.core.prefix import Prefix
 from espnet_llada.core.sampler import SamplerResult, sample
 from espnet_llada.inference.loading import load_model
+from espnet_llada.networks.backbone import OutputHead
+from espnet_llada.networks.head import logits_nll
 from espnet_llada.release.importing import ReleaseOptions, import_release
 from espnet_llada.release.options import ReleaseSamplerOptions
 from espnet_llada.release.sampler import sample as release_sample
@@ -96,29 +97,26 @@ def check(directory: Path, every: int = 1) -> Report:
     if problem := _unequal(decoder.prompt_ids, arrays["prompt_ids"].tolist()):
         report.problems.append(f"prompt: {problem}")
     names = [k.removeprefix("pcm_") for k in arrays.files if k.startswith("pcm_")]
-    heard = {}
+    prefixes = {}
     for name in names:
         pcm = torch.from_numpy(arrays[f"pcm_{name}"].astype(np.float32) / 32768)
         pcm = pcm[: 30 * SAMPLE_RATE]  # the release cuts longer audio off
         audio, lengths = model.encode(pcm[None], torch.tensor([len(pcm)]))
-        heard[name] = decoder.listen(audio, lengths)
-        _check_arrays(report, decoder, heard[name].prefix, audio, arrays, name)
+        prefixes[name] = decoder.prefix(audio, lengths)
+        _check_arrays(report, decoder, prefixes[name], audio, arrays, name)
     for number, case in list(enumerate(outputs["cases"]))[::every]:
         title = f"case {number} ({case['mode']}, audio {case['audio']})"
-        report.case(title, _check_case(decoder, heard[case["audio"]], case))
+        report.case(title, _check_case(decoder, prefixes[case["audio"]], case))
     for case in outputs["loss_cases"]:
-        _check_loss(
-            report, decoder, [heard[name].prefix for name in case["audio"]], case
-        )
+        _check_loss(report, decoder, [prefixes[name] for name in case["audio"]], case)
     return report
 
 
 def _check_arrays(
     report: Report, decoder: LMDecoder, prefix: Prefix, audio, arrays, name: str
 ) -> None:
-    report.deviation(
-        "embeds", decoder.projection(audio)[0], arrays[f"audio_embeds_{name}"]
-    )
+    embeds = decoder.audio_prefix.projection(audio)[0]
+    report.deviation("embeds", embeds, arrays[f"audio_embeds_{name}"])
     reference = arrays[f"first_logits_{name}"]
     canvas = blank_canvas([len(reference)], decoder.special)
     logits = decoder.canvas_logits(prefix, canvas.tokens, canvas.lengths)
@@ -148,28 +146,28 @@ def _options(
 
 
 def _run(
-    decoder: LMDecoder, heard: Listening, case: dict, options: SamplerOptions
+    decoder: LMDecoder, prefix: Prefix, case: dict, options: SamplerOptions
 ) -> SamplerResult:
     if options.deliberates:
         ids = decoder.encode_texts([case["hyp"]])
         canvas = transcript_canvas(ids, decoder.special)
     else:
         canvas = blank_canvas([options.canvas_length], decoder.special)
-    logits_fn = decoder.logits_fn(heard, canvas.lengths)
+    logits_fn = decoder.passes(decoder, prefix, canvas.lengths)
     run = release_sample if isinstance(options, ReleaseSamplerOptions) else sample
     return run(logits_fn, canvas, options, decoder.special)
 
 
-def _check_case(decoder: LMDecoder, heard: Listening, case: dict) -> str | None:
+def _check_case(decoder: LMDecoder, prefix: Prefix, case: dict) -> str | None:
     """What differs, or None."""
     if "error" in case:  # the release crashed: the transcript comes back unchanged
         given = decoder.encode_texts([case["hyp"]])[0]
         for kind in (ReleaseSamplerOptions, SamplerOptions):
-            result = _run(decoder, heard, case, _options(case, kind))
+            result = _run(decoder, prefix, case, _options(case, kind))
             if problem := _unequal(result.tokens[0].tolist(), given):
                 return f"{kind.__name__}: {problem}"
         return None
-    result = _run(decoder, heard, case, _options(case))
+    result = _run(decoder, prefix, case, _options(case))
     if problem := _unequal(result.tokens[0].tolist(), case["ids"]):
         return problem
     passes = int(result.passes)
@@ -181,9 +179,9 @@ def _check_case(decoder: LMDecoder, heard: Listening, case: dict) -> str | None:
 def _check_loss(
     report: Report, decoder: LMDecoder, prefixes: list[Prefix], case: dict
 ) -> None:
-    prefix = Prefix(
-        torch.cat([p.embeds for p in prefixes]), torch.cat([p.valid for p in prefixes])
-    )
+    parts = ("embeds", "valid", "positions", "start")
+    parts = (torch.cat([getattr(p, part) for p in prefixes]) for part in parts)
+    prefix = Prefix(*parts, OutputHead(decoder.lm))
     rows = transcript_canvas(decoder.encode_texts(case["text"]), decoder.special)
     masked = torch.tensor(case["mask"], dtype=torch.bool)
     # The release's canvas: the longest transcript, EOS behind shorter ones.
@@ -192,7 +190,7 @@ def _check_loss(
     t = masked.float().mean(dim=1)
     canvas = NoisyCanvas(tokens, rows.tokens, lengths, masked, t)
     logits = decoder.canvas_logits(prefix, tokens, lengths)
-    ours = float(diffusion_loss(logits, canvas, "release").mean)
+    ours = float(diffusion_loss(logits, canvas, "release", logits_nll).mean)
     # An empty mask is NaN there and 0 here.
     reference = case["loss"] if math.isfinite(case["loss"]) else 0.0
     report.deviation("loss", (ours - reference) / (abs(reference) or 1.0), 0.0)

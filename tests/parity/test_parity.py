@@ -22,9 +22,9 @@ import pytest
 import yaml
 from check_parity import check
 
-from espnet_llada.core.options import SamplerOptions
-from espnet_llada.core.recognizer import Recognizer
 from espnet_llada.inference.loading import load_model
+from espnet_llada.inference.options import make_options
+from espnet_llada.inference.recognizer import Transcriber
 from espnet_llada.release.importing import ReleaseOptions, import_release
 
 HERE = Path(__file__).resolve().parent
@@ -101,11 +101,11 @@ def model(tmp_path_factory):
 @pytest.mark.parametrize(
     "options",
     [
-        SamplerOptions(steps=6, canvas_length=24),
-        SamplerOptions(strategy="deliberation_low_confidence", steps=6),
-        SamplerOptions(strategy="deliberation_random", steps=6),
+        {"steps": 6, "canvas_length": 24},
+        {"strategy": "deliberation_low_confidence", "steps": 6},
+        {"strategy": "deliberation_random", "steps": 6},
     ],
-    ids=lambda o: o.strategy,
+    ids=lambda o: o.get("strategy", "diffusion"),
 )
 def test_batch_invariance_of_64_utterances(model, options):
     rng = np.random.default_rng(0)
@@ -116,7 +116,8 @@ def test_batch_invariance_of_64_utterances(model, options):
     ]
     words = "THE PROGRAM IS FREE SOFTWARE AND COMES WITH NO WARRANTY".split()
     texts = [" ".join(rng.choice(words, rng.integers(1, 12))) for _ in ids]
-    recognise = Recognizer(model, options, output_case="keep")
+    options = make_options(options)
+    recognise = Transcriber(model, options, output_case="keep")
 
     def decode(order: list[int], batch: int) -> dict[str, str]:
         found = {}

@@ -13,7 +13,7 @@ import yaml
 from safetensors.torch import load_file
 
 from espnet_llada import Speech2Text
-from espnet_llada.build import WhisperLLM
+from espnet_llada.build import build_model
 from espnet_llada.io.checkpoint import IDENTITY, load_trained, trained_state
 from espnet_llada.release.importing import ReleaseOptions, import_release
 from espnet_llada.types import UserError
@@ -54,7 +54,7 @@ def test_each_tensor_has_its_place(imported, release_content):
         ),
         "postencoder.layers.1.ffn_out.bias": f"{layer}.output_query.dense.bias",
         "postencoder.layers.1.ffn_norm.bias": f"{layer}.output_query.LayerNorm.bias",
-        "decoder.projection.weight": "linear_proj.weight",
+        "decoder.audio_prefix.projection.weight": "linear_proj.weight",
         "decoder.lm.body.layers.1.self_attn.k_proj.lora_B.default.weight": (
             f"{blocks}.1.k_proj.lora_B.default.weight"
         ),
@@ -68,7 +68,7 @@ def test_each_tensor_has_its_place(imported, release_content):
 
 def test_it_is_a_whole_checkpoint_of_its_config(imported):
     config = yaml.safe_load((imported / "config.yaml").read_text())
-    expected = trained_state(WhisperLLM.from_config(config))
+    expected = trained_state(build_model(config))
     state = load_file(imported / "model.safetensors")
     assert {k: v.shape for k, v in state.items()} == {
         k: v.shape for k, v in expected.items()
@@ -98,7 +98,7 @@ def test_it_decodes_in_bfloat16(
 def logits_of(directory: Path) -> torch.Tensor:
     """On an all-mask canvas, LoRA unmerged where the release_checkpoint has it."""
     config = yaml.safe_load((directory / "config.yaml").read_text())
-    model = WhisperLLM.from_config(config).eval()
+    model = build_model(config).eval()
     load_trained(model, load_file(directory / "model.safetensors"), "x")
     has_lora = any("lora_" in name for name, _ in model.named_parameters())
     assert has_lora == (config["decoder_conf"]["lora"] is not None)
@@ -169,7 +169,7 @@ def test_the_reference_checkpoint(tmp_path):
     sources = (PARITY / "checkpoint_best.pth", PARITY / "whisper", PARITY / "llada")
     import_release(*map(str, sources), tmp_path / "out", ReleaseOptions(heads=4))
     config = yaml.safe_load((tmp_path / "out/config.yaml").read_text())
-    model = WhisperLLM.from_config(config).eval()
+    model = build_model(config).eval()
     load_trained(model, load_file(tmp_path / "out/model.safetensors"), "x")
     arrays = np.load(PARITY / "reference_arrays.npz")
     for row in "abcd":
@@ -178,7 +178,7 @@ def test_the_reference_checkpoint(tmp_path):
             vectors, lengths = model.encode(
                 torch.from_numpy(pcm)[None], torch.tensor([len(pcm)])
             )
-            embeds = model.decoder.projection(vectors)[0].numpy()
+            embeds = model.decoder.audio_prefix.projection(vectors)[0].numpy()
             prefix = model.decoder.prefix(vectors, lengths)
             canvas = torch.full((1, 32), model.decoder.special.mask)
             logits = model.decoder.canvas_logits(prefix, canvas, torch.tensor([32]))[0]

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import pytest
-from espnet_llada.core.first_pass import FirstPass
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from espnet_llada.inference.first_pass import FirstPass
 from espnet_llada.io.weights.assets import MINI
 from espnet_llada.networks.tokenizer import LMTokenizer
 

@@ -1,11 +1,11 @@
-"""How much a GPU has to do in a call."""
+"""What a meter says without a decoding: how much a GPU has to do in a call."""
 
 from __future__ import annotations
 
 import pytest
 import torch
 
-from espnet_llada.bench.kernels import covered, kernels_of
+from espnet_llada.bench.meter import covered, kernels_of
 
 
 def test_what_overlaps_counts_once():

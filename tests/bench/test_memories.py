@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from espnet_llada.bench.static_cache import StaticKVCache
+from espnet_llada.bench.memories import StaticKVCache
 from espnet_llada.networks.cache import KVCache
 from espnet_llada.networks.llama import Llama, LlamaConfig
 
