@@ -69,7 +69,7 @@ def get_parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--gpu", default="h100", help=f"{', '.join(GPUS)} (default: h100)"
     )
-    longest = "of the longest utterance (default: 24.5; of a sweep 35)"
+    longest = "of the longest utterance (default: 24.5; of a sweep 30)"
     for name, kind, default, text in (
         ("num_gpus", _NUMBER, 8, "that work together (default: 8)"),
         ("max_seconds", _SECONDS, None, longest),
@@ -105,7 +105,7 @@ def main(cmd: list[str] | None = None) -> None:
         job = Job(
             _sets(args),
             args.tokens_per_second,
-            args.max_seconds or 35.0,
+            args.max_seconds or 30.0,
             args.gpu,
             args.num_gpus,
             args.price,

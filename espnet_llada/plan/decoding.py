@@ -66,16 +66,18 @@ class Pass(NamedTuple):
 
 def refusal(row: SweepRow) -> str | None:
     """Why there is no plan of a row; None where there is."""
+    if row.system == "text":
+        return "nothing to decode: its transcripts are given"
     options = row.options.extensions
     strange = [name for name in options if name not in _KNOWN]
     if strange:
-        return f"plan does not know {strange[0]}"
+        return f"left out: plan does not know {strange[0]}"
     if "canvas_size" in options and options["canvas_size"].positions_per_vector:
-        return "plan does not know canvas_size: positions_per_vector"
+        return "left out: plan does not know canvas_size: positions_per_vector"
     if "confidence" in options and not options["confidence"].passes:
-        return "plan does not know confidence: passes 0"
+        return "left out: plan does not know confidence: passes 0"
     if row.bench.weights or row.decoding.quantize_asr_model:
-        return "plan does not know weights in int8"
+        return "left out: plan does not know weights in int8"
     return None
 
 
@@ -189,28 +191,47 @@ def _filling(masked: int, steps: int, threshold: float) -> list[int]:
     return found
 
 
-def llm_flops(row: SweepRow, network: Network, one: Pass) -> tuple[float, float]:
-    """FLOPs of a pass of one utterance: layers, head."""
-    attended = one.positions * one.keys
+class Costs(NamedTuple):
+    """What an LM costs.
+
+    Attributes:
+        position: FLOPs of one that is computed.
+        pair: of one and one that it attends to.
+        scored: of one that goes through the head.
+        layers: number of layers.
+        weights: number of weights that a pass reads.
+    """
+
+    position: float
+    pair: float
+    scored: float
+    layers: int
+    weights: int
+
+    def of(self, one: Pass) -> tuple[float, float]:
+        """FLOPs of a pass: layers, head."""
+        pairs = one.positions * one.keys
+        layers = self.position * one.positions + self.pair * pairs
+        return layers, self.scored * one.scored
+
+
+def costs(row: SweepRow, network: Network) -> Costs:
+    """Of the LM of a row's system, LoRA merged, or of Whisper's own decoder."""
     if row.system == "whisper":
-        sizes = network.encoder.config
-        width, layers = sizes.d_model, network.whisper_decoder_layers
-        weights = layers * (6 * width**2 + 2 * width * sizes.ffn)
-        attended += one.positions * sizes.max_frames
-        layers_flops = 2.0 * one.positions * weights + 4.0 * attended * width * layers
-        return layers_flops, 2.0 * one.scored * _WHISPER_TOKENS * width
-    body = network.lm.body
-    width = body.config.num_attention_heads * body.config.head_dim
-    layers_flops = 2.0 * one.positions * _layer_weights(network)
-    layers_flops += 4.0 * attended * width * len(body.layers)
-    head = 2.0 * one.scored * network.lm.vocab_size * network.lm.width
-    return layers_flops, head
-
-
-def _layer_weights(network: Network) -> int:
-    """Of the LM's layers, LoRA merged."""
-    named = network.lm.body.layers.named_parameters()
-    return sum(p.numel() for n, p in named if p.dim() == 2 and "lora_" not in n)
+        sizes, layers = network.encoder.config, network.whisper_decoder_layers
+        width = sizes.d_model
+        used = layers * (6 * width**2 + 2 * width * sizes.ffn)
+        pair = 4.0 * width * layers
+        head = _WHISPER_TOKENS * width
+        every = used + 2 * layers * width**2 + head  # keys and values of the frames
+        position = 2.0 * used + pair * sizes.max_frames
+        return Costs(position, pair, 2.0 * head, layers, every)
+    body, head = network.lm.body, network.lm.vocab_size * network.lm.width
+    named = body.layers.named_parameters()
+    used = sum(p.numel() for n, p in named if p.dim() == 2 and "lora_" not in n)
+    width, layers = body.config.num_attention_heads * body.config.head_dim, body.layers
+    pair = 4.0 * width * len(layers)
+    return Costs(2.0 * used, pair, 2.0 * head, len(layers), used + head)
 
 
 def audio_flops(row: SweepRow, network: Network, load: Load) -> dict[str, float]:
@@ -233,7 +254,8 @@ def audio_flops(row: SweepRow, network: Network, load: Load) -> dict[str, float]
 
 def flops(row: SweepRow, network: Network, load: Load) -> dict[str, float]:
     """FLOPs of one utterance by stage; see ``estimate.flops``."""
-    each = [llm_flops(row, network, one) for one in passes(row, network, load)]
+    price = costs(row, network)
+    each = [price.of(one) for one in passes(row, network, load)]
     found = audio_flops(row, network, load)
     found["decoder.lm"] = sum(layers for layers, _ in each)
     return found | {"head": sum(head for _, head in each)}
@@ -249,18 +271,13 @@ def seconds(row: SweepRow, network: Network, load: Load, gpu: Gpu) -> float:
     audio = load.rows * sum(audio_flops(row, network, load).values())
     launch = ENCODER_LAUNCH * network.encoder.config.layers
     total = BATCH + (max(launch, audio / (peak * runtime.compute)) if audio else 0.0)
-    layers = len(network.lm.body.layers)
-    weights = float(_layer_weights(network) + network.lm.head.numel())
-    weights *= network.lm.head.element_size()
-    cache = load.rows * cache_bytes(network)
-    if row.system == "whisper":
-        layers = network.whisper_decoder_layers
-        weights, cache = 2.0 * whisper_decoder_weights(network), 0.0
+    price, size = costs(row, network), network.lm.head.element_size()
+    cache = 0.0 if row.system == "whisper" else load.rows * cache_bytes(network)
     for one in passes(row, network, load):
-        work = load.rows * sum(llm_flops(row, network, one))
-        read = weights + cache * (one.keys - one.positions)
+        work = load.rows * sum(price.of(one))
+        read = size * price.weights + cache * (one.keys - one.positions)
         total += max(
-            layers * runtime.launch,
+            price.layers * runtime.launch,
             work / (peak * runtime.compute),
             read / (gpu.bandwidth * 1e12 * runtime.bandwidth),
         )
@@ -272,13 +289,6 @@ def cache_bytes(network: Network) -> int:
     body = network.lm.body
     heads = body.config.num_key_value_heads * body.config.head_dim
     return 2 * len(body.layers) * heads * network.lm.head.element_size()
-
-
-def whisper_decoder_weights(network: Network) -> int:
-    """Of Whisper's own decoder."""
-    sizes = network.encoder.config
-    layer = 8 * sizes.d_model**2 + 2 * sizes.d_model * sizes.ffn
-    return network.whisper_decoder_layers * layer + _WHISPER_TOKENS * sizes.d_model
 
 
 def memory(row: SweepRow, network: Network, load: Load) -> dict[str, float]:
@@ -295,8 +305,8 @@ def memory(row: SweepRow, network: Network, load: Load) -> dict[str, float]:
     positions, scored = (max((p[i] for p in each), default=0) for i in (0, 2))
     if row.system == "whisper":  # openai-whisper keeps fp32, and computes in fp16
         weights = sum(p.numel() for p in encoder.parameters())
-        weights = 4.0 * (weights + whisper_decoder_weights(network))
-        logits, cache = scored * _WHISPER_TOKENS * 10, 0
+        weights = 4.0 * (weights + costs(row, network).weights)
+        logits = scored * _WHISPER_TOKENS * 10
         keys = each[-1].keys + sizes.max_frames
         cache = 4 * keys * sizes.d_model * network.whisper_decoder_layers
     else:

@@ -14,6 +14,9 @@ from espnet_llada.plan.meta_model import Load, Network
 from espnet_llada.sweep.rows import SweepRow, read_sweep
 from espnet_llada.types import UserError
 
+LONGEST = 30.0
+"""Seconds that are decoded at once, see ``long_form``."""
+
 
 @dataclass(frozen=True)
 class Job:
@@ -22,7 +25,7 @@ class Job:
     Attributes:
         sets: utterances and hours of each.
         tokens_per_second: of a transcript.
-        max_seconds: of the longest utterance.
+        max_seconds: of the longest utterance, at most ``LONGEST``.
         gpu: of ``GPUS``.
         num_gpus: that share the work.
         price: of a GPU for an hour, if known.
@@ -48,7 +51,8 @@ class Job:
     def load(self, rows: int, longest: bool = False) -> Load:
         """A batch of average utterances, or of the longest ones."""
         seconds = 3600 * self.hours / self.utterances
-        seconds = max(seconds, self.max_seconds) if longest else seconds
+        if longest:
+            seconds = max(seconds, min(self.max_seconds, LONGEST))
         return Load(rows, seconds, max(1, round(seconds * self.tokens_per_second)))
 
     def cost(self, gpu_hours: float) -> float | None:
@@ -63,6 +67,11 @@ def plan_sweep(path: str, job: Job) -> dict[str, Any]:
         UserError: a sweep that does not fit, or of unknown sizes.
     """
     sweep, average = read_sweep(path), job.load(1)
+    if average.seconds > LONGEST:
+        raise UserError(
+            f"--hours {job.hours:g}: {average.seconds:.0f} s for each of --utterances "
+            f"{job.utterances}, but decoding cuts at {LONGEST:g} s: count the pieces"
+        )
     networks = _networks(path, sweep.train_configs)
     rows = [_row(path, row, networks, job) for row in sweep.rows]
     total = sum(row["gpu_hours"] for row in rows if not row["left_out"])
@@ -160,7 +169,7 @@ def lines(plan: Mapping[str, Any]) -> Iterator[str]:
             yield group
         line = f"  {row['key']:{width - 2}}"
         if row["left_out"]:
-            yield f"{line}  left out: {row['left_out']}"
+            yield f"{line}  {row['left_out']}"
             continue
         too_large += [row["key"]] * (not row["fits"])
         work, size = sum(row["flops"].values()) / 1e12, row["memory_total"] / 1e9
