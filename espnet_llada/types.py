@@ -23,7 +23,7 @@ SAMPLE_RATE = 16_000
 """Every waveform inside the package is mono float32 at this rate (Hz)."""
 
 DECODE_FILE = "decode.yaml"
-"""Beside a model's config.yaml: how it is best decoded, see ``decode_file``."""
+"""Beside a model's config.yaml: how it is best decoded, see ``inference.options``."""
 
 ESPNET_TOKENS = ("<blank>", "<unk>", "<sos/eos>")
 """ESPnet's token list in our models. The LM has a tokenizer of its own; its 49k to 126k

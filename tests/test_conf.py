@@ -11,8 +11,10 @@ import pytest
 import yaml
 
 from espnet_llada.bin import asr_deliberate, asr_inference, bench, cli, sweep
-from espnet_llada.bin.decoding import sampler_options
+from espnet_llada.bin.decoding import given_options
 from espnet_llada.core.options import STRATEGIES
+from espnet_llada.inference.options import make_options, nested
+from espnet_llada.scoring.published import read_published
 from espnet_llada.sweep.rows import SweepRow, read_sweep
 from espnet_llada.types import UserError
 
@@ -26,6 +28,7 @@ ALL = [*TRAIN, *DECODE, *DELIBERATE, *SWEEP, *BENCH]
 ids = {"ids": lambda p: p.stem}
 
 
+PUBLISHED = CONF / "published.yaml"
 LONGER = CONF / "train_asr_whisper_llada_mini_soup.yaml"
 """LLaDA goes on alone in it: it has no twin, but that of the training before."""
 
@@ -56,7 +59,7 @@ def test_train_yaml(path, tmp_path):
 
 def test_no_yaml_is_of_another_kind():
     found = [p for p in CONF.rglob("*") if p.suffix in (".yaml", ".yml")]
-    assert sorted(found) == sorted(ALL)
+    assert sorted(found) == sorted([*ALL, PUBLISHED])
     assert (RECIPE / "conf").resolve() == CONF
 
 
@@ -68,26 +71,30 @@ def test_decode_yaml(path):
     reader = asr_deliberate if deliberates else asr_inference
     args = reader.get_parser().parse_args(["--config", str(path)])
     own = cli.get_parser().parse_args([*command, "a.flac", "--config", str(path)])
-    assert sampler_options(args).deliberates == deliberates
-    given = yaml.safe_load(path.read_text())
-    for name, value in given.items():
-        assert getattr(args, name) == getattr(own, name) == value
+    assert make_options(given_options(args)).deliberates == deliberates
+    for found in (nested(vars(args)), nested(vars(own))):
+        for name, value in yaml.safe_load(path.read_text()).items():
+            assert found[name] == value
 
 
 def test_there_is_one_of_each_kind_of_decoding():
     given = [yaml.safe_load(path.read_text()) for path in DECODE + DELIBERATE]
     kinds = [
-        (g.get("strategy", "llama"), "beam_size" in g, g.get("use_audio", True))
+        (
+            "mask_ctc" if "mask_ctc" in g else g.get("strategy", "llama"),
+            "beam_size" in g,
+            g.get("use_audio", True),
+        )
         for g in given
     ]
     plain_text = ("deliberation_low_confidence", False, False)
-    ours = [(strategy, False, True) for strategy in STRATEGIES]
+    ours = [(strategy, False, True) for strategy in (*STRATEGIES, "mask_ctc")]
     left_to_right = [("llama", beam, True) for beam in (False, True)]
     assert sorted(kinds) == sorted([*ours, *left_to_right, plain_text])
 
 
 def profile(row: SweepRow) -> str:
-    return getattr(row.options, "profile", "default")
+    return getattr(row.options.sampler, "profile", "default")
 
 
 @pytest.mark.parametrize("path", BENCH, **ids)
@@ -102,9 +109,9 @@ def test_bench_yaml(path):
 @pytest.mark.parametrize("path", SWEEP, **ids)
 def test_sweep_yaml(path):
     read = sweep.read_rows(sweep.get_parser().parse_args(launch(path)[2:]))
-    assert {row.system for row in read.rows} == {"whisper", "llama", "llada"}
-    papers = {strategy for strategy in STRATEGIES if strategy != "mask_ctc"}
-    assert papers <= {row.options.strategy for row in read.rows}
+    given = {"text"} if path.stem == "sweep_paper" else set()
+    assert {row.system for row in read.rows} == {"whisper", "llama", "llada", *given}
+    assert {*STRATEGIES} <= {row.options.strategy for row in read.rows}
     assert not any(row.only_for_bench for row in read.rows)
     assert read.baseline and read.headline and read.examples
 
@@ -114,13 +121,13 @@ def test_the_papers_rows_are_there_in_both_profiles():
     found: dict[str, list] = {"default": [], "release": []}
     for row in rows:
         options = row.options
-        if row.system == "llada":
+        if row.system == "llada" and not row.key.startswith("fast_"):
             name = options.strategy if row.decoding.use_audio else "plain_text"
             value = None if row.value is None else (row.axis, row.value)
             found[profile(row)].append((name, value))
-            assert options.deliberates or options.canvas_length == 128
-            assert options.steps == (row.value if row.axis == "steps" else 128)
-            assert row.first_pass == ("llama" if options.deliberates else None)
+            assert options.deliberates or options.sampler.canvas_length == 128
+            assert options.sampler.steps == (row.value if row.axis == "steps" else 128)
+            assert row.first_pass == ("first_pass" if options.deliberates else None)
     shares = [("mask_ratio", share) for share in (0.1, 0.3, 0.5, 0.7, 0.9)]
     values = {
         "diffusion": [("steps", n) for n in (128, 64, 32, 16, 8)],
@@ -132,6 +139,45 @@ def test_the_papers_rows_are_there_in_both_profiles():
     }
     wanted = [(name, v) for name, several in values.items() for v in several]
     assert found == {"default": wanted, "release": wanted}
+
+
+def test_the_fast_rows():
+    rows = read_sweep(CONF / "sweep_paper.yaml").rows
+    fast = [row for row in rows if row.key.startswith("fast_")]
+    assert [row.key for row in rows][-len(fast) :] == [row.key for row in fast]
+    assert {profile(row) for row in fast} == {"default"}
+    assert all(row.options.sampler.threshold == 0.9 for row in fast)
+    assert max(row.options.sampler.steps for row in fast) == 16
+    assert any("block_cache" in row.options.extensions for row in fast)
+    assert any(row.options.deliberates for row in fast)
+
+
+def test_what_is_published_is_of_the_papers_rows():
+    """Each key is a row; that nothing else is in it is all that is known."""
+    sweep = read_sweep(CONF / "sweep_paper.yaml")
+    keys, published = [row.key for row in sweep.rows], sweep.published
+    assert published == read_published(PUBLISHED, keys)
+    (best,) = published.best_of.values()
+    deliberating = [
+        row.key
+        for row in sweep.rows
+        if row.key.startswith("release_") and row.options.deliberates
+    ]
+    assert [*best.rows, "release_plain_text"] == deliberating
+    cells = {**published.rows, "best": best.sets}
+    found = {
+        (row, name): (cell.wer, cell.sure)
+        for row, sets in cells.items()
+        for name, cell in sets.items()
+    }
+    assert found == {
+        ("llama", "test_other"): (5.63, "derived"),
+        ("release_diffusion_steps64", "test_clean"): (2.82, "second_hand"),
+        ("release_diffusion_steps64", "test_other"): (5.79, "second_hand"),
+        ("best", "test_clean"): (2.25, "stated"),
+        ("best", "test_other"): (4.94, "stated"),
+    }
+    assert round(100 * (1 - 4.94 / 5.63), 1) == 12.3
 
 
 def test_the_decoder_yaml_differ_where_the_systems_do():

@@ -21,15 +21,22 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from espnet_llada.bin import asr_inference, cli, convert, plan
-from espnet_llada.build import WhisperLLM
-from espnet_llada.core.options import SamplerOptions
+from espnet_llada.build import build_model
 from espnet_llada.inference.batches import Utterance, read_first_pass
 from espnet_llada.inference.decode_dir import DecodeDir
 from espnet_llada.inference.loading import find_model, load_model
-from espnet_llada.inference.options import job_options
+from espnet_llada.inference.options import (
+    GROUPS,
+    OPTIONS,
+    job_options,
+    make_options,
+    nested,
+    options_class,
+)
 from espnet_llada.io import feature_cache
 from espnet_llada.io.checkpoint import trained_state
 from espnet_llada.io.kaldi.table import read_scp, read_text
+from espnet_llada.io.schema import option_fields
 from espnet_llada.networks.encoder import WhisperEncoder
 from espnet_llada.networks.llama_files import load_llama
 from espnet_llada.networks.tokenizer import LMTokenizer
@@ -90,10 +97,10 @@ def place(
     for section in ("encoder_conf", "postencoder_conf"):
         config[section]["whisper"] = str(tiny_whisper)
     config["decoder_conf"]["lm"] = str(top / "lm")
-    config["decoder_conf"]["text_qformer"]["bottleneck"] = 4
+    config["decoder_conf"]["whisper_scorer"]["bottleneck"] = 4
     words.mkdir()
     (words / "config.yaml").write_text(yaml.safe_dump(config))
-    torch.save(trained_state(WhisperLLM.from_config(config)), words / "latest.pth")
+    torch.save(trained_state(build_model(config)), words / "latest.pth")
     noise = np.random.default_rng(0).normal(0, 0.1, 8000).astype(np.float32)
     soundfile.write(top / "a.wav", noise, 16_000)
     (top / "wav.scp").write_text(f"a {top}/a.wav\n")
@@ -176,7 +183,7 @@ def words_json(random: Random, place: Place) -> None:
     copy = place.with_json(random, place.top / "lm", "whisper_tokens.json")
     config = yaml.safe_load((place.words / "config.yaml").read_text())
     config["decoder_conf"]["lm"] = str(copy)
-    WhisperLLM.from_config(config)
+    build_model(config)
 
 
 def converted(random: Random, place: Place) -> None:
@@ -247,9 +254,13 @@ def tables(random: Random, place: Place) -> None:
     random.choice(reads)(file)
 
 
-SAMPLER = {
-    f"--{name}": [str(value)] for name, value in asdict(SamplerOptions()).items()
+GROUPED = {
+    f"{group}.{option.name}": option.default
+    for group in GROUPS
+    for option in option_fields(options_class(group))
 }
+DECODING = {**OPTIONS, **dict.fromkeys(GROUPS, True), **GROUPED}
+SAMPLER = {f"--{name}": [str(value)] for name, value in DECODING.items()}
 OTHERS = {
     "--batch_size": ["2"],
     "--output_case": ["lower"],
@@ -286,16 +297,16 @@ def recipe_options(random: Random, place: Place) -> None:
     parse_options([*command_line(random, options), *sets])
 
 
-def sampler_options(random: Random, place: Place) -> None:
-    names = random.sample(sorted(asdict(SamplerOptions())), 2)
-    SamplerOptions(**{name: random.choice(ODD) for name in names})
+def decoding_options(random: Random, place: Place) -> None:
+    names = random.sample(sorted(DECODING), 2)
+    make_options(nested({name: random.choice(ODD) for name in names}))
 
 
 TARGETS: list[Callable[[Random, Place], None]] = [
     *(config_yaml, decode_yaml, options_yaml, sweep_yaml, train_yaml, meta_yaml),
     *(lm_json, whisper_json, whisper_pt, words_json, converted, release_pth),
     *(features_json, decoding_json, tables, transcribe_options, inference_options),
-    *(plan_options, recipe_options, sampler_options),
+    *(plan_options, recipe_options, decoding_options),
 ]
 
 

@@ -14,8 +14,8 @@ import pytest
 from espnet_llada import Deliberator, Speech2Text
 from espnet_llada.core.options import STRATEGIES
 from espnet_llada.inference.loading import find_model, load_model
-from espnet_llada.inference.options import PROFILES, make_options, model_options
-from espnet_llada.inference.recognizer import make_recognizer
+from espnet_llada.inference.options import PROFILES, job_options
+from espnet_llada.inference.recognizer import Transcriber
 from espnet_llada.io.audio.reading import load_audio
 from espnet_llada.io.files import cache_dir
 from espnet_llada.io.weights import MARKER
@@ -76,7 +76,9 @@ def test_mini_transcribes_what_it_hears(heard):
 def test_a_long_recording_s_transcript_is_corrected_piece_by_piece(heard, monkeypatch):
     table = clips()
     pieces = [load_audio(path) for path in table]
-    monkeypatch.setattr("espnet_llada.core.recognizer.split_long", lambda *_: pieces)
+    monkeypatch.setattr(
+        "espnet_llada.inference.recognizer.split_long", lambda *_: pieces
+    )
     text = " ".join(table.values())
     wrong = text.replace(text.split()[3], "wrong", 1)
     assert wrong != text
@@ -91,10 +93,9 @@ def test_mini_takes_every_strategy_by_its_name_alone():
     for strategy in STRATEGIES:
         task = "deliberate" if strategy.startswith("deliberation") else "decode"
         for profile in PROFILES:
-            if (strategy, profile) != ("mask_ctc", "release"):
-                given = {"strategy": strategy, "profile": profile}
-                options = make_options({**model_options(config, task, given), **given})
-                assert make_recognizer(model, options).options.strategy == strategy
+            given = {"strategy": strategy, "profile": profile}
+            options = job_options(config, task, given)
+            assert Transcriber(model, options).options.strategy == strategy
 
 
 def test_what_is_said_three_times_comes_back_three_times(heard):

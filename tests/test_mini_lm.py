@@ -9,8 +9,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from espnet_llada.extensions.posterior_prefix.words import TOKENS_FILE
 
+from espnet_llada.extensions.posterior_prefix.mixture import TOKENS_FILE
 from espnet_llada.io.weights.assets import MINI
 from espnet_llada.networks.tokenizer import LMTokenizer
 

@@ -21,6 +21,9 @@ from espnet_llada.io.checkpoint import read_state
 from espnet_llada.trust import check_parts, tensors_only
 from espnet_llada.types import LoadOptions
 
+BUILDER = "espnet_llada.espnet.inference.build_with_espnet"
+"""What a model with parts of ESPnet's is built by."""
+
 
 @pytest.fixture(autouse=True)
 def cache(tmp_path, monkeypatch) -> None:
@@ -185,7 +188,7 @@ def test_yaml_runs_nothing(name, model, evil):
 
 
 def test_a_pickle_is_not_read_as_a_release_or_as_numpy(
-    evil, tiny_whisper, tiny_llada, tmp_path
+    evil, tiny_whisper, tiny_llada, tmp_path, monkeypatch
 ):
     from espnet_llada.release.importing import import_release
 
@@ -200,12 +203,15 @@ def test_a_pickle_is_not_read_as_a_release_or_as_numpy(
     def build(config):
         return np.load(tmp_path / "stats.npy")  # as ESPnet's GlobalMVN
 
-    message = refused(load_model, *files, None, build)
+    monkeypatch.setattr(BUILDER, build)
+    message = refused(load_model, *files)
     assert "cannot build this model (ValueError: Object arrays cannot" in message
     assert not evil.ran.exists()
 
 
-def test_it_is_lifted_for_those_who_ask_and_for_nobody_else(evil, tmp_path):
+def test_it_is_lifted_for_those_who_ask_and_for_nobody_else(
+    evil, tmp_path, monkeypatch
+):
     files = tmp_path / "config.yaml", tmp_path / "model.pth"
     files[0].write_text("{encoder: beats, decoder: llada}\n")
     torch.save({}, files[1])
@@ -215,14 +221,15 @@ def test_it_is_lifted_for_those_who_ask_and_for_nobody_else(evil, tmp_path):
         torch.load(tmp_path / "evil.pth", weights_only=False)
         raise UserError("built")
 
-    assert "encoder 'beats'" in refused(load_model, *files, None, build)
+    monkeypatch.setattr(BUILDER, build)
+    assert "encoder 'beats'" in refused(load_model, *files)
     assert not evil.ran.exists()
     trusting = LoadOptions(trust_model=True)
-    assert refused(load_model, *files, trusting, build) == "built"
+    assert refused(load_model, *files, trusting) == "built"
     assert evil.ran.exists(), "the payload works"
 
 
-def test_what_a_part_prints_is_no_transcript(tmp_path, capsys):
+def test_what_a_part_prints_is_no_transcript(tmp_path, capsys, monkeypatch):
     files = tmp_path / "config.yaml", tmp_path / "model.pth"
     files[0].write_text("{encoder: conformer, decoder: llada}\n")
     torch.save({}, files[1])
@@ -231,7 +238,8 @@ def test_what_a_part_prints_is_no_transcript(tmp_path, capsys):
         print("Failed to import Flash Attention")  # noqa: T201
         raise UserError("built")
 
-    assert refused(load_model, *files, None, build) == "built"
+    monkeypatch.setattr(BUILDER, build)
+    assert refused(load_model, *files) == "built"
     assert capsys.readouterr().out == ""
 
 
@@ -265,7 +273,7 @@ def test_the_option_of_each_command():
     places = ["--sets", "a", "--data", "b", "--output", "c"]
     for given in ([], options):
         args = get_parser().parse_args(["x.yaml", *places, *given])
-        assert place_of(args).trust_model == bool(given)
+        assert place_of(args).loading.trust_model == bool(given)
 
 
 def test_a_size_that_no_part_has(model):

@@ -77,6 +77,8 @@ def in_int8(model: nn.Module) -> None:
 def refusal(row: SweepRow, systems: Any, device: str) -> str | None:
     """Why a row cannot be measured here; None where it can."""
     random = isinstance(systems, RandomSystems)
+    if row.system == "text":
+        return "system text decodes nothing"
     if row.system == "whisper" and random:
         return "system whisper has no random weights"
     if random and row.system not in systems.configs:

@@ -42,8 +42,8 @@ _TRANSCRIBE_EXAMPLE = """examples:
   espnet-llada transcribe *.flac --strategy semi_ar --num_blocks 4 --output text
   espnet-llada transcribe speech.flac --system llama --model exp/asr_my_llama
 
-Audio: WAV, FLAC, Ogg, MP3, AIFF, … of any rate, channels and length. Without --model
-the small English models inside this package are used (mini, made for clean read
+Audio: WAV, FLAC, Ogg, MP3, AIFF, … of any rate, channels and length. Without
+--model the small English models of this package are used (mini, for clean read
 speech); the first time they fetch Whisper tiny.en, 70 MB.
 """
 _DELIBERATE_EXAMPLE = """examples:
@@ -83,7 +83,8 @@ def get_parser() -> argparse.ArgumentParser:
         "--use_audio",
         type=str2bool,
         default=True,
-        help="false: plain text, the LM gets no audio",
+        metavar="true|false",
+        help="false: the LM is shown no audio (default: true)",
     )
     deliberate.set_defaults(run=_deliberate)
     # These have parsers of their own; main() hands them everything behind the name.
@@ -108,33 +109,39 @@ def _command(
         usage=f"espnet-llada {name} [options] FILE [FILE ...]",
     )
     parser.add_argument("files", nargs="+", metavar="FILE", help="audio files")
-    parser.add_argument("--config", help="YAML that sets options, e.g. conf/decode_*")
+    parser.add_argument("--config", help="YAML with options, e.g. conf/decode_*.yaml")
     parser.add_argument(
         "--model",
         default=DEFAULT_MODEL,
-        help=f"directory, packed zip, tag or hub id (default: {DEFAULT_MODEL})",
+        help=f"directory, zip, tag or hub id (default: {DEFAULT_MODEL})",
     )
     add_load_options(parser)
     parser.add_argument(
         "--system",
         default="llada",
         choices=("llada", "llama"),
-        help="diffusion (default) or the autoregressive baseline",
+        help="llama: the autoregressive baseline (default: llada)",
     )
     parser.add_argument(
         "--output",
-        help="write 'id text' lines here, not to stdout; OUTPUT.partial holds them "
-        "until the end, and a run that was broken off goes on from there",
+        metavar="FILE",
+        help="write 'id text' lines here; a run that was broken off goes on from "
+        "FILE.partial",
     )
     parser.add_argument(
         "--output_case",
         default="auto",
-        help="upper, lower, keep; auto: upper, or as the first pass has it",
+        metavar="CASE",
+        help="upper, lower, keep or auto: as the first pass, or upper (default: auto)",
     )
     parser.add_argument(
-        "--batch_size", type=OfKind(Count), default=4, help="files at once"
+        "--batch_size",
+        type=OfKind(Count),
+        default=4,
+        metavar="N",
+        help="files at once (default: 4)",
     )
-    parser.add_argument("--device", default="cpu", help="cpu, cuda, …")
+    parser.add_argument("--device", default="cpu", help="cpu, cuda, … (default: cpu)")
     deliberates = task == "deliberate"
     strategies = [s for s in STRATEGIES if s.startswith("deliberation_") == deliberates]
     add_decoding_options(parser, strategies)

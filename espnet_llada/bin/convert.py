@@ -7,7 +7,7 @@ import os
 import sys
 from pathlib import Path
 
-from espnet_llada.bin.options import OptionParser, run_main
+from espnet_llada.bin.options import OptionParser, run_main, str2bool
 from espnet_llada.types import UserError, check_directory, local_path
 
 _EXAMPLE = """\
@@ -20,8 +20,10 @@ examples:
 
 With --release: the paper's checkpoint and the weights it was trained on become a
 model directory. --lm or --whisper alone: that LM in Hugging Face's Llama layout, or
-that Whisper's encoder in Hugging Face's. OUTPUT/convert.json names every source and
-every file written with its sha256; a second run on the same sources writes nothing.
+that Whisper's encoder in Hugging Face's. With --merge_lora true OUTPUT/lm is a LLaDA
+as the hub has it (without its code files), for engines that know no LoRA.
+OUTPUT/convert.json names every source and every file written with its sha256; a second
+run on the same sources writes nothing.
 """
 
 
@@ -39,8 +41,8 @@ def get_parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--dtype",
         choices=("float32", "bfloat16"),
-        help="of the frozen weights; with --release float32 unless given, else as "
-        "they are",
+        help="of the frozen weights; with --release float32 when loaded, unless given; "
+        "else as they are",
     )
     group = parser.add_argument_group("with --release")
     group.add_argument(
@@ -48,9 +50,14 @@ def get_parser() -> argparse.ArgumentParser:
     )
     group.add_argument(
         "--merge_lora",
-        action="store_true",
-        help="write the LM with LoRA merged into OUTPUT/lm (LLaDA-8B: 32 GB, or 16 GB "
-        "and rounded updates in bfloat16); otherwise it is merged at each start",
+        type=str2bool,
+        nargs="?",
+        const=True,
+        default=False,
+        metavar="true|false",
+        help="true: the LM with LoRA merged into OUTPUT/lm, in its own layout and "
+        "dtype (LLaDA-8B: 16 GB in bfloat16, which rounds the updates; 32 GB with "
+        "--dtype float32); otherwise it is merged at each start (false)",
     )
     return parser
 
@@ -68,7 +75,7 @@ def main(cmd: list[str] | None = None) -> None:
 
         options = ReleaseOptions(
             heads=args.qformer_heads,
-            dtype=args.dtype or "float32",
+            dtype=args.dtype,
             merge_lora=args.merge_lora,
         )
         sources = (args.release, args.whisper, args.lm)

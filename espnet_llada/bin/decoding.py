@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import partial
 from typing import Annotated, Any, get_args, get_origin
 
@@ -14,6 +15,7 @@ from espnet_llada.inference.options import (
     GROUPS,
     OPTIONS,
     PROFILES,
+    full_name,
     nested,
     options_class,
 )
@@ -33,24 +35,20 @@ def add_decoding_options(
         parser: the options are added here.
         strategies: those to choose from; ``deliberation_`` may be left out.
     """
-
-    def full_name(value: str) -> str:
-        full = f"deliberation_{value}"
-        return full if value not in strategies and full in strategies else value
-
     group = parser.add_argument_group(
-        "decoding", "(the model's decode.yaml may have other defaults)"
+        "decoding",
+        "(the model's decode.yaml may have other defaults; extensions: --help all)",
     )
     for option in option_fields(SamplerOptions):
         if option.name == "strategy":
-            _add(group, option, "", type=full_name, choices=strategies)
+            _add_strategy(group, option, strategies)
         else:
             _add(group, option)
     group.add_argument(
         "--profile",
         choices=PROFILES,
         default=argparse.SUPPRESS,
-        help="release: as the published implementation, defects included",
+        help="release: the published sampler (default: default)",
     )
     parser.groups = {name: partial(_add_group, parser, name) for name in GROUPS}
 
@@ -65,10 +63,20 @@ def _add_group(parser: OptionParser, name: str) -> None:
         type=str2bool,
         default=argparse.SUPPRESS,
         metavar="true|false",
-        help="with the defaults below; or not, whatever decode.yaml says",
+        help="whether it is used, whatever decode.yaml says",
     )
     for option in option_fields(options):
         _add(group, option, f"{name}.")
+
+
+def _add_strategy(group: Any, option: OptionField, strategies: Sequence[str]) -> None:
+    if option.default not in strategies:  # all deliberate
+        option = replace(option, default="low_confidence")
+    short = [name.removeprefix("deliberation_") for name in strategies]
+    names = short if len({*short}) == len(short) else strategies
+    name = partial(full_name, known=strategies)
+    choices = f"{{{','.join(names)}}}"
+    _add(group, option, type=name, choices=strategies, metavar=choices)
 
 
 def _add(group: Any, option: OptionField, prefix: str = "", **more: Any) -> None:
@@ -82,20 +90,26 @@ def _add(group: Any, option: OptionField, prefix: str = "", **more: Any) -> None
     group.add_argument(
         f"--{prefix}{option.name}",
         default=argparse.SUPPRESS,
-        help=f"{option.text} (default: {option.default})",
+        help=f"{option.text} (default: {_written(option.default)})",
         **{**how, **more},
     )
 
 
+def _written(default: Any) -> str:
+    """As one types it."""
+    return f"{default:g}" if isinstance(default, float) else str(default).lower()
+
+
 def add_origin_options(parser: argparse.ArgumentParser) -> None:
     """For a model that was trained elsewhere, or by others."""
-    parser.add_argument("--lm", help="the frozen LM, if not where the config says")
+    parser.add_argument("--lm", help="the frozen LM, if not as the config says")
     parser.add_argument("--whisper", help="the frozen Whisper, likewise")
     parser.add_argument(
         "--trust_model",
         type=str2bool,
         default=False,
-        help="true: its config may name parts that run code (default: false)",
+        metavar="true|false",
+        help="true: its config may run code (default: false)",
     )
 
 
@@ -127,7 +141,8 @@ def add_load_options(parser: argparse.ArgumentParser) -> None:
         "--quantize_asr_model",
         type=str2bool,
         default=False,
-        help="true: linear layers in int8, faster on a CPU (default: false)",
+        metavar="true|false",
+        help="true: linear layers in int8, for a CPU (default: false)",
     )
 
 

@@ -6,6 +6,7 @@ import argparse
 import copy
 import logging
 import re
+import reprlib
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from typing import Annotated, Any, get_args, get_origin
@@ -13,10 +14,11 @@ from typing import Annotated, Any, get_args, get_origin
 from msgspec import Meta
 
 from espnet_llada.bin import process
+from espnet_llada.inference.options import hint
 from espnet_llada.io.files import read_yaml
 from espnet_llada.io.malloc import keep_freed_memory
 from espnet_llada.io.schema import checked
-from espnet_llada.types import UserError, nearest, os_reason
+from espnet_llada.types import UserError, os_reason
 
 WHOLE = Annotated[int, Meta(ge=-(2**62), le=2**62)]
 FINITE = Annotated[float, Meta(ge=-1e300, le=1e300)]
@@ -60,10 +62,16 @@ class OfKind:
 
 
 class _Formatter(argparse.RawDescriptionHelpFormatter):
-    """Descriptions and examples as they are written, an option on a line."""
+    """Descriptions and examples as they are written, an option on a line or two."""
 
     def __init__(self, prog: str):
-        super().__init__(prog, max_help_position=32, width=110)
+        super().__init__(prog, max_help_position=22)
+
+    def _format_action_invocation(self, action: argparse.Action) -> str:
+        if len(action.option_strings) < 2:
+            return super()._format_action_invocation(action)
+        value = action.nargs != 0 and self._format_args(action, action.dest.upper())
+        return ", ".join(action.option_strings) + (f" {value}" if value else "")
 
 
 class _Help(argparse.Action):
@@ -107,7 +115,7 @@ class OptionParser(argparse.ArgumentParser):
 
     groups: Mapping[str, Callable[[], None]] = {}
     """What adds the options ``--NAME`` and ``--NAME.…``, once one of them is asked for;
-    in a YAML they stand below NAME."""
+    in a YAML they stand below NAME, which may be true or false as well."""
 
     rare: Sequence[str] = ()
     """Options that ``--help all`` alone shows."""
@@ -116,6 +124,7 @@ class OptionParser(argparse.ArgumentParser):
         kwargs.setdefault("formatter_class", _Formatter)
         # An abbreviation would hide a misspelt option, and break when one is added.
         super().__init__(*args, allow_abbrev=False, add_help=False, **kwargs)
+        self._added: set[str] = set()  # of the groups
         self.register("type", int, OfKind(WHOLE))
         self.register("type", float, OfKind(FINITE))
         if add_help:
@@ -125,9 +134,8 @@ class OptionParser(argparse.ArgumentParser):
         """As argparse's; an option that is left over is refused by name."""
         parsed, rest = self.parse_known_args(args, namespace)
         if rest:
-            raise UserError(
-                f"unknown option {rest[0]}{nearest(rest[0], self._names())}"
-            )
+            name = rest[0].partition("=")[0]
+            raise UserError(f"unknown option {name}{hint(name, self._names())}")
         return parsed
 
     def parse_known_args(self, args=None, namespace=None):
@@ -140,21 +148,22 @@ class OptionParser(argparse.ArgumentParser):
         # A parser around subcommands sees their --config too; it is theirs to read.
         if not config or all(a.dest != "config" for a in self._actions):
             return parsed, rest
-        self.set_defaults(**self.values_of(read_yaml(config), config))
+        values = self.values_of(read_yaml(config), config)
+        self.set_defaults(**_not_overruled(values, vars(parsed)))
         return super().parse_known_args(args, namespace)
 
     def _add_group(self, name: str) -> None:
-        if name in self.groups:
-            add = self.groups[name]
-            self.groups = {k: v for k, v in self.groups.items() if k != name}
-            add()
+        if name in self.groups and name not in self._added:
+            self._added.add(name)
+            self.groups[name]()
 
     def add_groups(self) -> None:
         """Add all of ``groups``."""
-        for name in list(self.groups):
+        for name in self.groups:
             self._add_group(name)
 
     def _names(self) -> list[str]:
+        self.add_groups()
         names = [o for a in self._actions for o in a.option_strings]
         for action in self._actions:
             if isinstance(action, argparse._SubParsersAction):
@@ -174,19 +183,29 @@ class OptionParser(argparse.ArgumentParser):
         """
         flat: dict[str, Any] = {}
         for key, value in given.items():
-            self._add_group(key)
-            if isinstance(value, dict) and f"--{key}" in self._option_string_actions:
-                flat |= {key: True, **{f"{key}.{k}": v for k, v in value.items()}}
-            else:
-                flat[key] = value
-        given = flat
+            flat |= (
+                self._flat(key, value, where) if key in self.groups else {key: value}
+            )
         known = {a.dest: a for a in self._actions if a.option_strings}
-        for key in given:
-            if key in known and key in _SHELL_ONLY:
+        for key in flat:
+            if key in _SHELL_ONLY and f"--{key}" in self._option_string_actions:
                 raise UserError(f"{where}: {key} is for the command line; take it out")
             if key not in known:
-                raise UserError(f"{where}: unknown key '{key}'{nearest(key, known)}")
-        return {k: self._value(v, known[k], where) for k, v in given.items()}
+                names = [name.lstrip("-") for name in self._names()]
+                raise UserError(f"{where}: unknown key '{key}'{hint(key, names)}")
+        return {k: self._value(v, known[k], where) for k, v in flat.items()}
+
+    def _flat(self, group: str, value: Any, where: str) -> dict[str, Any]:
+        """What a YAML says of a group, by the names that the command line has."""
+        self._add_group(group)
+        if isinstance(value, dict) and value:
+            return {f"{group}.{name}": inner for name, inner in value.items()}
+        if value is not None and value != {} and not isinstance(value, bool):
+            raise UserError(
+                f"{where}: {group}: {reprlib.repr(value)} does not fit; allowed: "
+                "'option: value' lines, true or false"
+            )
+        return {group: value is not None and value is not False}
 
     def _value(self, value: Any, action: argparse.Action, where: str) -> Any:
         if value is None and action.default is None:
@@ -213,6 +232,20 @@ class OptionParser(argparse.ArgumentParser):
     def error(self, message: str):
         """argparse's own complaints, as one line without the usage block."""
         raise UserError(f"{message}; see {self.prog} --help")
+
+
+def _not_overruled(
+    values: Mapping[str, Any], given: Mapping[str, Any]
+) -> dict[str, Any]:
+    """A YAML's options but of a group that the command line turns off, or on."""
+
+    def overruled(name: str) -> bool:
+        group, _, option = name.partition(".")
+        if option:
+            return given.get(group) is False
+        return values[name] is False and any(k.startswith(f"{name}.") for k in given)
+
+    return {k: v for k, v in values.items() if not overruled(k)}
 
 
 def run_main(main: Callable[..., Any], cmd: list[str] | None = None) -> None:

@@ -7,6 +7,8 @@ import logging
 import os
 import platform
 import sys
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -28,6 +30,7 @@ DATA/<set> holds wav.scp, text and, for the intervals, utt2spk. Written to OUTPU
   <row>/<set>/text        transcripts; a job that was killed goes on from where it was
   RESULTS.md, results.json    error rates raw and normalised, passes, RTF, changes
   report.html, figures/*.png  the same with curves and utterances pass by pass
+With "published: FILE" in YAML the tables also compare with published error rates.
 RTF: decode time of one process over duration; --nj of them run at the same time, on an
 equal share of the cores. How the YAML is written: conf/sweep_mini.yaml.
 """
@@ -39,13 +42,22 @@ def get_parser() -> argparse.ArgumentParser:
     add_row_options(parser)
     parser.add_argument("--sets", required=True, help='"test_read test_prompts ..."')
     parser.add_argument("--nj", type=OfKind(Jobs), default=1, help="processes (1)")
+    parser.add_argument(
+        "--first_pass",
+        type=Path,
+        metavar="TEXT|DIR",
+        help="transcripts of the rows of system: text: a Kaldi text, or a directory "
+        "with <set>/text",
+    )
     return parser
 
 
 def add_row_options(parser: argparse.ArgumentParser) -> None:
     """What every command around rows takes: which ones, model, data, output, device."""
     parser.add_argument("sweep", type=Path, metavar="YAML", help="the rows")
-    parser.add_argument("--rows", default="", help='some rows only: "llama ..."')
+    parser.add_argument(
+        "--rows", default="", help="some rows only, or not: 'llama release_* !whisper'"
+    )
     parser.add_argument("--model", default="mini", help="directory, tag or hub id")
     add_origin_options(parser)
     add_pipe_option(parser)
@@ -68,13 +80,12 @@ def read_rows(args: argparse.Namespace) -> Sweep:
 
 def place_of(args: argparse.Namespace) -> Place:
     """Where everything is, by the same options."""
-    from espnet_llada.espnet.inference import build_with_espnet
     from espnet_llada.sweep.jobs import Place
 
     origin = args.device, args.lm, args.whisper
     loading = LoadOptions(*origin, trust_model=args.trust_model)
     files = args.model, args.data, args.output
-    return Place(*files, loading, build_with_espnet, args.allow_pipes)
+    return Place(*files, loading, args.allow_pipes)
 
 
 def main(cmd: list[str] | None = None) -> None:
@@ -103,10 +114,11 @@ def main(cmd: list[str] | None = None) -> None:
     sizes = {name: _size(args.data / name, args.allow_pipes) for name in sets}
     if not sets:
         raise UserError("--sets: at least one")
-    place = place_of(args)
+    place = replace(place_of(args), first_pass=args.first_pass)
+    _check_given(sweep, place, sets, args.sweep)
     systems = Systems(place)
     for system in dict.fromkeys(row.system for row in sweep.rows):
-        systems.files(system)
+        systems.check(system)
     args.output.mkdir(parents=True, exist_ok=True)
     check_results(args.output / "RESULTS.md")
     check_writable(args.output / "report.html")
@@ -117,6 +129,21 @@ def main(cmd: list[str] | None = None) -> None:
     write_all(sweep, place, sets, f"{args.sweep}, model {args.model}; {machine}")
     sys.stdout.write(f"{(args.output / 'RESULTS.md').read_text(encoding='utf-8')}\n")
     sys.stdout.write(f"{args.output}/report.html\n")
+
+
+def _check_given(sweep: Sweep, place: Place, sets: Sequence[str], path: Path) -> None:
+    """Refuse given transcripts that are not there, or not asked for."""
+    rows = [row.key for row in sweep.rows if row.system == "text"]
+    if rows and place.first_pass is None:
+        raise UserError(
+            f"{path}: row {rows[0]}: its transcripts are to be given; add --first_pass"
+        )
+    if place.first_pass is not None and not rows:
+        raise UserError(
+            f"--first_pass: {path} has no row of system: text that needs it"
+        )
+    for name in sets if rows else ():
+        place.given(name)
 
 
 def _size(folder: Path, allow_pipes: bool) -> int:

@@ -36,40 +36,38 @@ class SamplerOptions:
 
     strategy: Annotated[
         Literal[STRATEGIES],
-        Meta(description="how the canvas is filled; deliberation_ may be left out"),
+        Meta(description="how the canvas is filled"),
     ] = "diffusion"
     steps: Annotated[
-        Count, Meta(description="budget of LLM forward passes for each utterance")
+        Count, Meta(description="budget of LLM passes for an utterance")
     ] = 32
     canvas_length: Annotated[
         Positions,
-        Meta(description="response positions of a decoding canvas, in tokens"),
+        Meta(description="positions of an empty canvas, in tokens"),
     ] = 64
     num_blocks: Annotated[
-        Count, Meta(description="sub-blocks of the semi-autoregressive strategies")
+        Count, Meta(description="sub-blocks that semi_ar fills one by one")
     ] = 1
     mask_ratio: Annotated[
-        Share, Meta(description="share of the transcript that deliberation masks")
+        Share, Meta(description="share of a transcript that is masked")
     ] = 0.5
     temperature: Annotated[
-        Weight, Meta(description="0 takes the most probable token; above, one is drawn")
+        Weight, Meta(description="0: the most probable token; above: draws")
     ] = 0.0
     remasking: Annotated[
         Literal["confidence", "random"],
-        Meta(description="what a pass commits: the surest positions, or random ones"),
+        Meta(description="what a pass commits first"),
     ] = "confidence"
     threshold: Annotated[
         Share,
-        Meta(
-            description="above 0: a pass also commits all tokens at least so probable"
-        ),
+        Meta(description="above 0: also commit what is so probable"),
     ] = 0.0
     tail: Annotated[
         int,
         Meta(
             ge=0,
             le=8192,
-            description="positions by which deliberation may lengthen a transcript",
+            description="tokens by which a transcript may grow",
         ),
     ] = 1
     seed: Annotated[
@@ -77,12 +75,12 @@ class SamplerOptions:
         Meta(
             ge=-(2**62),
             le=2**62,
-            description="of random masks and draws, for each utterance id",
+            description="of random masks and draws",
         ),
     ] = 0
     beam_size: Annotated[
         int,
-        Meta(ge=1, le=1024, description="of the autoregressive baseline; 1 is greedy"),
+        Meta(ge=1, le=1024, description="of Whisper-LLaMA; 1 is greedy"),
     ] = 1
 
     def __post_init__(self) -> None:

@@ -32,11 +32,11 @@ class Options:
     """``canvas_size``: positions of a blank canvas, and two; at most canvas_length."""
 
     tokens_per_second: Annotated[
-        Rate, Meta(description="above 0: so many for each second of audio")
+        Rate, Meta(description="above 0: positions for each second")
     ] = 0.0
     positions_per_vector: Annotated[
         Rate,
-        Meta(description="above 0: for each vector of the audio that is likely a word"),
+        Meta(description="above 0: positions for each word heard"),
     ] = 0.0
 
 

@@ -51,16 +51,12 @@ class Options:
         Meta(
             ge=0,
             le=1000,
-            description="LM passes that measure a transcript, each a part of it; "
-            "0: the model's scorer does",
+            description="LM passes that measure a text; 0: scorer",
         ),
     ] = 1
     mask_threshold: Annotated[
         Share,
-        Meta(
-            description="above 0: mask every token that is less probable, whatever "
-            "mask_ratio"
-        ),
+        Meta(description="above 0: mask what is less probable"),
     ] = 0.0
 
 

@@ -42,7 +42,7 @@ class Options:
     """``draft_refinement``, for decoding."""
 
     rounds: Annotated[
-        int, Meta(ge=0, le=1000, description="in which the scorer corrects the draft")
+        int, Meta(ge=0, le=1000, description="times that the scorer corrects the draft")
     ] = 1
 
 

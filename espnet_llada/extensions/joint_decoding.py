@@ -42,9 +42,7 @@ AHEAD = 2
 class Options:
     """``joint``: LM and scorer decide together."""
 
-    weight: Annotated[
-        Weight, Meta(description="of the scorer's log-probabilities; the LM's have 1")
-    ] = 0.5
+    weight: Annotated[Weight, Meta(description="of the scorer; the LM's is 1")] = 0.5
 
 
 class Hook(DecodingHook):

@@ -1,4 +1,4 @@
-"""Mask-CTC: decoding from a CTC's draft, whose doubtful tokens the LM fills in again.
+"""Mask-CTC: the LM fills in again what a CTC's draft is least sure of.
 
 Imports ``extensions.ctc_prefix``, whose batches have a draft, and ``confidence``.
 
@@ -33,11 +33,11 @@ class Options:
 
     mask_ratio: Annotated[
         Share,
-        Meta(description="share of the draft's tokens that the LM fills in again"),
+        Meta(description="share of the draft that is masked"),
     ] = 0.5
     mask_threshold: Annotated[
         Share,
-        Meta(description="above 0: instead, all that are less probable than that"),
+        Meta(description="above 0: mask what is less probable"),
     ] = 0.0
 
 

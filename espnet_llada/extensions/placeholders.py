@@ -1,4 +1,4 @@
-"""Placeholders: empty positions of a canvas, so that a first pass may grow and shrink.
+"""Placeholders: empty positions, so that a first pass may grow and shrink.
 
 A canvas over a first pass has a position for each of its tokens. What filling it in
 again can mend is another word of as many tokens; a word too few, or one too many, or
@@ -50,7 +50,7 @@ class Options:
 
     threshold: Annotated[
         Share,
-        Meta(description="an empty position before each token that is less probable"),
+        Meta(description="one before what is less probable"),
     ] = 0.5
 
 

@@ -1,4 +1,4 @@
-"""Rescoring: what has become of a text is kept only where the scorer finds it likelier.
+"""Rescoring: a change stays only where the scorer finds the text likelier.
 
 *Accept if better*: a change to a first pass or a draft is undone unless it makes the
 text likelier. *Combination*: the scorer transcribes the utterance by itself as well,
@@ -46,10 +46,10 @@ class Options:
     """``rescoring`` by the scorer."""
 
     accept_if_better: Annotated[
-        bool, Meta(description="undo a change that does not make the text likelier")
+        bool, Meta(description="undo what makes a text no likelier")
     ] = True
     combination: Annotated[
-        bool, Meta(description="take over from the scorer's own text what is likelier")
+        bool, Meta(description="take over the scorer's likelier words")
     ] = False
 
 

@@ -31,8 +31,9 @@ class InferenceAPI:
         device, lm, whisper, quantize_asr_model, trust_model: see ``LoadOptions``.
         use_audio: see ``Recognizer``.
         output_case: see ``Recognizer``.
-        **options: ``build.decode_file.OPTIONS``; those that are not given are as the
-            decode.yaml beside ``asr_train_config`` says, if there is one.
+        **options: of decoding, and groups of them, see ``make_options``; those that
+            are not given are as the decode.yaml beside ``asr_train_config`` says, if
+            there is one.
 
     Raises:
         UserError: a file or an option does not fit.

@@ -15,7 +15,7 @@ whoever asks for that strategy by its name.
 from __future__ import annotations
 
 from collections import ChainMap
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any, Literal
@@ -49,6 +49,20 @@ PROFILES = {
 
 OPTIONS = {f.name: f.default for f in fields(SamplerOptions)} | {"profile": "default"}
 """Every option of no group, and its default."""
+
+FORMER = {
+    "mask_below": "confidence.mask_threshold or mask_ctc.mask_threshold",
+    "measuring_passes": "confidence.passes",
+    "refine": "draft_refinement.rounds",
+    "slots_below": "placeholders.threshold",
+    "verify": "rescoring",
+    "second_opinion": "rescoring.combination",
+    "reader_weight": "joint.weight",
+    "tokens_per_second": "canvas_size.tokens_per_second",
+    "positions_per_vector": "canvas_size.positions_per_vector",
+    "longest_piece": "long_form.max_segment_seconds",
+}
+"""Options by names that they had once; a message says the one of today."""
 
 
 @dataclass(frozen=True)
@@ -97,6 +111,32 @@ def options_class(group: str) -> type:
     return named(f"{GROUPS[group]}:Options")
 
 
+def full_name(strategy: Any, known: Sequence[str] = STRATEGIES) -> Any:
+    """A strategy's name; ``deliberation_`` may be left out where none has the rest.
+
+    Raises:
+        UserError: the name is an extension's.
+    """
+    if isinstance(strategy, str) and strategy in GROUPS:
+        raise UserError(
+            f"strategy: {strategy} is an option of its own; write {strategy}: true"
+        )
+    full = f"deliberation_{strategy}"
+    return full if strategy not in known and full in known else strategy
+
+
+def all_names() -> list[str]:
+    """Every option, those of a group with a dot."""
+    dotted = [f"{g}.{f.name}" for g in GROUPS for f in fields(options_class(g))]
+    return [*OPTIONS, *GROUPS, *dotted]
+
+
+def hint(name: str, known: Iterable[str]) -> str:
+    """What follows an unknown option: its name of today, or one that is near."""
+    today = FORMER.get(name.lstrip("-"))
+    return f" (it is {today} now)" if today else nearest(name, known)
+
+
 def make_options(values: Mapping[str, Any]) -> DecodingOptions:
     """The options of the ``profile`` that is among the values, or of the default one.
 
@@ -114,9 +154,10 @@ def make_options(values: Mapping[str, Any]) -> DecodingOptions:
         elif name in OPTIONS:
             own[name] = value
         else:
-            hint = nearest(name, [*OPTIONS, *GROUPS])
-            known = ", ".join(sorted([*OPTIONS, *GROUPS]))
-            raise UserError(f"unknown option '{name}'{hint}; known: {known}")
+            known = f"; known: {', '.join(sorted([*OPTIONS, *GROUPS]))}"
+            raise UserError(
+                f"unknown option '{name!s:.80}'{hint(str(name), all_names()) or known}"
+            )
     profile = own.pop("profile", "default")
     kind = named(PROFILES[checked(profile, Literal[tuple(PROFILES)], "profile")])
     extensions = {name: groups[name] for name in GROUPS if groups.get(name) is not None}
@@ -125,7 +166,9 @@ def make_options(values: Mapping[str, Any]) -> DecodingOptions:
         raise UserError(
             f"{name}: the release (profile: release) has no such; leave it out"
         )
-    return DecodingOptions(kind(**own), extensions)
+    if "strategy" in own:
+        own["strategy"] = full_name(own["strategy"])
+    return DecodingOptions(kind(**check_options(own, kind)), extensions)
 
 
 def _group(name: str, value: Any) -> Any:
@@ -144,7 +187,11 @@ def _group(name: str, value: Any) -> Any:
 
 
 def nested(values: Mapping[str, Any]) -> dict[str, Any]:
-    """Options with a dot in their name, as a command has them, by group."""
+    """Options with a dot in their name, as a command has them, by group.
+
+    Raises:
+        UserError: a group that is turned off has options.
+    """
     found: dict[str, Any] = {}
     for name, value in values.items():
         group, _, option = name.partition(".")
@@ -154,6 +201,8 @@ def nested(values: Mapping[str, Any]) -> dict[str, Any]:
         group, _, option = name.partition(".")
         if option:
             old = found.get(group)
+            if old is False:
+                raise UserError(f"{group}: false leaves nothing to {name}; drop one")
             found[group] = {**(old if isinstance(old, Mapping) else {}), option: value}
     return found
 
@@ -179,7 +228,8 @@ def without_thresholds(
     asked = {"confidence": given, "mask_ctc": given.get("mask_ctc")}
     for name, values in asked.items():
         old = found.get(name)
-        if isinstance(values, Mapping) and "mask_ratio" in values and old:
+        given_ratio = isinstance(values, Mapping) and "mask_ratio" in values
+        if given_ratio and isinstance(old, Mapping):
             found[name] = {k: v for k, v in old.items() if k != "mask_threshold"}
     return found
 
@@ -205,6 +255,9 @@ def job_options(
     Raises:
         UserError: decode.yaml, or an option, does not fit.
     """
+    if "strategy" in given:
+        known = [strategy for strategy in STRATEGIES if task_of(strategy) == task]
+        given = {**given, "strategy": full_name(given["strategy"], known)}
     defaults = model_options(config, task, {**given, "use_audio": use_audio})
     return make_options(merged(defaults, given))
 
@@ -263,7 +316,6 @@ def _section(
         raise UserError(f"{path}: {name}: is a strategy; take its 'strategy' out")
     try:
         values = {"strategy": strategy, **section}
-        make_options(values)
+        return {**values, "strategy": make_options(values).strategy}
     except UserError as e:
         raise UserError(f"{path}: {name}: {e}") from e
-    return values

@@ -260,6 +260,8 @@ def _follow(info: Any, value: Any, steps: list[str]) -> tuple[Any, Any]:
 
 
 def _without_none(info: Any) -> Any:
+    if isinstance(info, kinds.Metadata):  # of a Meta with a description
+        info = info.type
     if not isinstance(info, kinds.UnionType):
         return info
     others = [t for t in info.types if not isinstance(t, kinds.NoneType)]

@@ -177,9 +177,10 @@ def lines(plan: Mapping[str, Any]) -> Iterator[str]:
         yield line + _end(row)
     yield f"{'total':{width + 30}}{_end(plan)}"
     yield ""
-    yield f"about {plan['hours']:.1f} hours where {gpu['number']} GPUs share the work"
-    verdict = f"do not fit: {', '.join(too_large)}" if too_large else "every row fits"
-    yield f"{verdict} into {gpu['name']} ({gpu['bytes'] / 1e9:g} GB)"
+    number = f"{gpu['number']} x {gpu['name']}"
+    yield f"about {plan['hours']:.1f} hours on {number} that share the work"
+    verdict = f"too large: {', '.join(too_large)}" if too_large else "every row fits"
+    yield f"{gpu['name']} ({gpu['bytes'] / 1e9:g} GB): {verdict}"
     yield from (f"- {note}" for note in ("TFLOP: of an utterance", *plan["notes"]))
 
 

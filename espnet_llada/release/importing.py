@@ -17,7 +17,7 @@ from espnet_llada.io.checkpoint import IDENTITY, identity_tensor
 from espnet_llada.io.model_dir import write_model
 from espnet_llada.io.weights import Weights
 from espnet_llada.io.weights.conversion import convert_once, describe
-from espnet_llada.networks.llama_export import Update, export_llama
+from espnet_llada.networks.llama_export import Update, export_merged
 from espnet_llada.networks.llama_files import empty_llama, stored_llama
 from espnet_llada.networks.lora import LoraOptions
 from espnet_llada.networks.whisper_file import open_whisper
@@ -42,16 +42,17 @@ class ReleaseOptions:
         window: encoder frames in a window of the Q-Former.
         lora_alpha: LoRA's scale is this by r; r is the checkpoint's own.
         prompt: the instruction before the audio.
-        dtype: ``float32`` or ``bfloat16``, of the frozen weights when loaded.
-        merge_lora: write the LM with LoRA merged beside the checkpoint, in ``dtype``,
-            instead of LoRA into it.
+        dtype: ``float32`` or ``bfloat16``, of the frozen weights when loaded, and of a
+            merged LM. By default the former are ``float32``, the latter stays as it is.
+        merge_lora: write the LM with LoRA merged, in its own layout, beside the
+            checkpoint instead of LoRA into it.
     """
 
     heads: int = 12
     window: int = 17
     lora_alpha: float = LoraOptions.alpha
     prompt: str = "Transcribe the audio:"
-    dtype: str = "float32"
+    dtype: str | None = None
     merge_lora: bool = False
 
 
@@ -102,14 +103,16 @@ def import_release(
         "lora_alpha": options.lora_alpha,
         "unused": tensors.unused,
     }
+    if options.merge_lora:
+        recipe["merged"] = {"layout": "its own", "dtype": options.dtype}
 
     def write(directory: Path) -> None:
         state, lm_sha256 = dict(tensors.state), lm_weights.sha256
         if options.merge_lora:
             (directory / MERGED).mkdir()
             updates = _take_lora(state, tensors, options.lora_alpha)
-            dtype = getattr(torch, options.dtype)
-            export_llama(lm_weights.path, directory / MERGED, dtype, updates)
+            dtype = getattr(torch, options.dtype) if options.dtype else None
+            export_merged(lm_weights.path, directory / MERGED, updates, dtype)
             lm_sha256 = weights.resolve(directory / MERGED, "lm").sha256
         whisper_name = config["encoder_conf"]["whisper"]
         lm_name = config["decoder_conf"]["lm"]
@@ -173,7 +176,7 @@ def _config(
             "whisper": _lasting(whisper),
             "pad_seconds": 30.0,
             "keep_padding": True,
-            "dtype": options.dtype,
+            "dtype": options.dtype or "float32",
         },
         "postencoder": "window_qformer",
         "postencoder_conf": {
@@ -188,7 +191,7 @@ def _config(
         "decoder": "llada",
         "decoder_conf": {
             "lm": _lasting(lm) if merged is None else str(merged),
-            "dtype": options.dtype,
+            "dtype": options.dtype or "float32",
             "lora": lora if merged is None else None,
             "prompt": options.prompt,
             "chat_template": True,

@@ -69,7 +69,7 @@ _AXES = (
     ("num_blocks", "wer_sub_blocks", "WER against sub-blocks", "sub-blocks"),
 )
 
-_PASSES = ("steps", "threshold", "mask_below")
+_PASSES = ("steps", "threshold", "mask_threshold")
 """What decides the number of passes."""
 
 

@@ -10,6 +10,7 @@ from espnet_llada.io.files import write_text
 from espnet_llada.report.canvas import canvas
 from espnet_llada.report.figures import Entry, draw, figures_of
 from espnet_llada.report.words import Chosen, marked
+from espnet_llada.scoring import published
 from espnet_llada.scoring.overview import (
     RATES,
     by_group,
@@ -18,6 +19,7 @@ from espnet_llada.scoring.overview import (
     main_rows,
     set_cells,
 )
+from espnet_llada.scoring.published import Comparison
 from espnet_llada.scoring.summary import Row
 from espnet_llada.scoring.table import NOTE, set_detail
 from espnet_llada.types import Frame
@@ -63,6 +65,7 @@ class Report:
         lines: labels drawn as lines in the figures, the baseline first.
         headline: labels of the cards on top.
         examples: utterances, pass by pass.
+        published: published error rates beside ours.
     """
 
     title: str
@@ -72,6 +75,7 @@ class Report:
     lines: Sequence[str]
     headline: Sequence[str]
     examples: Sequence[Example]
+    published: Sequence[Comparison] = ()
 
 
 def write_report(report: Report, path: Path) -> None:
@@ -103,6 +107,8 @@ def write_report(report: Report, path: Path) -> None:
         cells_of=lambda row: main_cells(row, len(header) > len(RATES)),
         sets=sets,
         each_set=set_cells(report.rows, sets),
+        published_header=published.HEADER,
+        published_note=published.NOTE,
         why=_WHY,
         marked=marked,
         canvas=canvas,

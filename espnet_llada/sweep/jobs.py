@@ -25,6 +25,7 @@ from espnet_llada.inference.batches import (
     read_first_pass,
 )
 from espnet_llada.inference.decode_dir import DecodeDir, identity_of
+from espnet_llada.io.files import write_text
 from espnet_llada.io.kaldi.table import read_recordings
 from espnet_llada.io.malloc import keep_freed_memory
 from espnet_llada.io.process_pool import CONTEXT, ProcessPool
@@ -33,7 +34,6 @@ from espnet_llada.types import LoadOptions, UserError, atomic_write
 
 if TYPE_CHECKING:
     from espnet_llada.core.recognizer import Stages
-    from espnet_llada.inference.loading import Builder
 
 _REMEMBERED = 1 << 29  # bytes of encoded audio that a process keeps
 
@@ -46,8 +46,8 @@ class Place:
     data: Path
     output: Path
     loading: LoadOptions
-    build_foreign: Builder | None = None
     allow_pipes: bool = False
+    first_pass: Path | None = None
 
     def recordings(self, name: str) -> dict[str, str]:
         """The audio of a set."""
@@ -56,6 +56,16 @@ class Place:
     def text(self, row: str, name: str) -> Path:
         """The transcripts of a row and a set; written when the job is done."""
         return self.output / row / name / "text"
+
+    def given(self, name: str) -> dict[str, str]:
+        """The transcripts of a set for rows of ``system: text``, in its order.
+
+        Raises:
+            UserError: there is no such file, or an utterance has no line in it.
+        """
+        path, audio = Path(self.first_pass or ""), self.recordings(name)
+        texts = read_first_pass(path / name / "text" if path.is_dir() else path, audio)
+        return {utt: texts[utt] for utt in audio}
 
 
 @dataclass(frozen=True)
@@ -92,10 +102,28 @@ class Systems:
         """What decides a row's transcripts besides its options."""
         from espnet_llada.inference.loading import find_model
 
+        if system == "text":
+            return {}
         if system == "whisper":
             return {"whisper_file": self._whisper_file}
         names = ("asr_train_config", "asr_model_file")
         return dict(zip(names, find_model(self.place.model, system), strict=True))
+
+    def check(self, system: str) -> None:
+        """Refuse a model that is not there, or that is of another system.
+
+        Raises:
+            UserError: names it.
+        """
+        from espnet_llada.inference.loading import read_train_config
+
+        config = self.files(system).get("asr_train_config")
+        kind = system if config is None else read_train_config(config)["decoder"]
+        if kind != system:
+            raise UserError(
+                f"{config}: a {kind} where rows need a {system}; name a --model that "
+                f"has a {system} too, or leave them out by --rows"
+            )
 
     @functools.cached_property
     def _whisper_file(self) -> Path:
@@ -172,6 +200,9 @@ def decode(systems: Systems, job: Job) -> Iterator[int]:
         UserError: the model does not fit, or no utterance could be decoded.
     """
     place, row = systems.place, job.row
+    if row.system == "text":
+        yield _copy(place, job)
+        return
     target, todo = place.text(row.key, job.set), utterances(place, job)
     options = dataclasses.asdict(row.options)
     settings = {"system": row.system, "options": options, **vars(row.decoding)}
@@ -190,6 +221,18 @@ def decode(systems: Systems, job: Job) -> Iterator[int]:
             with atomic_write(target) as temporary:
                 lines = (folder / "1best_recog/text").read_bytes()
                 temporary.write_bytes(b"".join(sorted(lines.splitlines(True))))
+
+
+def _copy(place: Place, job: Job) -> int:
+    """Write the given transcripts, unless they are there; returns how many."""
+    target, texts = place.text(job.row.key, job.set), place.given(job.set)
+    content = "".join(
+        sorted(f"{utt} {text}".rstrip() + "\n" for utt, text in texts.items())
+    )
+    if not (target.is_file() and target.read_bytes() == content.encode()):
+        target.parent.mkdir(parents=True, exist_ok=True)
+        write_text(target, content)
+    return len(texts)
 
 
 def _timed(recognizer, todo: Sequence[Utterance], size: int) -> Iterator[Outcome]:

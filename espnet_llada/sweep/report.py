@@ -9,8 +9,14 @@ from espnet_llada.report.figures import Entry
 from espnet_llada.report.report import Example, Report, write_report
 from espnet_llada.report.words import choose
 from espnet_llada.scoring.overview import overview
+from espnet_llada.scoring.published import (
+    HEADER,
+    NOTE,
+    Comparison,
+    compare_published,
+)
 from espnet_llada.scoring.summary import summary_rows
-from espnet_llada.scoring.table import write_results
+from espnet_llada.scoring.table import markdown, write_results
 from espnet_llada.sweep.jobs import Place, Systems
 from espnet_llada.sweep.rows import Sweep, SweepRow
 
@@ -31,7 +37,10 @@ def write_all(sweep: Sweep, place: Place, sets: Sequence[str], subtitle: str) ->
     groups = {row.label: row.group for row in sweep.rows}
     if any(row.first_pass for row in sweep.rows):
         subtitle += "; passes and RTF of deliberation come on top of its first pass's"
-    tables = f"\n{subtitle}\n{overview(rows, groups)}"
+    found = []
+    if sweep.published:
+        found = compare_published(sweep.published, rows, labels)
+    tables = f"\n{subtitle}\n{overview(rows, groups)}{_published(found)}"
     write_results(rows, place.output / "RESULTS.md", tables)
     lines = [labels[key] for key in (sweep.baseline, sweep.reference) if key]
     report = Report(
@@ -42,13 +51,23 @@ def write_all(sweep: Sweep, place: Place, sets: Sequence[str], subtitle: str) ->
         lines=lines,
         headline=[labels[key] for key in sweep.headline],
         examples=list(_examples(sweep, place, sets)),
+        published=found,
     )
     write_report(report, place.output / "report.html")
 
 
+def _published(found: Sequence[Comparison]) -> str:
+    """Markdown: published values beside ours."""
+    if not found:
+        return ""
+    table = markdown([HEADER, *(one.cells for one in found)], left=2)
+    return f"\n## Published and measured\n\n{NOTE}\n\n{table}"
+
+
 def _entry(row: SweepRow) -> Entry:
     decodes = not row.options.deliberates
-    return Entry(row.key, row.label, row.group, row.axis, row.value, decodes)
+    axis = row.axis and row.axis.rpartition(".")[2]  # of an extension: its own name
+    return Entry(row.key, row.label, row.group, axis, row.value, decodes)
 
 
 def _examples(sweep: Sweep, place: Place, sets: Sequence[str]) -> Iterator[Example]:

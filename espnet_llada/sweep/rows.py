@@ -4,6 +4,7 @@
     reference: whisper              # a second line in the figures
     headline: [whisper, llama, diffusion_steps4]      # shown on top of the report
     examples: [lowconf_mask30, diffusion_steps4]      # whose passes the report shows
+    published: published.yaml       # error rates to compare with: scoring/published.py
     rows:
       whisper: {label: Whisper's own decoder, system: whisper}
       llama: {label: Whisper-LLaMA, system: llama, config: decode_greedy.yaml}
@@ -20,17 +21,19 @@
         first_pass: llama           # a row above
         options: {steps: 8}         # instead of the config's
         each: {mask_ratio: [0.1, 0.3]}    # of an extension: {joint.weight: [0.3, 0.5]}
+      given: {label: another system, system: text}    # what --first_pass names
 
 For ``espnet-llada bench`` alone: ``train_configs: {llada: train_….yaml}`` at the top
 says what ``--model random`` builds; a row may have ``runtime``, one of ``RUNTIMES``,
 ``weights: int8`` and ``cached_prefix: true``, as if trained so.
 
-``config`` and ``train_configs`` are relative to this file. ``{}`` is the value of
-``each``, ``{percent}`` the same as a percentage.
+``config``, ``published`` and ``train_configs`` are relative to this file. ``{}`` is the
+value of ``each``, ``{percent}`` the same as a percentage.
 """
 
 from __future__ import annotations
 
+import fnmatch
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
@@ -41,6 +44,8 @@ from msgspec import Meta, Struct
 from espnet_llada.inference.options import (
     GROUPS,
     DecodingOptions,
+    all_names,
+    hint,
     make_options,
     merged,
     nested,
@@ -49,9 +54,11 @@ from espnet_llada.inference.options import OPTIONS as DECODING
 from espnet_llada.io.files import read_yaml
 from espnet_llada.io.schema import LARGEST, checked
 from espnet_llada.release.options import ReleaseSamplerOptions
+from espnet_llada.scoring.published import Published, read_published
 from espnet_llada.types import UserError, nearest
 
-SYSTEMS = ("whisper", "llama", "llada")
+SYSTEMS = ("whisper", "llama", "llada", "text")
+"""``text``: nothing is decoded, the transcripts are given (``--first_pass``)."""
 RUNTIMES = ("plain", "static", "graph", "compile")
 """As a user would run it; with shapes and memory that never change; that as one CUDA
 graph; with its layers by torch.compile, on a GPU as one CUDA graph."""
@@ -124,6 +131,7 @@ class Sweep:
     """A checked sweep; the keys below are rows of it.
 
     ``train_configs``: {system: train config}, for a bench of random weights.
+    ``published``: of all rows of the YAML, also where a sweep has only some of them.
     """
 
     rows: tuple[SweepRow, ...]
@@ -132,21 +140,32 @@ class Sweep:
     headline: tuple[str, ...] = ()
     examples: tuple[str, ...] = ()
     train_configs: Mapping[str, Path] = field(default_factory=dict)
+    published: Published | None = None
 
     def row(self, key: str) -> SweepRow:
         """The row of that key."""
         return next(row for row in self.rows if row.key == key)
 
-    def only(self, keys: Sequence[str]) -> Sweep:
+    def only(self, names: Sequence[str]) -> Sweep:
         """Some rows and the first passes that they need.
+
+        Args:
+            names: keys or patterns (``release_*``); ``!NAME`` leaves out. All rows
+                where nothing but that is given.
 
         Raises:
             UserError: there is no such row.
         """
         known = [row.key for row in self.rows]
-        for key in keys:
-            if key not in known:
-                raise UserError(f"--rows {key}: no such row{nearest(key, known)}")
+        keys = {key for key in known if all(name[0] == "!" for name in names)}
+        for name in names:
+            found = set(fnmatch.filter(known, name.removeprefix("!")))
+            if not found:
+                hint = nearest(name.removeprefix("!"), known)
+                raise UserError(f"--rows {name}: no such row{hint}")
+            keys = keys - found if name.startswith("!") else keys | found
+        if not keys:
+            raise UserError(f"--rows {' '.join(names)}: leaves no row; name some")
         wanted = set(keys)
         for row in reversed(self.rows):  # first passes stand above
             if row.key in wanted and row.first_pass:
@@ -182,6 +201,7 @@ class _Content(Struct, forbid_unknown_fields=True):
     headline: list[str] | str = ""
     examples: list[str] | str = ""
     train_configs: dict[str, str] | None = None
+    published: Annotated[str, Meta(min_length=1)] | None = None
 
 
 def read_sweep(path: str | Path) -> Sweep:
@@ -205,7 +225,10 @@ def read_sweep(path: str | Path) -> Sweep:
                 hint = nearest(value, keys)
                 raise UserError(f"{path}: {name}: no row '{value}'{hint}")
     configs = content.train_configs or {}
-    _known(configs, SYSTEMS[1:], f"{path}: train_configs")
+    _known(configs, SYSTEMS[1:3], f"{path}: train_configs")
+    published = None
+    if content.published:
+        published = read_published(Path(path).parent / content.published, keys)
     return Sweep(
         tuple(rows),
         content.baseline,
@@ -213,6 +236,7 @@ def read_sweep(path: str | Path) -> Sweep:
         _names(content.headline),
         _names(content.examples),
         {name: Path(path).parent / file for name, file in configs.items()},
+        published,
     )
 
 
@@ -254,8 +278,8 @@ def _row(
     where: str,
     folder: Path,
 ) -> SweepRow:
-    values, decoding = _split(entry, more, where, folder)
     try:
+        values, decoding = _split(entry, more, folder)
         options = make_options(values)
     except UserError as e:
         raise UserError(f"{where}: {e}") from e
@@ -272,22 +296,25 @@ def _row(
 
 
 def _split(
-    entry: _Entry, more: dict[str, Any], where: str, folder: Path
+    entry: _Entry, more: dict[str, Any], folder: Path
 ) -> tuple[dict[str, Any], Decoding]:
     """What decode YAML, options and ``each`` say: of decoding, and besides."""
-    known = [*DECODING, *GROUPS, *OPTIONS]
     values: dict[str, Any] = {}
     if entry.config:
-        try:
-            values = read_yaml(folder / entry.config)
-        except UserError as e:
-            raise UserError(f"{where}: {e}") from e
-        _known(values, known, f"{where}: {entry.config}")
+        values = read_yaml(folder / entry.config)
+        _check_options(values, entry.config)
     for given in (entry.options or {}, nested(more)):
-        _known(given, known, f"{where}: options")
+        _check_options(given, "options")
         values = merged(values, given)
     own = {name: values.pop(name) for name in OPTIONS if name in values}
-    return values, checked(own, Decoding, f"{where}: options")
+    return values, checked(own, Decoding, "options")
+
+
+def _check_options(given: Mapping[str, Any], where: str) -> None:
+    for key in given:
+        if key not in (*DECODING, *GROUPS, *OPTIONS):
+            near = hint(key, [*all_names(), *OPTIONS])
+            raise UserError(f"{where}: unknown key '{key}'{near}")
 
 
 def _check(row: SweepRow, above: Sequence[SweepRow], where: str) -> None:
@@ -300,6 +327,11 @@ def _check(row: SweepRow, above: Sequence[SweepRow], where: str) -> None:
         raise UserError(f"{where}: label '{row.label}' is given twice")
     if row.system == "whisper" and options != DecodingOptions():
         raise UserError(f"{where}: Whisper's own decoder takes no config or options")
+    if row.system == "text" and (options, row.decoding) != (
+        DecodingOptions(),
+        Decoding(),
+    ):
+        raise UserError(f"{where}: system text decodes nothing; it takes no options")
     if options.deliberates and row.system != "llada":
         raise UserError(f"{where}: strategy {options.strategy} needs system: llada")
     if beams > 1 and row.system != "llama":
@@ -307,7 +339,7 @@ def _check(row: SweepRow, above: Sequence[SweepRow], where: str) -> None:
     if not row.decoding.use_audio and not options.deliberates:
         raise UserError(f"{where}: without audio there is nothing to transcribe")
     searches = beams > 1 or "joint" in options.extensions
-    if row.only_for_bench and (row.system == "whisper" or searches):
+    if row.only_for_bench and (row.system in ("whisper", "text") or searches):
         raise UserError(f"{where}: {', '.join(_BENCH)} are for our greedy decoding")
     if bench.runtime != "plain" and isinstance(options.sampler, ReleaseSamplerOptions):
         raise UserError(f"{where}: profile release is measured with runtime: plain")

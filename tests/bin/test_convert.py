@@ -74,6 +74,7 @@ def test_a_layout_alone(request, tmp_path, capsys, option):
         (["--lm", "a", "--whisper", "b"], "name what to convert"),
         (["--release", "a.pth", "--lm", "b"], "name the --whisper"),
         (["--lm", "a", "--merge_lora"], "need --release"),
+        (["--lm", "a", "--merge_lora", "true"], "need --release"),
     ],
 )
 def test_options_that_do_not_fit(tmp_path, arguments, message):

@@ -16,6 +16,7 @@ import pytest
 import soundfile
 
 from espnet_llada.bin import sweep
+from espnet_llada.sweep.report import _entry
 from espnet_llada.sweep.rows import read_sweep
 from espnet_llada.types import UserError
 
@@ -151,6 +152,37 @@ def test_some_rows_and_their_first_pass(rows_yaml):
         read_sweep(rows_yaml).only(["mask5"])
 
 
+EXTENDED = """
+rows:
+  draft{percent}:
+    system: llada
+    config: draft.yaml
+    options: {joint: false, rescoring: true}
+    each: {mask_ctc.mask_ratio: [0.1, 0.3]}
+  joint{}:
+    system: llada
+    config: draft.yaml
+    each: {joint.weight: [0, 2]}
+"""
+
+
+def test_rows_over_options_of_extensions(tmp_path):
+    """A config's group, changed by options and by what each row has of its own."""
+    config = "{mask_ctc: {mask_threshold: 0.5}, joint: {weight: 0.5}}"
+    (tmp_path / "draft.yaml").write_text(config)
+    (tmp_path / "rows.yaml").write_text(EXTENDED)
+    rows = read_sweep(tmp_path / "rows.yaml").rows
+    drafts = [row.options.extensions for row in rows[:2]]
+    assert [{*given} for given in drafts] == [{"mask_ctc", "rescoring"}] * 2
+    assert [given["mask_ctc"].mask_ratio for given in drafts] == [0.1, 0.3]
+    assert {given["mask_ctc"].mask_threshold for given in drafts} == {0.5}
+    assert [row.options.extensions["joint"].weight for row in rows[2:]] == [0, 2]
+    # A curve is over an extension's option as over the paper's of that name.
+    axes = [(entry.axis, entry.value) for entry in map(_entry, rows)]
+    assert axes[:2] == [("mask_ratio", 0.1), ("mask_ratio", 0.3)]
+    assert axes[2:] == [("weight", 0.0), ("weight", 2.0)]
+
+
 @pytest.mark.parametrize(
     ("old", "new", "message"),
     [
@@ -171,6 +203,19 @@ def test_some_rows_and_their_first_pass(rows_yaml):
         ),
         ("llama: {label: AR", "'': {label: AR", "the key .* names no directory"),
         ('"steps: {}"', "same", "label 'same' is given twice"),
+        ("batch_size: 2", "refine: 2", "options: .*'refine' .*draft_refinement.rounds"),
+        ("batch_size: 2", "joint: {wieght: 2}", "joint: unknown key 'wieght'"),
+        ("batch_size: 2", "joint: 2", "joint: 2 does not fit; allowed: 'option"),
+        (
+            "{mask_ratio: [",
+            "{joint.weigth: [",
+            r"joint: unknown key 'weigth' .*'weight'",
+        ),
+        (
+            "{mask_ratio: [",
+            "{mask_below: [",
+            "'mask_below' .*confidence.mask_threshold",
+        ),
     ],
 )
 def test_a_bad_sweep_is_refused_in_one_line(tmp_path, old, new, message):

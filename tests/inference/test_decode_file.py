@@ -52,7 +52,8 @@ def test_each_task_has_its_own_options(model):
     }
     options = make_options(model_options(config, "deliberate"))
     assert options.strategy == "deliberation_low_confidence"
-    assert options.mask_ratio == 1.0 and isinstance(options.mask_ratio, float)
+    ratio = options.sampler.mask_ratio
+    assert ratio == 1.0 and isinstance(ratio, float)
     assert model_options(model / "llama/config.yaml", "decode") == {
         "strategy": "diffusion"
     }
@@ -65,17 +66,17 @@ def test_they_are_the_defaults_of_a_loaded_model(model, speech):
     )
     assert speech2text(speech[0])[0][3].passes == 2
     given = Speech2Text.from_pretrained(model, steps=4, device="cpu")
-    assert given.recognizer.options.steps == 4
+    assert given.recognizer.options.sampler.steps == 4
     assert given.recognizer.options.strategy == "semi_ar"
     deliberator = Deliberator.from_pretrained(model, mask_ratio=0.5)
-    assert deliberator.recognizer.options.mask_ratio == 0.5
-    assert deliberator.recognizer.options.steps == 3
+    assert deliberator.recognizer.options.sampler.mask_ratio == 0.5
+    assert deliberator.recognizer.options.sampler.steps == 3
 
 
 def test_another_strategy_has_its_own_defaults(model):
     config = model / "llada/config.yaml"
     diffusion = Speech2Text.from_pretrained(model, strategy="diffusion", steps=7)
-    options = diffusion.recognizer.options
+    options = diffusion.recognizer.options.sampler
     assert (options.threshold, options.steps) == (0.5, 7)
     assert (options.num_blocks, options.canvas_length) == (1, 64)
     named = model_options(config, "deliberate", {"strategy": "deliberation_random"})
@@ -92,10 +93,24 @@ def test_without_audio_none_of_the_models_defaults_hold(model):
 
 def test_a_share_to_be_masked_takes_the_place_of_a_probability(model):
     config = model / "llada/config.yaml"
-    (model / "llada/decode.yaml").write_text("deliberate: {mask_below: 0.7, steps: 3}")
+    doubts = "{mask_threshold: 0.7, passes: 2}"
+    file = model / "llada/decode.yaml"
+    file.write_text(
+        f"deliberate: {{confidence: {doubts}, steps: 3}}\n"
+        "decode: {mask_ctc: {mask_threshold: 0.8}}\n"
+    )
     named = model_options(config, "deliberate", {"mask_ratio": 0.1})
-    assert named == {"strategy": "deliberation_low_confidence", "steps": 3}
-    assert model_options(config, "deliberate", {"steps": 2})["mask_below"] == 0.7
+    assert named == {
+        "strategy": "deliberation_low_confidence",
+        "steps": 3,
+        "confidence": {"passes": 2},
+    }
+    named = model_options(config, "deliberate", {"steps": 2})
+    assert named["confidence"] == {"mask_threshold": 0.7, "passes": 2}
+    named = model_options(config, "decode", {"mask_ctc": {"mask_ratio": 0.1}})
+    assert named["mask_ctc"] == {}
+    named = model_options(config, "decode", {"mask_ratio": 0.1})
+    assert named["mask_ctc"] == {"mask_threshold": 0.8}
 
 
 def test_the_release_has_none_of_the_models_defaults(model):
@@ -105,7 +120,7 @@ def test_the_release_has_none_of_the_models_defaults(model):
     ):
         options = kind.from_pretrained(model, profile="release").recognizer.options
         assert options == make_options({"strategy": strategy, "profile": "release"})
-        assert options.tail == 0
+        assert options.sampler.tail == 0
 
 
 @pytest.mark.parametrize(
@@ -114,14 +129,17 @@ def test_the_release_has_none_of_the_models_defaults(model):
         ("decoding: {steps: 2}", r"unknown key 'decoding' \(did you mean 'decode'"),
         (
             "decode: {stepz: 2}",
-            r"decode: unknown key 'stepz' \(did you mean 'steps'",
+            r"decode: unknown option 'stepz' \(did you mean 'steps'",
         ),
         ("decode: {steps: 0}", "decode: steps: 0 does not fit"),
         ("decode: {steps: 2.5}", "decode: steps: 2.5 does not fit; allowed: a whole"),
-        ("decode: {verify: 2}", "verify: 2 does not fit; allowed: true or false"),
+        ("decode: {joint: 2}", "joint: 2 does not fit; allowed: .*true or false"),
+        ("decode: {joint: {wieght: 2}}", r"joint: unknown key 'wieght' .*'weight'"),
+        ("decode: {refine: 1}", "unknown option 'refine' .*draft_refinement.rounds"),
+        ("decode: {strategy: mask_ctc}", "decode: strategy: .*; write mask_ctc: true"),
         ("decode: {strategy: deliberation_random}", "is not for this"),
         ("decode: 5", "option: value"),
-        ("diffusion: {stepz: 2}", "diffusion: unknown key 'stepz'"),
+        ("diffusion: {stepz: 2}", "diffusion: unknown option 'stepz'"),
         ("diffusion: {strategy: semi_ar}", "take its 'strategy' out"),
         ("decode: {", "not valid YAML"),
         ("- decode", "at the top level"),
@@ -179,6 +197,9 @@ def test_names_without_a_model(packaged, tmp_path):
 
 @pytest.mark.parametrize(("written", "meant"), [("false", False), ("true", True)])
 def test_a_switch_is_read_as_one(tmp_path, written, meant):
-    (tmp_path / "decode.yaml").write_text(f"deliberate: {{verify: {written}}}\n")
-    options = model_options(tmp_path / "config.yaml", "deliberate")
-    assert options["verify"] is meant
+    (tmp_path / "decode.yaml").write_text(
+        f"deliberate: {{rescoring: {{combination: {written}}}, block_cache: {written}}}"
+    )
+    options = make_options(model_options(tmp_path / "config.yaml", "deliberate"))
+    assert options.extensions["rescoring"].combination is meant
+    assert ("block_cache" in options.extensions) is meant

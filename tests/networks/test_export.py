@@ -1,17 +1,19 @@
-"""An LM written in the Llama layout is the LM that was read."""
+"""An LM written in the Llama layout, or merged in its own, is the LM that was read."""
 
 from __future__ import annotations
 
 import json
+import shutil
+from pathlib import Path
 
 import pytest
 import torch
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from transformers import LlamaForCausalLM
 
 from espnet_llada.networks import llama_export as export
 from espnet_llada.networks.backbone import Backbone
-from espnet_llada.networks.llama_export import Update, export_llama
+from espnet_llada.networks.llama_export import Update, export_llama, export_merged
 from espnet_llada.networks.tokenizer import LMTokenizer
 
 TOKENS = torch.randint(1, 200, (1, 9), generator=torch.Generator().manual_seed(2))
@@ -62,7 +64,7 @@ def test_dtype_and_update(tiny_lm, tmp_path):
     name = "layers.1.self_attn.k_proj.weight"
     old = load_file(tiny_lm / "model.safetensors")[f"model.{name}"]
     a, b = torch.randn(3, old.shape[1]), torch.randn(old.shape[0], 3)
-    export_llama(tiny_lm, tmp_path, torch.bfloat16, {name: Update(a, b, 0.5)})
+    export_merged(tiny_lm, tmp_path, {name: Update(a, b, 0.5)}, torch.bfloat16)
     tensors = load_file(tmp_path / "model.safetensors")
     assert {t.dtype for t in tensors.values()} == {torch.bfloat16}
     exact = (old.double() + 0.5 * b.double() @ a.double()).to(torch.bfloat16)
@@ -70,3 +72,69 @@ def test_dtype_and_update(tiny_lm, tmp_path):
     assert json.loads((tmp_path / "config.json").read_text())["torch_dtype"] == (
         "bfloat16"
     )
+
+
+@pytest.fixture
+def hub_llada(tiny_llada, tmp_path) -> Path:
+    """tiny_llada in bf16 with what else the hub's LLaDA-8B-Instruct has."""
+    path = shutil.copytree(tiny_llada, tmp_path / "hub")
+    weights = path / "model-00001.safetensors"
+    save_file({k: t.bfloat16() for k, t in load_file(weights).items()}, weights)
+    config = json.loads((path / "config.json").read_text()) | HUB_KEYS
+    (path / "config.json").write_text(json.dumps(config))
+    code = "configuration_llada.py", "modeling_llada.py"
+    for name in ("generation_config.json", "special_tokens_map.json", *code):
+        (path / name).write_text("{}")
+    return path
+
+
+HUB_KEYS = {
+    "activation_type": "silu",
+    "architectures": ["LLaDAModelLM"],
+    "auto_map": {"AutoModel": "modeling_llada.LLaDAModelLM"},
+    "block_type": "llama",
+    "include_bias": False,
+    "layer_norm_type": "rms",
+    "pad_token_id": 0,
+    "rope": True,
+    "torch_dtype": "bfloat16",
+}
+"""Some of those that only LLaDA's own code reads."""
+
+
+def test_a_merged_llada_is_one_of_the_hub(hub_llada, tmp_path, monkeypatch):
+    name, target = "layers.1.self_attn.q_proj.weight", tmp_path / "out"
+    target.mkdir()
+    monkeypatch.setattr(export, "SHARD_BYTES", 10_000)
+    a, b = torch.randn(3, 32), torch.randn(32, 3)
+    export_merged(hub_llada, target, {name: Update(a, b, 0.5)})
+    index = json.loads((target / "model.safetensors.index.json").read_text())
+    where, found = index["weight_map"], {}
+    assert len(set(where.values())) > 2
+    for file in set(where.values()):
+        found |= load_file(target / file)
+    source = load_file(hub_llada / "model-00001.safetensors")
+    assert set(found) == set(source) == set(where)
+    merged = "model.transformer.blocks.1.q_proj.weight"
+    changed = {k for k in found if not torch.equal(found[k], source[k])}
+    assert changed == {merged}
+    exact = source[merged].double() + 0.5 * b.double() @ a.double()
+    assert torch.equal(found[merged], exact.bfloat16())
+    assert index["metadata"]["total_size"] == sum(t.nbytes for t in found.values())
+    config = json.loads((hub_llada / "config.json").read_text())
+    del config["auto_map"]  # names code that is not there
+    assert json.loads((target / "config.json").read_text()) == config
+    copied = {f.name for f in target.iterdir() if "safetensors" not in f.name}
+    assert copied == {f.name for f in hub_llada.iterdir() if f.suffix == ".json"}
+    assert LMTokenizer(target).prompt("x", True) == [
+        *LMTokenizer(hub_llada).prompt("x", True)
+    ]
+
+
+def test_a_merged_llama_stays_one(tiny_lm, tmp_path):
+    export_merged(tiny_lm, tmp_path, {})
+    assert torch.equal(logits(tmp_path), logits(tiny_lm))
+    one, other = (
+        json.loads((p / "config.json").read_text()) for p in (tmp_path, tiny_lm)
+    )
+    assert one["model_type"] == "llama" and one["hidden_size"] == other["hidden_size"]

@@ -20,7 +20,8 @@ from pathlib import Path
 import torch, safetensors.torch
 import transformers.models.llama.modeling_llama
 from espnet_llada.networks.encoder import WhisperEncoder
-from espnet_llada.networks.llama_export import export_llama
+from espnet_llada.networks import llama_export
+from espnet_llada.networks.llama_export import Update, export_llama, export_merged
 from espnet_llada.networks.llama_files import load_llama
 
 def peak():
@@ -36,6 +37,11 @@ if kind == "lm":
 elif kind == "export":
     export_llama(path, path / "out", dtype)
     size = (path / "out/model.safetensors").stat().st_size
+elif kind == "merge":
+    llama_export.SHARD_BYTES = size = 60_000_000
+    a, b = torch.randn(8, 768), torch.randn(768, 8)
+    names = [f"layers.{i}.self_attn.q_proj.weight" for i in range(10)]
+    export_merged(path, path / "out", {name: Update(a, b, 4.0) for name in names})
 else:
     encoder = WhisperEncoder.from_pretrained(path, dtype=dtype)
     size = sum(t.nbytes for t in encoder.parameters())
@@ -116,3 +122,21 @@ def test_the_peak_is_the_result_and_little_more(tmp_path, repo, kind, dtypes):
     assert done.returncode == 0, done.stderr
     ratio = float(done.stdout)
     assert 0.5 < ratio < 1.2, ratio
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="needs Linux")
+def test_merging_takes_the_memory_of_a_shard(tmp_path, repo):
+    """Of 166 MB in bf16, 60 MB at a time, and a weight in fp64."""
+    write_llama(tmp_path, torch.bfloat16)
+    (tmp_path / "out").mkdir()
+    done = subprocess.run(
+        [sys.executable, "-c", PEAK, "merge", tmp_path, "bfloat16"],
+        capture_output=True,
+        text=True,
+        env={**os.environ, "PYTHONPATH": str(repo)},
+    )
+    assert done.returncode == 0, done.stderr
+    assert len(list((tmp_path / "out").glob("*.safetensors"))) == 3
+    ratio = float(done.stdout)
+    assert 0.5 < ratio < 1.7, ratio

@@ -273,14 +273,14 @@ def test_the_sweep_of_the_paper(capsys):
     # By hand: 128 passes over 24 + 352 + 128 positions, 2 x 6.98e9 FLOPs each.
     lm = rows["release_diffusion_steps128"]["flops"]["decoder.lm"]
     assert lm == pytest.approx(128 * 504 * 2 * 6.98e9, rel=0.05)
-    assert all(row["fits"] and row["memory_total"] < 25e9 for row in rows.values())
+    assert all(row["fits"] and row["memory_total"] < 30e9 for row in rows.values())
     total = sum(row["gpu_hours"] for row in rows.values())
     assert plan["gpu_hours"] == pytest.approx(total)
     assert plan["hours"] == pytest.approx(total / 4) and plan["cost"] == 2 * total
     command.main([str(PAPER), "--gpu", "a10"])
     table = capsys.readouterr().out
     assert "5,559 utterances, 10.74 hours" in table and architectures.MEASURED in table
-    assert "do not fit: " not in table and "cost" not in table
+    assert "a10 (24 GB): too large: fast_block_cache\n" in table and "cost" not in table
     widths = {len(line) for line in table.splitlines() if line.startswith("  release_")}
     assert len(widths) == 1
 

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 import yaml
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 
 from espnet_llada import Speech2Text
 from espnet_llada.build import build_model
@@ -122,11 +122,36 @@ def test_the_merged_model_equals_the_unmerged_one(
     assert "lm/model.safetensors" in record["outputs"]
     plain = load_file(tiny_llada / "model-00001.safetensors")
     merged = load_file(tmp_path / "merged/lm/model.safetensors")
+    assert set(merged) == set(plain), "a LLaDA of the hub"
+    assert json.loads((tmp_path / "merged/lm/config.json").read_text()) == {
+        **json.loads((tiny_llada / "config.json").read_text()),
+        "torch_dtype": "float32",
+    }
     for part, changes in (("q", True), ("k", True), ("v", True), ("o", False)):
-        ours = merged[f"model.layers.0.self_attn.{part}_proj.weight"]
         name = "attn_out" if part == "o" else f"{part}_proj"
-        theirs = plain[f"model.transformer.blocks.0.{name}.weight"]
-        assert torch.allclose(ours, theirs, atol=1e-3) != changes
+        name = f"model.transformer.blocks.0.{name}.weight"
+        assert torch.allclose(merged[name], plain[name], atol=1e-3) != changes
+    # Once more, and in another dtype.
+    assert not import_release(*sources, tmp_path / "merged", options)[0]
+    options = ReleaseOptions(heads=4, merge_lora=True, dtype="bfloat16")
+    assert import_release(*sources, tmp_path / "merged", options)[0]
+    rounded = logits_of(tmp_path / "merged").float()
+    assert (rounded - unmerged).abs().max() < 0.1 * unmerged.abs().max()
+
+
+def test_a_merged_lm_keeps_its_dtype(
+    release_checkpoint, tiny_whisper, tiny_llada, tmp_path
+):
+    """As the hub's LLaDA is in bf16; the model is loaded in fp32 nevertheless."""
+    lm = shutil.copytree(tiny_llada, tmp_path / "lm")
+    tensors = load_file(lm / "model-00001.safetensors")
+    tensors = {name: tensor.bfloat16() for name, tensor in tensors.items()}
+    save_file(tensors, lm / "model-00001.safetensors")
+    sources, out = (release_checkpoint, str(tiny_whisper), str(lm)), tmp_path / "out"
+    import_release(*sources, out, ReleaseOptions(heads=4, merge_lora=True))
+    written = load_file(out / "lm/model.safetensors")
+    assert {tensor.dtype for tensor in written.values()} == {torch.bfloat16}
+    assert logits_of(out).dtype == torch.float32
 
 
 def test_an_interrupted_run_leaves_nothing(

@@ -15,6 +15,8 @@ from espnet_llada.report.canvas import canvas
 from espnet_llada.report.figures import Entry, Figure, draw, figures_of
 from espnet_llada.report.report import Example, Report, write_report
 from espnet_llada.report.words import Chosen, Word, choose, marked
+from espnet_llada.scoring.published import Cell as PublishedCell
+from espnet_llada.scoring.published import Comparison
 from espnet_llada.scoring.significance import Interval
 from espnet_llada.scoring.summary import summary_rows
 from espnet_llada.types import Cell, Frame
@@ -176,6 +178,16 @@ def test_a_section_that_is_not_there_has_no_link(report, tmp_path):
     plain = [Entry(entry.key, entry.label) for entry in report.entries]
     write_report(replace(report, entries=plain, examples=[]), tmp_path / "report.html")
     assert _Page(tmp_path / "report.html").links == {"all-rows"}
+
+
+def test_published_values_stand_beside_ours(report, tmp_path):
+    cell = PublishedCell(2.5, "<a href='//x'>a digest</a>", "second_hand")
+    found = [Comparison("best < all", cell, report.rows[0])]
+    write_report(replace(report, published=found), tmp_path / "report.html")
+    parser = _Page(tmp_path / "report.html")
+    assert "published" in parser.links and parser.places["published"] == 1
+    assert parser.fetched == [] and parser.open == []
+    assert {"best < all", "2.50", f"second hand: {cell.source}"} <= parser.texts
 
 
 @pytest.mark.filterwarnings("ignore:constrained_layout not applied")
