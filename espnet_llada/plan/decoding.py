@@ -272,16 +272,22 @@ def seconds(row: SweepRow, network: Network, load: Load, gpu: Gpu) -> float:
     launch = ENCODER_LAUNCH * network.encoder.config.layers
     total = BATCH + (max(launch, audio / (peak * runtime.compute)) if audio else 0.0)
     price, size = costs(row, network), network.lm.head.element_size()
-    cache = 0.0 if row.system == "whisper" else load.rows * cache_bytes(network)
+    rows = together(row, load)
+    cache = 0.0 if row.system == "whisper" else rows * cache_bytes(network)
     for one in passes(row, network, load):
-        work = load.rows * sum(price.of(one))
+        work = rows * sum(price.of(one))
         read = size * price.weights + cache * (one.keys - one.positions)
-        total += max(
+        total += (load.rows / rows) * max(
             price.layers * runtime.launch,
             work / (peak * runtime.compute),
             read / (gpu.bandwidth * 1e12 * runtime.bandwidth),
         )
     return total
+
+
+def together(row: SweepRow, load: Load) -> int:
+    """Utterances in an LLM pass; the release's sampler takes one after the other."""
+    return 1 if isinstance(row.options.sampler, ReleaseSamplerOptions) else load.rows
 
 
 def cache_bytes(network: Network) -> int:
@@ -298,8 +304,10 @@ def memory(row: SweepRow, network: Network, load: Load) -> dict[str, float]:
     three and three of a position. Logits: in the head's dtype, in fp32 and after the
     softmax, when activations are gone.
     """
+    if row.system == "whisper":
+        load = replace(load, seconds=30.0)
     each, encoder = passes(row, network, load), network.encoder
-    sizes, size = encoder.config, encoder.dtype.itemsize
+    rows, sizes, size = together(row, load), encoder.config, encoder.dtype.itemsize
     frames = load.rows * network.frames(load)[0]
     activations = frames * 2 * size * (sizes.d_model + sizes.ffn)
     positions, scored = (max((p[i] for p in each), default=0) for i in (0, 2))
@@ -319,14 +327,14 @@ def memory(row: SweepRow, network: Network, load: Load) -> dict[str, float]:
         lm, size = network.lm, network.lm.head.element_size()
         inner = lm.body.config.intermediate_size
         width = 3 * size * (lm.width + inner)
-        activations = max(activations, load.rows * positions * width)
+        activations = max(activations, rows * positions * width)
         logits = scored * lm.vocab_size * (size + 8)
         cached = len({p.positions for p in each}) > 1
         keys = max((p.keys for p in each), default=0) * row.options.sampler.beam_size
         cache = cached * keys * cache_bytes(network)
     return {
         "weights": weights,
-        "cache": float(load.rows * cache),
-        "activations or logits": float(max(activations, load.rows * logits)),
+        "cache": float(rows * cache),
+        "activations or logits": float(max(activations, rows * logits)),
         "CUDA context": 1e9,
     }

@@ -237,6 +237,16 @@ def test_times_are_near_those_of_a_gpu(full_size):
     assert architectures.MEASURED.startswith(said)
 
 
+def test_the_release_takes_one_row_after_the_other(full_size):
+    row, network = row_of("llada", AS_RELEASED), full_size["llada", True]
+    gpu = architectures.GPUS["h200"]
+    one, four = (decoding.seconds(row, network, Load(n, 7.4, 43), gpu) for n in (1, 4))
+    assert four == pytest.approx(4 * one, rel=0.02)
+    kept = [decoding.memory(row, network, Load(n, 7.4, 43)) for n in (1, 4)]
+    assert kept[0]["weights"] == kept[1]["weights"]
+    assert sum(kept[1].values()) - sum(kept[0].values()) < 0.2e9
+
+
 def test_memory_is_near_that_of_a_gpu(full_size):
     for system, values, weights, more in (
         ("llada", {**SIZED, "steps": 6}, 16594, 59),
