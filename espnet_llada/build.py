@@ -12,7 +12,7 @@ from typing import Annotated, Any, Literal
 
 import torch
 from msgspec import Meta, Struct
-from torch import nn
+from torch import Tensor, nn
 
 from espnet_llada.core.model import LMDecoder, WhisperLLM
 from espnet_llada.core.objective import LOSSES, Objective
@@ -297,6 +297,28 @@ def build_model(config: Mapping[str, Any]) -> WhisperLLM:
     if decoder.compiles:
         compile_layers(encoder, postencoder, decoder)
     return WhisperLLM(encoder, postencoder, decoder)
+
+
+RENAMED = {
+    "decoder.projection.": "decoder.audio_prefix.projection.",
+    "decoder.ctc.": "decoder.audio_prefix.ctc.",
+    "decoder.pointer.": "decoder.audio_prefix.copy_head.",
+    "decoder.text_qformer.": "decoder.audio_prefix.scorer.",
+    "decoder.read_again": "decoder.audio_prefix.rescored",
+}
+"""Beginnings of names in checkpoints of before, as they are now."""
+
+
+def current_names(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The tensors of a checkpoint by the names that they have now; see ``RENAMED``."""
+    found = {}
+    for name, tensor in state.items():
+        for old, new in RENAMED.items():
+            if name.startswith(old):
+                name = new + name.removeprefix(old)
+                break
+        found[name] = tensor
+    return found
 
 
 def is_ours(config: Mapping[str, Any]) -> bool:

@@ -23,7 +23,7 @@ SAMPLE_RATE = 16_000
 """Every waveform inside the package is mono float32 at this rate (Hz)."""
 
 DECODE_FILE = "decode.yaml"
-"""Beside a model's config.yaml: how it is best decoded, see ``inference.options``."""
+"""Next to a model's config.yaml: how it is best decoded, see ``inference.options``."""
 
 ESPNET_TOKENS = ("<blank>", "<unk>", "<sos/eos>")
 """ESPnet's token list in our models. The LM has a tokenizer of its own; its 49k to 126k
@@ -159,7 +159,7 @@ def open_stream(path: str | os.PathLike) -> BinaryIO | None:
 
 @contextlib.contextmanager
 def _temporary(path: str | os.PathLike) -> Iterator[tuple[Path, Path]]:
-    """What to replace, and an empty file beside it."""
+    """What to replace, and an empty file next to it."""
     try:
         place = _behind_links(path)
         there, stream = _status(place), _is_stream(place)

@@ -49,9 +49,9 @@ def beam_search(
         decoder: one with causal attention.
         prefix: prompt and audio of B rows; each is searched as if it were alone.
         max_tokens: longest response, EOS included.
-        beam_size: hypotheses that a row keeps; 1 is greedy decoding.
         next_token: a second judge of what comes next. The search then goes by the sum
             of both; the result has the LM's own log-probabilities.
+        beam_size: hypotheses that a row keeps; 1 is greedy decoding.
 
     Returns:
         The result as the sampler's: (B, <= max_tokens) tokens, EOS behind a row's

@@ -15,6 +15,7 @@ from espnet_llada.inference.options import (
     GROUPS,
     OPTIONS,
     PROFILES,
+    SearchOptions,
     full_name,
     nested,
     options_class,
@@ -39,7 +40,7 @@ def add_decoding_options(
         "decoding",
         "(the model's decode.yaml may have other defaults; extensions: --help all)",
     )
-    for option in option_fields(SamplerOptions):
+    for option in (*option_fields(SamplerOptions), *option_fields(SearchOptions)):
         if option.name == "strategy":
             _add_strategy(group, option, strategies)
         else:

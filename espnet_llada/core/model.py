@@ -67,9 +67,9 @@ class LMDecoder(nn.Module):
         """The instruction, with the LM that reads it."""
         return Prompt(self.lm, self.prompt_ids, self.special)
 
-    def prefix(self, *audio: Any) -> Prefix:
+    def prefix(self, audio: Tensor, lengths: Tensor, transcripts: Any = None) -> Prefix:
         """Prompt and audio of a batch; see ``AudioPrefix.forward``."""
-        return self.audio_prefix(self.prompt, *audio)
+        return self.audio_prefix(self.prompt, audio, lengths, transcripts)
 
     def hidden(
         self, prefix: Prefix, tokens: Tensor, lengths: Tensor, cache: Any = None

@@ -25,25 +25,19 @@ Positions = Annotated[int, Meta(ge=1, le=8192)]
 class SamplerOptions:
     """How a canvas is filled; a field's annotation says what it is.
 
-    A block never takes more passes than it has masked positions, so a large ``steps``
-    is clamped by what there is to fill; ``num_blocks`` is clamped to ``steps`` and to
-    the positions that there are. A ``mask_ratio`` that is less than one token leaves a
-    transcript as it is.
-
-    Raises:
-        UserError: a value outside its range.
+    ``steps`` is clamped by what there is to fill, ``num_blocks`` to ``steps`` and to
+    the positions that there are. A ``mask_ratio`` below one token leaves a transcript
+    as it is. A value outside its range is a UserError.
     """
 
     strategy: Annotated[
-        Literal[STRATEGIES],
-        Meta(description="how the canvas is filled"),
+        Literal[STRATEGIES], Meta(description="how the canvas is filled")
     ] = "diffusion"
     steps: Annotated[
         Count, Meta(description="budget of LLM passes for an utterance")
     ] = 32
     canvas_length: Annotated[
-        Positions,
-        Meta(description="positions of an empty canvas, in tokens"),
+        Positions, Meta(description="positions of an empty canvas, in tokens")
     ] = 64
     num_blocks: Annotated[
         Count, Meta(description="sub-blocks that semi_ar fills one by one")
@@ -55,33 +49,17 @@ class SamplerOptions:
         Weight, Meta(description="0: the most probable token; above: draws")
     ] = 0.0
     remasking: Annotated[
-        Literal["confidence", "random"],
-        Meta(description="what a pass commits first"),
+        Literal["confidence", "random"], Meta(description="what a pass commits first")
     ] = "confidence"
     threshold: Annotated[
-        Share,
-        Meta(description="above 0: also commit what is so probable"),
+        Share, Meta(description="above 0: also commit what is so probable")
     ] = 0.0
     tail: Annotated[
-        int,
-        Meta(
-            ge=0,
-            le=8192,
-            description="tokens by which a transcript may grow",
-        ),
+        int, Meta(ge=0, le=8192, description="tokens by which a transcript may grow")
     ] = 1
     seed: Annotated[
-        int,
-        Meta(
-            ge=-(2**62),
-            le=2**62,
-            description="of random masks and draws",
-        ),
+        int, Meta(ge=-(2**62), le=2**62, description="of random masks and draws")
     ] = 0
-    beam_size: Annotated[
-        int,
-        Meta(ge=1, le=1024, description="of Whisper-LLaMA; 1 is greedy"),
-    ] = 1
 
     def __post_init__(self) -> None:
         check_options(vars(self), type(self))

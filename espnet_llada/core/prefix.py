@@ -92,7 +92,7 @@ class TrainingStep:
     Attributes:
         prefix: what the LM is shown; None trains by ``extra`` alone, without the LM.
         targets: of the LM.
-        extra: (B,) float32, nats: losses beside the LM's, weighted; None for none.
+        extra: (B,) float32, nats: other losses than the LM's, weighted; None for none.
     """
 
     prefix: Prefix | None
@@ -146,11 +146,15 @@ class AudioPrefix(nn.Module):
             return TrainingStep(prompt.alone(len(targets.text)), targets)
         return TrainingStep(self(prompt, audio, lengths), targets)
 
-    def draft(self, audio: Tensor, lengths: Tensor) -> list[list[int]] | None:
+    def draft(
+        self, prompt: Prompt, audio: Tensor, lengths: Tensor
+    ) -> list[list[int]] | None:
         """A transcript (token ids of each row) without the LM; None: no such."""
         return None
 
-    def has_speech(self, audio: Tensor, lengths: Tensor) -> Tensor | None:
+    def has_speech(
+        self, prompt: Prompt, audio: Tensor, lengths: Tensor
+    ) -> Tensor | None:
         """(B,) bool: rows in which surely something is spoken; None: not known."""
         return None
 

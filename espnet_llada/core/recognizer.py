@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -28,30 +29,21 @@ def seed_of(utt_id: str, seed: int) -> int:
     return int.from_bytes(digest[:7], "big")
 
 
-@dataclass(frozen=True)
-class Batch:
-    """Utterances that are recognised together.
-
-    Attributes:
-        samples: of each waveform.
-        prefix: what the LM is shown.
-    """
-
-    samples: Sequence[int]
-    prefix: Prefix
-
-
 class DecodingHook:
     """What may be done to a decoding beyond the paper; here nothing.
 
-    One object, with ``options`` of its own, serves one batch.
+    One object, with ``options`` of its own, serves a batch of so many ``samples``.
     """
 
     def __init__(
-        self, options: Any, decoder: LMDecoder, sampler: SamplerOptions, batch: Batch
+        self,
+        options: Any,
+        decoder: LMDecoder,
+        sampler: SamplerOptions,
+        samples: Sequence[int],
     ):
         self.options, self.decoder = options, decoder
-        self.sampler, self.batch = sampler, batch
+        self.sampler, self.samples = sampler, samples
 
     @classmethod
     def check(
@@ -97,7 +89,7 @@ class DecodingHook:
         return result
 
 
-MakeHook = Callable[[LMDecoder, SamplerOptions, Batch], DecodingHook]
+MakeHook = Callable[[LMDecoder, SamplerOptions, Sequence[int]], DecodingHook]
 """Makes it of one batch."""
 
 
@@ -110,7 +102,7 @@ class Stages:
         passes: makes what the sampler calls; by default the decoder's.
         fill: the sampler.
         search: how an autoregressive LM goes on: (decoder, prefix, most tokens,
-            beam size, ``DecodingHook.next_token``) to what ``fill`` returns.
+            next_token) to what ``fill`` returns; see ``DecodingHook.next_token``.
     """
 
     encode: Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
@@ -124,8 +116,8 @@ class Recognizer:
 
     Args:
         model: ``WhisperLLM``, or ESPnet's model with our decoder.
-        options: the strategy and its budget. A causal LM searches with ``beam_size``
-            hypotheses, up to ``canvas_length`` tokens.
+        options: the strategy and its budget; a causal LM goes on up to
+            ``canvas_length`` tokens.
         hook: what is done beyond the paper.
         stages: see there; by default the model's own.
 
@@ -154,7 +146,7 @@ class Recognizer:
         sizes = [self.options.canvas_length] * len(waveforms)
         canvas = blank_canvas(sizes, self.decoder.special, self.device)
         prefix = self.decoder.prefix(*self.encoded(waveforms))
-        return self._filled(Batch([*map(len, waveforms)], prefix), canvas, utt_ids)
+        return self._filled(prefix, canvas, utt_ids, [*map(len, waveforms)])
 
     @torch.no_grad()
     def deliberate(
@@ -176,7 +168,7 @@ class Recognizer:
             prefix = decoder.prefix(*self.encoded(waveforms), transcripts)
         given = transcripts, decoder.special, self.options.tail, self.device
         canvas = transcript_canvas(*given)
-        return self._filled(Batch(samples, prefix), canvas, utt_ids)
+        return self._filled(prefix, canvas, utt_ids, samples)
 
     def encoded(self, waveforms: Sequence[np.ndarray]) -> tuple[Tensor, Tensor]:
         """Audio vectors (B, A, width) and counts (B,).
@@ -194,17 +186,19 @@ class Recognizer:
         return pad_sequence(whole, batch_first=True), sizes
 
     def _filled(
-        self, batch: Batch, canvas: Canvas, utt_ids: Sequence[str]
+        self,
+        prefix: Prefix,
+        canvas: Canvas,
+        utt_ids: Sequence[str],
+        samples: Sequence[int],
     ) -> SamplerResult:
         decoder, options = self.decoder, self.options
-        if self.hook is None:
-            hook = DecodingHook(None, decoder, options, batch)
-        else:
-            hook = self.hook(decoder, options, batch)
-        prefix, canvas = hook.open(batch.prefix, canvas)
+        make_hook = self.hook or partial(DecodingHook, None)
+        hook = make_hook(decoder, options, samples)
+        prefix, canvas = hook.open(prefix, canvas)
         if not decoder.diffuses:
-            budget = options.canvas_length, options.beam_size
-            result = self.stages.search(decoder, prefix, *budget, hook.next_token)
+            search = partial(self.stages.search, next_token=hook.next_token)
+            result = search(decoder, prefix, options.canvas_length)
             return hook.accept(canvas, result)
         logits_fn = hook.passes(prefix, canvas.lengths)
         if logits_fn is None:

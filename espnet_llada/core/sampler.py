@@ -70,7 +70,6 @@ Process = Callable[[Tensor, Tensor, Tensor], tuple[Tensor, Tensor | None]]
 positions that are committed in any case, if there are such."""
 
 MakePlan = Callable[[LogitsFn, Canvas, RowRandom], Plan]
-"""What is masked on entry, where a strategy does not say it."""
 
 
 @torch.no_grad()
@@ -219,10 +218,7 @@ class _Denoiser:
         return proposal, log_prob, settled
 
     def _close_tail(self, new_eos: Tensor) -> None:
-        """Everything behind a committed EOS is EOS; words of the same pass are dropped.
-
-        (Others there are none, see ``ends``.)
-        """
+        """Everything behind a committed EOS is EOS, words of the same pass dropped."""
         eos = new_eos.long()
         self.ended = self.ended | new_eos.any(dim=1)
         tail = ((eos.cumsum(dim=1) - eos) > 0) & self.canvas.valid

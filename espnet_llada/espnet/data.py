@@ -16,7 +16,7 @@ import torch
 from espnet2.train.dataset import AbsDataset, ESPnetDataset
 from torch import Tensor
 
-from espnet_llada.espnet import lockstep
+from espnet_llada.espnet import distributed
 from espnet_llada.espnet.bad_utterances import LIMIT, BadUtterances, check
 from espnet_llada.io.audio.reading import load_audio
 from espnet_llada.io.kaldi.archive import read_entry
@@ -26,7 +26,7 @@ from espnet_llada.types import SAMPLE_RATE, UserError
 WHISPER_SECONDS = 30
 Batch = tuple[list[str], dict[str, Any]]
 
-_REASONS = "unusable"  # the key of a batch under which reasons travel
+_REASONS = "bad_utterances"  # the key of a batch under which reasons travel
 
 
 class Recordings(Mapping[str, np.ndarray]):
@@ -87,11 +87,11 @@ class UsableDataset(AbsDataset):
             elif kind == "kaldi_ark":
                 loaders[name] = Archives(read_scp(path, allow_pipes))
         source, first = next(iter(dataset.debug_info.values()))[0], next(iter(loaders))
-        self.unusable = BadUtterances(source, total or len(loaders[first]))
+        self.bad = BadUtterances(source, total or len(loaders[first]))
 
     def __getitem__(self, utt_id: str) -> tuple[str, dict[str, np.ndarray] | str]:
-        if utt_id in self.unusable.reasons:  # not read, not reported again
-            return utt_id, self.unusable.reasons[utt_id]
+        if utt_id in self.bad.reasons:  # not read, not reported again
+            return utt_id, self.bad.reasons[utt_id]
         try:
             _, data = self.dataset[utt_id]
         except MemoryError:
@@ -115,7 +115,7 @@ class UsableDataset(AbsDataset):
 
     def _path(self, utt_id: str) -> str:
         recordings = self.dataset.loader_dict.get("speech")
-        return getattr(recordings, "paths", {}).get(utt_id, self.unusable.source)
+        return getattr(recordings, "paths", {}).get(utt_id, self.bad.source)
 
     def has_name(self, name: str) -> bool:
         """As ``ESPnetDataset.has_name``."""
@@ -169,22 +169,22 @@ class UsableBatches:
 
     def __init__(self, loader: Iterable[Batch]):
         self.loader = loader
-        known = getattr(getattr(loader, "dataset", None), "unusable", None)
-        self.unusable = BadUtterances("data", 0) if known is None else known
+        known = getattr(getattr(loader, "dataset", None), "bad", None)
+        self.bad = BadUtterances("data", 0) if known is None else known
 
     def __len__(self) -> int:
         return len(self.loader)
 
     def __iter__(self) -> Iterator[Batch]:
         yield from (pair for pair in self._sorted_out() if pair[0])
-        logging.info(str(self.unusable))
+        logging.info(str(self.bad))
 
     def _sorted_out(self) -> Iterator[Batch]:
         loader = iter(self.loader)
         while True:
             ids, batch = next(loader, ([], None))
             for utt_id, reason in (batch or {}).pop(_REASONS, ()):
-                self.unusable.add(utt_id, reason)
+                self.bad.add(utt_id, reason)
             self.check()
             if batch is None:
                 return
@@ -192,7 +192,7 @@ class UsableBatches:
 
     def check(self) -> None:
         """Refuse a set of which too much is unusable."""
-        self.unusable.check()
+        self.bad.check()
 
 
 class TrainingBatches(UsableBatches):
@@ -210,7 +210,7 @@ class TrainingBatches(UsableBatches):
         super().__init__(loader)
         self.seed, self.step = seed, 0
         self.left_out = self.total = 0
-        self._reported = len(self.unusable.reasons)
+        self._reported = len(self.bad.reasons)
 
     def __iter__(self) -> Iterator[Batch]:
         for ids, batch in self._sorted_out():
@@ -221,22 +221,22 @@ class TrainingBatches(UsableBatches):
 
     def check(self) -> None:
         """Every process comes here as often as it asks for a batch: together."""
-        mine, before = self.unusable, self.left_out
-        counts = lockstep.total(len(mine.reasons), mine.total)
+        mine, before = self.bad, self.left_out
+        counts = distributed.total(len(mine.reasons), mine.total)
         self.left_out, self.total = map(int, counts)
         if self.left_out > before:
             self._report_all()
         if self.total and self.left_out > LIMIT * self.total:
-            reasons = dict(lockstep.gather(list(mine.reasons.items())))
+            reasons = dict(distributed.gather(list(mine.reasons.items())))
             check(mine.source, reasons, self.left_out, self.total)
 
     def _report_all(self) -> None:
         """The first process says what the others leave out: ESPnet silences them."""
-        news = list(self.unusable.reasons.items())[self._reported :]
+        news = list(self.bad.reasons.items())[self._reported :]
         self._reported += len(news)
-        for utt_id, reason in lockstep.gather(news):
-            if utt_id not in self.unusable.reasons:
-                self.unusable.report(utt_id, reason)
+        for utt_id, reason in distributed.gather(news):
+            if utt_id not in self.bad.reasons:
+                self.bad.report(utt_id, reason)
 
     def __str__(self) -> str:
         return f"{self.left_out} of {self.total} utterances left out"

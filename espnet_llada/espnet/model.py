@@ -11,10 +11,10 @@ from espnet2.torch_utils.device_funcs import force_gatherable
 from espnet2.train.abs_espnet_model import AbsESPnetModel
 from torch import Tensor, nn
 
-from espnet_llada.build import compile_layers
+from espnet_llada.build import compile_layers, current_names
 from espnet_llada.core.model import LMDecoder
 from espnet_llada.core.objective import Targets
-from espnet_llada.espnet import lockstep
+from espnet_llada.espnet import distributed
 from espnet_llada.io.checkpoint import load_trained, trained_state
 from espnet_llada.networks.rows import Loss
 from espnet_llada.types import ESPNET_TOKENS, UserError
@@ -150,7 +150,7 @@ class ESPnetLLMModel(ESPnetASRModel):
             audio = audio[0]
         longest = int(text_lengths.max())
         if seeds is not None and self.decoder.objective.loss == "release":
-            longest = lockstep.largest(longest)
+            longest = distributed.largest(longest)
         rows = None if seeds is None else seeds.tolist()
         targets = Targets(text.clamp(min=0), text_lengths)
         return self.decoder.training_loss(audio, lengths, targets, rows, longest)
@@ -162,9 +162,9 @@ class ESPnetLLMModel(ESPnetASRModel):
         names = utt_id if len(utt_id) == len(finite) else range(len(finite))
         bad = [str(name) for name, fine in zip(names, finite, strict=True) if not fine]
         counts = float(loss.right), float(loss.scored), len(bad)
-        right, scored, failures = lockstep.total(*counts) if together else counts
+        right, scored, failures = distributed.total(*counts) if together else counts
         if failures:
-            bad = lockstep.gather(bad) if together else bad
+            bad = distributed.gather(bad) if together else bad
             more = f" and {len(bad) - _NAMED} more" if len(bad) > _NAMED else ""
             raise NonFiniteLoss(
                 f"the loss is NaN or infinite for utterances {', '.join(bad[:_NAMED])}"
@@ -182,5 +182,5 @@ class ESPnetLLMModel(ESPnetASRModel):
         self, state_dict: Mapping[str, Tensor], strict: bool = True, assign=False
     ):
         """Load trained tensors; always strict about them, see ``load_trained``."""
-        load_trained(self, state_dict, "checkpoint")
+        load_trained(self, current_names(state_dict), "checkpoint")
         return nn.modules.module._IncompatibleKeys([], [])

@@ -62,7 +62,7 @@ class Hook(DecodingHook):
 
     def open(self, prefix: Prefix, canvas: Canvas) -> tuple[Prefix, Canvas]:
         """See ``DecodingHook``."""
-        samples, known = self.batch.samples, []
+        samples, known = self.samples, []
         if rate := self.options.tokens_per_second:
             known.append([n / SAMPLE_RATE * rate for n in samples])
         if rate := self.options.positions_per_vector:

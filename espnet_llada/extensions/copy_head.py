@@ -38,6 +38,8 @@ class CopyMechanism(nn.Module):
         size: of queries and keys.
     """
 
+    stays_float = True  # see networks.quantize
+
     def __init__(self, width: int, size: int = 64):
         super().__init__()
         self.query = nn.Linear(width, size, bias=False)

@@ -4,6 +4,9 @@ An LM that is trained from the start with its own loss learns to ignore an adapt
 says nothing yet. CTC first makes what the projection hands to the LM look like the
 words that are spoken. Its output layer is a frozen table: the LM's own embedding, or
 Whisper's (``posterior_prefix.mixture``). Its best path is also a draft.
+
+Source: CTC (Graves et al. 2006), as an auxiliary loss (Kim et al. 2017, arXiv
+1609.06773).
 """
 
 from __future__ import annotations
@@ -84,6 +87,8 @@ class AlignmentCTC(nn.Module):
         width: of the adapter's vectors, from which the blank is told.
         options: see there.
     """
+
+    stays_float = True  # see networks.quantize
 
     def __init__(self, embedding: Tensor, width: int, options: Options | None = None):
         super().__init__()

@@ -119,17 +119,16 @@ def _helped(
     while chosen:
         again, before = {}, [found[row] for row in chosen]
         edited = [
-            _edited(read.text, [edit for _, edit in chosen[read.row]])
-            for read in before
+            _edited(old.text, [edit for _, edit in chosen[old.row]]) for old in before
         ]
         after_all = scorer.again(before, edited)
         objections = _objections(scorer, before, edited)
-        for read, after, less in zip(before, after_all, objections, strict=True):
-            gain, own = after.value - read.value + less, chosen[read.row]
+        for old, after, less in zip(before, after_all, objections, strict=True):
+            gain, own = after.value - old.value + less, chosen[old.row]
             if gain > 0 and (len(own) == 1 or gain >= own[0][0]):
-                helped[read.row] = after
+                helped[old.row] = after
             elif len(own) > 1:
-                again[read.row] = own[:1]
+                again[old.row] = own[:1]
         chosen = again
     return helped
 
@@ -156,10 +155,8 @@ def _gains(
     edited = [_edited(found[edit.row].text, [edit]) for edit in tries]
     objections = _objections(scorer, before, edited)
     gains = [
-        value - math.fsum(read.own[edit.start : edit.stop + AHEAD + 1]) + less
-        for edit, read, value, less in zip(
-            tries, before, after, objections, strict=True
-        )
+        value - math.fsum(old.own[edit.start : edit.stop + AHEAD + 1]) + less
+        for edit, old, value, less in zip(tries, before, after, objections, strict=True)
     ]
     return list(zip(gains, tries, strict=True))
 
@@ -168,15 +165,15 @@ def _objections(
     scorer: Scorer, before: Sequence[Scored], edited: Sequence[Sequence[int]]
 ) -> list[float]:
     pairs = zip(before, edited, strict=True)
-    return scorer.objections([(read.row, read.text, text) for read, text in pairs])
+    return scorer.objections([(old.row, old.text, text) for old, text in pairs])
 
 
-def _tries(read: Scored, eos: int) -> list[_Try]:
-    row = read.row
-    expected = read.log_probs.argmax(dim=-1).tolist()
-    text = [*read.text[: len(read.log_probs) - 1], eos]
+def _tries(old: Scored, eos: int) -> list[_Try]:
+    row = old.row
+    expected = old.log_probs.argmax(dim=-1).tolist()
+    text = [*old.text[: len(old.log_probs) - 1], eos]
     found = []
-    for place, (token, value) in enumerate(zip(text, read.own, strict=True)):
+    for place, (token, value) in enumerate(zip(text, old.own, strict=True)):
         other = expected[place]
         if other == token or value >= DOUBT:
             continue

@@ -124,7 +124,7 @@ class JointScorer:
             for row, end in zip(rows, places, strict=True)
         ]
         scored = self.scorer(rows, texts)
-        other = torch.stack([read.log_probs[-1] for read in scored])
+        other = torch.stack([s.log_probs[-1] for s in scored])
         tried = self._candidates(own, other, self.before[first])
         at_odds = (tried[:, 0] != tried[:, 1]).nonzero()[:, 0]
         if not len(at_odds):
@@ -170,7 +170,7 @@ class JointScorer:
         ]
         once = list(dict.fromkeys(pairs))  # both often propose the same
         before = [scored[number] for number, _ in once]
-        kept = [len(read.log_probs) - 1 for read in before]
+        kept = [len(s.log_probs) - 1 for s in before]
         values = self.scorer.values(before, kept, [row for _, row in once])
         known = dict(zip(once, values, strict=True))
         likely = [known[pair] for pair in pairs]

@@ -1,7 +1,7 @@
 """Keys and values that passes over a canvas need not compute anew.
 
 *Cached prefix* (``decoder_conf: {cached_prefix: true}``): a model that was trained with
-prompt and audio blind to the response reads them once, with the first pass; the logits
+prompt and audio blind to the response runs them once, with the first pass; the logits
 are the same. *Block cache* (``block_cache: {}`` in decoding): after the first pass of a
 sub-block only its own positions are computed; prompt, audio and the rest of the canvas
 keep the keys and values of that pass. An approximation: they no longer see what is

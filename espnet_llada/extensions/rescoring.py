@@ -37,7 +37,7 @@ from espnet_llada.types import SpecialTokens
 
 MARGIN, OWN_MARGIN = 1.0, 2.0
 """Nats by which a change has to make a text likelier: most of what gains less was right
-before; twice as many where the judge speaks for its own text. Chosen on the mini
+before; twice as many where the scorer judges its own text. Chosen on the mini
 models' synthetic speech."""
 
 
@@ -100,7 +100,7 @@ class Hook(DecodingHook):
         there = places(result.tokens)
         given = _chosen(result.tokens, there)
         for row, text in enumerate(texts):
-            if len(text) == longest:  # broken off, so no opinion
+            if len(text) == longest:  # broken off, so it has no say
                 texts[row], sure[row] = given[row], [0.0] * len(given[row])
         canvas = transcript_canvas(texts, special, 0, device, sure)
         none = torch.zeros_like(result.passes)

@@ -73,7 +73,7 @@ def _drawn(
     log_probs: Tensor, text: Sequence[int], eos: int, draws: Sequence[float]
 ) -> list[int]:
     """For each token another one, by what (T, V) gives it."""
-    count = min(len(text), len(log_probs))  # what is behind the longest is not read
+    count = min(len(text), len(log_probs))  # what is behind the longest is not scored
     chances = log_probs[:count].exp()
     chances[:, eos] = 0.0
     chances[range(count), list(text[:count])] = 0.0

@@ -1,10 +1,10 @@
-"""Text injection: simulated CTC posteriors, so that text alone trains the LM to listen.
+"""Text injection: simulated CTC posteriors, so that text alone trains the LM to copy.
 
-Behind a posterior prefix an utterance looks to the LM like a doubtful transcript of
-itself: a vector for each word, some of them uncertain, some wrong, some of a word that
-nobody said. The same simulated from text lets the LM learn to copy, and how its tokens
-follow one another, from far more words than there is speech for. The shares below are
-roughly those of an earlier adapter of the mini's on dev speech (LOG.md of the recipe).
+Behind a posterior prefix an utterance looks to the LM like an uncertain transcript of
+itself: a vector for each token, with insertions, deletions and substitutions. The same
+simulated from text lets the LM learn to copy, and how its tokens follow one another,
+from far more text than there is speech. The rates below are near those of an earlier
+adapter of the mini models on dev speech (LOG.md of the recipe).
 
 ``confuse_tokens`` is acoustic-confusion noise on what the response already has.
 
@@ -25,14 +25,14 @@ from torch import Tensor
 from espnet_llada.extensions.posterior_prefix.embeddings import AudioEmbeddings
 from espnet_llada.networks.rows import RowRandom
 
-MISSED = 0.02
-"""Of the tokens have no vector."""
+DELETIONS = 0.02
+"""Share of the tokens without a vector."""
 
-GHOSTS = 0.16
+INSERTIONS = 0.16
 """How likely a vector of no token stands before a token."""
 
-WRONG = 0.08
-"""Of the tokens are taken for another one."""
+SUBSTITUTIONS = 0.08
+"""Share of the tokens whose vector is mostly another token's."""
 
 DOUBT = 0.8
 """The largest share that a token which is recognised lacks of its vector; the median
@@ -91,7 +91,7 @@ def confuse_tokens(
     """Given tokens, some replaced by others that the audio might have at their place.
 
     A first pass has errors that sound like what was said, and so has what an LM has
-    committed itself; one that has seen nothing but true context believes all of it.
+    committed itself; an LM trained on true context alone trusts all of it.
 
     Args:
         given: (B, L) int64, response positions from the first.
@@ -122,16 +122,16 @@ def _any_token(draws: Tensor, vocabulary: int) -> Tensor:
 
 @dataclass(frozen=True)
 class _Vectors:
-    """Which tokens have a vector: ``tokens`` (B, A), of no token where ``ghost``."""
+    """Which tokens have a vector: ``tokens`` (B, A), of no token where ``inserted``."""
 
     tokens: Tensor
-    ghost: Tensor
+    inserted: Tensor
     counts: Tensor
 
 
 def _vectors(text: Tensor, lengths: Tensor, random: RowRandom) -> _Vectors:
     width = text.shape[1]
-    chances = torch.tensor([GHOSTS, 1.0 - MISSED], device=text.device)
+    chances = torch.tensor([INSERTIONS, 1.0 - DELETIONS], device=text.device)
     there = random.uniform(lengths * 2, width * 2).unflatten(1, (width, 2)) < chances
     valid = torch.arange(width, device=text.device) < lengths[:, None]
     there = (there & valid[..., None]).flatten(1)
@@ -164,9 +164,9 @@ def _mixture(kept: _Vectors, vocabulary: int, random: RowRandom) -> _Mixture:
     token = torch.where(draw() < 0.5, neighbour, any_token)
     sure = 1 - DOUBT * draw() ** 3
     rest = (1 - sure) * draw()
-    wrong = draw() < WRONG
+    wrong = draw() < SUBSTITUTIONS
     own, other = torch.where(wrong, rest, sure), torch.where(wrong, sure * draw(), rest)
     token = torch.where(wrong, any_token, token)
-    own = own.masked_fill(kept.ghost, 0.0)
-    # Of a ghost's vector the blank has more than half in three of five cases.
-    return _Mixture(own, torch.where(kept.ghost, draw() ** 1.5, other), token)
+    own = own.masked_fill(kept.inserted, 0.0)
+    # In three of five insertions the blank has more than half of the vector.
+    return _Mixture(own, torch.where(kept.inserted, draw() ** 1.5, other), token)

@@ -1,12 +1,15 @@
 """A window-level Q-Former that begins as Whisper's own decoder.
 
 BLIP-2's Q-Former begins as BERT, with cross-attention from nothing. Whisper's decoder
-is the one network that has already learnt to read these frames. Each layer has what a
+is the one network that already attends to these frames. Each layer has what a
 Q-Former's has: self-attention, cross-attention, feed-forward. Shown one window of
 frames at a time and a fixed query in place of the words so far, it names the word that
 is spoken there before any training: for "he should get home as fast as he could" the
 windows of 0.16 s of Whisper tiny.en give "he should get home home as - fast as he could
 could".
+
+Source: BLIP-2 (Li et al. 2023, arXiv 2301.12597); Whisper (Radford et al. 2022, arXiv
+2212.04356).
 """
 
 from __future__ import annotations
@@ -43,7 +46,7 @@ class WhisperQFormer(nn.Module):
         time_mask: in training, zero a span of up to so many frames in each 100 (2 s):
             SpecAugment's time masking, on the encoder's frames.
         drop_last_window: leave out a last window that is not full.
-        context: frames on either side that a window reads as well; a learned vector
+        context: frames on either side that a window has as well; a learned vector
             then tells a frame's place.
         jitter: in training, the first window of a batch begins up to ``window`` - 1
             frames before the audio, so that the same speech is cut elsewhere each time.
@@ -71,7 +74,7 @@ class WhisperQFormer(nn.Module):
         config, tensors = read_decoder(resolved.path)
         if config.d_model != input_size:
             raise UserError(
-                f"{whisper}: its decoder reads frames of width {config.d_model}, the "
+                f"{whisper}: its decoder takes frames of width {config.d_model}, the "
                 f"encoder's have {input_size}; name the same Whisper for both"
             )
         words = tensors.pop("token_embedding.weight")
@@ -204,6 +207,10 @@ class _CrossAttention(Attention):
     more frames than queries.
     """
 
+    def __init__(self, config: WhisperConfig):
+        super().__init__(config)
+        self.key.stays_float = self.value.stays_float = True  # see networks.quantize
+
     def forward(self, x: Tensor, memory: Tensor, seen: Tensor) -> Tensor:
         heads = (self.heads, -1)
         key = self.key.weight.unflatten(0, heads)  # (H, D, M)
@@ -253,7 +260,7 @@ class DecoderBlock(Block):
     def forward(
         self, x: Tensor, memory: Tensor, seen: Tensor, causal: bool = False
     ) -> Tensor:
-        """Queries (N, Q, d) that read frames (N, K, d), of which ``seen`` are there.
+        """Queries (N, Q, d) attend to frames (N, K, d), of which ``seen`` are there.
 
         ``causal``: a query sees those before it only, as in Whisper.
         """
@@ -269,7 +276,7 @@ class DecoderBlock(Block):
         past: Projected,
         seen: Tensor,
     ) -> tuple[Tensor, Projected]:
-        """Likewise, with several texts of an utterance, behind what was read of them.
+        """Likewise, with several texts of an utterance, behind what was run of them.
 
         Args:
             x, memory, rows: see ``_CrossAttention.along``.

@@ -31,9 +31,8 @@ class InferenceAPI:
         device, lm, whisper, quantize_asr_model, trust_model: see ``LoadOptions``.
         use_audio: see ``Recognizer``.
         output_case: see ``Recognizer``.
-        **options: of decoding, and groups of them, see ``make_options``; those that
-            are not given are as the decode.yaml beside ``asr_train_config`` says, if
-            there is one.
+        **options: ``build.decode_file.OPTIONS``; those that are not given are as the
+            decode.yaml next to ``asr_train_config`` says, if there is one.
 
     Raises:
         UserError: a file or an option does not fit.

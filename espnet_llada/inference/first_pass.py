@@ -47,7 +47,7 @@ class FirstPass:
         """What was made of the visible text, with the transcript's own words.
 
         A word that stayed is written as the transcript has it. Where something changed
-        beside a word that the LM cannot write, the transcript stays as it was: most
+        next to a word that the LM cannot write, the transcript stays as it was: most
         likely that is how the word is spoken.
 
         Args:

@@ -13,7 +13,7 @@ from espnet_llada.core.masking import LogitsFn, Plan
 from espnet_llada.core.model import LMDecoder
 from espnet_llada.core.options import SamplerOptions
 from espnet_llada.core.prefix import Prefix
-from espnet_llada.core.recognizer import Batch, DecodingHook, MakeHook
+from espnet_llada.core.recognizer import DecodingHook, MakeHook
 from espnet_llada.core.sampler import MakePlan, SamplerResult
 from espnet_llada.inference.options import EXTENSIONS
 from espnet_llada.io.schema import named
@@ -54,8 +54,7 @@ def make_hook(
     if not kinds:
         return None
 
-    def make(decoder: LMDecoder, sampler: SamplerOptions, batch: Batch) -> _Chain:
-        given = decoder, sampler, batch
+    def make(*given: Any) -> _Chain:
         return _Chain([kind(*given) for kind in kinds], *given)
 
     return make

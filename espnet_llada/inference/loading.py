@@ -16,6 +16,7 @@ from espnet_llada.build import (
     ENCODER,
     build_model,
     check_config,
+    current_names,
     is_ours,
 )
 from espnet_llada.io.checkpoint import load_trained, read_state
@@ -79,7 +80,7 @@ def load_model(
         model = build_model(config)
     else:
         model = _foreign(config, train_config, options.trust_model)
-    load_trained(model, state, str(model_file))
+    load_trained(model, current_names(state), str(model_file))
     model.decoder.merge_lora()
     try:
         model = model.to(options.device).eval()

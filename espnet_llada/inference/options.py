@@ -18,7 +18,9 @@ from collections import ChainMap
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
+
+from msgspec import Meta
 
 from espnet_llada.core.options import STRATEGIES, SamplerOptions
 from espnet_llada.io.files import read_yaml
@@ -47,8 +49,6 @@ PROFILES = {
 }
 """``profile``, by whose sampler a canvas is filled: the other options' class."""
 
-OPTIONS = {f.name: f.default for f in fields(SamplerOptions)} | {"profile": "default"}
-"""Every option of no group, and its default."""
 
 FORMER = {
     "mask_below": "confidence.mask_threshold or mask_ctc.mask_threshold",
@@ -66,15 +66,32 @@ FORMER = {
 
 
 @dataclass(frozen=True)
+class SearchOptions:
+    """Of Whisper-LLaMA, the autoregressive baseline."""
+
+    beam_size: Annotated[int, Meta(ge=1, le=1024, description="1 is greedy")] = 1
+
+    def __post_init__(self) -> None:
+        check_options(vars(self), type(self))
+
+
+_OWN = (*fields(SamplerOptions), *fields(SearchOptions))
+OPTIONS = {f.name: f.default for f in _OWN} | {"profile": "default"}
+"""Every option of no group, and its default."""
+
+
+@dataclass(frozen=True)
 class DecodingOptions:
     """What decoding does.
 
     Attributes:
         sampler: the paper's options, or those of the published sampler.
+        search: of an autoregressive LM.
         extensions: {group: its options}, of ``GROUPS``.
     """
 
     sampler: SamplerOptions = field(default_factory=SamplerOptions)
+    search: SearchOptions = SearchOptions()
     extensions: Mapping[str, Any] = field(default_factory=dict)
 
     @property
@@ -168,7 +185,9 @@ def make_options(values: Mapping[str, Any]) -> DecodingOptions:
         )
     if "strategy" in own:
         own["strategy"] = full_name(own["strategy"])
-    return DecodingOptions(kind(**check_options(own, kind)), extensions)
+    search = {"beam_size": own.pop("beam_size")} if "beam_size" in own else {}
+    search = SearchOptions(**check_options(search, SearchOptions))
+    return DecodingOptions(kind(**check_options(own, kind)), search, extensions)
 
 
 def _group(name: str, value: Any) -> Any:

@@ -10,6 +10,7 @@ import logging
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import partial
 
 import numpy as np
 import torch
@@ -80,7 +81,8 @@ class Transcriber:
         if stages.search is None and not model.decoder.diffuses:
             from espnet_llada.baseline.autoregressive import beam_search
 
-            stages = replace(stages, search=beam_search)
+            size = options.search.beam_size
+            stages = replace(stages, search=partial(beam_search, beam_size=size))
         hook = None
         if options.extensions:
             from espnet_llada.inference.hooks import make_hook
@@ -203,12 +205,13 @@ class Transcriber:
             return list(texts)
         from espnet_llada.inference.long_form import cut_transcript
 
+        decoder = self.model.decoder
         with torch.no_grad():
             encoded = self.recognizer.encoded(flat)
-            ids = self.model.decoder.audio_prefix.draft(*encoded)
+            ids = decoder.audio_prefix.draft(decoder.prompt, *encoded)
         if ids is None:
             return None
-        drafts = map(self.model.decoder.tokenizer.decode, ids)
+        drafts = map(decoder.tokenizer.decode, ids)
         cut = []
         for text, parts in zip(texts, pieces, strict=True):
             own = [text]
@@ -238,7 +241,7 @@ class Transcriber:
 
     def _spoken(self, waveforms: Sequence[np.ndarray]) -> list[int]:
         """The rows in which something may be spoken; the release hears all of them."""
-        rows = list(range(len(waveforms)))
+        rows, decoder = list(range(len(waveforms))), self.model.decoder
         if self._release:
             return rows
         rows = [row for row in rows if not is_inaudible(waveforms[row])]
@@ -247,7 +250,7 @@ class Transcriber:
             return rows
         with torch.no_grad():
             encoded = self.recognizer.encoded([waveforms[row] for row in quiet])
-            known = self.model.decoder.audio_prefix.has_speech(*encoded)
+            known = decoder.audio_prefix.has_speech(decoder.prompt, *encoded)
         if known is None:
             return rows
         each = zip(quiet, known.tolist(), strict=True)
@@ -272,9 +275,9 @@ def _check(decoder: LMDecoder, options: DecodingOptions) -> None:
             f"strategy {options.strategy}: this model's decoder is autoregressive; "
             "take a model trained with 'decoder: llada'"
         )
-    if options.sampler.beam_size > 1 and decoder.diffuses:
+    if options.search.beam_size > 1 and decoder.diffuses:
         raise UserError(
-            f"beam_size {options.sampler.beam_size}: this model's decoder is masked "
+            f"beam_size {options.search.beam_size}: this model's decoder is masked "
             "diffusion, which searches no beam; set beam_size to 1"
         )
     if decoder.audio_prefix.cannot_decode:

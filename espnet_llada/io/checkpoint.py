@@ -9,7 +9,7 @@ n best epochs (equal values stay equal), packing.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypedDict
 
@@ -28,16 +28,6 @@ from espnet_llada.io.weights.tensors import (
 from espnet_llada.types import UserError, atomic_write
 
 IDENTITY = "frozen_weights"
-
-
-RENAMED = {
-    "decoder.projection.": "decoder.audio_prefix.projection.",
-    "decoder.ctc.": "decoder.audio_prefix.ctc.",
-    "decoder.pointer.": "decoder.audio_prefix.copy_head.",
-    "decoder.text_qformer.": "decoder.audio_prefix.scorer.",
-    "decoder.read_again": "decoder.audio_prefix.rescored",
-}
-"""Beginnings of names in checkpoints of before, as they are now."""
 
 
 class _Names(TypedDict):
@@ -108,7 +98,7 @@ def load_trained(model: nn.Module, state: Mapping[str, Tensor], source: str) -> 
         UserError: other frozen weights, a missing or an unexpected tensor, a shape or
             a value that does not fit. The model is unchanged then.
     """
-    state = {_own_name(name): tensor for name, tensor in state.items()}
+    state = dict(state)
     _check_identity(model, read_identity(state, source), source)
     del state[IDENTITY]
     expected = trained_state(model)
@@ -121,13 +111,6 @@ def load_trained(model: nn.Module, state: Mapping[str, Tensor], source: str) -> 
                 f"{source}: {name} holds what is no number; train or copy it again"
             )
     nn.Module.load_state_dict(model, state, strict=False)
-
-
-def _own_name(name: str) -> str:
-    for old, new in RENAMED.items():
-        if name.startswith(old):
-            return new + name.removeprefix(old)
-    return name
 
 
 def read_state(path: str | Path) -> dict[str, Tensor]:
@@ -183,16 +166,21 @@ _torch_save = torch.save
 
 
 def _pretrained_names(model: nn.Module) -> set[str]:
-    roots = [n for n, m in model.named_modules() if getattr(m, "pretrained", False)]
+    modules = dict(model.named_modules())
+    roots = [n for n, m in modules.items() if getattr(m, "pretrained", False)]
+    guests = [n for n, m in modules.items() if getattr(m, "guest", False)]
+
+    def inside(name: str, places: Sequence[str]) -> bool:
+        return any(name.startswith(f"{place}.") for place in places)
+
     return {
         name
         for name, parameter in model.named_parameters(remove_duplicate=False)
-        if any(name.startswith(f"{root}.") for root in roots)
-        # What is trained inside a pretrained module; LoRA, bottlenecks and the mask's
-        # embedding even where a training has frozen them.
-        and not parameter.requires_grad
+        if inside(name, roots)
+        # What is trained inside a pretrained module; LoRA, the mask's embedding and
+        # modules that say so even where a training has frozen them.
+        and not (parameter.requires_grad or inside(name, guests))
         and "lora_" not in name
-        and ".bottlenecks." not in name
         and not name.endswith("mask_embedding")
     }
 

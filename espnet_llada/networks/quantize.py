@@ -43,16 +43,13 @@ def quantized(model: nn.Module) -> nn.Module:
         warnings.simplefilter("ignore")  # about torchao, which has none for CPUs
         from torch.ao.quantization import default_dynamic_qconfig, quantize_dynamic
 
+        # Those whose weight other code reads, or that are too small, say so.
+        modules = dict(model.named_modules())
+        floats = [n for n, m in modules.items() if getattr(m, "stays_float", False)]
         layers = {
             name: default_dynamic_qconfig
-            for name, module in model.named_modules()
-            if type(module) is nn.Linear and not _stays_float(name)
+            for name, module in modules.items()
+            if type(module) is nn.Linear
+            and not any(f"{name}.".startswith(f"{place}.") for place in floats)
         }
         return quantize_dynamic(model, layers)
-
-
-def _stays_float(name: str) -> bool:
-    """Layers whose weight other code reads, and those too small to gain anything."""
-    return name.endswith(("cross_attn.key", "cross_attn.value")) or name.startswith(
-        ("decoder.audio_prefix.ctc.", "decoder.audio_prefix.copy_head.")
-    )

@@ -94,7 +94,7 @@ def passes(row: SweepRow, network: Network, load: Load) -> list[Pass]:
         return _autoregressive(_WHISPER_PROMPT, load.tokens + 1, 1, _WHISPER_PROMPT)
     if row.system == "llama":
         tokens = min(load.tokens + 1, sampler.canvas_length)
-        return _autoregressive(prefix, tokens, sampler.beam_size, 1)
+        return _autoregressive(prefix, tokens, row.options.search.beam_size, 1)
     canvas, cached = _canvas(row, load), row.bench.cached_prefix or network.blind
     whole, found = prefix + canvas, []
     for group in _groups(row, load.tokens, canvas):
@@ -330,7 +330,7 @@ def memory(row: SweepRow, network: Network, load: Load) -> dict[str, float]:
         activations = max(activations, rows * positions * width)
         logits = scored * lm.vocab_size * (size + 8)
         cached = len({p.positions for p in each}) > 1
-        keys = max((p.keys for p in each), default=0) * row.options.sampler.beam_size
+        keys = max((p.keys for p in each), default=0) * row.options.search.beam_size
         cache = cached * keys * cache_bytes(network)
     return {
         "weights": weights,

@@ -1,7 +1,7 @@
 """The published sampler as it is: plain loops over one row, its defects included.
 
 Source: liuzhan22/Diffusion-ASR (Apache-2.0), commit 18c8263, models/WhisperLLaDA.py;
-each function names the one there that it is to be read beside. Where that divides by
+each function names the one there that it is to be compared with. Where that divides by
 zero, the transcript comes back unchanged. README.md has what the core does otherwise.
 """
 
@@ -64,7 +64,7 @@ def _transcribe(row: _Row, num_blocks: int) -> None:
         for count in _transfer_counts(row.masked[start:end], steps):
             if not row.masked.any():
                 return
-            # Beside its own positions also what earlier sub-blocks have left masked.
+            # Besides its own positions also what earlier sub-blocks have left masked.
             candidates = row.masked
             candidates[end:] = False
             ended |= row.denoise(candidates, count, ends_at_eos=True)

@@ -320,7 +320,7 @@ def _check_options(given: Mapping[str, Any], where: str) -> None:
 def _check(row: SweepRow, above: Sequence[SweepRow], where: str) -> None:
     """What a recognizer would refuse, and what rows have to do with each other."""
     keys, options, bench = [r.key for r in above], row.options, row.bench
-    beams = options.sampler.beam_size
+    beams = options.search.beam_size
     if row.key in ("", *keys) or "/" in row.key or row.key.startswith("."):
         raise UserError(f"{where}: the key is given twice, or names no directory")
     if row.label in (r.label for r in above):

@@ -83,7 +83,7 @@ def test_a_hook_may_change_canvas_and_result(llada):
 
     class Hook(DecodingHook):
         def open(self, prefix, canvas):
-            seen.append(list(self.batch.samples))
+            seen.append(list(self.samples))
             return prefix, blank_canvas([3] * len(prefix), self.decoder.special)
 
         def accept(self, canvas, result):

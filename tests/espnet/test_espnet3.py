@@ -9,7 +9,7 @@ import torch
 import yaml
 
 from espnet_llada import Speech2Text
-from espnet_llada.build import WhisperLLM
+from espnet_llada.build import build_model
 from espnet_llada.io.checkpoint import trained_state
 
 OmegaConf = pytest.importorskip("omegaconf").OmegaConf
@@ -69,7 +69,7 @@ class Dataset(BaseDataset):
 def recipe(tiny_config, speech, tmp_path) -> Path:
     """An ESPnet3 recipe's directory with a model in exp/; ``speech`` lies in it too."""
     torch.manual_seed(0)
-    state = trained_state(WhisperLLM.from_config(tiny_config))
+    state = trained_state(build_model(tiny_config))
     for name in ("exp", "dataset"):
         (tmp_path / name).mkdir()
     (tmp_path / "exp/config.yaml").write_text(yaml.safe_dump(tiny_config))

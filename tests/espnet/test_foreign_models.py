@@ -120,7 +120,7 @@ def data(tmp_path_factory) -> Path:
 
 def test_training_reads_tensors_only(trainings, tiny_config, data, evil, tmp_path):
     """init_param, checkpoint.pth, and an epoch's model that is averaged."""
-    torch.save({"decoder.projection.bias": evil}, tmp_path / "evil.pth")
+    torch.save({"decoder.audio_prefix.projection.bias": evil}, tmp_path / "evil.pth")
     nbest = {"best_model_criterion": [["valid", "acc", "max"]], "keep_nbest_models": 2}
     config = {**tiny_config, "batch_size": 4, **nbest}
     command = train_command(tmp_path / "a", data, config)
@@ -134,7 +134,7 @@ def test_training_reads_tensors_only(trainings, tiny_config, data, evil, tmp_pat
     assert last.startswith(f"error: {tmp_path}/evil.pth: not read (damaged, or it hol")
 
     good = (out / "1epoch.pth").read_bytes()
-    torch.save({"decoder.projection.bias": evil}, out / "1epoch.pth")
+    torch.save({"decoder.audio_prefix.projection.bias": evil}, out / "1epoch.pth")
     more = [*command, "--max_epoch", "2"]
     assert trainings.run(job(tmp_path / "a", more, "averaged.log")) == [2]
     last = (tmp_path / "a/averaged.log").read_text().splitlines()[-1]

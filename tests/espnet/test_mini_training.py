@@ -9,7 +9,8 @@ pytest.importorskip("espnet2")
 
 from train_helpers import job, make_data, train_command
 
-BEGUN = ("postencoder", "decoder.projection", "decoder.ctc")
+PREFIX = "decoder.audio_prefix"
+BEGUN = ("postencoder", f"{PREFIX}.projection", f"{PREFIX}.ctc")
 
 
 def tensors(file, *parts: str) -> dict[str, torch.Tensor]:
@@ -55,25 +56,24 @@ def test_the_adapter_is_warmed_up_and_handed_on(
     assert tensors(tmp_path / "joint/out/1epoch.pth", "decoder.lm.body.layers")
 
 
-def words_conf(tiny_config, word_lm) -> dict:
-    """Of a decoder that reads along."""
+def prefix_conf(tiny_config, word_lm) -> dict:
+    """Of a decoder with a posterior prefix."""
     return {
         **{k: v for k, v in tiny_config["decoder_conf"].items() if k != "lora"},
         "lm": str(word_lm),
-        "projection": "words",
-        "audio_positions": "beside",
+        "posterior_prefix": {"positions": "aligned"},
         "ctc": {"weight": 0.0},
     }
 
 
 @pytest.mark.slow
-def test_a_reader_is_trained_by_itself(trainings, tiny_config, word_lm, tmp_path):
-    data, conf = make_data(tmp_path / "data", 12), words_conf(tiny_config, word_lm)
+def test_a_scorer_is_trained_alone(trainings, tiny_config, word_lm, tmp_path):
+    data, conf = make_data(tmp_path / "data", 12), prefix_conf(tiny_config, word_lm)
     config = {
         **tiny_config,
         "postencoder": "frames",
         "postencoder_conf": {},
-        "decoder_conf": {**conf, "text_qformer": {"bottleneck": 4, "only": True}},
+        "decoder_conf": {**conf, "whisper_scorer": {"bottleneck": 4, "only": True}},
         "batch_size": 4,
         "use_amp": True,
     }
@@ -83,27 +83,26 @@ def test_a_reader_is_trained_by_itself(trainings, tiny_config, word_lm, tmp_path
     first, then = (tmp_path / f"alone/out/{n}epoch.pth" for n in (1, 2))
     learnt, changed = tensors(first, "decoder"), tensors(then, "decoder")
     for name, tensor in learnt.items():
-        reads = "text_qformer" in name
-        assert torch.equal(tensor, changed[name]) != reads, name
+        trained = f"{PREFIX}.scorer." in name
+        assert torch.equal(tensor, changed[name]) != trained, name
 
 
 @pytest.mark.slow
-def test_a_frozen_reader_along_is_kept_in_the_checkpoint(
+def test_a_frozen_scorer_is_kept_in_the_checkpoint(
     trainings, tiny_config, word_lm, tiny_whisper, tmp_path
 ):
     data, whisper = make_data(tmp_path / "data", 12), str(tiny_whisper)
     conf = {
-        **words_conf(tiny_config, word_lm),
+        **prefix_conf(tiny_config, word_lm),
         "train_lm": True,
-        "pointer": True,
-        "misheard": 0.1,
+        "posterior_prefix": {"copy_head": True, "acoustic_confusion": 0.1},
         "ctc": {"weight": 1.0},
-        "text_qformer": {"bottleneck": 4, "first_pass": 0.5},
+        "whisper_scorer": {"bottleneck": 4, "first_pass": 0.5},
     }
     config = {
         **tiny_config,
         "postencoder": "whisper_qformer",
-        "postencoder_conf": {"whisper": whisper, "window": 2, "hand_on": True},
+        "postencoder_conf": {"whisper": whisper, "window": 2, "return_frames": True},
         "decoder_conf": conf,
         "batch_size": 4,
         "use_amp": True,
@@ -112,11 +111,11 @@ def test_a_frozen_reader_along_is_kept_in_the_checkpoint(
     cmd = train_command(tmp_path / "first", data, config)
     log = tmp_path / "first/train.log"
     assert trainings.run(job(tmp_path / "first", cmd)) == [0], log.read_text()
-    learnt = tensors(first, "decoder.text_qformer")
+    learnt = tensors(first, f"{PREFIX}.scorer")
     assert learnt and all(".bottlenecks." in name for name in learnt)
     assert any(name.endswith("up.weight") and t.any() for name, t in learnt.items())
 
-    parts = ("postencoder", "decoder.ctc", "decoder.text_qformer")
+    parts = ("postencoder", f"{PREFIX}.ctc", f"{PREFIX}.scorer")
     cmd = train_command(tmp_path / "then", data, {**config, "freeze_param": [*parts]})
     cmd += ["--init_param", *(f"{first}:{part}:{part}" for part in parts)]
     log = tmp_path / "then/train.log"

@@ -221,7 +221,7 @@ def test_a_loss_that_is_no_number_stops_with_the_utterance(
 
 def test_only_the_bad_row_is_named(tiny_config, monkeypatch):
     import espnet_llada
-    from espnet_llada.espnet import lockstep
+    from espnet_llada.espnet import distributed
     from espnet_llada.espnet.inference import build_with_espnet
     from espnet_llada.espnet.model import NonFiniteLoss
 
@@ -248,7 +248,7 @@ def test_only_the_bad_row_is_named(tiny_config, monkeypatch):
     trained = [p for p in model.parameters() if p.requires_grad]
     assert all(p.grad is not None and not p.grad.any() for p in trained)
     # In step with other processes, acc is that of all of them.
-    monkeypatch.setattr(lockstep, "total", lambda *counts: (3.0, 4.0, 0))
+    monkeypatch.setattr(distributed, "total", lambda *counts: (3.0, 4.0, 0))
     _, stats, _ = model(*batch, seeds=torch.arange(3))
     assert float(stats["acc"]) == 0.75
 

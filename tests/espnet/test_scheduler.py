@@ -101,9 +101,9 @@ def test_espnets_weight_decay_groups_are_the_published_ones(tiny_config):
     """``exclude_weight_decay: true``: none on biases and norms, as the release has."""
     from espnet2.optimizers.optim_groups import configure_optimizer
 
-    from espnet_llada.build import WhisperLLM
+    from espnet_llada.build import build_model
 
-    model = WhisperLLM.from_config(tiny_config)
+    model = build_model(tiny_config)
     conf = {"lr": 1e-3, "weight_decay": 0.05}
     optimizer = configure_optimizer(model, torch.optim.AdamW, conf, {})
     names = {id(p): n for n, p in model.named_parameters() if p.requires_grad}

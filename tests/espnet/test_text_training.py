@@ -48,10 +48,10 @@ def test_a_training_begins_with_the_lm_adapted_to_text(
         assert torch.equal(tensor, begun[name]), name
 
 
-@pytest.mark.parametrize("hears", [False, True])
+@pytest.mark.parametrize("injected", [False, True])
 @pytest.mark.parametrize("decoder", ["llama", "llada"])
-def test_without_speech_the_lm_hears_its_text_where_it_is_told_to(
-    decoder, hears, tiny_config
+def test_without_speech_the_lm_is_shown_its_text_where_that_is_injected(
+    decoder, injected, tiny_config, word_lm
 ):
     import espnet_llada
 
@@ -59,9 +59,13 @@ def test_without_speech_the_lm_hears_its_text_where_it_is_told_to(
     from espnet2.tasks.asr import ASRTask
 
     args = ASRTask.get_parser().parse_args(["--output_dir", "x", "--token_list", "x"])
-    conf = {**tiny_config["decoder_conf"], "text_as_audio": hears}
+    conf = {**tiny_config["decoder_conf"], "lm": str(word_lm), "ctc": {"weight": 0.0}}
+    conf["posterior_prefix"] = {"text_injection": injected}
+    whisper = tiny_config["encoder_conf"]["whisper"]
     for key, value in {
         **tiny_config,
+        "postencoder": "whisper_qformer",
+        "postencoder_conf": {"whisper": whisper, "window": 4},
         "decoder": decoder,
         "decoder_conf": conf,
     }.items():
@@ -79,4 +83,5 @@ def test_without_speech_the_lm_hears_its_text_where_it_is_told_to(
     losses = [model(text=text, text_lengths=lengths)[0].detach() for _ in range(2)]
     assert torch.equal(*losses), "evaluation draws nothing new"
     prompt = len(model.decoder.prompt_ids)
-    assert (seen[0] > prompt + 30 + 33) == hears  # EOS behind the text, at most
+    most = prompt + 30 + 1 + conf["max_eos_padding"]
+    assert (seen[0] > most) == injected

@@ -73,13 +73,13 @@ def test_training_leaves_espnets_files_with_trained_tensors_only(trained):
 
 
 def test_training_changes_what_it_should(trained, tiny_config):
-    from espnet_llada.build import WhisperLLM
+    from espnet_llada.build import build_model
 
     state = torch.load(trained / "llada/out/1epoch.pth", weights_only=True)
     for name, tensor in state.items():
         if "lora_B" in name:  # starts at zero
             assert tensor.abs().max() > 0, name
-    model = WhisperLLM.from_config(tiny_config)
+    model = build_model(tiny_config)
     names = {n for n, p in model.named_parameters() if p.requires_grad}
     assert set(state) - {IDENTITY} == names
 
@@ -211,13 +211,14 @@ def test_the_api_returns_what_espnets_does(data, trained):
 
 def test_espnet_and_the_light_path_are_one_network(data, trained):
     """The same checkpoint in ESPnet's model and in WhisperLLM: the same loss."""
-    from espnet_llada.build import WhisperLLM
+    from espnet_llada.build import build_model
+    from espnet_llada.core.objective import Targets
     from espnet_llada.espnet.inference import build_with_espnet
     from espnet_llada.io.checkpoint import load_trained, read_state
 
     config = yaml.safe_load((trained / "llada/out/config.yaml").read_text())
     state = read_state(trained / "llada/out/1epoch.pth")
-    heavy, light = build_with_espnet(config), WhisperLLM.from_config(config)
+    heavy, light = build_with_espnet(config), build_model(config)
     for model in (heavy, light):
         load_trained(model.eval(), state, "x")
     speech = torch.randn(2, 30_000) * 0.1
@@ -226,8 +227,9 @@ def test_espnet_and_the_light_path_are_one_network(data, trained):
     speech[1, 21_000:] = 0
     with torch.no_grad():
         loss, stats, weight = heavy(speech, speech_lengths, text, lengths)
-        prefix = light.decoder.prefix(*light.encode(speech, speech_lengths))
-        expected = light.decoder.loss(prefix, text, lengths).mean
+        audio = light.encode(speech, speech_lengths)
+        targets = Targets(text.clamp(min=0), lengths)
+        expected = light.decoder.training_loss(*audio, targets).mean
     assert float(loss) == pytest.approx(float(expected), rel=1e-5)
     assert int(weight) == 2 and set(stats) == {"loss", "acc"}
 

@@ -5,13 +5,9 @@ from __future__ import annotations
 import pytest
 import torch
 import torch.nn.functional as F
-from espnet_llada.extensions.posterior_prefix.ctc import (
-    AlignmentCTC,
-    Windows,
-    best_path,
-)
 
-from espnet_llada.networks import vocabulary
+from espnet_llada.extensions.ctc import AlignmentCTC, Windows, best_path
+from espnet_llada.networks import frozen
 
 WIDTH, TOKENS = 16, 7
 
@@ -74,11 +70,11 @@ def windows_of(log_probs: torch.Tensor, *lengths: int) -> Windows:
 
 @torch.no_grad()
 def test_few_windows_at_a_time_say_what_all_of_them_say(ctc, monkeypatch):
-    monkeypatch.setitem(vocabulary.ELEMENTS, "cpu", 4 * TOKENS)
+    monkeypatch.setitem(frozen.ELEMENTS, "cpu", 4 * TOKENS)
     embedding, lengths = torch.randn(TOKENS, 8), torch.tensor([9, 0, 5, 7])
     audio, projected = torch.randn(4, 9, WIDTH), torch.randn(4, 9, 8)
     log_probs = ctc.log_probs(audio, projected, embedding)
-    windows = ctc.heard(audio, projected, embedding, lengths, silent=0.5)
+    windows = ctc.windows(audio, projected, embedding, lengths, silent=0.5)
     texts, sure = best_path(windows)
     expected = best_path(windows_of(log_probs, 9, 0, 5, 7))
     assert texts == expected[0]

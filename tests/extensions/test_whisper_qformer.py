@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 import torch
-from espnet_llada.extensions.posterior_prefix.whisper_qformer import WhisperQFormer
 
+from espnet_llada.extensions.whisper_qformer import WhisperQFormer
 from espnet_llada.io.checkpoint import load_trained, trained_state
 from espnet_llada.types import UserError
 

@@ -11,7 +11,8 @@ import sys
 import pytest
 import torch
 
-from espnet_llada.build import WhisperLLM
+from espnet_llada.build import build_model
+from espnet_llada.core.model import WhisperLLM
 from espnet_llada.io.checkpoint import (
     IDENTITY,
     atomic_torch_save,
@@ -22,11 +23,13 @@ from espnet_llada.io.checkpoint import (
 from espnet_llada.trust import tensors_only
 from espnet_llada.types import UserError
 
+BIAS = "decoder.audio_prefix.projection.bias"
+
 
 @pytest.fixture(scope="module")
 def model(tiny_config) -> WhisperLLM:
     torch.manual_seed(0)
-    return WhisperLLM.from_config(tiny_config)
+    return build_model(tiny_config)
 
 
 def test_it_holds_the_trained_tensors_and_the_identity(model):
@@ -63,7 +66,7 @@ def test_another_base_is_refused_by_name(model, tiny_config, tiny_lm, tmp_path):
     save_file(tensors, tmp_path / "other_lm/model.safetensors")
     config = copy.deepcopy(tiny_config)
     config["decoder_conf"]["lm"] = str(tmp_path / "other_lm")
-    other = WhisperLLM.from_config(config)
+    other = build_model(config)
     with pytest.raises(UserError, match=r"trained on decoder .*other_lm") as e:
         load_trained(other, trained_state(model), "exp/x.pth")
     assert str(e.value).startswith("exp/x.pth: ")
@@ -72,9 +75,9 @@ def test_another_base_is_refused_by_name(model, tiny_config, tiny_lm, tmp_path):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda s: s.pop("decoder.projection.bias"), "missing: decoder.projection"),
+        (lambda s: s.pop(BIAS), f"missing: {BIAS}"),
         (lambda s: s.update(extra=torch.ones(1)), "unexpected: extra"),
-        (lambda s: s.update({"decoder.projection.bias": torch.ones(3)}), "shape"),
+        (lambda s: s.update({BIAS: torch.ones(3)}), "shape"),
         (lambda s: s.pop(IDENTITY), "no espnet_llada checkpoint"),
     ],
 )
@@ -197,7 +200,7 @@ def test_a_full_disk_leaves_the_old_checkpoint(tmp_path, repo):
 def test_an_lm_trained_itself_is_in_it_but_for_its_embedding(tiny_config, tmp_path):
     conf = {**tiny_config["decoder_conf"], "lora": None, "train_lm": True}
     config = {**tiny_config, "decoder_conf": conf}
-    model = WhisperLLM.from_config(config)
+    model = build_model(config)
     lm = model.decoder.lm
     assert not any(p.requires_grad for p in (lm.embedding.weight, lm.head))
     torch.nn.init.ones_(lm.body.layers[0].mlp.up_proj.weight)
@@ -209,7 +212,7 @@ def test_an_lm_trained_itself_is_in_it_but_for_its_embedding(tiny_config, tmp_pa
         for n, _ in lm.body.named_parameters()
         if n.startswith(("layers.", "norm."))
     }
-    other = WhisperLLM.from_config(config)
+    other = build_model(config)
     load_trained(other, state, "a.pth")
     for name, tensor in model.state_dict().items():
         if name in state:
@@ -219,4 +222,4 @@ def test_an_lm_trained_itself_is_in_it_but_for_its_embedding(tiny_config, tmp_pa
 def test_lora_and_a_trained_lm_exclude_each_other(tiny_config):
     conf = {**tiny_config["decoder_conf"], "lora": {"r": 2}, "train_lm": True}
     with pytest.raises(UserError, match="train_lm: true leaves nothing to lora"):
-        WhisperLLM.from_config({**tiny_config, "decoder_conf": conf})
+        build_model({**tiny_config, "decoder_conf": conf})

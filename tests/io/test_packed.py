@@ -16,7 +16,7 @@ import yaml
 
 from espnet_llada import Deliberator, Speech2Text, UserError
 from espnet_llada.bin import cli
-from espnet_llada.build import WhisperLLM
+from espnet_llada.build import build_model
 from espnet_llada.inference.loading import find_model, read_train_config
 from espnet_llada.io.checkpoint import atomic_torch_save, read_state, trained_state
 from espnet_llada.io.packed import unpack
@@ -40,7 +40,7 @@ def recipe(tiny_config, tmp_path_factory) -> Path:
     (exp / "images/acc.png").write_bytes(b"image")
     (exp / "RESULTS.md").write_text("results\n")
     torch.manual_seed(0)
-    state = trained_state(WhisperLLM.from_config(tiny_config))
+    state = trained_state(build_model(tiny_config))
     (exp / "config.yaml").write_text(yaml.safe_dump(tiny_config))
     atomic_torch_save(state, exp / "3epoch.pth")
     (exp / "valid.acc.ave.pth").symlink_to("3epoch.pth")

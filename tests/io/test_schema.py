@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from espnet_llada.build import check_config
-from espnet_llada.core.options import SamplerOptions
+from espnet_llada.inference.options import make_options
 from espnet_llada.io.files import read_json, read_yaml
 from espnet_llada.io.schema import Count, OptionsOf, Share, check_options
 from espnet_llada.networks.llama_files import empty_llama
@@ -135,7 +135,7 @@ def test_a_json_is_an_object_or_refused(tmp_path, content):
 LARGE = {
     "encoder_conf": {"pad_seconds": 1e300},
     "postencoder_conf": {"hidden": 2**31, "layers": 2**31, "queries": 2**31},
-    "decoder_conf": {"canvas_slack": 2**31, "lora": {"r": 2**31}},
+    "decoder_conf": {"max_eos_padding": 2**31, "lora": {"r": 2**31}},
 }
 
 
@@ -183,8 +183,18 @@ def test_an_lm_of_impossible_sizes_is_refused_at_once(tiny_lm, tmp_path, name, v
     assert "\n" not in str(e.value) and time.monotonic() - start < 1
 
 
+def test_a_text_of_few_choices_is_refused_with_them():
+    """Whether its annotation describes it or not."""
+    for name, others in (("remasking", "confidence, random"), ("profile", "default, ")):
+        with pytest.raises(UserError, match=f"^{name}: 'x' does not fit; .*: {others}"):
+            make_options({name: "x"})
+
+
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), "0.5", True, None])
 def test_options_of_decoding_are_finite_numbers(value):
-    for name in ("temperature", "reader_weight", "tokens_per_second", "threshold"):
+    for name in ("temperature", "threshold"):
         with pytest.raises(UserError, match=f"^{name}: {value!r} does not fit"):
-            SamplerOptions(**{name: value})
+            make_options({name: value})
+    for group, name in (("joint", "weight"), ("canvas_size", "tokens_per_second")):
+        with pytest.raises(UserError, match=f"^{group}: {name}: {value!r} does not f"):
+            make_options({group: {name: value}})

@@ -8,7 +8,9 @@ import numpy as np
 import pytest
 import torch
 
-from espnet_llada.build import WhisperLLM, compile_layers
+from espnet_llada.build import build_model, compile_layers
+from espnet_llada.core.model import WhisperLLM
+from espnet_llada.core.objective import Targets
 from espnet_llada.core.options import SamplerOptions
 from espnet_llada.core.recognizer import Recognizer
 from espnet_llada.networks.encoder import run_block
@@ -26,19 +28,17 @@ def build(tiny_config, kind: str, compiled: bool) -> WhisperLLM:
         "lora": lora,
         "compile_layers": compiled,
     }
-    return WhisperLLM.from_config(config)
+    return build_model(config)
 
 
 def gradients(model: WhisperLLM, rows: int) -> dict[str, torch.Tensor]:
     random = torch.Generator().manual_seed(rows)
     speech = 0.1 * torch.randn(rows, 9_000 + 4_000 * rows, generator=random)
     text = torch.randint(10, 200, (rows, 3 + rows), generator=random)
-    prefix = model.decoder.prefix(
-        *model.encode(speech, torch.tensor([speech.shape[1]] * rows))
-    )
-    sizes = torch.tensor([3 + rows] * rows)
+    audio = model.encode(speech, torch.tensor([speech.shape[1]] * rows))
+    targets = Targets(text, torch.tensor([3 + rows] * rows))
     model.zero_grad()
-    model.decoder.loss(prefix, text, sizes, range(rows)).mean.backward()
+    model.decoder.training_loss(*audio, targets, range(rows)).mean.backward()
     return {n: p.grad for n, p in model.named_parameters() if p.requires_grad}
 
 
@@ -68,8 +68,8 @@ def test_decoding_compiles_nothing(tiny_config):
     def run(*_):
         raise AssertionError("compiled")
 
-    model.encoder.run = model.postencoder.run = model.decoder.lm.body.run = run
+    model.encoder.run = model.postencoder.layers.run = model.decoder.lm.body.run = run
     speech = np.random.default_rng(0).normal(0, 0.1, 8_000).astype(np.float32)
-    Recognizer(model, SamplerOptions(steps=2, canvas_length=4))([speech], ["a"])
+    Recognizer(model, SamplerOptions(steps=2, canvas_length=4)).decode([speech], ["a"])
     with pytest.raises(AssertionError, match="compiled"):
         gradients(model.train(), 2)

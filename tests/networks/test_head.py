@@ -6,7 +6,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from espnet_llada.networks import vocabulary
+from espnet_llada.networks import frozen
 from espnet_llada.networks.head import head_nll
 
 ROWS, WIDTH, VOCABULARY = 37, 8, 50
@@ -14,7 +14,7 @@ ROWS, WIDTH, VOCABULARY = 37, 8, 50
 
 @pytest.fixture
 def case(monkeypatch):
-    monkeypatch.setitem(vocabulary.ELEMENTS, "cpu", 10 * VOCABULARY)  # several steps
+    monkeypatch.setitem(frozen.ELEMENTS, "cpu", 10 * VOCABULARY)  # several steps
     generator = torch.Generator().manual_seed(0)
     hidden = torch.randn(ROWS, WIDTH, generator=generator, dtype=torch.float64)
     head = torch.randn(VOCABULARY, WIDTH, generator=generator, dtype=torch.float64)

@@ -14,7 +14,6 @@ from recipe_helpers import RECIPE, snapshot
 from espnet_llada import Speech2Text, UserError
 from espnet_llada.build import build_model
 from espnet_llada.inference import loading
-from espnet_llada.io import weights
 from espnet_llada.io.checkpoint import (
     IDENTITY,
     atomic_torch_save,
@@ -22,7 +21,7 @@ from espnet_llada.io.checkpoint import (
     read_state,
     trained_state,
 )
-from espnet_llada.io.weights import verify
+from espnet_llada.io.weights import assets, verify
 from espnet_llada.io.weights.assets import Packaged
 
 DECODE = "decode: {steps: 2, canvas_length: 6}\n"
@@ -43,7 +42,7 @@ script = load_script()
 def whisper_name(tiny_whisper, monkeypatch) -> str:
     """A name for the tiny Whisper, known as the real one's is."""
     asset = Packaged("whisper", tiny_whisper, "MIT")
-    monkeypatch.setitem(weights.ASSETS, "whisper-tiny", asset)
+    monkeypatch.setitem(assets.ASSETS, "whisper-tiny", asset)
     return "whisper-tiny"
 
 
@@ -100,7 +99,7 @@ def test_packed_models_decode_as_the_trained_ones(
     everything = b"".join(snapshot(output).values())
     assert str(tmp_path).encode() not in everything and b"/home" not in everything
     # The rest as a user has it: the package's LM and models by their names.
-    monkeypatch.setitem(weights.ASSETS, "stories15m", Packaged("lm", output / "lm", ""))
+    monkeypatch.setitem(assets.ASSETS, "stories15m", Packaged("lm", output / "lm", ""))
     monkeypatch.setitem(loading.TAGS, "mini", output)
     monkeypatch.setenv("ESPNET_LLADA_CACHE", str(tmp_path / "cache"))
     monkeypatch.chdir(tmp_path / "exp")
@@ -131,6 +130,19 @@ def test_what_is_written(trained, tiny_lm, output, whisper_name, tiny_config):
     assert config["encoder_conf"]["whisper"] == whisper_name
 
 
+def test_options_of_training_alone_are_left_out(tiny_config, whisper_name):
+    prefix = {"copy_head": True, "text_injection": True, "acoustic_confusion": 0.1}
+    config = {**tiny_config, "encoder_conf": {"whisper": whisper_name}}
+    config["decoder_conf"] = {
+        **{"compile_layers": True, "ctc": {"weight": 0.0}},
+        "posterior_prefix": prefix,
+    }
+    kept = script.inference_config(config, Path("x"))["decoder_conf"]
+    expected = {"ctc": {"weight": 0.0}, "posterior_prefix": {"copy_head": True}}
+    assert kept == {**expected, "lm": "stories15m"}
+    assert len(prefix) == 3, "the training's own config is as it was"
+
+
 def spoil_config(exp: Path, section: str, **values: object) -> None:
     config = yaml.safe_load((exp / "config.yaml").read_text())
     config[section] = {**config[section], **values} if values else "other"
@@ -154,7 +166,7 @@ def test_what_does_not_fit_is_refused_and_the_old_output_stays(
     refused("MB of trained tensors")
     monkeypatch.undo()
     asset = Packaged("whisper", tiny_whisper, "MIT")
-    monkeypatch.setitem(weights.ASSETS, "whisper-tiny", asset)
+    monkeypatch.setitem(assets.ASSETS, "whisper-tiny", asset)
     other_lm = tmp_path / "other"
     shutil.copytree(tiny_lm, other_lm)
     state = read_state(other_lm / "model.safetensors")

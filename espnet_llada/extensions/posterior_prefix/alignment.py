@@ -1,4 +1,9 @@
-"""Which token of a transcript each vector is, by edit distance: aligned positions."""
+"""Which token of a transcript each vector is, by edit distance: aligned positions.
+
+A single vector too many would move the number of all that follow.
+
+Source: Levenshtein distance, with costs by the CTC's posteriors.
+"""
 
 from __future__ import annotations
 
@@ -13,7 +18,7 @@ LIKELY, OTHER = 0.5, 1.2
 """Costs of a token that is among a vector's likeliest, though not the first of them,
 and of one that is not; a token without a vector, or a vector without one, costs 1."""
 
-GHOST = 0.3
+INSERTED = 0.3
 """Of a vector without a token, where its tokens have half of it or less."""
 
 
@@ -40,7 +45,7 @@ def aligned(
     for row, text in enumerate(transcripts):
         size = counts[row]
         if text and size:
-            alone = [1.0 if known else GHOST for known in sure[row][:size]]
+            alone = [1.0 if known else INSERTED for known in sure[row][:size]]
             numbers, _ = _aligned(tokens[row][:size], alone, text)
             numbers = [max(number, 0) for number in numbers]
             if positions is not None:

@@ -95,7 +95,7 @@ class View:
     def prefix(self, audio: AudioEmbeddings) -> Prefix:
         """Prompt and audio, joined.
 
-        Aligned audio already reads like the response, a vector for each word: it is
+        Aligned audio already looks like the response, a vector for each word: it is
         numbered from the response's first position on, so that the i-th word has the
         position of the i-th token, and finding what to copy takes no counting. It
         stands in front of the prompt, where a causal LM sees it from its first token

@@ -24,6 +24,7 @@ from espnet_llada.extensions.copy_head import CopyMechanism
 from espnet_llada.extensions.ctc import AlignmentCTC, best_path
 from espnet_llada.extensions.ctc import Options as CTCOptions
 from espnet_llada.extensions.ctc_alignment import CTCAlignment
+from espnet_llada.extensions.ctc_prefix import CTCAnswers
 from espnet_llada.extensions.placeholders import Responses, with_placeholders
 from espnet_llada.extensions.posterior_prefix.batch import PosteriorBatch, View
 from espnet_llada.extensions.posterior_prefix.mixture import (
@@ -42,10 +43,6 @@ from espnet_llada.extensions.whisper_scorer.scorer import Scorer
 from espnet_llada.io.schema import Share
 from espnet_llada.networks.rows import RowRandom
 from espnet_llada.types import UserError
-
-HAS_SPEECH = 0.9
-"""Probability of a token that a CTC has in some window of any speech: 0.98 at least in
-331 utterances, 0.72 at most in silence and in noise."""
 
 
 @dataclass(frozen=True)
@@ -74,7 +71,7 @@ class Options:
     ] = 0.0
 
 
-class PosteriorPrefix(AudioPrefix):
+class PosteriorPrefix(CTCAnswers, AudioPrefix):
     """For ``postencoder: whisper_qformer`` and an LM with Whisper's tokens.
 
     Args:
@@ -143,12 +140,12 @@ class PosteriorPrefix(AudioPrefix):
             frames_alone = width == network.places.shape[1]
             if frames_alone and not scorer.only:
                 raise UserError(
-                    "whisper_scorer reads the encoder's frames; put return_frames: "
+                    "whisper_scorer needs the encoder's frames; put return_frames: "
                     "true into postencoder_conf"
                 )
             if scorer.only and not frames_alone:
                 raise UserError(
-                    "whisper_scorer: {only: true} reads the encoder's frames; set "
+                    "whisper_scorer: {only: true} needs the encoder's frames; set "
                     "postencoder: frames"
                 )
             width = network.places.shape[1]
@@ -164,24 +161,12 @@ class PosteriorPrefix(AudioPrefix):
         transcripts: Sequence[Sequence[int]] | None = None,
     ) -> PosteriorBatch:
         """See ``AudioPrefix``."""
-        alignment, scorer = self._alignment(audio, lengths), None
+        alignment, scorer = self.alignment(prompt, audio, lengths), None
         if self.scorer is not None:
             table, eos = self.posteriors.table, prompt.special.eos
             frames = self._frames(audio)
             scorer = Scorer(self.scorer, frames, table, eos, alignment)
         return PosteriorBatch(self._view(prompt), alignment, scorer, transcripts)
-
-    def draft(self, audio: Tensor, lengths: Tensor) -> list[list[int]]:
-        """See ``AudioPrefix``: the CTC's best path."""
-        return best_path(self._alignment(audio, lengths).windows)[0]
-
-    def has_speech(self, audio: Tensor, lengths: Tensor) -> Tensor:
-        """See ``AudioPrefix``: the CTC is sure of a token somewhere."""
-        windows = self._alignment(audio, lengths).windows
-        places = torch.arange(windows.blank.shape[1], device=lengths.device)
-        there = places < windows.lengths[:, None]
-        token = (1 - windows.blank.exp()).masked_fill(~there, 0.0)
-        return (token > HAS_SPEECH).any(dim=1)
 
     def training_step(
         self,
@@ -217,24 +202,24 @@ class PosteriorPrefix(AudioPrefix):
         seeds: Sequence[int],
         extra: Tensor | None,
     ) -> TrainingStep:
-        view, alignment = self._view(prompt), self._alignment(audio, lengths)
-        heard, given = view.of_windows(alignment, None), targets.text
+        view, alignment = self._view(prompt), self.alignment(prompt, audio, lengths)
+        shown, given = view.of_windows(alignment, None), targets.text
         if self.training:
             share = self.options.acoustic_confusion
-            given = confuse_tokens(given, heard, share, _other(seeds))
+            given = confuse_tokens(given, shown, share, _other(seeds))
         targets = Targets(targets.text, targets.lengths, given)
         if self.scorer is None:
-            return TrainingStep(view.prefix(heard), targets, extra)
+            return TrainingStep(view.prefix(shown), targets, extra)
         draft, eos = best_path(alignment.windows)[0], prompt.special.eos
         responses = self._responses(draft, targets, eos, seeds)
         texts, table = responses.transcripts, self.posteriors.table
         log_probs, counts = self.scorer(self._frames(audio), texts, table, eos)
-        heard = view.with_scores(heard, texts, log_probs, counts, responses.places)
+        shown = view.with_scores(shown, texts, log_probs, counts, responses.places)
         if self.scorer.weight:
             said = targets.text, targets.lengths, eos
             own = self.scorer.weight * self.scorer.loss(log_probs, texts, *said)
             extra = own if extra is None else own + extra
-        return TrainingStep(view.prefix(heard), responses.targets, extra)
+        return TrainingStep(view.prefix(shown), responses.targets, extra)
 
     def _responses(
         self,
@@ -293,7 +278,8 @@ class PosteriorPrefix(AudioPrefix):
         aligned = self.options.positions == "aligned"
         return View(prompt, self.posteriors, aligned, self.copy_head, self.rescored)
 
-    def _alignment(self, audio: Tensor, lengths: Tensor) -> CTCAlignment:
+    def alignment(self, prompt: Prompt, audio: Tensor, lengths: Tensor) -> CTCAlignment:
+        """See ``CTCAnswers``."""
         vectors = self._vectors(audio)
         layer = vectors, vectors.to(self.posteriors.table.dtype), self.posteriors.table
         return CTCAlignment(self.ctc, *layer, self.ctc.windows(*layer, lengths, SILENT))

@@ -1,16 +1,16 @@
 """Whisper's decoder, with adapters, teacher-forced along a text: a scorer of it.
 
-A window-level Q-Former knows a third of a second and none of the words around it. Here
-the audio is attended to once more with a text at hand: the CTC's draft, or, in
+A window-level Q-Former knows a third of a second and none of the words around it. The
+scorer attends to all of the audio, and to a text of it: the CTC's draft, or, in
 deliberation, another recogniser's first pass. It is Whisper's own decoder in one
-parallel pass, frozen but for small adapters: behind each word of the text it says which
-word the audio has next. It transcribes nothing by itself, since the words that it goes
-on from are the text's, errors included; the LM decides whom to believe.
+parallel pass, frozen but for small adapters: behind each token of the text it predicts
+the next one. Its context is the text, errors included, so it transcribes nothing by
+itself; the LM decides whom to trust.
 
-Imports ``extensions.whisper_qformer``, which reads the decoder of a Whisper, and
+Imports ``extensions.whisper_qformer``, which loads the decoder of a Whisper, and
 ``extensions.posterior_prefix.alignment``.
 
-Source: a Q-Former that reads text next to its queries is InstructBLIP's (arXiv
+Source: a Q-Former that attends to text next to its queries is InstructBLIP's (arXiv
 2305.06500); attention to both audio and first pass is that of deliberation networks
 (Hu et al. 2020, arXiv 2003.07962); the adapters are those of Houlsby et al. 2019
 (arXiv 1902.00751).
@@ -164,7 +164,7 @@ class WhisperScorer(Pretrained):
         Args:
             memory: of U utterances, by ``projected``.
             rows: (N,) int64, the utterance of each text.
-            texts: N rows of token ids, all of which are read.
+            texts: N rows of token ids, all of which are scored.
             words, eos: see ``forward``.
             pasts: of each text, keys and values (P, layers, 2, H, D) of what stands
                 before it: what earlier calls gave, one after the other. By default the
@@ -277,6 +277,8 @@ def _there(frames: Tensor) -> Tensor:
 
 class _Bottleneck(nn.Module):
     """x + what a narrow layer makes of it; nothing at first."""
+
+    guest = True  # in a checkpoint, though the network around it is not
 
     def __init__(self, width: int, inner: int):
         super().__init__()

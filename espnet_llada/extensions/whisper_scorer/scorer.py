@@ -33,8 +33,8 @@ class Scored:
         text: its token ids.
         log_probs: (T + 1, V), what the audio has next behind each of its tokens, see
             ``WhisperScorer.forward``; behind fewer of them where the text is too long.
-        own: what that gives to each token, as far as it was read, and to the end.
-        past: keys and values of what was read, for texts that begin alike.
+        own: what that gives to each token, as far as it was scored, and to the end.
+        past: keys and values of what was scored, for texts that begin alike.
     """
 
     row: int
@@ -75,7 +75,7 @@ class Scorer:
         self._last: dict[int, Scored] = {}
 
     def __call__(self, rows: Sequence[int], texts: Sequence[Text]) -> list[Scored]:
-        """Read texts, each going on from what was last read of its utterance.
+        """Score texts, each going on from what was last scored of its utterance.
 
         Args:
             rows: the utterance of each text.
@@ -86,9 +86,9 @@ class Scorer:
             if row not in self._last:
                 new.setdefault(row, text)
         if new:
-            self._last |= {read.row: read for read in self._whole(new)}
+            self._last |= {s.row: s for s in self._whole(new)}
         found = self.again([self._last[row] for row in rows], texts)
-        self._last |= {read.row: read for read in found}
+        self._last |= {s.row: s for s in found}
         return found
 
     def _whole(self, texts: Mapping[int, Text]) -> list[Scored]:
@@ -96,8 +96,8 @@ class Scorer:
         rows = list(texts)
         found = self._along(rows, [text[:longest] for text in texts.values()])
         return [
-            self._reading(*read)
-            for read in zip(rows, map(list, texts.values()), *found, strict=True)
+            self._result(*given)
+            for given in zip(rows, map(list, texts.values()), *found, strict=True)
         ]
 
     def behind(
@@ -126,19 +126,19 @@ class Scorer:
         return self._along([r.row for r in scored], fitting, pasts)
 
     def again(self, scored: Sequence[Scored], texts: Sequence[Text]) -> list[Scored]:
-        """Read texts that begin like others; only what is behind that is computed."""
+        """Score texts that begin like others; only what is behind that is computed."""
         pairs = list(zip(scored, texts, strict=True))
         kept = _kept(scored, texts)
         more = [text[n:] for (_, text), n in zip(pairs, kept, strict=True)]
         found = self.behind(scored, kept, more)
         begin, whole = len(self.network.start), []
-        for (read, text), n, *new in zip(pairs, kept, *found, strict=True):
-            if list(text) == read.text:
-                whole.append(read)
+        for (known, text), n, *new in zip(pairs, kept, *found, strict=True):
+            if list(text) == known.text:
+                whole.append(known)
                 continue
-            log_probs = torch.cat([read.log_probs[: n + 1], new[0]])
-            past = torch.cat([read.past[: begin + n], new[1]])
-            whole.append(self._reading(read.row, list(text), log_probs, past))
+            log_probs = torch.cat([known.log_probs[: n + 1], new[0]])
+            past = torch.cat([known.past[: begin + n], new[1]])
+            whole.append(self._result(known.row, list(text), log_probs, past))
         return whole
 
     def values(
@@ -159,8 +159,8 @@ class Scorer:
     def likelihoods(self, texts: Sequence[tuple[int, Text]]) -> list[float]:
         """The log-probability of texts and their ends, each with its utterance.
 
-        Of a text only what is behind its like beginning with the text that was last
-        read of its utterance is computed, and nothing of it is kept.
+        Of a text only what is behind the beginning that it shares with the text that
+        was last scored of its utterance is computed, and nothing of it is kept.
         """
         new = {row: text for row, text in reversed(texts) if row not in self._last}
         if new:
@@ -172,8 +172,8 @@ class Scorer:
         ]
         found = self._following(scored, kept, following)
         return [
-            math.fsum([*read.own[:n], *own])
-            for read, n, own in zip(scored, kept, found, strict=True)
+            math.fsum([*known.own[:n], *own])
+            for known, n, own in zip(scored, kept, found, strict=True)
         ]
 
     def objections(self, changes: Sequence[tuple[int, Text, Text]]) -> list[float]:
@@ -203,15 +203,15 @@ class Scorer:
     ) -> list[list[float]]:
         """The log-probability of each token that goes on from texts; see ``values``.
 
-        A few of them are read at a time, whose log-probabilities over the vocabulary
+        A few of them are scored at a time, whose log-probabilities over the vocabulary
         are held together.
         """
         found: list[list[float]] = []
         for these in _groups([len(text) for text in texts]):
             group = scored[these], kept[these], texts[these]
             log_probs, _ = self.behind(*group[:2], [row[:-1] for row in group[2]])
-            for read, n, row, behind in zip(*group, log_probs, strict=True):
-                first = read.log_probs[n, row[0]].item()
+            for known, n, row, behind in zip(*group, log_probs, strict=True):
+                first = known.log_probs[n, row[0]].item()
                 found.append([first, *log_probs_of(behind, row[1 : len(behind) + 1])])
         return found
 
@@ -225,7 +225,7 @@ class Scorer:
         given = texts, self.words, self.eos, pasts
         return self.network.along(self.memory, here, *given)
 
-    def _reading(
+    def _result(
         self, row: int, text: list[int], log_probs: Tensor, past: Tensor
     ) -> Scored:
         own = log_probs_of(log_probs, [*text[: len(log_probs) - 1], self.eos])
@@ -260,18 +260,18 @@ class NextToken:
                 [self._known[row, text[:-1]] for row, text in keys], texts
             )
         self._known = dict(zip(keys, found, strict=True))
-        return self.weight * torch.stack([read.log_probs[-1] for read in found])
+        return self.weight * torch.stack([known.log_probs[-1] for known in found])
 
     def _longer(self, scored: Sequence[Scored], texts: Sequence[Text]) -> list[Scored]:
         """By one token; of the log-probabilities the last ones are kept."""
         kept = [len(text) - 1 for text in texts]
         new = self.scorer.behind(scored, kept, [text[-1:] for text in texts])
         found = []
-        for read, text, log_probs, past in zip(scored, texts, *new, strict=True):
-            # Behind the longest text that is read there is nothing new.
-            last = log_probs if len(log_probs) else read.log_probs
-            past = torch.cat([read.past, past])
-            found.append(replace(read, text=list(text), log_probs=last, past=past))
+        for known, text, log_probs, past in zip(scored, texts, *new, strict=True):
+            # Behind the longest text that is scored there is nothing new.
+            last = log_probs if len(log_probs) else known.log_probs
+            past = torch.cat([known.past, past])
+            found.append(replace(known, text=list(text), log_probs=last, past=past))
         return found
 
 
@@ -326,10 +326,10 @@ def _groups(sizes: Sequence[int]) -> Iterator[slice]:
 
 
 def _kept(scored: Sequence[Scored], texts: Sequence[Text]) -> list[int]:
-    """How many tokens of each text were read already."""
+    """How many tokens of each text were scored already."""
     return [
-        min(_alike(read.text, text), len(read.log_probs) - 1)
-        for read, text in zip(scored, texts, strict=True)
+        min(_alike(known.text, text), len(known.log_probs) - 1)
+        for known, text in zip(scored, texts, strict=True)
     ]
 
 

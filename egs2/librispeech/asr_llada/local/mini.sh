@@ -152,8 +152,8 @@ mini_model() {
     fi
 }
 
-# What is said, what the baseline heard, and what deliberation made of it, of a few
-# utterances: those that it changed first.
+# Reference, the baseline's transcript and what deliberation made of it, of a few utterances:
+# those that it changed first.
 mini_examples() {
     local set=${to_decode%% *} files=() row
     for row in llama deliberation; do

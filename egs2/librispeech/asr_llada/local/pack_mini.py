@@ -24,12 +24,7 @@ from torch import Tensor
 
 from espnet_llada.bin.options import OptionParser, run_main
 from espnet_llada.build import is_ours
-from espnet_llada.inference.loading import (
-    find_model,
-    load_model,
-    read_train_config,
-    write_model,
-)
+from espnet_llada.inference.loading import find_model, load_model, read_train_config
 from espnet_llada.io.checkpoint import (
     IDENTITY,
     identity_tensor,
@@ -37,6 +32,7 @@ from espnet_llada.io.checkpoint import (
     read_state,
 )
 from espnet_llada.io.files import write_checksum, write_checksums
+from espnet_llada.io.model_dir import write_model
 from espnet_llada.io.weights import Weights, resolve
 from espnet_llada.io.weights.assets import ASSETS
 from espnet_llada.types import LoadOptions, UserError
@@ -48,8 +44,11 @@ SECTIONS = [
     for part in ("encoder", "postencoder", "decoder")
     for conf in ("", "_conf")
 ]
-TRAINING_ONLY = ("text_as_audio", "text_random", "misheard", "compile_layers")
-"""Of the decoder's options: decoding has no use for them."""
+TRAINING_ONLY = (
+    *("compile_layers", "text_injection"),
+    *("corrupt_tokens", "acoustic_confusion"),
+)
+"""Of ``decoder_conf`` and its ``posterior_prefix``: decoding has no use for them."""
 
 MAX_BYTES = 60_000_000
 """Of the two systems' tensors."""
@@ -72,8 +71,14 @@ def inference_config(config: Mapping[str, Any], source: Path) -> dict[str, Any]:
         )
     kept["encoder_conf"] = {**kept.get("encoder_conf", {}), "whisper": whisper}
     decoder = {**kept.get("decoder_conf", {}), "lm": LM}
-    kept["decoder_conf"] = {k: v for k, v in decoder.items() if k not in TRAINING_ONLY}
+    if prefix := decoder.get("posterior_prefix"):
+        decoder["posterior_prefix"] = _for_decoding(prefix)
+    kept["decoder_conf"] = _for_decoding(decoder)
     return kept
+
+
+def _for_decoding(options: Mapping[str, Any]) -> dict[str, Any]:
+    return {k: v for k, v in options.items() if k not in TRAINING_ONLY}
 
 
 def packed_state(

@@ -1,11 +1,11 @@
 #!/usr/bin/env python3
 """The mean of the same tensors of several trainings: a model soup.
 
-    local/soup.py --output exp/soup.pth --parts postencoder decoder.ctc \
+    local/soup.py --output exp/soup.pth --parts postencoder decoder.audio_prefix.ctc \
         exp/asr_a/latest.pth exp/asr_b/latest.pth
 
 Trainings that began with the same tensors and went on with other batches end in one
-basin, and their mean often hears better than either (Wortsman et al. 2022, arXiv
+basin, and their mean is often more accurate than either (Wortsman et al. 2022, arXiv
 2203.05482). The file is for ``--init_param``.
 """
 

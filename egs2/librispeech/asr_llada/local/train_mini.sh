@@ -1,22 +1,24 @@
 # The trainings of --preset mini, in their order; sourced by local/mini.sh.
 
-# Each line: name of the run, what it hears, its config, and the tensors it begins with,
+# Each line: name of the run, its data, its config, and the tensors it begins with,
 # <run>:<from>:<to>[,...] for those <from> of an earlier run, <run>:: for all of them (- for
 # the shipped LM alone);
 # <run>+<run>:... for the mean of two runs (local/soup.py).
 #   text    ${dumpdir}/text/train_text: lines for the LM, no speech
 #   speech  ${dumpdir}/extracted/train_synth: frames of the frozen encoder
 #   fresh   ${dumpdir}/extracted/train_fresh: the same of speech that no earlier training
-#           has heard, where the adapter errs as it does elsewhere
+#           has had, where the adapter errs as on test speech
 #   last    ${dumpdir}/extracted/train_last: likewise
-# and what else it is told: LLaDA and its reader take other batches than LLaMA then, for a second opinion.
+# and more options: another seed for LLaDA and its scorer, so that they err otherwise than LLaMA.
 # --runs chooses some of them. All are validated on dev_synth. The runs called llama and llada are the two systems.
-lm_of() { echo "$1:decoder.lm:decoder.lm,$1:decoder.pointer:decoder.pointer"; }
-windows_of() { echo "$1:postencoder:postencoder,$1:decoder.ctc:decoder.ctc"; }
-all_of() { echo "$(windows_of "$1"),$(lm_of "$1")"; }
+part_of() { echo "$1:$2:$2"; }
+lm_of() { echo "$(part_of "$1" decoder.lm),$(part_of "$1" decoder.audio_prefix.copy_head)"; }
+adapter_of() { echo "$(part_of "$1" postencoder),$(part_of "$1" decoder.audio_prefix.ctc)"; }
+scorer_of() { part_of "$1" decoder.audio_prefix.scorer; }
+all_of() { echo "$(adapter_of "$1"),$(lm_of "$1")"; }
 mini_runs() {
-    local ctc read=decoder.text_qformer:decoder.text_qformer
-    ctc=$(windows_of ctc)
+    local ctc
+    ctc=$(adapter_of ctc)
     awk -v runs=" ${runs} " 'runs ~ /^ *$/ || index(runs, " " $1 " ")' << EOF
 ctc         speech  conf/train_asr_mini_ctc.yaml                 -
 text_llama  text    conf/train_asr_whisper_llama_mini_text.yaml  -
@@ -25,15 +27,15 @@ known_llama speech  conf/train_asr_whisper_llama_mini.yaml       ${ctc},$(lm_of 
 known_llada speech  conf/train_asr_whisper_llada_mini.yaml       ${ctc},$(lm_of text_llada)
 fresh_llama fresh   conf/train_asr_whisper_llama_mini_fresh.yaml ${ctc},$(lm_of known_llama)
 fresh_llada fresh   conf/train_asr_whisper_llada_mini_fresh.yaml ${ctc},$(lm_of known_llada) --seed 1
-reader      last    conf/train_asr_mini_reader.yaml              -
-reader_2    last    conf/train_asr_mini_reader.yaml              - --seed 1
-llama       last    conf/train_asr_whisper_llama_mini_last.yaml  $(all_of fresh_llama),reader:${read}
-last_llada  last    conf/train_asr_whisper_llada_mini_last.yaml  $(all_of fresh_llada),reader_2:${read} --seed 1
-llada       last    conf/train_asr_whisper_llada_mini_soup.yaml  last_llada::,$(windows_of llama+last_llada) --seed 2
+scorer      last    conf/train_asr_mini_scorer.yaml              -
+scorer_2    last    conf/train_asr_mini_scorer.yaml              - --seed 1
+llama       last    conf/train_asr_whisper_llama_mini_last.yaml  $(all_of fresh_llama),$(scorer_of scorer)
+last_llada  last    conf/train_asr_whisper_llada_mini_last.yaml  $(all_of fresh_llada),$(scorer_of scorer_2) --seed 1
+llada       last    conf/train_asr_whisper_llada_mini_soup.yaml  last_llada::,$(adapter_of llama+last_llada) --seed 2
 EOF
 }
 
-# mini_configs: the configs of all runs, or of those that hear <what>.
+# mini_configs: the configs of all runs, or of those on <what>.
 mini_configs() { mini_runs | awk -v what="${1:-}" '!what || $2 == what { print $3 }'; }
 
 # The frozen encoder gives the same frames in every epoch of every run.
@@ -49,7 +51,7 @@ mini_features() {
 }
 
 # mini_checkpoint <run>[+<run>]: what a finished training leaves, by accuracy, by loss, or at
-# its end; of two trainings the mean of their windows and CTCs.
+# its end; of two trainings the mean of their Q-Formers and CTCs.
 mini_checkpoint() {
     local run name files=()
     for run in ${1//+/ }; do
@@ -62,7 +64,7 @@ mini_checkpoint() {
         echo "${files[0]}"
         return
     fi
-    python3 local/soup.py --output "${models}/$1.pth" --parts postencoder decoder.ctc -- "${files[@]}"
+    python3 local/soup.py --output "${models}/$1.pth" --parts postencoder decoder.audio_prefix.ctc -- "${files[@]}"
     echo "${models}/$1.pth"
 }
 

@@ -1,15 +1,14 @@
-"""The pointer to what was heard."""
+"""The copy mechanism: pointing at the audio's tokens."""
 
 from __future__ import annotations
 
 import pytest
 import torch
 import torch.nn.functional as F
-from espnet_llada.core.audio_embeddings import AudioEmbeddings
-from espnet_llada.core.head import OutputHead
 
-from espnet_llada.extensions.copy_head import FLOOR, CopyHead, Pointer
-from espnet_llada.networks.backbone import Backbone
+from espnet_llada.extensions.copy_head import FLOOR, CopyHead, CopyMechanism
+from espnet_llada.extensions.posterior_prefix.embeddings import AudioEmbeddings
+from espnet_llada.networks.backbone import Backbone, OutputHead
 
 ROWS, LENGTH, VECTORS, TOKENS = 3, 6, 4, 2
 
@@ -21,17 +20,17 @@ def lm(tiny_lm) -> Backbone:
 
 @pytest.fixture
 def head(lm) -> CopyHead:
-    """One whose pointer has learnt something, over tokens of which some are alike."""
+    """One that has learnt something, over tokens of which some are alike."""
     torch.manual_seed(0)
-    pointer = Pointer(lm.width)
-    for parameter in pointer.parameters():
+    copy = CopyMechanism(lm.width)
+    for parameter in copy.parameters():
         torch.nn.init.normal_(parameter, std=0.1)
     tokens = torch.randint(5, 12, (ROWS, VECTORS, TOKENS))
     shares = torch.rand(ROWS, VECTORS, TOKENS) / TOKENS
     shares[1, 2:] = 0.0
     vectors = torch.randn(ROWS, VECTORS, lm.width)
-    heard = AudioEmbeddings(vectors, torch.tensor([4, 2, 3]), tokens, shares)
-    return CopyHead(lm, pointer, heard, torch.randn(ROWS, VECTORS, lm.width))
+    audio = AudioEmbeddings(vectors, torch.tensor([4, 2, 3]), tokens, shares)
+    return CopyHead(lm, copy, audio, 0, torch.randn(ROWS, VECTORS, lm.width))
 
 
 def hidden_states(lm) -> torch.Tensor:
@@ -51,23 +50,23 @@ def test_loss_and_gradients_are_those_of_the_logits(lm, head):
     torch.testing.assert_close(nll, expected, atol=1e-4, rtol=1e-4)
     assert torch.equal(right, logits.argmax(dim=1) == targets[counted])
     assert 0 < right.sum() < len(right)
-    trained = [hidden, *head._pointer.parameters()]
+    trained = [hidden, *head._copy.parameters()]
     got = torch.autograd.grad(nll.sum(), trained)
     for a, b in zip(got, torch.autograd.grad(expected.sum(), trained), strict=True):
         torch.testing.assert_close(a, b, atol=1e-3, rtol=1e-3)
 
 
 @torch.no_grad()
-def test_only_what_was_heard_gains(lm, head):
+def test_only_the_audios_tokens_gain(lm, head):
     hidden = hidden_states(lm)
     everywhere = torch.ones(ROWS, LENGTH, dtype=torch.bool)
     plain = OutputHead(lm).logits(hidden, everywhere).unflatten(0, (ROWS, LENGTH))
     gained = head.logits(hidden, everywhere).unflatten(0, (ROWS, LENGTH)) - plain
     for row in range(ROWS):
-        real = int(head._heard.counts[row])
-        heard = head._heard.tokens[row, :real].flatten().unique()
-        assert (gained[row][:, heard].amax(dim=0) > 0).all()
-        gained[row][:, heard] = 0.0
+        real = int(head._audio.counts[row])
+        audio = head._audio.tokens[row, :real].flatten().unique()
+        assert (gained[row][:, audio].amax(dim=0) > 0).all()
+        gained[row][:, audio] = 0.0
     assert gained.abs().max() == 0
 
 
@@ -86,13 +85,13 @@ def test_a_row_and_a_position_are_what_they_are_alone(lm, head):
 
 @torch.no_grad()
 def test_untrained_it_points_at_the_vector_of_its_own_number(lm):
-    """And a token that is heard twice has the chances of both."""
+    """And a token of two vectors has the chances of both."""
     tokens = torch.tensor([[[5], [6], [5], [7]]])
-    heard = AudioEmbeddings(
+    audio = AudioEmbeddings(
         torch.zeros(1, 4, lm.width), torch.tensor([4]), tokens, tokens / 7
     )
-    pointer, nothing = Pointer(lm.width), torch.zeros(1, 4, lm.width)
-    added = pointer(nothing, nothing, heard)[0]
+    copy, nothing = CopyMechanism(lm.width), torch.zeros(1, 4, lm.width)
+    added = copy(nothing, nothing, audio)[0]
     weights = torch.tensor([0.0, -1, -2, -3, -2]).softmax(dim=0)
     chance = (weights[0] + weights[2]) * 5 / 7
     torch.testing.assert_close(added[0, 0], (chance / FLOOR).log1p())
@@ -101,8 +100,8 @@ def test_untrained_it_points_at_the_vector_of_its_own_number(lm):
 
 
 @torch.no_grad()
-def test_where_nothing_was_heard_nothing_is_added(lm):
-    heard = AudioEmbeddings(
+def test_where_there_is_no_vector_nothing_is_added(lm):
+    audio = AudioEmbeddings(
         torch.zeros(2, 0, lm.width),
         torch.zeros(2, dtype=torch.long),
         torch.zeros(2, 0, 8, dtype=torch.long),
@@ -110,7 +109,7 @@ def test_where_nothing_was_heard_nothing_is_added(lm):
     )
     hidden = torch.randn(2, 3, lm.width)
     everywhere = torch.ones(2, 3, dtype=torch.bool)
-    head = CopyHead(lm, Pointer(lm.width), heard, heard.vectors)
+    head = CopyHead(lm, CopyMechanism(lm.width), audio, 0, audio.vectors)
     plain = OutputHead(lm)
     expected = plain.logits(hidden, everywhere)
     assert torch.equal(head.logits(hidden, everywhere), expected)

@@ -7,9 +7,9 @@ import math
 
 import pytest
 import torch
-from espnet_llada.extensions.posterior_prefix.ctc import AlignmentCTC
 
 from espnet_llada.extensions import ctc_alignment as module
+from espnet_llada.extensions.ctc import AlignmentCTC, Options
 from espnet_llada.extensions.ctc_alignment import CTCAlignment
 
 TOKENS, WIDTH, VECTORS = 5, 6, 4
@@ -20,11 +20,11 @@ def made() -> tuple[CTCAlignment, torch.Tensor]:
     """Of two utterances, and the log-probabilities of all tokens, blank first."""
     torch.manual_seed(0)
     table = torch.randn(TOKENS, 8)
-    ctc = AlignmentCTC(table, WIDTH, scale=0.7)
+    ctc = AlignmentCTC(table, WIDTH, Options(scale=0.7))
     audio = torch.randn(2, VECTORS, WIDTH)
     layer = audio, torch.randn(2, VECTORS, 8), table
     with torch.no_grad():
-        windows = ctc.heard(*layer, torch.tensor([VECTORS, 3]))
+        windows = ctc.windows(*layer, torch.tensor([VECTORS, 3]))
         return CTCAlignment(ctc, *layer, windows), ctc.log_probs(*layer)
 
 
