@@ -57,7 +57,7 @@ class Hook(DecodingHook):
         known = not options.positions_per_vector or hasattr(
             decoder.audio_prefix, "posteriors"
         )
-        why = "this model's vectors are no words; train with 'posterior_prefix'"
+        why = "this model has no posterior prefix; train with 'posterior_prefix'"
         need(known, "canvas_size: positions_per_vector", why)
 
     def open(self, prefix: Prefix, canvas: Canvas) -> tuple[Prefix, Canvas]:

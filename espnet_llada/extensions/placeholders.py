@@ -68,7 +68,7 @@ class Hook(DecodingHook):
         need_scorer(decoder, "placeholders")
         text = sampler.deliberates or "mask_ctc" in others
         need(text, "placeholders", "no text is on the canvas; leave it out")
-        why = "this model has not learnt to leave positions empty; train with "
+        why = "this model was not trained with placeholders; train with "
         why += "'placeholders' in posterior_prefix"
         need(decoder.audio_prefix.options.placeholders > 0, "placeholders", why)
 

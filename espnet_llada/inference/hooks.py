@@ -46,7 +46,7 @@ def make_hook(
             continue
         if not use_audio and name not in _WITHOUT_AUDIO:
             raise UserError(
-                f"{name}: without audio there is nothing to ask; leave it out"
+                f"{name}: needs audio; leave it out"
             )
         kind = named(f"{module}:Hook")
         kind.check(extensions[name], decoder, sampler, extensions)

@@ -181,7 +181,7 @@ def make_options(values: Mapping[str, Any]) -> DecodingOptions:
     if profile == "release" and set(extensions) - {"long_form"}:
         name = next(iter(extensions))
         raise UserError(
-            f"{name}: the release (profile: release) has no such; leave it out"
+            f"{name}: the release (profile: release) has no extensions; leave it out"
         )
     if "strategy" in own:
         own["strategy"] = full_name(own["strategy"])

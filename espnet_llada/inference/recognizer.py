@@ -311,7 +311,7 @@ def _is_sayable(utt_id: str, waveform: np.ndarray, ids: Sequence[int]) -> bool:
         return True
     logging.warning(
         f"{utt_id}: a first pass of {len(ids)} tokens over {seconds:.1f} s of audio is "
-        "more than can be said; it stays as it is"
+        "more than can be spoken; it is not changed"
     )
     return False
 
