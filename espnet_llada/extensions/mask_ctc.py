@@ -55,7 +55,7 @@ class Hook(DecodingHook):
         """See ``DecodingHook``."""
         need_ctc(decoder, "mask_ctc")
         need(decoder.diffuses, "mask_ctc", "is for a model with 'decoder: llada'")
-        why = f"strategy {sampler.strategy} does not start from a draft; leave one of them out"
+        why = f"strategy {sampler.strategy} does not start from a draft; leave one out"
         need(sampler.strategy == "diffusion", "mask_ctc", why)
 
     def open(self, prefix: Prefix, canvas: Canvas) -> tuple[Prefix, Canvas]:

@@ -45,9 +45,7 @@ def make_hook(
         if name not in extensions:
             continue
         if not use_audio and name not in _WITHOUT_AUDIO:
-            raise UserError(
-                f"{name}: needs audio; leave it out"
-            )
+            raise UserError(f"{name}: needs audio; leave it out")
         kind = named(f"{module}:Hook")
         kind.check(extensions[name], decoder, sampler, extensions)
         kinds.append(partial(kind, extensions[name]))
