@@ -144,12 +144,17 @@ class CTCPrefix(CTCAnswers, LinearPrefix):
         transcripts: Sequence[Sequence[int]] | None = None,
     ) -> AlignedPrefix:
         """See ``AudioPrefix``."""
-        prefix = super().forward(prompt, audio, lengths, transcripts)
-        return _LinearBatch(prefix, self.alignment(prompt, audio, lengths))
+        projected = self._projected(audio)
+        layer = self._layer(prompt, audio, projected)
+        prefix = prompt.before(projected, lengths)
+        return _LinearBatch(prefix, self._aligned(layer, lengths))
 
     def alignment(self, prompt: Prompt, audio: Tensor, lengths: Tensor) -> CTCAlignment:
         """See ``CTCAnswers``."""
         layer = self._layer(prompt, audio, self._projected(audio))
+        return self._aligned(layer, lengths)
+
+    def _aligned(self, layer: Layer, lengths: Tensor) -> CTCAlignment:
         return CTCAlignment(self.ctc, *layer, self.ctc.windows(*layer, lengths))
 
     def _projected(self, audio: Tensor) -> Tensor:
