@@ -3,11 +3,11 @@
 
     local/full_size.py --output /scratch/full_size
 
-OUTPUT gets Whisper large-v3, LLaDA-8B-Instruct (true names, shapes and dtypes, noise for
-weights) and the release's checkpoint; then each step of `run.sh --preset paper` is run
-once, in a process of its own: convert, a decoding of one pass, a deliberation of two,
-the plan. Printed are the time and the peak memory of each. Needs 20 GB of disk and 22 GB
-of memory; what was made is kept for the next time.
+OUTPUT gets Whisper large-v3, LLaDA-8B-Instruct (true names, shapes and dtypes, noise
+for weights) and the release's checkpoint; then each step of `run.sh --preset paper` is
+run once, in a process of its own: convert, a decoding of one pass, a deliberation of
+two, the plan. Printed are the time and the peak memory of each. Needs 20 GB of disk and
+22 GB of memory; what was made is kept for the next time.
 """
 
 from __future__ import annotations
