@@ -1,4 +1,4 @@
-"""The paper's linear prefix with an auxiliary CTC, and what any CTC says of a batch.
+"""The paper's linear prefix with an auxiliary CTC; drafts and speech detection by CTC.
 
 Imports ``extensions.ctc`` and ``extensions.ctc_alignment``.
 
@@ -25,8 +25,8 @@ from espnet_llada.networks.backbone import Backbone
 Layer = tuple[Tensor, Tensor, Tensor]
 
 HAS_SPEECH = 0.9
-"""Probability of a token that a CTC has in some window of any speech: 0.98 at least in
-331 utterances, 0.72 at most in silence and in noise."""
+"""Threshold on the highest token probability of an utterance's windows: at least 0.98
+in 331 utterances of speech, at most 0.72 in silence and noise."""
 
 
 @dataclass(frozen=True)
@@ -35,25 +35,25 @@ class Draft:
 
     Attributes:
         ids: token ids.
-        log_probs: how sure each token is, natural logarithms.
+        log_probs: natural log-probability of each token.
     """
 
     ids: Sequence[Sequence[int]]
     log_probs: list[list[float]]
 
     def doubted(self, other: Draft) -> Draft:
-        """The same, each token as sure as the less sure of the two says."""
+        """The same, with the lower log-probability of the two for each token."""
         rows = zip(self.log_probs, other.log_probs, strict=True)
         return Draft(self.ids, [[*map(min, *pair)] for pair in rows])
 
 
 class AlignedPrefix:
-    """A ``Prefix`` that is made when the LM needs it, of the rows that need it.
+    """A ``Prefix`` whose embeddings are made on demand, for the rows that need them.
 
-    A draft that is sure of all its words needs no LM, and so no embeddings for one.
+    A draft without doubtful tokens takes no LM pass, and so needs no embeddings.
 
     Args:
-        alignment: what the CTC makes of the audio.
+        alignment: the CTC of the batch.
     """
 
     def __init__(self, alignment: CTCAlignment):
@@ -63,7 +63,7 @@ class AlignedPrefix:
         return len(self.alignment.windows.lengths)
 
     def make(self, rows: Tensor | None) -> Prefix:
-        """Of some rows, (N,) int64, or of all."""
+        """The prefix of some rows, (N,) int64, or of all."""
         raise NotImplementedError
 
     @cached_property
@@ -92,10 +92,10 @@ class _LinearBatch(AlignedPrefix):
 
 
 class CTCAnswers:
-    """What a prefix with a CTC knows of a batch without the LM."""
+    """Drafts and speech detection by CTC, for an ``AudioPrefix``."""
 
     def alignment(self, prompt: Prompt, audio: Tensor, lengths: Tensor) -> CTCAlignment:
-        """What the CTC makes of the adapter's vectors; see ``AudioPrefix.forward``."""
+        """The CTC of a batch; arguments as ``AudioPrefix.forward``."""
         raise NotImplementedError
 
     def draft(self, prompt: Prompt, audio: Tensor, lengths: Tensor) -> list[list[int]]:
@@ -103,7 +103,7 @@ class CTCAnswers:
         return best_path(self.alignment(prompt, audio, lengths).windows)[0]
 
     def has_speech(self, prompt: Prompt, audio: Tensor, lengths: Tensor) -> Tensor:
-        """See ``AudioPrefix``: the CTC is sure of a token somewhere."""
+        """See ``AudioPrefix``: some token has a high CTC probability."""
         windows = self.alignment(prompt, audio, lengths).windows
         places = torch.arange(windows.blank.shape[1], device=lengths.device)
         there = places < windows.lengths[:, None]
