@@ -191,11 +191,15 @@ def _audio_prefix(
         projection = LinearProjection(width, lm.embedding.weight)
         if ctc is None:
             return LinearPrefix(projection)
-        head = named("espnet_llada.extensions.ctc:AlignmentCTC")
-        head = head(lm.embedding.weight, width, ctc_options(**ctc))
-        return named("espnet_llada.extensions.ctc_prefix:CTCPrefix")(projection, head)
+        prefix = named("espnet_llada.extensions.ctc_prefix:CTCPrefix")
+        return prefix.build(projection, lm, ctc_options(**ctc))
     if ctc is None:
         raise UserError("posterior_prefix needs ctc; give it a weight")
+    if ctc.get("head", "embedding") != "embedding":
+        raise UserError(
+            f"ctc: {{head: {ctc['head']}}} is for the linear prefix, and "
+            "posterior_prefix has a table of its own; take one of them out"
+        )
     if whisper is None:
         raise UserError(
             "posterior_prefix needs a Whisper; set postencoder: whisper_qformer, or "

@@ -28,6 +28,7 @@ from espnet_llada.core.recognizer import seed_of
 from espnet_llada.espnet.data import TrainingBatches, UsableBatches
 from espnet_llada.espnet.epoch_files import complete_epoch, remove_leftovers
 from espnet_llada.espnet.model import ESPnetLLMModel, NonFiniteLoss
+from espnet_llada.espnet.parameters import trained_parameters
 from espnet_llada.io.checkpoint import atomic_torch_save
 from espnet_llada.types import UserError
 
@@ -39,6 +40,7 @@ class LLMTrainer(Trainer):
     def run(
         cls,
         *,
+        model: nn.Module,
         trainer_options: TrainerOptions,
         distributed_option: DistributedOption,
         **rest: Any,
@@ -47,6 +49,8 @@ class LLMTrainer(Trainer):
         writes = not distributed_option.distributed or distributed_option.dist_rank == 0
         if writes:
             remove_leftovers(Path(trainer_options.output_dir))
+            if isinstance(model, ESPnetLLMModel):
+                logging.info(trained_parameters(model))
         resume = functools.partial(cls._resume, trainer_options, writes)
         # Trainer.run calls torch.save by that name, in three places.
         with (
@@ -54,6 +58,7 @@ class LLMTrainer(Trainer):
             mock.patch.object(cls, "resume", resume),
         ):
             super().run(
+                model=model,
                 trainer_options=trainer_options,
                 distributed_option=distributed_option,
                 **rest,

@@ -1,19 +1,20 @@
 """Auxiliary CTC loss over the LM's tokens, so that the adapter learns to align.
 
-An LM that is trained by its own loss from the start learns to ignore an untrained
-adapter. CTC first makes the projected vectors similar to the embeddings of the spoken
-tokens: its output layer is a frozen table, the LM's own embedding or Whisper's
-(``posterior_prefix.mixture``). Its best path is also used as a draft.
+An LM that is trained from the start with its own loss learns to ignore an adapter that
+says nothing yet. CTC first makes what the projection hands to the LM look like the
+words that are spoken. Its output layer is a frozen table: the LM's own embedding or
+head, or Whisper's embedding (``posterior_prefix.mixture``). Its best path is also a
+draft.
 
 Source: CTC (Graves et al. 2006), as an auxiliary loss (Kim et al. 2017, arXiv
-1609.06773).
+1609.06773); through the LM's frozen head as diffusion-gemma-asr reports it.
 """
 
 from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import torch
 import torch.nn.functional as F
@@ -77,26 +78,40 @@ class Options:
             description="of the logits at first; by default unrelated rows differ by 1"
         ),
     ] = None
+    head: Annotated[
+        Literal["embedding", "lm"],
+        Meta(description="output layer: the LM's frozen embedding, or its frozen head"),
+    ] = "embedding"
 
 
 class AlignmentCTC(nn.Module):
     """CTC whose output layer is a frozen table.
 
     Args:
-        embedding: (V, d), a row for each of the LM's tokens.
-        width: width of the adapter's vectors, which predict the blank.
-        options: see ``Options``.
+        table: (V, d), a row for each of the LM's tokens.
+        width: of the adapter's vectors, from which the blank is told.
+        options: see there.
+        like: (V', d), what the projected vectors are as large as at first; by default
+            as the table's rows.
     """
 
     stays_float = True  # see networks.quantize
 
-    def __init__(self, embedding: Tensor, width: int, options: Options | None = None):
+    def __init__(
+        self,
+        table: Tensor,
+        width: int,
+        options: Options | None = None,
+        like: Tensor | None = None,
+    ):
         super().__init__()
         options = options or Options()
         self.weight, self.only, scale = options.weight, options.only, options.scale
-        tokens, size = embedding.shape
+        tokens, size = table.shape
         if scale is None:
-            scale = 1 / (float(embedding.float().std()) ** 2 * math.sqrt(size))
+            own = float(table.float().std())
+            other = own if like is None else float(like.float().std())
+            scale = 1 / (own * other * math.sqrt(size))
         self.scale = nn.Parameter(torch.tensor(scale))
         self.blank = nn.Linear(width, 1)
         nn.init.constant_(self.blank.bias, math.log(tokens) - 1)  # most are blank

@@ -2,8 +2,8 @@
 
 Imports ``extensions.ctc`` and ``extensions.ctc_alignment``.
 
-Source: see ``extensions.ctc``; the CTC head through the LM's frozen embedding makes
-such adapters converge early.
+Source: CTC on the projector through the LM's frozen embedding or head is what makes
+such adapters converge early; see ``extensions.ctc``.
 """
 
 from __future__ import annotations
@@ -18,8 +18,11 @@ from torch import Tensor
 from espnet_llada.core.objective import Targets
 from espnet_llada.core.prefix import LinearPrefix, Prefix, Prompt, TrainingStep
 from espnet_llada.core.qformer import LinearProjection
-from espnet_llada.extensions.ctc import AlignmentCTC, best_path
+from espnet_llada.extensions.ctc import AlignmentCTC, Options, best_path
 from espnet_llada.extensions.ctc_alignment import CTCAlignment
+from espnet_llada.networks.backbone import Backbone
+
+Layer = tuple[Tensor, Tensor, Tensor]
 
 HAS_SPEECH = 0.9
 """Threshold on the highest token probability of an utterance's windows: at least 0.98
@@ -109,16 +112,29 @@ class CTCAnswers:
 
 
 class CTCPrefix(CTCAnswers, LinearPrefix):
-    """A ``LinearPrefix`` with an auxiliary CTC loss over the LM's embedding.
+    """A ``LinearPrefix`` that a CTC over the LM's tokens trains as well.
 
     Args:
-        projection: the linear projection.
-        ctc: its output layer is the LM's embedding.
+        projection: the paper's.
+        ctc: its output layer is the LM's embedding or head.
+        head: which of the two; see ``ctc.Options``.
     """
 
-    def __init__(self, projection: LinearProjection, ctc: AlignmentCTC):
+    def __init__(
+        self, projection: LinearProjection, ctc: AlignmentCTC, head: str = "embedding"
+    ):
         super().__init__(projection)
-        self.ctc = ctc
+        self.ctc, self.head = ctc, head
+
+    @classmethod
+    def build(
+        cls, projection: LinearProjection, lm: Backbone, options: Options
+    ) -> CTCPrefix:
+        """In front of an LM."""
+        table, embedding = _table(lm, options.head), lm.embedding.weight
+        like = None if table is embedding else embedding  # see LinearProjection
+        ctc = AlignmentCTC(table, projection.in_features, options, like)
+        return cls(projection, ctc, options.head)
 
     def forward(
         self,
@@ -128,16 +144,32 @@ class CTCPrefix(CTCAnswers, LinearPrefix):
         transcripts: Sequence[Sequence[int]] | None = None,
     ) -> AlignedPrefix:
         """See ``AudioPrefix``."""
-        prefix = super().forward(prompt, audio, lengths, transcripts)
-        return _LinearBatch(prefix, self.alignment(prompt, audio, lengths))
+        projected = self._projected(audio)
+        layer = self._layer(prompt, audio, projected)
+        prefix = prompt.before(projected, lengths)
+        return _LinearBatch(prefix, self._aligned(layer, lengths))
 
     def alignment(self, prompt: Prompt, audio: Tensor, lengths: Tensor) -> CTCAlignment:
         """See ``CTCAnswers``."""
-        layer = audio, self._projected(audio), prompt.lm.embedding.weight
+        layer = self._layer(prompt, audio, self._projected(audio))
+        return self._aligned(layer, lengths)
+
+    def _aligned(self, layer: Layer, lengths: Tensor) -> CTCAlignment:
         return CTCAlignment(self.ctc, *layer, self.ctc.windows(*layer, lengths))
 
     def _projected(self, audio: Tensor) -> Tensor:
         return self.projection(audio.to(self.projection.weight.dtype))
+
+    def _layer(self, prompt: Prompt, audio: Tensor, projected: Tensor) -> Layer:
+        """What the CTC reads: the vectors, what is projected of them, its table.
+
+        A table in half precision multiplies in its own, as in the LM: at 126,464
+        tokens a float32 copy of it has 2 GB.
+        """
+        table = _table(prompt.lm, self.head)
+        if table.itemsize < projected.itemsize:
+            projected = projected.to(table.dtype)
+        return audio, projected, table
 
     def training_step(
         self,
@@ -151,9 +183,14 @@ class CTCPrefix(CTCAnswers, LinearPrefix):
         if audio is None or not self.ctc.weight:
             return super().training_step(prompt, audio, lengths, targets, seeds)
         projected = self._projected(audio)
-        layer = audio, projected, prompt.lm.embedding.weight
+        layer = self._layer(prompt, audio, projected)
         extra = self.ctc(*layer, lengths, targets.text, targets.lengths)
         if self.ctc.only:
             return TrainingStep(None, targets, extra)
         prefix = prompt.before(projected, lengths)
         return TrainingStep(prefix, targets, self.ctc.weight * extra)
+
+
+def _table(lm: Backbone, head: str) -> Tensor:
+    """(V, d), frozen."""
+    return lm.head if head == "lm" else lm.embedding.weight
