@@ -27,8 +27,8 @@ ROOMS = [
     ("build",),
     ("trust",),
     ("inference",),
-    ("plan",),
     ("sweep",),
+    ("plan",),
     ("espnet", "bench", "bin", "recipe", "run", "__init__"),
 ]
 FLOOR = {room: floor for floor, rooms in enumerate(ROOMS) for room in rooms}

@@ -1,1 +1,1 @@
-"""What a training will take."""
+"""What a training or a decoding will take."""

@@ -71,8 +71,8 @@ def flops(network: Network, load: Load, cached: bool = False) -> dict[str, float
     attention = 4 * positions * heads * len(body.layers)
     vocabulary = network.lm.vocab_size
     return {
-        "encoder": 0.0 if cached else load.rows * _encoder_flops(network, load),
-        "postencoder": load.rows * _qformer_flops(network, load),
+        "encoder": 0.0 if cached else load.rows * encoder_flops(network, load),
+        "postencoder": load.rows * qformer_flops(network, load),
         "decoder.audio_prefix": 6.0
         * load.rows
         * network.windows(load)
@@ -85,8 +85,8 @@ def flops(network: Network, load: Load, cached: bool = False) -> dict[str, float
     }
 
 
-def _encoder_flops(network: Network, load: Load) -> float:
-    """Forward only: the encoder is frozen and nothing trained lies before it."""
+def encoder_flops(network: Network, load: Load) -> float:
+    """Of one row, forward: it is frozen, and nothing trained lies before it."""
     frames = network.frames(load)[0]
     sizes = network.encoder.config
     conv = (
@@ -98,17 +98,17 @@ def _encoder_flops(network: Network, load: Load) -> float:
     return frames * (2.0 * (mel + conv + block) + attention)
 
 
-def _qformer_flops(network: Network, load: Load) -> float:
-    """Products with the frames have no gradient of their input to compute."""
-    qformer = network.postencoder
+def qformer_flops(network: Network, load: Load, training: bool = True) -> float:
+    """Of one row; the gradient of the frames is not computed."""
+    qformer, (inner, first) = network.postencoder, (3, 2) if training else (1, 1)
     queries, total = len(qformer.queries), 0.0
     for layer in qformer.layers:
         cross = layer.cross_attention
         on_frames = cross.key.weight.numel() + cross.value.weight.numel()
         matrices = sum(p.numel() for p in layer.parameters() if p.dim() == 2)
         attention = 4 * qformer.hidden * (queries + qformer.window)
-        total += queries * (6 * (matrices - on_frames) + 3 * attention)
-        total += qformer.window * 4 * on_frames
+        total += inner * queries * (2 * (matrices - on_frames) + attention)
+        total += first * qformer.window * 2 * on_frames
     return network.windows(load) * total
 
 

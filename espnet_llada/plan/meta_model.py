@@ -48,7 +48,13 @@ class Load:
 
 @dataclass(frozen=True)
 class Network:
-    """The parts of a config, on the meta device."""
+    """The parts of a config, on the meta device.
+
+    Attributes:
+        lora, loss, max_eos_padding, amp: of its training.
+        blind: prompt and audio do not see the response.
+        whisper_decoder_layers: of the decoder that is not used.
+    """
 
     encoder: WhisperEncoder
     postencoder: WindowQFormer
@@ -58,6 +64,8 @@ class Network:
     loss: str
     max_eos_padding: int
     amp: bool
+    blind: bool
+    whisper_decoder_layers: int
 
     def parts(self) -> dict[str, nn.Module]:
         """By the names that a checkpoint has."""
@@ -111,8 +119,8 @@ def build(config: Mapping[str, Any]) -> Network:
             "plan knows encoder whisper_frozen, postencoder window_qformer and "
             f"decoder {' or '.join(ATTENTION)}; this config has other parts"
         )
-    encoder = _encoder(**config.get("encoder_conf") or {})
-    conf, _ = read_conf(config.get("decoder_conf"))
+    encoder, decoder_layers = _encoder(**config.get("encoder_conf") or {})
+    conf, extensions = read_conf(config.get("decoder_conf"))
     if conf.train_lm:
         raise UserError("plan knows an LM with LoRA, not decoder_conf train_lm: true")
     lora = None if conf.lora is None else LoraOptions(**conf.lora)
@@ -131,21 +139,27 @@ def build(config: Mapping[str, Any]) -> Network:
         conf.loss,
         conf.max_eos_padding,
         bool(config.get("use_amp", False)),
+        extensions.cached_prefix,
+        decoder_layers,
     )
 
 
 def _encoder(
     whisper: str = "whisper-tiny.en", dtype: str = "float32", **padding: Any
-) -> WhisperEncoder:
-    sizes = whisper_sizes(whisper)
-    if local_path(whisper).exists():
-        sizes = open_whisper(local_path(whisper)).config
-    if sizes is None:
+) -> tuple[WhisperEncoder, int]:
+    """And how many layers its decoder has."""
+    sizes, path = whisper_sizes(whisper), local_path(whisper)
+    if path.exists():
+        sizes = open_whisper(path).config
+        layers = open_whisper(path, "decoder").config.layers
+    elif sizes is None:
         raise UserError(f"{whisper}: unknown sizes; name a local directory of it")
+    else:
+        layers = 4 if "turbo" in whisper else sizes.layers
     with torch.device("meta"):
         encoder = WhisperEncoder(sizes, **padding)
     _cast(encoder, dtype)
-    return encoder
+    return encoder, layers
 
 
 def _lm(conf: DecoderConf, attention: str, lora: LoraOptions | None) -> Backbone:
