@@ -101,9 +101,10 @@ class _OpenAI:
         return [(r.text, len(r.tokens) + 1) for r in results]  # and the end
 
 
-class _Suppressed(Struct):
-    """Of generation_config.json: tokens that are never said, or not at first."""
+class _Generation(Struct):
+    """Of generation_config.json; tokens that are never said, or not at first."""
 
+    is_multilingual: bool = False
     suppress_tokens: list[int] | None = None
     begin_suppress_tokens: list[int] | None = None
 
@@ -115,14 +116,16 @@ class _HuggingFace:
         import_torchaudio()  # transformers imports it
         from tokenizers import Tokenizer
         from transformers import WhisperForConditionalGeneration
+        from transformers.utils.logging import disable_progress_bar
 
+        disable_progress_bar()
         for name in ("tokenizer.json", "generation_config.json"):
             if not (path / name).is_file():
                 raise UserError(
                     f"{path}: no {name} in it, which Whisper's own decoder needs; copy "
                     "the whole repository, or name an openai-whisper .pt"
                 )
-        never = read_json(path / "generation_config.json", _Suppressed)
+        settings = read_json(path / "generation_config.json", _Generation)
         try:
             self._tokenizer = Tokenizer.from_file(str(path / "tokenizer.json"))
             self._model = WhisperForConditionalGeneration.from_pretrained(
@@ -137,18 +140,17 @@ class _HuggingFace:
                 f"{path}: no complete Whisper ({reason}); copy it again"
             ) from e
         self._model.eval().to(device)
-        self._prompt, self._end = self._special()
-        size = self._model.config.vocab_size
-        self._never = _bias(never.suppress_tokens, size, device)
+        self._prompt, self._end = self._special(settings.is_multilingual)
+        size, never = self._model.config.vocab_size, settings.suppress_tokens or []
+        self._never = _bias(never, size, device)
         # As OpenAI's: neither a blank nor the end as the first token.
-        first = (never.begin_suppress_tokens or []) + (never.suppress_tokens or [])
+        first = (settings.begin_suppress_tokens or []) + never
         self._not_first = _bias(first, size, device)
 
-    def _special(self) -> tuple[list[int], int]:
-        """Ids of the prompt, those of them that this Whisper has; and of the end."""
+    def _special(self, multilingual: bool) -> tuple[list[int], int]:
+        """Ids of the prompt and of the end."""
         known = self._tokenizer.token_to_id
         end = known("<|endoftext|>")
-        multilingual = self._model.config.vocab_size >= 51865
         names = _PROMPT if multilingual else (_PROMPT[0], _PROMPT[-1])
         ids = [known(name) for name in names]
         if end is None or None in ids:
@@ -200,10 +202,10 @@ class _HuggingFace:
         return [row[: [*row, self._end].index(self._end)] for row in rows]
 
 
-def _bias(ids: list[int] | None, size: int, device: str) -> torch.Tensor:
+def _bias(ids: list[int], size: int, device: str) -> torch.Tensor:
     """Added to logits of shape (B, size): minus infinity for some tokens."""
     bias = torch.zeros(size)
-    bias[[i for i in ids or () if 0 <= i < size]] = -torch.inf
+    bias[[i for i in ids if 0 <= i < size]] = -torch.inf
     return bias.to(device)
 
 

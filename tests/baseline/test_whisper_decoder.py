@@ -69,7 +69,11 @@ def huggingface(path: Path, target: Path) -> Path:
     never = [*own.non_speech_tokens, own.transcribe, own.translate, own.sot]
     never += [own.sot_prev, own.sot_lm, own.no_speech]
     first = [*own.encode(" "), own.eot]
-    settings = {"suppress_tokens": never, "begin_suppress_tokens": first}
+    settings = {
+        "is_multilingual": False,
+        "suppress_tokens": never,
+        "begin_suppress_tokens": first,
+    }
     (target / "generation_config.json").write_text(json.dumps(settings))
     return target
 
