@@ -1,7 +1,7 @@
-"""Composes models from the sections of a train YAML.
+"""Builds models from the sections of a train YAML.
 
-The one file that knows core and extensions of training by name. An extension is
-imported when a config asks for it.
+The only file that knows both the core and the extensions of a model by name. An
+extension is imported when a config uses it.
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ def build_encoder(
     Args:
         whisper: name or path of the weights (see ``espnet_llada.io.weights``).
         pad_seconds: silence-pad every utterance to this.
-        keep_padding: hand the frames of the padding on.
+        keep_padding: return the frames of the padding too.
         dtype: of the weights, ``float32`` or ``bfloat16``.
     """
     resolved = weights.resolve(whisper, "whisper")
@@ -65,20 +65,20 @@ def build_encoder(
 
 @dataclass(frozen=True)
 class DecoderConf:
-    """``decoder_conf``, as far as the paper goes.
+    """The options of ``decoder_conf`` that the paper has.
 
     Attributes:
         lm: name or directory of the LM (see ``espnet_llada.io.weights``).
-        lora: fields of ``LoraOptions``; None trains no LoRA.
-        train_lm: train the LM's layers themselves, for a small LM; its embedding and
-            head stay frozen.
+        lora: fields of ``LoraOptions``; None: no LoRA.
+        train_lm: train all layers of a small LM; its embedding and output head stay
+            frozen.
         dtype: of the frozen LM.
         prompt: the instruction before the audio.
         chat_template: wrap the prompt in the LM's chat template.
         text_case: see ``LMTokenizer``.
         loss, max_eos_padding: see ``core.objective.noisy_canvas``; masked diffusion.
-        compile_layers: training runs the layers of encoder, Q-Former and LM by
-            torch.compile (``compile_layers``); for a GPU.
+        compile_layers: torch.compile the layers of encoder, Q-Former and LM in
+            training; for a GPU.
     """
 
     lm: str = "smollm2-135m"
@@ -99,16 +99,16 @@ class DecoderConf:
 
 @dataclass(frozen=True)
 class ExtensionConf:
-    """``decoder_conf``, as far as it goes beyond the paper.
+    """The options of ``decoder_conf`` that are extensions.
 
     Attributes:
-        ctc: a loss over the LM's tokens, on the adapter's vectors.
-        posterior_prefix: the audio as mixtures of the LM's own embeddings, for
+        ctc: CTC loss over the LM's tokens, on the adapter's vectors.
+        posterior_prefix: posterior-weighted LM embeddings as audio prefix; needs
             ``postencoder: whisper_qformer`` and an LM with Whisper's tokens.
-        whisper_scorer: Whisper's decoder along drafts and first passes, for a posterior
-            prefix and an adapter with ``return_frames``.
-        cached_prefix: prompt and audio do not see the response, so decoding runs them
-            once, not in every pass. A causal LM's do not in any case.
+        whisper_scorer: Whisper's decoder as a scorer of drafts and first passes; needs
+            a posterior prefix and an adapter with ``return_frames``.
+        cached_prefix: prompt and audio do not attend to the response, so decoding
+            computes their keys and values once. With a causal LM always so.
     """
 
     ctc: Annotated[Mapping[str, Any], _CTC] | None = None
@@ -122,7 +122,7 @@ class ExtensionConf:
 
 
 def read_conf(given: Mapping[str, Any] | None) -> tuple[DecoderConf, ExtensionConf]:
-    """A ``decoder_conf``, in its two parts.
+    """Parse a ``decoder_conf`` into its two parts.
 
     Raises:
         UserError: options that exclude one another.
@@ -140,13 +140,13 @@ def decoder_parts(
     whisper: weights.Weights | None,
     given: Mapping[str, Any] | None,
 ) -> tuple[dict[str, Any], weights.Weights]:
-    """What ``LMDecoder`` is made of, and the LM's weights.
+    """The arguments of ``LMDecoder``, and the LM's weights.
 
     Args:
-        width: of the adapter's vectors.
+        width: width of the adapter's vectors.
         attention: ``bidirectional`` (LLaDA, masked diffusion) or ``causal`` (LLaMA).
-        whisper: the adapter's, or else the encoder's, whose tokens and whose decoder
-            extensions read; None where neither is one.
+        whisper: Whisper's weights, of the adapter or else of the encoder, whose
+            tokens and decoder the extensions read; None without Whisper.
         given: ``decoder_conf``.
 
     Raises:
@@ -191,11 +191,15 @@ def _audio_prefix(
         projection = LinearProjection(width, lm.embedding.weight)
         if ctc is None:
             return LinearPrefix(projection)
-        head = named("espnet_llada.extensions.ctc:AlignmentCTC")
-        head = head(lm.embedding.weight, width, ctc_options(**ctc))
-        return named("espnet_llada.extensions.ctc_prefix:CTCPrefix")(projection, head)
+        prefix = named("espnet_llada.extensions.ctc_prefix:CTCPrefix")
+        return prefix.build(projection, lm, ctc_options(**ctc))
     if ctc is None:
         raise UserError("posterior_prefix needs ctc; give it a weight")
+    if ctc.get("head", "embedding") != "embedding":
+        raise UserError(
+            f"ctc: {{head: {ctc['head']}}} is for the linear prefix, and "
+            "posterior_prefix has a table of its own; take one of them out"
+        )
     if whisper is None:
         raise UserError(
             "posterior_prefix needs a Whisper; set postencoder: whisper_qformer, or "
@@ -217,7 +221,7 @@ def _audio_prefix(
 
 
 class _Sections(Struct):
-    """The keys of a config that are read here; training has many more."""
+    """The keys of a train config that are checked here."""
 
     encoder: str | None = None
     encoder_conf: dict[str, Any] | None = None
@@ -228,14 +232,14 @@ class _Sections(Struct):
 
 
 def check_config(config: Mapping[str, Any], where: object) -> None:
-    """Hold a config to what the constructors of our parts are annotated with.
+    """Check a config against the types and bounds of our parts' constructors.
 
     Args:
-        config: of a training; parts that are not ours are not looked at.
-        where: it comes from, for messages.
+        config: a train config; parts of ESPnet's are not checked.
+        where: its file, for messages.
 
     Raises:
-        UserError: names the section, the key, and what fits.
+        UserError: names the section, the key, and what is allowed.
     """
     sections = checked(dict(config), _Sections, where)
     if sections.encoder == ENCODER:
@@ -249,7 +253,7 @@ def check_config(config: Mapping[str, Any], where: object) -> None:
 
 
 def _check(given: Mapping[str, Any] | None, kinds: Any, where: str) -> None:
-    """Options of a function; of several dataclasses, each has its own."""
+    """Check options against a function, or against several dataclasses."""
     several = kinds if isinstance(kinds, tuple) else (kinds,)
     rest = dict(given or {})
     for kind in several[1:]:
@@ -259,7 +263,7 @@ def _check(given: Mapping[str, Any] | None, kinds: Any, where: str) -> None:
 
 
 def whisper_of(*parts: nn.Module | None) -> weights.Weights | None:
-    """The weights of the first part that is made of Whisper's."""
+    """The Whisper weights of the first part that has some."""
     found = (getattr(part, "weights", None) for part in parts)
     return next((w for w in found if isinstance(w, weights.Weights)), None)
 
@@ -270,13 +274,11 @@ def compile_layers(
     decoder: LMDecoder,
     backend: str = "inductor",
 ) -> None:
-    """Have training run the layers by torch.compile, of those parts that are ours.
-
-    The first steps take minutes for it.
+    """torch.compile the layers of our parts; the first training steps take minutes.
 
     Args:
         encoder, postencoder, decoder: ESPnet's, or ours.
-        backend: torch.compile's.
+        backend: of torch.compile.
     """
     for part in (encoder, postencoder, decoder.lm):
         if compile_part := getattr(part, "compile_layers", None):
@@ -284,7 +286,7 @@ def compile_layers(
 
 
 def build_model(config: Mapping[str, Any]) -> WhisperLLM:
-    """The model of a train config whose parts are all ours (see ``is_ours``)."""
+    """Build the model of a train config whose parts are all ours (``is_ours``)."""
     encoder = build_encoder(**config.get("encoder_conf") or {})
     postencoder = named(POSTENCODERS[config["postencoder"]])(
         encoder.d_model, **config.get("postencoder_conf") or {}
@@ -306,11 +308,11 @@ RENAMED = {
     "decoder.text_qformer.": "decoder.audio_prefix.scorer.",
     "decoder.read_again": "decoder.audio_prefix.rescored",
 }
-"""Beginnings of names in checkpoints of before, as they are now."""
+"""Prefixes of tensor names in older checkpoints, and the current ones."""
 
 
 def current_names(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The tensors of a checkpoint by the names that they have now; see ``RENAMED``."""
+    """The tensors of a checkpoint by their current names; see ``RENAMED``."""
     found = {}
     for name, tensor in state.items():
         for old, new in RENAMED.items():

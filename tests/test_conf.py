@@ -35,7 +35,7 @@ LONGER = CONF / "train_asr_whisper_llada_mini_soup.yaml"
 
 def baseline(path: Path) -> Path:
     """The YAML of the autoregressive twin."""
-    path = path.with_name(path.name.replace("_soup", "_last"))
+    path = path.with_name(path.name.replace("_soup", "_last").replace("_8b_ctc", "_8b"))
     twins = [path.with_name(path.name.replace("llada", n)) for n in ("llama", "llama3")]
     return next(p for p in twins if p.exists())
 

@@ -43,7 +43,7 @@ pytestmark = [
 
 
 @pytest.fixture(scope="module")
-def heard() -> tuple[Speech2Text, Deliberator]:
+def mini() -> tuple[Speech2Text, Deliberator]:
     """Both ways of the shipped LLaDA, in lower case."""
     case = {"output_case": "lower"}
     mini = Speech2Text.from_pretrained("mini", **case)
@@ -63,17 +63,17 @@ def clips(every: bool = False) -> dict[Path, str]:
     return {path: found[path] for path in chosen}
 
 
-def test_mini_transcribes_what_it_hears(heard):
+def test_mini_transcribes(mini):
     table = clips()
     assert len(table) == CLIPS
-    found = [heard[0](path)[0][0] for path in table]
+    found = [mini[0](path)[0][0] for path in table]
     texts = list(table.values())
     assert jiwer.wer(texts, found) < 0.3, found
     # With the audio of another utterance there is nothing to know a text by.
     assert jiwer.wer(texts, [*found[1:], found[0]]) > 0.8
 
 
-def test_a_long_recording_s_transcript_is_corrected_piece_by_piece(heard, monkeypatch):
+def test_a_long_recording_s_transcript_is_corrected_piece_by_piece(mini, monkeypatch):
     table = clips()
     pieces = [load_audio(path) for path in table]
     monkeypatch.setattr(
@@ -82,7 +82,7 @@ def test_a_long_recording_s_transcript_is_corrected_piece_by_piece(heard, monkey
     text = " ".join(table.values())
     wrong = text.replace(text.split()[3], "wrong", 1)
     assert wrong != text
-    found, *_ = heard[1](np.concatenate(pieces), wrong)[0]
+    found, *_ = mini[1](np.concatenate(pieces), wrong)[0]
     assert "wrong" not in found.split()
     assert jiwer.wer(text, found) < 0.1, found
 
@@ -98,9 +98,9 @@ def test_mini_takes_every_strategy_by_its_name_alone():
             assert Transcriber(model, options).options.strategy == strategy
 
 
-def test_what_is_said_three_times_comes_back_three_times(heard):
+def test_what_is_said_three_times_comes_back_three_times(mini):
     """Whisper's decoder, teacher-forced, would rather stop repeating itself."""
-    speech2text, deliberate = heard
+    speech2text, deliberate = mini
     texts = clips(every=True)
     shortest = sorted(texts, key=lambda path: path.stat().st_size)[:3]
     pause = np.zeros(4800, np.float32)
@@ -114,11 +114,11 @@ def test_what_is_said_three_times_comes_back_three_times(heard):
         assert jiwer.process_words(repeated, kept).deletions == 0, kept
 
 
-def test_silence_behind_speech_and_by_itself_says_nothing(heard):
+def test_silence_behind_speech_and_by_itself_says_nothing(mini):
     path, text = next(iter(clips().items()))
     waveform, silence = load_audio(path), np.zeros(16_000 * 20, np.float32)
     noise = 1e-4 * np.random.default_rng(0).normal(size=16_000 * 3)
-    speech2text, deliberate = heard
+    speech2text, deliberate = mini
     llama = Speech2Text.from_pretrained("mini", "llama", output_case="lower")
     for run in (speech2text, llama):
         assert [run(quiet)[0][0] for quiet in (silence, noise)] == ["", ""]
@@ -147,7 +147,7 @@ def test_a_first_pass_of_a_thousand_words_is_bounded_work(caplog):
     text = " ".join(["SO IT GOES"] * 333)
     waveform = load_audio(path)[: 7 * 16_000]
     assert Deliberator.from_pretrained("mini")(waveform, text)[0][0] == text
-    assert "more than can be said" in caplog.text
+    assert "more than can be spoken" in caplog.text
 
 
 @pytest.mark.slow

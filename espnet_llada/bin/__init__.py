@@ -1,4 +1,4 @@
-"""The commands. A process that is one of them has its streams and its end in order."""
+"""The commands, with their handling of streams and interrupts."""
 
 from espnet_llada.bin.process import begin, is_command
 

@@ -31,7 +31,7 @@ from espnet_llada.types import UserError
 
 _LOG_LEVELS = ("CRITICAL", "ERROR", "WARNING", "INFO", "DEBUG", "NOTSET")  # ESPnet's
 
-# These say where things are; every other option is a part of the job's identity.
+# Paths and the like; every other option is a part of the job's identity.
 _PLACES = frozenset(
     """
     config output_dir data_path_and_name_and_type key_file asr_train_config
@@ -83,7 +83,7 @@ def get_parser(strategy: str = "diffusion") -> argparse.ArgumentParser:
         "--resume",
         type=str2bool,
         default=True,
-        help="keep what a former job of the same options and files has decoded",
+        help="keep what an earlier job with the same options and files has decoded",
     )
     parser.add_argument(
         "--log_level",
@@ -100,8 +100,8 @@ def main(cmd: list[str] | None = None, strategy: str = "diffusion") -> None:
     """Decode; one line for each utterance in each file, in key order.
 
     Raises:
-        UserError: an option, a file or the model does not fit. What goes wrong with
-            one utterance is logged, counted and listed in ``failed`` instead.
+        UserError: an option, a file or the model is wrong. Failures of single
+            utterances are logged, counted and listed in ``failed`` instead.
     """
     args = get_parser(strategy).parse_args(cmd)
     logging.basicConfig(

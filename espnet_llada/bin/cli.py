@@ -84,10 +84,10 @@ def get_parser() -> argparse.ArgumentParser:
         type=str2bool,
         default=True,
         metavar="true|false",
-        help="false: the LM is shown no audio (default: true)",
+        help="false: no audio for the LM (default: true)",
     )
     deliberate.set_defaults(run=_deliberate)
-    # These have parsers of their own; main() hands them everything behind the name.
+    # These have parsers of their own; main() passes them everything behind the name.
     for name in _OWN_PARSER:
         summary = _module(name).get_parser().description
         commands.add_parser(name, help=summary, add_help=False)
@@ -187,7 +187,7 @@ def _by_id(files: list[str]) -> dict[str, str]:
     table: dict[str, str] = {}
     for file in files:
         stem = os.fsencode(Path(file).stem).decode("utf-8", "surrogateescape")
-        # A space would end it, and what does not show is refused by whoever reads it.
+        # A space would end the id, and readers refuse invisible characters.
         utt_id = normal_id(printable("_".join(stem.split()))) or "_"
         if table.setdefault(utt_id, file) != file:
             raise UserError(f"{table[utt_id]} and {file} share an id; rename one")
@@ -231,11 +231,11 @@ def _run(
 
 
 def _check(args: argparse.Namespace, utterances: list[Utterance]) -> None:
-    """Refuse what can be refused before the model loads."""
+    """Check files before the model loads."""
     if not any(os.path.exists(u.path) for u in utterances):
         from espnet_llada.io.audio.reading import load_audio
 
-        load_audio(utterances[0].path)  # says why
+        load_audio(utterances[0].path)  # raises the reason
     if args.output:
         check_writable(args.output)
         read = (args.config, getattr(args, "first_pass", None))

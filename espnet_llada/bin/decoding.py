@@ -27,14 +27,14 @@ from espnet_llada.types import LoadOptions, UserError
 def add_decoding_options(
     parser: OptionParser, strategies: Sequence[str] = STRATEGIES
 ) -> None:
-    """The paper's options, and those of extensions when they are asked for.
+    """Add the core's options, and those of extensions as ``parser.groups``.
 
-    An option that is not given is not in the namespace, so that the model may decide
-    (see ``inference.options``).
+    Options that are not given are not in the namespace, so that the model's defaults
+    apply (see ``inference.options``).
 
     Args:
-        parser: the options are added here.
-        strategies: those to choose from; ``deliberation_`` may be left out.
+        parser: to add to.
+        strategies: the choices; ``deliberation_`` may be left out.
     """
     group = parser.add_argument_group(
         "decoding",
@@ -55,7 +55,7 @@ def add_decoding_options(
 
 
 def _add_group(parser: OptionParser, name: str) -> None:
-    """The options of an extension, with dots; ``--NAME`` alone is on or off."""
+    """Add ``--NAME true|false`` of an extension, and its ``--NAME.option``s."""
     options = options_class(name)
     about = sys.modules[options.__module__].__doc__.partition("\n")[0]
     group = parser.add_argument_group(name, about)
@@ -64,7 +64,7 @@ def _add_group(parser: OptionParser, name: str) -> None:
         type=str2bool,
         default=argparse.SUPPRESS,
         metavar="true|false",
-        help="whether it is used, whatever decode.yaml says",
+        help="on or off, instead of what decode.yaml has",
     )
     for option in option_fields(options):
         _add(group, option, f"{name}.")
@@ -97,13 +97,13 @@ def _add(group: Any, option: OptionField, prefix: str = "", **more: Any) -> None
 
 
 def _written(default: Any) -> str:
-    """As one types it."""
+    """A default as it is typed."""
     return f"{default:g}" if isinstance(default, float) else str(default).lower()
 
 
 def add_origin_options(parser: argparse.ArgumentParser) -> None:
-    """For a model that was trained elsewhere, or by others."""
-    parser.add_argument("--lm", help="the frozen LM, if not as the config says")
+    """Add options for models trained elsewhere, or by others."""
+    parser.add_argument("--lm", help="the frozen LM, instead of the config's")
     parser.add_argument("--whisper", help="the frozen Whisper, likewise")
     parser.add_argument(
         "--trust_model",
@@ -115,7 +115,7 @@ def add_origin_options(parser: argparse.ArgumentParser) -> None:
 
 
 def add_pipe_option(parser: argparse.ArgumentParser) -> None:
-    """``--allow_pipes``, for whoever reads recordings or features.
+    """Add ``--allow_pipes``, for commands that read recordings or features.
 
     Only on the command line: a YAML may have come with a model.
     """
@@ -136,7 +136,7 @@ def add_pipe_option(parser: argparse.ArgumentParser) -> None:
 
 
 def add_load_options(parser: argparse.ArgumentParser) -> None:
-    """Those of ``LoadOptions`` but the device, which each command names its own way."""
+    """Add the options of ``LoadOptions``, except the device."""
     add_origin_options(parser)
     parser.add_argument(
         "--quantize_asr_model",
@@ -148,14 +148,14 @@ def add_load_options(parser: argparse.ArgumentParser) -> None:
 
 
 def load_options(args: argparse.Namespace, device: str) -> LoadOptions:
-    """What ``add_load_options`` has parsed."""
+    """The parsed options of ``add_load_options``."""
     return LoadOptions(
         device, args.lm, args.whisper, args.quantize_asr_model, args.trust_model
     )
 
 
 def given_options(args: argparse.Namespace) -> dict[str, Any]:
-    """What ``add_decoding_options`` has parsed, those of extensions by group."""
+    """The parsed options of ``add_decoding_options``, extensions by group."""
     given = vars(args)
     names = [name for name in given if name.partition(".")[0] in GROUPS]
     return nested({name: given[name] for name in (*OPTIONS, *names) if name in given})

@@ -1,4 +1,4 @@
-"""What every command shares: options, also from a YAML, and one-line errors."""
+"""Option parsing of all commands, also from a YAML, and one-line errors."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ _SWITCH = {
 
 
 class OfKind:
-    """Type of an option that is a number or a switch; a YAML has it as such.
+    """Type of an option that is a number or a switch, also in a YAML.
 
     Args:
         kind: a number with its bounds, or ``bool`` (see ``schema``).
@@ -40,14 +40,14 @@ class OfKind:
         self._base = get_args(kind)[0] if get_origin(kind) is Annotated else kind
 
     def __call__(self, text: str) -> Any:
-        """What is written on the command line."""
+        """Parse a value of the command line."""
         try:
             return checked(self._read(text), self.kind)
         except UserError as e:
             raise argparse.ArgumentTypeError(str(e)) from e
 
     def _read(self, text: str) -> Any:
-        """The number; the text itself where it is none."""
+        """The number; or the text itself if it is none."""
         if self._base is bool and text.lower() in _SWITCH:
             return _SWITCH[text.lower()]
         # int() and float() also take 1_000, spaces and the digits of any script.
@@ -62,7 +62,7 @@ class OfKind:
 
 
 class _Formatter(argparse.RawDescriptionHelpFormatter):
-    """Descriptions and examples as they are written, an option on a line or two."""
+    """Keeps line breaks of descriptions and examples; compact options."""
 
     def __init__(self, prog: str):
         super().__init__(prog, max_help_position=22)
@@ -75,7 +75,7 @@ class _Formatter(argparse.RawDescriptionHelpFormatter):
 
 
 class _Help(argparse.Action):
-    """``--help``; ``--help all`` for what few need."""
+    """``--help``; ``--help all`` shows rare options and extensions too."""
 
     def __init__(self, option_strings: Sequence[str], dest: str, **rest: Any):
         super().__init__(
@@ -100,7 +100,7 @@ class _Help(argparse.Action):
 
 
 str2bool = OfKind(bool)
-"""ESPnet's way to write a switch: true or false."""
+"""Type of a switch as in ESPnet: true or false."""
 
 # A file must not ask to be trusted.
 _SHELL_ONLY = ("config", "help", "version", "trust_model")
@@ -110,15 +110,15 @@ class OptionParser(argparse.ArgumentParser):
     """An argparse parser whose ``--config`` YAML sets the defaults of its options.
 
     The command line wins over the YAML. An unknown option or key is a UserError that
-    names the nearest known one; nothing is ignored in silence.
+    names the nearest known one; nothing is silently ignored.
     """
 
     groups: Mapping[str, Callable[[], None]] = {}
-    """What adds the options ``--NAME`` and ``--NAME.…``, once one of them is asked for;
-    in a YAML they stand below NAME, which may be true or false as well."""
+    """Functions that add the options ``--NAME`` and ``--NAME.option``, called when one
+    of them is used; in a YAML NAME is a mapping, true or false."""
 
     rare: Sequence[str] = ()
-    """Options that ``--help all`` alone shows."""
+    """Options shown by ``--help all`` only."""
 
     def __init__(self, *args, add_help: bool = True, **kwargs):
         kwargs.setdefault("formatter_class", _Formatter)
@@ -131,7 +131,7 @@ class OptionParser(argparse.ArgumentParser):
             self.add_argument("-h", "--help", action=_Help)
 
     def parse_args(self, args=None, namespace=None):
-        """As argparse's; an option that is left over is refused by name."""
+        """As argparse's; an unknown option is a UserError."""
         parsed, rest = self.parse_known_args(args, namespace)
         if rest:
             name = rest[0].partition("=")[0]
@@ -139,7 +139,7 @@ class OptionParser(argparse.ArgumentParser):
         return parsed
 
     def parse_known_args(self, args=None, namespace=None):
-        """As argparse's, after ``--config`` has set the defaults."""
+        """As argparse's, with the defaults of ``--config``."""
         words = sys.argv[1:] if args is None else list(args)
         for word in words:
             self._add_group(re.split("[.=]", word.removeprefix("--"))[0])
@@ -172,7 +172,7 @@ class OptionParser(argparse.ArgumentParser):
         return names
 
     def values_of(self, given: Mapping[str, Any], where: str) -> dict[str, Any]:
-        """Options that a YAML gives, as on the command line but of their own kind.
+        """Check the options of a YAML.
 
         Args:
             given: {option without dashes: value}.
@@ -196,7 +196,7 @@ class OptionParser(argparse.ArgumentParser):
         return {k: self._value(v, known[k], where) for k, v in flat.items()}
 
     def _flat(self, group: str, value: Any, where: str) -> dict[str, Any]:
-        """What a YAML says of a group, by the names that the command line has."""
+        """A group of a YAML, by the names of the command line."""
         self._add_group(group)
         if isinstance(value, dict) and value:
             return {f"{group}.{name}": inner for name, inner in value.items()}
@@ -237,7 +237,7 @@ class OptionParser(argparse.ArgumentParser):
 def _not_overruled(
     values: Mapping[str, Any], given: Mapping[str, Any]
 ) -> dict[str, Any]:
-    """A YAML's options but of a group that the command line turns off, or on."""
+    """A YAML's options, without groups that the command line turns on or off."""
 
     def overruled(name: str) -> bool:
         group, _, option = name.partition(".")
@@ -249,7 +249,7 @@ def _not_overruled(
 
 
 def run_main(main: Callable[..., Any], cmd: list[str] | None = None) -> None:
-    """Run ``main(cmd)`` and end the process; what went wrong is one line on stderr.
+    """Run ``main(cmd)`` and end the process; an error is one line on stderr.
 
     A UserError, a file's or the memory's failure end as ``error: …`` and exit code 2,
     an interrupt as 130. Output that is lost is an error too; where its reader (head,
@@ -270,7 +270,7 @@ def run_main(main: Callable[..., Any], cmd: list[str] | None = None) -> None:
 
 
 def _outcome(main: Callable[..., Any], cmd: list[str] | None) -> tuple[Any, str]:
-    """Exit status, and what is to be said of it."""
+    """Exit status and message."""
     try:
         return main(cmd) or 0, ""
     except SystemExit as e:  # of --help

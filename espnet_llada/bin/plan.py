@@ -1,4 +1,4 @@
-"""Say what a training or a sweep will need: memory, FLOPs, hours; without weights."""
+"""Estimate what a training or a sweep needs, without weights: memory, FLOPs, hours."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The process that a command runs in: its streams, and its end at an interrupt.
+"""Standard streams and interrupts of a command's process.
 
 ``espnet_llada.bin`` begins with it, before anything heavy is imported.
 """
@@ -18,7 +18,7 @@ _runs_main = False
 
 
 def is_command() -> bool:
-    """Whether this process was started as one of our commands, and is no importer."""
+    """Whether this process was started as one of our commands."""
     if os.path.basename(sys.argv[0] if sys.argv else "") == _SCRIPT:
         return True
     _, option, module = "\n".join(sys.orig_argv).partition("\n-m\n")
@@ -26,7 +26,7 @@ def is_command() -> bool:
 
 
 def begin(runs_main: bool = False) -> None:
-    """Set up streams and interrupts; once more does no harm.
+    """Set up streams and interrupts; may be called again.
 
     Args:
         runs_main: from here on an interrupt has something to clean up.
@@ -116,14 +116,14 @@ def _is_ours(stream: object) -> bool:
 
 
 def say(message: str) -> None:
-    """A line on stderr, whatever is in a name; where stderr is shut, to nobody."""
+    """Write a line to stderr, with any characters; nothing if it is closed."""
     with contextlib.suppress(OSError):
         sys.stderr.write(printable(message) + "\n")
         sys.stderr.flush()
 
 
 def printable(text: str) -> str:
-    r"""The same with what does not show, or is no UTF-8, spelt out: ``\\xe9``."""
+    r"""Escape invisible characters and those that are no UTF-8: ``\\xe9``."""
     return "".join(map(_printable, text))
 
 
@@ -135,7 +135,7 @@ def _printable(char: str) -> str:
 
 
 def flush_stdout() -> OSError | None:
-    """Write what is waiting; returns why output has been lost, now or before."""
+    """Flush stdout; returns the reason if output was lost, now or before."""
     with contextlib.suppress(OSError):
         sys.stdout.flush()
     return sys.stdout.buffer.raw.lost if _is_ours(sys.stdout) else None

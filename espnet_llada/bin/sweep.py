@@ -1,4 +1,4 @@
-"""Decode sets in every way that a YAML lists; tables, curves and a report of it."""
+"""Decode sets by every row of a YAML; writes tables, curves and a report."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ def get_parser() -> argparse.ArgumentParser:
 
 
 def add_row_options(parser: argparse.ArgumentParser) -> None:
-    """What every command around rows takes: which ones, model, data, output, device."""
+    """Add the options shared by sweep and bench: rows, model, data, output, device."""
     parser.add_argument("sweep", type=Path, metavar="YAML", help="the rows")
     parser.add_argument(
         "--rows", default="", help="some rows only, or not: 'llama release_* !whisper'"
@@ -87,7 +87,7 @@ def read_rows(args: argparse.Namespace) -> Sweep:
 
 
 def place_of(args: argparse.Namespace) -> Place:
-    """Where everything is, by the same options."""
+    """The paths among these options."""
     from espnet_llada.sweep.systems import Place
 
     origin = args.device, args.lm, args.whisper
@@ -145,7 +145,7 @@ def main(cmd: list[str] | None = None) -> None:
 
 
 def _check_given(sweep: Sweep, place: Place, sets: Sequence[str], path: Path) -> None:
-    """Refuse given transcripts that are not there, or not asked for."""
+    """Check that given transcripts exist and are used."""
     rows = [row.key for row in sweep.rows if row.system == "text"]
     if rows and place.first_pass is None:
         raise UserError(
@@ -172,7 +172,7 @@ def _size(folder: Path, allow_pipes: bool) -> int:
 
 
 def processor(device: str) -> str:
-    """The name of what decoded, without the machine's own."""
+    """The kind of processor, without the machine's name."""
     if device.startswith("cuda"):
         import torch
 

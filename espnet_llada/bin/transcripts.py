@@ -38,7 +38,7 @@ def write_lines(outcomes: Iterable[Outcome], lines: TextIO) -> int:
 
 
 def write_stream(outcomes: Iterable[Outcome], path: str, stream: BinaryIO) -> int:
-    """The same into what ``open_stream`` has opened."""
+    """``write_lines`` into a stream of ``open_stream``."""
     try:
         with io.TextIOWrapper(stream, encoding="utf-8", newline="\n") as lines:
             return write_lines(outcomes, lines)
@@ -53,13 +53,13 @@ def write_file(
     identity: Mapping[str, Any],
     decode: Decode,
 ) -> int:
-    """Decode what ``path + '.partial'`` lacks, then put all lines into ``path``.
+    """Decode what is missing in ``path + '.partial'``, then write ``path``.
 
     Args:
-        path: a file; it is not touched where every utterance has failed.
+        path: a file; unchanged if every utterance fails.
         utterances: in the order of the lines.
         batch_size: utterances decoded together.
-        identity: what ``line_identity`` returned.
+        identity: from ``line_identity``.
         decode: loads the model, then yields the outcome of each utterance.
 
     Returns:
@@ -94,7 +94,7 @@ def line_identity(
     utterances: Sequence[Utterance],
     files: tuple[Path, Path],
 ) -> dict[str, Any]:
-    """What decides the lines; see ``identity_of``. Here the audio counts as well.
+    """As ``identity_of``, with the content of the audio files.
 
     Args:
         options: values that change a line.

@@ -20,8 +20,8 @@ class Canvas:
             from a transcript. Behind a row's end: EOS.
         lengths: (B,) int64, positions that belong to each row.
         confidence: (B, L) float32, natural log-probability of each given token; None
-            where nobody has said, so that the LM has to be asked.
-        gaps: whether an EOS between tokens is an empty position, and not the end.
+            where unknown, so that the LM has to measure it.
+        gaps: True where an EOS between tokens is an empty position, not the end.
     """
 
     tokens: Tensor
@@ -36,14 +36,14 @@ class Canvas:
 
 
 def places_of(tokens: Tensor) -> Tensor:
-    """The numbers (L,) int64 of the positions of (B, L, ...)."""
+    """Position indices (L,) int64 of a tensor (B, L, ...)."""
     return torch.arange(tokens.shape[1], device=tokens.device)
 
 
 def blank_canvas(
     lengths: Sequence[int], special: SpecialTokens, device: torch.device | str = "cpu"
 ) -> Canvas:
-    """A row of so many mask tokens for each of ``lengths``."""
+    """A canvas of mask tokens, with ``lengths`` positions in each row."""
     tokens = torch.full((len(lengths), max(lengths)), special.mask, device=device)
     canvas = Canvas(tokens, torch.tensor(lengths, device=device))
     return Canvas(tokens.masked_fill(~canvas.valid, special.eos), canvas.lengths)
@@ -77,6 +77,6 @@ def transcript_canvas(
 
 
 def word_places(tokens: Sequence[int], special: SpecialTokens) -> list[int]:
-    """Where on a canvas its tokens are: not where it has EOS, or is still masked."""
+    """Positions of the tokens of a canvas that are neither EOS nor masked."""
     nothing = special.mask, special.eos
     return [i for i, token in enumerate(tokens) if token not in nothing]

@@ -20,14 +20,14 @@ from espnet_llada.types import SpecialTokens
 
 LogitsFn = Callable[[Tensor, Tensor], Tensor]
 """tokens (B, L) int64, wanted (B, L) bool -> logits (N, V) of the N wanted positions,
-row by row. One call is one pass; a row of which nothing is wanted need not be run."""
+row by row. One call is one pass; rows without a wanted position need not be run."""
 
 
 @dataclass(frozen=True)
 class Block:
-    """Positions (B, L) bool that are masked together, and a budget of passes.
+    """Positions (B, L) bool that are masked together, and their budget of passes.
 
-    Only there may a pass commit.
+    A pass over the block commits only at these positions.
     """
 
     positions: Tensor
@@ -36,13 +36,13 @@ class Block:
 
 @dataclass(frozen=True)
 class Plan:
-    """What is to be filled.
+    """What is masked, in which order.
 
     Attributes:
         blocks: in order.
-        spent: (B,) int64, forward passes that planning has cost.
-        measured: (B, L) float32, log-probability of each given token, where planning
-            has measured it.
+        spent: (B,) int64, forward passes used for planning.
+        measured: (B, L) float32, log-probability of each given token; None if planning
+            measures none.
     """
 
     blocks: list[Block]
@@ -59,7 +59,7 @@ def make_plan(
 ) -> Plan:
     """The plan of ``options.strategy`` for this canvas.
 
-    A row of which nothing is to be masked has no pass and keeps its transcript.
+    A row with nothing to mask takes no pass and keeps its transcript.
     """
     strategy, free = options.strategy, torch.zeros_like(canvas.lengths)
     if strategy == "diffusion":
@@ -89,17 +89,17 @@ def transcript_and_tail(
 
 
 def with_tail(chosen: Tensor, tail: Tensor) -> Tensor:
-    """What is masked, (B, L) bool: the tail is in doubt whenever anything is."""
+    """What is masked, (B, L) bool: the tail too, wherever something is chosen."""
     return chosen | (tail & chosen.any(dim=1, keepdim=True))
 
 
 def measure(
     logits_fn: LogitsFn, canvas: Canvas, special: SpecialTokens, passes: int = 1
 ) -> Tensor:
-    """(B, L): how likely the LM, given the audio, finds each given token.
+    """(B, L): the LM's log-probability of each given token, given the audio.
 
-    Each of k passes hides every k-th position, so the LM knows nothing of the token it
-    is asked for; with one pass it knows the audio alone.
+    Each of k passes masks every k-th position, so a token never sees itself; with one
+    pass everything is masked, and the LM has the audio alone.
     """
     turn = places_of(canvas.tokens) % passes
     confidence = torch.zeros(canvas.tokens.shape, device=canvas.tokens.device)
@@ -113,7 +113,7 @@ def measure(
 
 
 def log_probabilities(logits: Tensor, special: SpecialTokens) -> Tensor:
-    """(N, V) logits -> (N, V) float32 over what may be committed: no mask token."""
+    """(N, V) logits -> (N, V) float32; the mask token has probability 0."""
     logits = logits.to(torch.float32, copy=True)  # the caller keeps its own
     if special.mask < logits.shape[-1]:
         logits[..., special.mask] = -torch.inf
@@ -123,8 +123,8 @@ def log_probabilities(logits: Tensor, special: SpecialTokens) -> Tensor:
 def lowest(scores: Tensor, among: Tensor, counts: Tensor) -> Tensor:
     """(B, L) bool: the ``counts`` (B,) lowest-scored positions of each row.
 
-    Candidates are those ``among`` (B, L); where there are fewer, all of them. Equal
-    scores: the leftmost first.
+    Candidates are the positions ``among`` (B, L), all of them if there are fewer.
+    Equal scores: the leftmost first.
     """
     order = scores.masked_fill(~among, torch.inf).argsort(dim=1, stable=True)
     rank = torch.empty_like(order)
@@ -133,12 +133,12 @@ def lowest(scores: Tensor, among: Tensor, counts: Tensor) -> Tensor:
 
 
 def count_to_mask(lengths: Tensor, ratio: float) -> Tensor:
-    """(B,) int64: int(length * ratio) in double precision, as the paper's release."""
+    """(B,) int64: int(length * ratio) in double precision, as in the release."""
     return (lengths.double() * ratio).long()
 
 
 def _left_to_right(canvas: Canvas, options: SamplerOptions) -> list[Block]:
-    """Sub-blocks, which share the budget; the earlier ones take what is left."""
+    """Sub-blocks that share the budget; the first ones take the remainder."""
     num = max(1, min(options.num_blocks, options.steps, canvas.tokens.shape[1]))
     share, rest = divmod(options.steps, num)
     blocks = enumerate(sub_blocks(canvas, num))
@@ -159,11 +159,11 @@ def sub_blocks(canvas: Canvas, num: int) -> list[Tensor]:
 
 
 def commits_per_pass(masked: Tensor, passes: int) -> Tensor:
-    """Positions that each pass commits, so that ``passes`` passes fill a block.
+    """How many positions each pass commits, so that ``passes`` passes fill a block.
 
     Args:
         masked: (B,) int64, masked positions of each row.
-        passes: of the block, >= 1; no more are made than there are masked positions.
+        passes: budget of the block, >= 1; at most one pass for each masked position.
 
     Returns:
         (B, passes) int64 summing to ``masked``; the earlier passes take the remainder

@@ -27,15 +27,15 @@ class LMDecoder(nn.Module):
     """An LM that denoises (LLaDA) or continues (LLaMA) what follows prompt and audio.
 
     Args:
-        lm: its attention says which of the two it is.
-        audio_prefix: from the adapter's vectors to what the LM is shown.
+        lm: bidirectional attention for LLaDA, causal for LLaMA.
+        audio_prefix: maps the adapter's vectors to LM inputs before the response.
         tokenizer: of the LM.
         prompt_ids: token ids of the instruction before the audio.
-        objective: of masked diffusion.
-        prefix_attends: False: prompt and audio see one another only, not the
-            response, so that decoding may run them once.
-        passes: makes what the sampler calls, see ``Passes``.
-        compiles: training runs the layers by torch.compile.
+        objective: training objective of masked diffusion.
+        prefix_attends: False masks the response from prompt and audio, so that
+            decoding can compute these once.
+        passes: factory of the sampler's ``LogitsFn``; default: ``Passes``.
+        compiles: torch.compile the layers in training.
     """
 
     def __init__(
@@ -64,7 +64,7 @@ class LMDecoder(nn.Module):
 
     @property
     def prompt(self) -> Prompt:
-        """The instruction, with the LM that reads it."""
+        """The instruction before the audio, with the LM that embeds it."""
         return Prompt(self.lm, self.prompt_ids, self.special)
 
     def prefix(self, audio: Tensor, lengths: Tensor, transcripts: Any = None) -> Prefix:
@@ -76,7 +76,7 @@ class LMDecoder(nn.Module):
     ) -> tuple[Tensor, Tensor]:
         """Hidden states (B, P, d) of prefix and (B, L, d) of response, one LLM pass.
 
-        Of ``tokens`` (B, L) ``lengths`` (B,) are a row's; an empty cache is filled.
+        Row r has ``lengths[r]`` of the ``tokens`` (B, L). An empty cache is filled.
         """
         embeds = self.lm.join(prefix.embeds, self.lm.embed(tokens))
         valid, behind = response_places(prefix, tokens, lengths)
@@ -94,7 +94,7 @@ class LMDecoder(nn.Module):
     def next_token_hidden(
         self, prefix: Prefix, text: Tensor, lengths: Tensor
     ) -> tuple[OutputHead, Tensor]:
-        """(B, T + 1, d): state i predicts token i, the last one the end."""
+        """Output head, and (B, T + 1, d): state i predicts token i, the last EOS."""
         first, rest = self.hidden(prefix, text.clamp(min=0), lengths)
         last = last_valid(first, prefix.valid)
         return prefix.head.given(first), self.lm.join(last[:, None], rest)
@@ -110,10 +110,10 @@ class LMDecoder(nn.Module):
         """Loss of a batch.
 
         Args:
-            audio, lengths: (B, A, width), the adapter's vectors, and how many each row
-                has; None trains on text alone.
+            audio, lengths: (B, A, width) vectors of the adapter and (B,) their counts;
+                None trains on text alone.
             targets: the transcripts.
-            seeds: of each row's masks; by default ``row_seeds``.
+            seeds: random seed of each row's masks; by default ``row_seeds``.
             longest: see ``noisy_canvas``.
         """
         seeds = self.row_seeds(len(targets.text)) if seeds is None else seeds
@@ -127,7 +127,7 @@ class LMDecoder(nn.Module):
     def loss(
         self, prefix: Prefix, targets: Targets, seeds: Sequence[int], longest: int = 0
     ) -> Loss:
-        """The LM's own part of ``training_loss``."""
+        """The LM's part of ``training_loss``."""
         if not self.diffuses:
             text, lengths, eos = targets.text, targets.lengths, self.special.eos
             given = text if targets.given is None else targets.given
@@ -140,12 +140,12 @@ class LMDecoder(nn.Module):
         return diffusion_loss(hidden, canvas, self.objective.loss, nll)
 
     def row_seeds(self, rows: int) -> list[int]:
-        """Random seeds; in evaluation they depend on the row's number alone."""
+        """Random seeds in training; the row numbers in evaluation."""
         drawn = torch.randint(2**62, (rows,)) if self.training else torch.arange(rows)
         return drawn.tolist()
 
     def merge_lora(self) -> None:
-        """Fold LoRA, if there is any, into the LM; see ``networks.lora.merge_lora``."""
+        """Merge LoRA, if any, into the LM; see ``networks.lora.merge_lora``."""
         if any("lora_" in name for name, _ in self.lm.named_parameters()):
             from espnet_llada.networks.lora import merge_lora
 
@@ -157,14 +157,14 @@ class LMDecoder(nn.Module):
 
 
 class Passes:
-    """A ``LogitsFn`` that does no more than it is asked for.
+    """A ``LogitsFn``: the logits of ``LMDecoder.canvas_logits``.
 
-    Rows of which nothing is wanted are left out, and the head runs on the wanted
-    positions only: the logits of ``LMDecoder.canvas_logits``, for less.
+    Rows without a wanted position are skipped, and the output head runs on the wanted
+    positions only.
 
     Args:
-        decoder: the LM and what stands around it.
-        prefix: of B rows.
+        decoder: the LM.
+        prefix: prompt and audio of B rows.
         lengths: (B,) int64, canvas positions of each row.
     """
 
@@ -187,7 +187,7 @@ class Passes:
     def run(
         self, rows: list[int], tokens: Tensor, wanted: Tensor
     ) -> tuple[OutputHead, Tensor, Tensor]:
-        """Of some rows (R, L): the head, hidden states and which of them are wanted."""
+        """Run the LM over rows (R, L): output head, hidden states, wanted positions."""
         lengths = self.lengths[rows]
         width = int(lengths.max())
         prefix = self.shown(rows)
@@ -195,7 +195,7 @@ class Passes:
         return prefix.head.given(first), hidden, wanted[:, :width]
 
     def shown(self, rows: list[int]) -> Prefix:
-        """The prefix of some rows; made for no other rows than were asked for."""
+        """The prefix of some rows; only rows that were asked for are copied."""
         if not set(rows) <= set(self.held):
             self.held = sorted({*self.held, *rows})
             self.prefix = self.every_row.rows(self.held)
@@ -208,7 +208,7 @@ MakePasses = Callable[[LMDecoder, Prefix, Tensor], LogitsFn]
 def response_places(
     prefix: Prefix, tokens: Tensor, lengths: Tensor
 ) -> tuple[Tensor, Tensor]:
-    """Which positions of prefix and response are there, and the response's numbers."""
+    """(B, P + L) bool, valid positions; (B, L), position ids of the response."""
     places = torch.arange(tokens.shape[1], device=tokens.device)
     valid = torch.cat([prefix.valid, places < lengths[:, None]], dim=1)
     return valid, prefix.start[:, None] + places
@@ -224,8 +224,7 @@ def last_valid(hidden: Tensor, valid: Tensor) -> Tensor:
 class WhisperLLM(nn.Module):
     """Whisper-LLaDA or Whisper-LLaMA without ESPnet.
 
-    The children carry the names that ESPnet's model gives them, so a checkpoint fits
-    both.
+    Submodules have the same names as in ESPnet's model, so that checkpoints fit both.
 
     Args:
         encoder: waveforms to frames: Whisper's, frozen.

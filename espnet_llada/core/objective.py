@@ -24,7 +24,7 @@ most probable token."""
 
 @dataclass(frozen=True)
 class Objective:
-    """What masked diffusion is trained by; see ``noisy_canvas``, ``diffusion_loss``."""
+    """Options of the training loss; see ``noisy_canvas`` and ``diffusion_loss``."""
 
     loss: Literal[LOSSES] = "llada"
     max_eos_padding: Annotated[int, Meta(ge=0, le=8192)] = 32
@@ -35,9 +35,9 @@ class Targets:
     """The responses of a training batch.
 
     Attributes:
-        text: (B, T) int64, what they are to be; behind a row's end it is ignored.
+        text: (B, T) int64, reference tokens; ignored behind a row's end.
         lengths: (B,) int64.
-        given: (B, T) int64, what they have where nothing is masked; or None.
+        given: (B, T) int64, the LM's input where nothing is masked; None: ``text``.
     """
 
     text: Tensor
@@ -50,11 +50,11 @@ class NoisyCanvas:
     """A batch of transcripts with some positions masked.
 
     Attributes:
-        tokens: (B, L) int64, what the LM sees.
-        targets: (B, L) int64, what it has to restore; EOS behind the transcript.
+        tokens: (B, L) int64, input of the LM.
+        targets: (B, L) int64, what it has to predict; EOS behind the transcript.
         lengths: (B,) int64, canvas positions of each row.
         masked: (B, L) bool.
-        mask_probability: (B,) float32, the chance t at which a row was masked.
+        mask_probability: (B,) float32, the mask ratio t of each row.
     """
 
     tokens: Tensor
@@ -71,7 +71,7 @@ def noisy_canvas(
     seeds: Sequence[int],
     longest: int = 0,
 ) -> NoisyCanvas:
-    """Draw a mask ratio t ~ U(0, 1) for each row and mask each position with chance t.
+    """Draw a mask ratio t ~ U(0, 1) for each row and mask each position with it.
 
     Args:
         targets: the transcripts.
@@ -80,10 +80,10 @@ def noisy_canvas(
             transcript of the batch, EOS behind shorter ones. ``llada`` (LLaDA's SFT
             guideline) and ``flat``: each row is its transcript, an EOS, and 0 to
             ``max_eos_padding`` EOS more, so that the end of a transcript is learnt
-            whatever the canvas.
+            for any canvas length.
         seeds: one for each row; a row's draws depend on nothing else.
-        longest: for ``release``, the longest transcript of a batch that these rows
-            are a part of (tokens).
+        longest: for ``release``, tokens of the longest transcript of the whole batch,
+            if these rows are a part of one.
     """
     text, text_lengths = targets.text, targets.lengths
     random = RowRandom(seeds, text.device)
@@ -115,10 +115,10 @@ def diffusion_loss(hidden: Tensor, canvas: NoisyCanvas, loss: str, nll: NLL) -> 
 
     ``release``, ``flat``: mean over all masked positions of the batch. ``llada``: each
     position weighted by 1 / t, divided by its row's canvas length, mean over rows (an
-    upper bound of the negative log-likelihood for each token, LLaDA eq. 3); a row of
-    which almost nothing is masked has large weights, so it is the noisier one. No
-    masked position gives 0 with zero gradients, where a plain mean would be NaN.
-    ``hidden`` (B, L, d) is what ``nll`` takes, of the masked positions only.
+    upper bound of the negative log-likelihood per token, LLaDA eq. 3); rows with few
+    masks get large weights, so this loss is noisier. Without masked positions the loss
+    is 0 with zero gradients, where a plain mean would be NaN.
+    ``hidden`` (B, L, d): states for ``nll``, which reads the masked positions only.
     """
     flat = _flat_loss(hidden, canvas.targets, canvas.masked, nll)
     if loss != "llada":
@@ -132,8 +132,8 @@ def causal_loss(
 ) -> Loss:
     """Cross-entropy of transcripts (B, T) and EOS, mean over tokens.
 
-    Of ``hidden`` (B, T + 1, d), what ``nll`` takes, position i predicts token i, one
-    past the end (``lengths``) the EOS.
+    Position i of ``hidden`` (B, T + 1, d) predicts token i, position ``lengths`` the
+    EOS.
     """
     places = torch.arange(text.shape[1] + 1, device=text.device)
     targets = F.pad(text, (0, 1)).masked_fill(places >= lengths[:, None], eos)
@@ -141,7 +141,7 @@ def causal_loss(
 
 
 def _flat_loss(hidden: Tensor, targets: Tensor, counted: Tensor, nll: NLL) -> Loss:
-    """The mean of -log p(target) over all counted positions, which are (B, L) bool."""
+    """The mean of -log p(target) over the positions ``counted`` (B, L) bool."""
     values, right = nll(hidden, targets, counted)
     rows = values.new_zeros(counted.shape).masked_scatter(counted, values).sum(dim=1)
     weights = counted.sum(dim=1).float()

@@ -1,4 +1,4 @@
-"""What the paper varies in decoding and deliberation; checked once, here."""
+"""Options of decoding and deliberation, as the paper varies them."""
 
 from __future__ import annotations
 
@@ -18,16 +18,16 @@ STRATEGIES = (
 )
 
 Positions = Annotated[int, Meta(ge=1, le=8192)]
-"""Of a canvas; no LM here knows more."""
+"""Canvas positions; more than the LMs are trained for is refused."""
 
 
 @dataclass(frozen=True)
 class SamplerOptions:
-    """How a canvas is filled; a field's annotation says what it is.
+    """Options of the sampler, described by the annotation of each field.
 
-    ``steps`` is clamped by what there is to fill, ``num_blocks`` to ``steps`` and to
-    the positions that there are. A ``mask_ratio`` below one token leaves a transcript
-    as it is. A value outside its range is a UserError.
+    At most one of ``steps`` is used for each masked position; ``num_blocks`` is clamped
+    to ``steps`` and to the positions. A ``mask_ratio`` of less than one token leaves a
+    transcript unchanged. A value outside its range is a UserError.
     """
 
     strategy: Annotated[
@@ -46,13 +46,13 @@ class SamplerOptions:
         Share, Meta(description="share of a transcript that is masked")
     ] = 0.5
     temperature: Annotated[
-        Weight, Meta(description="0: the most probable token; above: draws")
+        Weight, Meta(description="0: the most probable token; above: sampling")
     ] = 0.0
     remasking: Annotated[
         Literal["confidence", "random"], Meta(description="what a pass commits first")
     ] = "confidence"
     threshold: Annotated[
-        Share, Meta(description="above 0: also commit what is so probable")
+        Share, Meta(description="above 0: also commit tokens that probable")
     ] = 0.0
     tail: Annotated[
         int, Meta(ge=0, le=8192, description="tokens by which a transcript may grow")
@@ -68,7 +68,7 @@ class SamplerOptions:
 
     @property
     def fewest_steps(self) -> int:
-        """A pass that measures a transcript, and one to fill it."""
+        """One pass to fill the canvas, and one if a transcript is measured first."""
         return 1 + (self.strategy == "deliberation_low_confidence")
 
     @property

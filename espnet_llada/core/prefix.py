@@ -1,4 +1,4 @@
-"""What stands before the response: the prompt, and the audio as the LM is shown it."""
+"""The LM's input before the response: prompt and audio embeddings."""
 
 from __future__ import annotations
 
@@ -21,10 +21,10 @@ class Prefix:
 
     Attributes:
         embeds: (B, P, d).
-        valid: (B, P) bool; False behind the audio of a shorter row.
+        valid: (B, P) bool; False for padding.
         positions: (B, P) int64, for the rotary embedding.
         start: (B,) int64, the position of the response's first token.
-        head: makes tokens of what the LM has behind this prefix.
+        head: output head of the response.
     """
 
     embeds: Tensor
@@ -34,7 +34,7 @@ class Prefix:
     head: OutputHead
 
     def rows(self, chosen: Sequence[int]) -> Prefix:
-        """Some of the rows, without the padding that only others need."""
+        """Some of the rows, trimmed to their longest."""
         if list(chosen) == list(range(len(self))):
             return self
         rows = torch.tensor(chosen, dtype=torch.long, device=self.valid.device)
@@ -53,7 +53,7 @@ class Prefix:
 
 @dataclass(frozen=True)
 class Prompt:
-    """The instruction before the audio, and the LM that reads it."""
+    """The instruction before the audio, and the LM that embeds it."""
 
     lm: Backbone
     ids: Sequence[int]
@@ -87,12 +87,12 @@ class Prompt:
 
 @dataclass(frozen=True)
 class TrainingStep:
-    """What one batch of a training is about.
+    """What the LM is trained on in one batch.
 
     Attributes:
-        prefix: what the LM is shown; None trains by ``extra`` alone, without the LM.
-        targets: of the LM.
-        extra: (B,) float32, nats: other losses than the LM's, weighted; None for none.
+        prefix: prompt and audio; None trains by ``extra`` alone, without the LM.
+        targets: responses.
+        extra: (B,) float32, weighted auxiliary losses in nats, or None.
     """
 
     prefix: Prefix | None
@@ -101,7 +101,7 @@ class TrainingStep:
 
 
 class AudioPrefix(nn.Module):
-    """Between the adapter's vectors and the LM; the paper's is ``LinearPrefix``.
+    """Maps the adapter's vectors to LM inputs; the paper's is ``LinearPrefix``.
 
     Attributes:
         cannot_decode: why a model with this prefix only trains; "" if it decodes.
@@ -116,10 +116,10 @@ class AudioPrefix(nn.Module):
         lengths: Tensor,
         transcripts: Sequence[Sequence[int]] | None = None,
     ) -> Prefix:
-        """What the LM is shown of a batch.
+        """Prompt and audio of a batch.
 
         Args:
-            prompt: before the audio.
+            prompt: the instruction.
             audio: (B, A, width), the adapter's vectors.
             lengths: (B,) int64, vectors of each row.
             transcripts: B rows of token ids, in deliberation.
@@ -138,9 +138,9 @@ class AudioPrefix(nn.Module):
 
         Args:
             prompt, audio, lengths: see ``forward``; without audio the response
-                follows the prompt, so that the LM adapts to the text alone.
+                follows the prompt, which trains the LM on text alone.
             targets: the transcripts.
-            seeds: decide the random draws of each row.
+            seeds: random seed of each row.
         """
         if audio is None:
             return TrainingStep(prompt.alone(len(targets.text)), targets)
@@ -149,13 +149,13 @@ class AudioPrefix(nn.Module):
     def draft(
         self, prompt: Prompt, audio: Tensor, lengths: Tensor
     ) -> list[list[int]] | None:
-        """A transcript (token ids of each row) without the LM; None: no such."""
+        """Token ids of each row, transcribed without the LM; None: not supported."""
         return None
 
     def has_speech(
         self, prompt: Prompt, audio: Tensor, lengths: Tensor
     ) -> Tensor | None:
-        """(B,) bool: rows in which surely something is spoken; None: not known."""
+        """(B,) bool: rows that contain speech; None: not supported."""
         return None
 
 

@@ -1,4 +1,4 @@
-"""Window-level Q-Former, and the linear projection from its vectors to the LM's.
+"""Window-level Q-Former, and the linear projection to the LM's embedding space.
 
 The network is BERT's (post-LayerNorm, GELU) with cross-attention in every layer, as
 in BLIP-2 and SALMONN; the paper uses 2 layers of BERT-base shape and 4 queries for a
@@ -18,7 +18,7 @@ from espnet_llada.networks.windows import EPS, BertLayer, WindowLayers, cut_wind
 from espnet_llada.types import UserError
 
 _LARGEST = 1 << 30
-"""Weights of a Q-Former; more is a typing error, and would not fit into memory."""
+"""Weights of a Q-Former; a config with more is taken for a typing error."""
 
 Queries = Annotated[int, Meta(ge=1, le=448)]
 Window = Annotated[int, Meta(ge=1, le=1500)]
@@ -29,18 +29,18 @@ class WindowQFormer(nn.Module):
 
     Args:
         input_size: width of the encoder frames.
-        hidden: width of the queries, and of what comes out.
+        hidden: width of the queries and of the output.
         layers: number of layers.
         heads: attention heads; divides ``hidden``.
-        ffn: inner width of the feed-forward part.
+        ffn: inner width of the feed-forward layers.
         queries: vectors for each window.
         window: frames; windows do not overlap.
         dropout: as in BERT, on embeddings, attention and residual branches.
-        drop_last_window: leave out a last window that is not full, as the paper's
-            release does; otherwise it is read with its missing frames hidden.
+        drop_last_window: drop an incomplete last window, as the paper's release does;
+            otherwise its missing frames are masked.
 
     Raises:
-        UserError: heads that do not divide ``hidden``, or too many weights.
+        UserError: ``heads`` does not divide ``hidden``, or too many weights.
     """
 
     def __init__(
@@ -73,11 +73,11 @@ class WindowQFormer(nn.Module):
         self.layers = WindowLayers([BertLayer(*sizes) for _ in range(layers)])
 
     def compile_layers(self, backend: str = "inductor") -> None:
-        """Have training run the layers by torch.compile."""
+        """torch.compile the layers in training."""
         self.layers.compile_layers(backend)
 
     def forward(self, frames: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
-        """Read a batch.
+        """Frames of a batch to audio vectors.
 
         Args:
             frames: (B, F, input_size), zero behind a row's end.
@@ -95,11 +95,11 @@ class WindowQFormer(nn.Module):
 
 
 class LinearProjection(nn.Linear):
-    """One LM vector for each of the adapter's.
+    """From the adapter's vectors to the LM's embedding space.
 
     Args:
-        width: of the adapter's vectors.
-        embedding: (V, d), the LM's.
+        width: width of the adapter's vectors.
+        embedding: (V, d), the LM's embedding table.
     """
 
     def __init__(self, width: int, embedding: Tensor):

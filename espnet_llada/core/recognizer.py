@@ -30,9 +30,9 @@ def seed_of(utt_id: str, seed: int) -> int:
 
 
 class DecodingHook:
-    """What may be done to a decoding beyond the paper; here nothing.
+    """Extension points of a decoding; each method does nothing by default.
 
-    One object, with ``options`` of its own, serves a batch of so many ``samples``.
+    One object serves one batch; ``samples``: audio samples of each utterance.
     """
 
     def __init__(
@@ -53,56 +53,56 @@ class DecodingHook:
         sampler: SamplerOptions,
         others: Mapping[str, Any],
     ) -> None:
-        """Raise a UserError where the model, or options of ``others``, do not fit."""
+        """Raise a UserError if the model or the ``others``' options do not fit."""
 
     def open(self, prefix: Prefix, canvas: Canvas) -> tuple[Prefix, Canvas]:
-        """Another canvas to begin with, or another prefix."""
+        """The prefix and canvas to begin with, changed or not."""
         return prefix, canvas
 
     def plan(
         self, make: MakePlan, logits_fn: LogitsFn, canvas: Canvas, random: RowRandom
     ) -> Plan:
-        """What is masked on entry; ``make`` does what the strategy says."""
+        """What is masked on entry; ``make`` gives the strategy's plan."""
         return make(logits_fn, canvas, random)
 
     def passes(self, prefix: Prefix, lengths: Tensor) -> LogitsFn | None:
-        """Another way to run the LM over canvases of ``lengths`` positions."""
+        """A ``LogitsFn`` for canvases of ``lengths`` positions; None: the default."""
         return None
 
     def process(
         self, tokens: Tensor, masked: Tensor, log_probs: Tensor
     ) -> tuple[Tensor, Tensor | None]:
-        """A second judge in every pass; see ``sampler.Process``."""
+        """A logits processor for every pass; see ``sampler.Process``."""
         return log_probs, None
 
     def next_token(
         self, rows: Sequence[int], texts: Sequence[Sequence[int]]
     ) -> Tensor | None:
-        """Likewise (N, V), added to the log-probabilities of an autoregressive LM.
+        """(N, V), added to the log-probabilities of an autoregressive LM; or None.
 
-        Of the token that follows each of N texts of ``rows``; or None.
+        For the next token of each of N ``texts``, hypotheses of the given ``rows``.
         """
         return None
 
     def accept(self, canvas: Canvas, result: SamplerResult) -> SamplerResult:
-        """What of a result is kept; ``canvas``: what the sampler began with."""
+        """The final result; ``canvas``: what the sampler started from."""
         return result
 
 
 MakeHook = Callable[[LMDecoder, SamplerOptions, Sequence[int]], DecodingHook]
-"""Makes it of one batch."""
+"""Makes the hook of one batch."""
 
 
 @dataclass(frozen=True)
 class Stages:
-    """How the stages of a decoding are run.
+    """Functions that run the stages of a decoding.
 
     Attributes:
         encode: speech (B, T) and samples (B,) to vectors and their counts.
-        passes: makes what the sampler calls; by default the decoder's.
+        passes: factory of the sampler's ``LogitsFn``; default: the decoder's.
         fill: the sampler.
-        search: how an autoregressive LM goes on: (decoder, prefix, most tokens,
-            next_token) to what ``fill`` returns; see ``DecodingHook.next_token``.
+        search: decodes with an autoregressive LM: (decoder, prefix, maximum tokens,
+            next_token) to a result; see ``DecodingHook.next_token``.
     """
 
     encode: Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
@@ -116,10 +116,10 @@ class Recognizer:
 
     Args:
         model: ``WhisperLLM``, or ESPnet's model with our decoder.
-        options: the strategy and its budget; a causal LM goes on up to
+        options: the strategy and its budget; a causal LM writes up to
             ``canvas_length`` tokens.
-        hook: what is done beyond the paper.
-        stages: see there; by default the model's own.
+        hook: factory of a ``DecodingHook`` for each batch.
+        stages: see ``Stages``; by default the model's own.
 
     Attributes:
         on_pass: called after each forward pass of the sampler.
@@ -142,7 +142,7 @@ class Recognizer:
     def decode(
         self, waveforms: Sequence[np.ndarray], utt_ids: Sequence[str]
     ) -> SamplerResult:
-        """Transcribe float32 waveforms (T,) at 16 kHz; ids decide random draws."""
+        """Transcribe float32 waveforms (T,) at 16 kHz; the ids seed random draws."""
         sizes = [self.options.canvas_length] * len(waveforms)
         canvas = blank_canvas(sizes, self.decoder.special, self.device)
         prefix = self.decoder.prefix(*self.encoded(waveforms))
@@ -155,9 +155,9 @@ class Recognizer:
         utt_ids: Sequence[str],
         transcripts: Sequence[Sequence[int]],
     ) -> SamplerResult:
-        """Mask parts of first-pass transcripts, token ids, and fill them in again.
+        """Mask parts of first-pass transcripts (token ids) and fill them in again.
 
-        ``waveforms``: see ``decode``; None shows the LM the prompt and the transcript
+        ``waveforms``: see ``decode``; None gives the LM the prompt and the transcript
         alone (the paper's plain-text ablation).
         """
         decoder, samples = self.decoder, [0] * len(transcripts)
@@ -173,7 +173,7 @@ class Recognizer:
     def encoded(self, waveforms: Sequence[np.ndarray]) -> tuple[Tensor, Tensor]:
         """Audio vectors (B, A, width) and counts (B,).
 
-        What is longer than Whisper's 30 s is encoded in pieces, one after the other.
+        Audio over 30 s is encoded in segments, whose vectors are concatenated.
         """
         pieces = [split_long(w) for w in waveforms]
         flat = [torch.from_numpy(p) for parts in pieces for p in parts]

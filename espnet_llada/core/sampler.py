@@ -29,10 +29,10 @@ class SamplerResult:
     """A filled batch.
 
     Attributes:
-        tokens: (B, L) int64, without mask tokens; a row's text is what is not EOS:
-            behind the first one there is nothing else, except on a canvas with gaps.
+        tokens: (B, L) int64, without mask tokens; a row's text is its tokens but EOS.
+            Behind the first EOS there are only more, except on a canvas with gaps.
         log_probs: (B, L) float32, natural log-probability of each token when it was
-            committed; 0 where a token was given or follows from a committed EOS.
+            committed; 0 for given tokens and for EOS implied by a committed EOS.
         passes: (B,) int64, forward passes spent on each row, planning included.
     """
 
@@ -43,16 +43,16 @@ class SamplerResult:
 
 @dataclass(frozen=True)
 class Pass:
-    """What one forward pass did, for whoever watches the canvas fill.
+    """What one forward pass did, for observers of the sampler.
 
     Attributes:
         seen: (B, L) int64, the canvas before it; masked positions hold the mask token.
         tokens: (B, L) int64, the canvas after it.
-        committed: (B, L) bool, positions whose token this pass decided; none where it
-            measured a transcript.
+        committed: (B, L) bool, positions committed by this pass; none if it measured a
+            transcript.
         log_probs: (B, L) float32, natural log-probability of each token at the pass
-            that decided or measured it; else 0.
-        rows: (B,) bool, rows that the pass is counted for.
+            that committed or measured it; else 0.
+        rows: (B,) bool, rows that took part in the pass.
     """
 
     seen: Tensor
@@ -65,9 +65,9 @@ class Pass:
 OnPass = Callable[[Pass], None]
 
 Process = Callable[[Tensor, Tensor, Tensor], tuple[Tensor, Tensor | None]]
-"""A second judge: canvas (B, L), where a pass may commit (B, L), log-probabilities
-(N, V) of the N positions there -> these, some of them others, and (B, L) bool,
-positions that are committed in any case, if there are such."""
+"""Logits processor: canvas (B, L), positions where the pass may commit (B, L) bool,
+their log-probabilities (N, V) -> new log-probabilities, and (B, L) bool, positions to
+commit in any case, or None."""
 
 MakePlan = Callable[[LogitsFn, Canvas, RowRandom], Plan]
 
@@ -85,18 +85,18 @@ def sample(
 ) -> SamplerResult:
     """Fill a batch of canvases.
 
-    Row r of the result depends on row r of the canvas and on ``seeds[r]`` alone, as
-    far as that holds for ``logits_fn``.
+    Row r of the result depends on row r of the canvas and on ``seeds[r]`` alone, if
+    ``logits_fn`` treats rows independently.
 
     Args:
         logits_fn: see ``LogitsFn``.
         canvas: blank for decoding, a transcript for deliberation.
         options: the strategy and its budget.
         special: mask and EOS ids.
-        seeds: of each row's masks and draws; ``options.seed`` by default.
-        on_pass: called after each forward pass; it changes nothing.
-        process: has its say in every pass.
-        plan: by default ``make_plan`` by the strategy.
+        seeds: random seed of each row; ``options.seed`` by default.
+        on_pass: observer, called after each forward pass.
+        process: logits processor, called in every pass.
+        plan: what is masked; by default ``make_plan``.
     """
     if seeds is None:
         seeds = [options.seed] * len(canvas.tokens)
@@ -111,7 +111,7 @@ def sample(
 
 @dataclass
 class _Denoiser:
-    """State of one run of the loop: tokens, who committed them."""
+    """State of one run of the denoising loop."""
 
     logits_fn: LogitsFn
     canvas: Canvas
@@ -124,10 +124,10 @@ class _Denoiser:
     def __post_init__(self) -> None:
         self.tokens, self.ends_at_eos = self.canvas.tokens, not self.canvas.gaps
         self.log_probs = torch.zeros(self.tokens.shape, device=self.tokens.device)
-        # Given tokens come from the first pass and are not (yet) masked; the sampler
-        # may neither change them nor cut them off.
+        # Tokens of the first pass that are not (yet) masked: the sampler neither
+        # changes nor truncates them.
         self.given = self.canvas.valid & (self.tokens != self.special.mask)
-        # Rows of which a block is still to come, and rows that committed an EOS.
+        # Rows with blocks left to fill, and rows that have committed an EOS.
         self.open = torch.ones_like(self.canvas.lengths, dtype=torch.bool)
         self.ended = ~self.open
 
@@ -155,12 +155,12 @@ class _Denoiser:
     def tell(
         self, seen: Tensor, committed: Tensor, log_probs: Tensor, rows: Tensor
     ) -> None:
-        """Show a pass to whoever watches."""
+        """Report a pass to the observer."""
         if self.on_pass is not None:
             self.on_pass(Pass(seen, self.tokens, committed, log_probs, rows))
 
     def enter(self, positions: Tensor) -> None:
-        """Mask a block, except behind an EOS that this run has committed."""
+        """Mask a block, except behind an EOS committed in this run."""
         committed_eos = (self.tokens == self.special.eos) & ~self.given
         committed_eos &= self.canvas.valid
         if self.ends_at_eos:
@@ -169,16 +169,16 @@ class _Denoiser:
         self.given = self.given & ~positions
 
     def masked(self, block: Block) -> Tensor:
-        """(B, L) bool: where a pass over this block may commit."""
+        """(B, L) bool: positions where a pass over this block may commit."""
         masked = (self.tokens == self.special.mask) & block.positions
         return masked & self.open[:, None]
 
     def step(self, masked: Tensor, commits: Tensor) -> Tensor:
-        """One forward pass: propose, commit the surest, close the tail behind EOS.
+        """One forward pass: propose, commit the most confident, close the tail.
 
-        At least ``commits`` (B,) of the ``masked`` positions (B, L); returns which.
+        Commits at least ``commits`` (B,) of the ``masked`` (B, L); returns which.
         """
-        # A row that waits for the others draws nothing, as if it were alone.
+        # Finished rows draw no random numbers, as if each row ran alone.
         draws = self.canvas.lengths * masked.any(dim=1)
         proposal, log_prob, settled = self._propose(masked, draws)
         if self.options.remasking == "random":
@@ -200,7 +200,7 @@ class _Denoiser:
     def _propose(
         self, masked: Tensor, draws: Tensor
     ) -> tuple[Tensor, Tensor, Tensor | None]:
-        """Tokens, their log-probabilities, and which come first; (B, L) each."""
+        """Tokens, log-probabilities, and positions to commit in any case; (B, L)."""
         logits = self.logits_fn(self.tokens, masked)
         log_probs = log_probabilities(logits, self.special)
         if self.ends_at_eos:
@@ -218,7 +218,7 @@ class _Denoiser:
         return proposal, log_prob, settled
 
     def _close_tail(self, new_eos: Tensor) -> None:
-        """Everything behind a committed EOS is EOS, words of the same pass dropped."""
+        """Set everything behind a committed EOS to EOS, same-pass commits too."""
         eos = new_eos.long()
         self.ended = self.ended | new_eos.any(dim=1)
         tail = ((eos.cumsum(dim=1) - eos) > 0) & self.canvas.valid
@@ -229,12 +229,12 @@ class _Denoiser:
 def ends(
     log_probs: Tensor, masked: Tensor, tokens: Tensor, special: SpecialTokens
 ) -> Tensor:
-    """Log-probabilities in which an EOS answers for all that stands behind it.
+    """Lower the log-probability of each EOS to that of the whole tail being EOS.
 
-    It decides every masked position up to the end of its row, so it is as sure as the
-    EOS of the least sure of them. Left of a word there is none: what is written stays.
-    ``log_probs`` (N, V) are of the ``masked`` positions of ``tokens`` (B, L); of other
-    masks nothing is known.
+    An EOS decides every masked position up to the end of its row, so it gets the lowest
+    EOS log-probability among them; left of a committed token it gets -inf.
+    ``log_probs`` (N, V) belong to the ``masked`` positions of ``tokens`` (B, L); other
+    masks are ignored.
     """
     own = torch.zeros(tokens.shape, device=tokens.device)
     own = own.masked_scatter(masked, log_probs[:, special.eos])

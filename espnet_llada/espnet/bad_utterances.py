@@ -1,4 +1,4 @@
-"""Utterances that cannot be used: left out, named once, counted, up to a limit."""
+"""Unusable utterances are skipped, logged once and counted, up to a limit."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ from espnet_llada.types import UserError
 logger = logging.getLogger(__name__)
 
 LIMIT = 0.01
-"""Share of a set that may be bad. More points at a fault of the whole set (a wrong
-path, a broken disk), where leaving utterances out would only hide it."""
+"""Share of a set that may be bad. More indicates a fault of the whole set (a wrong
+path, a broken disk), which skipping utterances would hide."""
 
-_NAMED = 3  # utterances that an error spells out
+_NAMED = 3  # utterances that an error lists
 
 
 class BadUtterances:
@@ -21,7 +21,7 @@ class BadUtterances:
 
     Args:
         source: the set, as messages name it: a file or a directory.
-        total: utterances of the set; 0 where that is not known, which sets no limit.
+        total: utterances of the set; 0: unknown, so there is no limit.
     """
 
     def __init__(self, source: str, total: int):
@@ -29,17 +29,17 @@ class BadUtterances:
         self.reasons: dict[str, str] = {}
 
     def add(self, utt_id: str, reason: str) -> None:
-        """Leave an utterance out; the log says so the first time."""
+        """Leave an utterance out; logged the first time."""
         if utt_id not in self.reasons:
             self.reasons[utt_id] = reason
             self.report(utt_id, reason)
 
     def report(self, utt_id: str, reason: str) -> None:
-        """What the log says of an utterance that is left out."""
+        """Log that an utterance is left out."""
         logger.warning("%s: '%s' is left out: %s", self.source, utt_id, reason)
 
     def check(self) -> None:
-        """Refuse a set with too many.
+        """Raise if too many are left out.
 
         Raises:
             UserError: with the count and the first utterances.

@@ -1,8 +1,8 @@
-"""Data for the Trainer that survives utterances which cannot be used.
+"""Training data that skips unusable utterances.
 
-An utterance whose recording is missing, corrupt, empty or too long travels from the
-dataset (perhaps in a worker process) to the batch as the reason why it is unusable. The
-batches that ESPnet sees are without it, and the main process counts.
+If a recording is missing, corrupt, empty or too long, the dataset (perhaps in a worker
+process) returns the reason in place of the data. The main process counts the reasons
+and removes them from the batches before ESPnet sees these.
 """
 
 from __future__ import annotations
@@ -26,11 +26,11 @@ from espnet_llada.types import SAMPLE_RATE, UserError
 WHISPER_SECONDS = 30
 Batch = tuple[list[str], dict[str, Any]]
 
-_REASONS = "bad_utterances"  # the key of a batch under which reasons travel
+_REASONS = "bad_utterances"  # a batch's key for reasons
 
 
 class Recordings(Mapping[str, np.ndarray]):
-    """``wav.scp`` read as decoding reads it: 16 kHz mono, corrupt files refused.
+    """``wav.scp``, read as in decoding: 16 kHz mono, corrupt files are errors.
 
     Args:
         paths: utterance id to audio file.
@@ -50,10 +50,10 @@ class Recordings(Mapping[str, np.ndarray]):
 
 
 class Archives(Recordings):
-    """Entries of Kaldi archives: frames as they are, waveforms as ``Recordings``.
+    """Entries of Kaldi archives: frames unchanged, waveforms as ``Recordings``.
 
-    Read by us, by means of kaldiio, which wrote the frames: omniio, the reader of
-    ESPnet 202611, does not know its NumPy entries.
+    Read by kaldiio, which wrote the frames: omniio, the reader of ESPnet 202611, does
+    not support its NumPy entries.
     """
 
     def __getitem__(self, utt_id: str) -> np.ndarray:
@@ -62,14 +62,14 @@ class Archives(Recordings):
 
 
 class UsableDataset(AbsDataset):
-    """An ``ESPnetDataset`` that gives a reason (str) where it cannot give data.
+    """An ``ESPnetDataset`` that returns a reason (str) for unusable utterances.
 
     Args:
-        dataset: its ``sound`` files are read by ``Recordings`` from now on, its
-            ``kaldi_ark`` ones by ``Archives``.
+        dataset: its ``sound`` files are read by ``Recordings``, its ``kaldi_ark``
+            files by ``Archives``.
         total: utterances of the set; by default those of the dataset.
         max_samples: longest speech; None for any.
-        allow_pipes: run commands that stand in place of files.
+        allow_pipes: run commands that tables name in place of files.
     """
 
     def __init__(
@@ -134,13 +134,12 @@ def _line(e: Exception) -> str:
 
 
 class UsableCollate:
-    """Collates what is usable and passes the reasons for the rest on.
+    """Collates usable utterances, and adds the reasons for the others.
 
     Args:
         collate: ESPnet's collate function.
-        max_samples: longest speech, for the dataset, which stage 10 builds knowing
-            no more of the config than this object; None for any.
-        allow_pipes: likewise.
+        max_samples, allow_pipes: for the ``UsableDataset`` that stage 10 builds from
+            this object alone.
     """
 
     def __init__(
@@ -161,10 +160,10 @@ class UsableCollate:
 
 
 class UsableBatches:
-    """A loader's batches without what is unusable; none of them empty.
+    """A loader's batches without unusable utterances; empty batches are dropped.
 
     Args:
-        loader: of ``UsableDataset`` and ``UsableCollate``; others pass unchanged.
+        loader: of ``UsableDataset`` and ``UsableCollate``; others are not changed.
     """
 
     def __init__(self, loader: Iterable[Batch]):
@@ -191,19 +190,19 @@ class UsableBatches:
             yield ids, batch
 
     def check(self) -> None:
-        """Refuse a set of which too much is unusable."""
+        """Raise if too many utterances are unusable."""
         self.bad.check()
 
 
 class TrainingBatches(UsableBatches):
-    """The batches of an epoch, with the seeds of each row's masks.
+    """The batches of an epoch, with a random seed for each row's masks.
 
-    The processes of a distributed training take the same number of steps: a batch
-    that has lost all its rows is still one step, with a stand-in that counts nothing.
+    All processes of a distributed training need the same number of steps: a batch
+    without usable rows becomes a stand-in with weight 0.
 
     Args:
         loader: see ``UsableBatches``.
-        seed: step (from 1) and utterance id to the seed of the row's masks.
+        seed: from step (from 1) and utterance id to the row's seed.
     """
 
     def __init__(self, loader: Iterable[Batch], seed: Callable[[int, str], int]):
@@ -220,7 +219,7 @@ class TrainingBatches(UsableBatches):
             yield rows, {**(batch if ids else _stand_in()), "seeds": seeds}
 
     def check(self) -> None:
-        """Every process comes here as often as it asks for a batch: together."""
+        """Called by all processes together, once for each batch."""
         mine, before = self.bad, self.left_out
         counts = distributed.total(len(mine.reasons), mine.total)
         self.left_out, self.total = map(int, counts)
@@ -231,7 +230,7 @@ class TrainingBatches(UsableBatches):
             check(mine.source, reasons, self.left_out, self.total)
 
     def _report_all(self) -> None:
-        """The first process says what the others leave out: ESPnet silences them."""
+        """The first process logs for all, since ESPnet silences the others."""
         news = list(self.bad.reasons.items())[self._reported :]
         self._reported += len(news)
         for utt_id, reason in distributed.gather(news):
@@ -243,7 +242,7 @@ class TrainingBatches(UsableBatches):
 
 
 def _stand_in() -> dict[str, Tensor | bool]:
-    """A second of silence; ``stand_in`` makes the model count it as nothing."""
+    """A second of silence; ``stand_in`` gives it no weight in the loss."""
     return {
         "speech": torch.zeros(1, SAMPLE_RATE),
         "speech_lengths": torch.tensor([SAMPLE_RATE]),

@@ -1,7 +1,7 @@
-"""What the processes of a distributed training have to agree on.
+"""Collective operations of a distributed training.
 
 Every process must call these at the same points. Without distributed training they
-return what they are given.
+return their input.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ def largest(value: int) -> int:
 
 
 def gather(mine: list[Any]) -> list[Any]:
-    """The lists of all processes, one behind the other; on every process."""
+    """The lists of all processes, concatenated, on every process."""
     if not _several():
         return mine
     lists: list[list[Any]] = [[]] * distributed.get_world_size()

@@ -1,4 +1,4 @@
-"""The files of an epoch, completed where a training was killed between two of them.
+"""Completes the files of an epoch if a training was killed while writing them.
 
 ESPnet ends an epoch by writing checkpoint.pth and then, derived from it, the epoch's
 model, links to the latest and the best model, and removes models that are no longer
@@ -19,7 +19,7 @@ from torch import Tensor
 
 
 def remove_leftovers(output_dir: Path) -> None:
-    """Remove what a killed process left of files it was writing."""
+    """Remove incomplete files of a killed process."""
     for path in output_dir.glob(".*.pth.*"):
         path.unlink(missing_ok=True)
 
@@ -27,12 +27,12 @@ def remove_leftovers(output_dir: Path) -> None:
 def complete_epoch(
     options: TrainerOptions, reporter: Reporter, state: Mapping[str, Tensor]
 ) -> None:
-    """Bring the model files to where they are after the epoch of checkpoint.pth.
+    """Make the model files consistent with the epoch of checkpoint.pth.
 
     Args:
-        options: of the Trainer.
-        reporter: as restored from the checkpoint.
-        state: of the model in the checkpoint.
+        options: the Trainer's.
+        reporter: restored from the checkpoint.
+        state: the model's state dict in the checkpoint.
     """
     output_dir, epoch = Path(options.output_dir), reporter.get_epoch()
     model = output_dir / f"{epoch}epoch.pth"
@@ -58,7 +58,7 @@ def complete_epoch(
 
 
 def _link(path: Path, target: str) -> None:
-    """A symbolic link that replaces an older one at once."""
+    """Replace a symbolic link atomically."""
     if path.is_symlink() and os.readlink(path) == target:
         return
     temporary = path.with_name(f".{path.name}.link")

@@ -1,4 +1,4 @@
-"""What ESPnet2's ASR task does with a config that names one of our decoders."""
+"""Model and preprocessor of ESPnet2's ASR task for configs with our decoders."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def uses_our_decoder(args: argparse.Namespace) -> bool:
 
 
 def hook(task: type[asr.ASRTask]) -> None:
-    """Let ``task`` hand configs with our decoders to the functions below."""
+    """Let ``task`` build configs with our decoders by the functions below."""
     if getattr(task, "_espnet_llada", False):
         return
     stock_model = task.build_model.__func__
@@ -46,11 +46,11 @@ def hook(task: type[asr.ASRTask]) -> None:
 
     def build_preprocess_fn(cls, args, train):
         if uses_our_decoder(args) and args.use_preprocessor:
-            # Without a token type the stock preprocessor leaves text alone and does
-            # what it does to speech: noise, reverberation, volume.
+            # Without a token type the stock preprocessor processes speech only: noise,
+            # reverberation, volume.
             speech_only = argparse.Namespace(**{**vars(args), "token_type": None})
             inner = stock_preprocess(cls, speech_only, train)
-            # Stage 10 writes the shape of whatever is in a batch.
+            # Stage 10 writes the shape of every entry of a batch.
             marks = not getattr(args, "collect_stats", False)
             return LMPreprocessor(train, text_tokenizer(args), inner, marks)
         return stock_preprocess(cls, args, train)
@@ -63,10 +63,10 @@ def hook(task: type[asr.ASRTask]) -> None:
 def build_llm_model(
     cls: type[asr.ASRTask], args: argparse.Namespace, stock_model: Callable
 ) -> ESPnetLLMModel:
-    """Encoder side by ESPnet itself, decoder by us.
+    """Build encoder and adapter by ESPnet, the decoder by us.
 
     Raises:
-        UserError: a section of the config has a key that nothing reads.
+        UserError: a section of the config has an unknown key or a wrong value.
     """
     # config.yaml is written from args afterwards: keep it small and portable.
     args.token_list = list(ESPNET_TOKENS)
@@ -100,7 +100,7 @@ def _cpu_amp(args: argparse.Namespace) -> bool:
 
 
 def _prepare(args: argparse.Namespace) -> None:
-    """Fill in what ``encoder: whisper_frozen`` implies, and say what is left out."""
+    """Set what ``encoder: whisper_frozen`` implies; warn of unused options."""
     encoder = asr.encoder_choices.get_class(args.encoder)
     if getattr(encoder, "takes_waveform", False):
         args.input_size, args.frontend = 1, None
@@ -123,31 +123,31 @@ def _prepare(args: argparse.Namespace) -> None:
 
 
 def _check_data(args: argparse.Namespace, encoder: Any) -> None:
-    """Refuse cached frames that ``encoder`` would not make."""
+    """Raise for cached frames that do not match ``encoder``."""
     for kind in ("train", "valid"):
         option = f"{kind}_data_path_and_name_and_type"
         for path, name, loader in getattr(args, option, None) or ():
-            # In decoding the training data may be gone; in training ESPnet says so.
+            # In decoding the training data may be gone; training fails in ESPnet.
             here = (name, loader) == ("speech", "kaldi_ark") and Path(path).is_file()
             if here and isinstance(encoder, FrozenWhisperEncoder):
                 encoder.check_data(Path(path))
 
 
 def text_tokenizer(args: argparse.Namespace) -> LMTokenizer:
-    """The tokenizer that the decoder of this config will use."""
+    """The tokenizer of the decoder of this config."""
     conf, _ = read_conf(args.decoder_conf)
     return LMTokenizer(weights.resolve(conf.lm, "lm").path, conf.text_case)
 
 
 class LMPreprocessor(AbsPreprocessor):
-    """Text to the LM's token ids; speech as the stock preprocessor treats it.
+    """Text to the LM's token ids; speech by the stock preprocessor.
 
     Args:
         train: training or inference.
         tokenizer: of the LM.
         inner: the stock preprocessor, or None.
-        marks: say with each utterance whose ids these are, under ``TOKENIZER``: a
-            model is trained on its own only (``ESPnetLLMModel.forward``).
+        marks: add the tokenizer's fingerprint as ``TOKENIZER``, by which
+            ``ESPnetLLMModel.forward`` refuses ids of another tokenizer.
     """
 
     def __init__(

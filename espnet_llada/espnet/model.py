@@ -26,7 +26,7 @@ over all processes, which must not be zero."""
 TOKENIZER = "tokenizer"
 """In a batch whose ids these are: each row's ``LMTokenizer.fingerprint``, (B, 1)."""
 
-_NAMED = 8  # utterances that an error spells out
+_NAMED = 8  # utterances that an error lists
 
 
 class NonFiniteLoss(UserError):
@@ -34,16 +34,16 @@ class NonFiniteLoss(UserError):
 
 
 class ESPnetLLMModel(ESPnetASRModel):
-    """Encoder side as ESPnet builds it, decoder ours; ``encode()`` is ESPnet's.
+    """Encoder and adapter built by ESPnet, with our decoder; ``encode()`` is ESPnet's.
 
     The state dict holds the trained tensors and the identity of the frozen weights,
     see ``espnet_llada.io.checkpoint``.
 
     Args:
-        parts: a stock ``ESPnetASRModel`` whose encoder side is taken over.
+        parts: a stock ``ESPnetASRModel``, whose parts before the decoder are used.
         decoder: one of our decoders.
-        cpu_amp: compute in bf16 where torch's autocast does, on a CPU. ESPnet's
-            ``use_amp`` reaches GPUs only; CPUs with matrix units gain as well.
+        cpu_amp: use torch's bf16 autocast on a CPU. ESPnet's ``use_amp`` has effect on
+            GPUs only; CPUs with matrix units gain as well.
     """
 
     def __init__(
@@ -78,17 +78,18 @@ class ESPnetLLMModel(ESPnetASRModel):
         """Loss of a batch.
 
         Args:
-            speech: (B, T) float32. Without any the response follows the prompt, as in
-                the plain-text ablation: the LM adapts to the text alone.
+            speech: (B, T) float32. Without speech the response follows the prompt, as
+                in the plain-text ablation: the LM is trained on text alone.
             speech_lengths: (B,) int64, samples.
-            text: (B, L) int64, the LM's token ids without EOS; -1 behind the end. It
-                is always there (defaults are for the order, which is ESPnet's).
+            text: (B, L) int64, the LM's token ids without EOS; -1 behind the end.
+                Required (the defaults allow ESPnet's order of arguments).
             text_lengths: (B,) int64.
-            seeds: (B,) int64, of each row's masks, see ``LMDecoder.training_loss``.
-                Giving them says that all processes of a distributed training are here.
+            seeds: (B,) int64, seeds of each row's masks, see
+                ``LMDecoder.training_loss``. If given, all processes of a distributed
+                training must make this call.
             utt_id: B names, for messages; Trainer adds them.
-            tokenizer: (B, 1) int64, see ``TOKENIZER``; in training there must be one.
-            stand_in: the rows count as nothing; see ``data.TrainingBatches``.
+            tokenizer: (B, 1) int64, see ``TOKENIZER``; required in training.
+            stand_in: the rows have no weight; see ``data.TrainingBatches``.
             kwargs: ignored.
 
         Returns:
@@ -98,7 +99,7 @@ class ESPnetLLMModel(ESPnetASRModel):
 
         Raises:
             NonFiniteLoss: on every process, if it happens on one.
-            UserError: in training, where the ids are not of the decoder's tokenizer.
+            UserError: in training, if the ids are not of the decoder's tokenizer.
         """
         if self.training and not stand_in:
             self._check_origin(tokenizer)
@@ -114,12 +115,12 @@ class ESPnetLLMModel(ESPnetASRModel):
     def collect_feats(
         self, *batch: Tensor, tokenizer: Tensor | None = None, **rest: Tensor
     ) -> dict[str, Tensor]:
-        """As ESPnet's; only ESPnet3 asks for it, before it trains."""
+        """As ESPnet's; called by ESPnet3 only, before training."""
         self._check_origin(tokenizer)
         return super().collect_feats(*batch, **rest)
 
     def _check_origin(self, tokenizer: Tensor | None) -> None:
-        """Ids look alike whoever made them, so they have to come with their origin."""
+        """Raise unless the ids come with the fingerprint of our tokenizer."""
         own = self.decoder.tokenizer
         if tokenizer is None or (tokenizer != own.fingerprint).any():
             raise UserError(
@@ -174,7 +175,7 @@ class ESPnetLLMModel(ESPnetASRModel):
 
     def state_dict(self, *args, **kwargs):
         """Trained tensors only."""
-        if args or kwargs:  # a parent module collects: give it what it asks for
+        if args or kwargs:  # called by a parent module
             return nn.Module.state_dict(self, *args, **kwargs)
         return trained_state(self)
 

@@ -1,4 +1,4 @@
-"""Our encoder, post-encoder and decoders as ESPnet2 knows such parts."""
+"""Our encoder, post-encoders and decoders with ESPnet2's interfaces."""
 
 from __future__ import annotations
 
@@ -26,8 +26,8 @@ from espnet_llada.types import UserError
 class FrozenWhisperEncoder(AbsEncoder):
     """``encoder: whisper_frozen``; ``encoder_conf`` as ``build.build_encoder``.
 
-    Takes waveforms, so no frontend, normalisation or SpecAugment goes before it; or
-    its own frames from ``espnet-llada features``, which it hands on.
+    Takes waveforms, so there is no frontend, normalisation or SpecAugment before it; or
+    its own frames from ``espnet-llada features``, which it returns unchanged.
     """
 
     takes_waveform = True
@@ -49,7 +49,7 @@ class FrozenWhisperEncoder(AbsEncoder):
         return frames, lengths, None
 
     def check_data(self, scp: Path) -> None:
-        """Refuse cached frames of another encoder; see ``feature_cache.check_scp``."""
+        """Raise for cached frames of another encoder; see ``check_scp``."""
         check_scp(scp, self.whisper.identity(self.weights))
 
     def _check_width(self, width: int) -> None:
@@ -61,7 +61,7 @@ class FrozenWhisperEncoder(AbsEncoder):
 
 
 def postencoder_classes() -> dict[str, type]:
-    """Our post-encoders by name, as ESPnet's; without those that are not installed."""
+    """Our post-encoders as ESPnet classes, by name; only those installed."""
     found = {}
     for name, place in POSTENCODERS.items():
         with contextlib.suppress(UserError):
@@ -72,14 +72,14 @@ def postencoder_classes() -> dict[str, type]:
 
 
 class _OutputSize:
-    """What ESPnet asks of a post-encoder."""
+    """ESPnet's interface of a post-encoder."""
 
     def output_size(self) -> int:
         return self.hidden
 
 
 class _ESPnetDecoder(LMDecoder, AbsDecoder):
-    """``decoder_conf`` as ``LMDecoder``; ESPnet's vocabulary is not used."""
+    """``LMDecoder`` of a ``decoder_conf``; ESPnet's vocabulary is not used."""
 
     kind: str
 

@@ -1,4 +1,4 @@
-"""ESPnet's own reading of tables and archives, replaced by ours while a task runs."""
+"""Replaces ESPnet's readers of tables and archives while a task runs."""
 
 from __future__ import annotations
 
@@ -24,11 +24,11 @@ from espnet_llada.io.kaldi.table import (
 
 
 class Entries(Mapping[str, Any]):
-    """Entries of archives by utterance, as ``kaldiio.load_scp`` gives them.
+    """Entries of archives by utterance, as from ``kaldiio.load_scp``.
 
     Args:
         scp: the table.
-        allow_pipes: run commands that stand in place of files.
+        allow_pipes: run commands that it names in place of files.
     """
 
     def __init__(self, scp: str, allow_pipes: bool):
@@ -48,13 +48,13 @@ class Entries(Mapping[str, Any]):
 
 @contextlib.contextmanager
 def our_readers(allow_pipes: bool = False) -> Iterator[None]:
-    """Let every dataset and sampler of ESPnet read as we do.
+    """Make every dataset and sampler of ESPnet use our readers.
 
-    ESPnet's run commands and unpickle objects that a ``kaldi_ark`` table names, take a
-    byte order mark for a part of an id, and end in a traceback.
+    ESPnet's readers run commands and unpickle objects that a ``kaldi_ark`` table names,
+    take a byte order mark as a part of an id, and fail with a traceback.
 
     Args:
-        allow_pipes: run commands that stand in place of files.
+        allow_pipes: run commands that tables name in place of files.
     """
     ours = {"read_2columns_text": _columns, "load_num_sequence_text": _numbers}
     modules = [m for name, m in sys.modules.items() if name.startswith("espnet2.")]

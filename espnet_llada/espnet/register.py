@@ -1,4 +1,4 @@
-"""Makes ESPnet2 know our classes. ESPnet has no plugin discovery, so we go to it."""
+"""Adds our classes to ESPnet2's choices; ESPnet has no plugin discovery."""
 
 from __future__ import annotations
 

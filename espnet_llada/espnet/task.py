@@ -44,7 +44,7 @@ _ROOM = 1 << 20  # bytes
 
 
 class ASRTask(asr.ASRTask):
-    """The ASR task of our commands: registered, robust, errors in one line.
+    """ESPnet's ASR task with our classes and data loading, and one-line errors.
 
     Multi-GPU training spawns processes that import the task by name: importing this
     module registers our classes there too.
@@ -82,7 +82,7 @@ class ASRTask(asr.ASRTask):
     def required_data_names(
         cls, train: bool = True, inference: bool = False
     ) -> tuple[str, ...]:
-        # Text alone adapts the LM, before there is anything to hear.
+        # Text alone: the LM can be trained without speech.
         return ("speech",) if inference else ("text",)
 
     @classmethod
@@ -105,11 +105,11 @@ class ASRTask(asr.ASRTask):
         except ProcessExitedException as e:
             if e.exit_code != 2:
                 raise
-            raise SystemExit(2) from e  # the process has said why
+            raise SystemExit(2) from e  # the process has logged why
 
     @classmethod
     def main_worker(cls, args: argparse.Namespace) -> None:
-        # config.yaml is written from args, and is not to say whom a user trusts.
+        # config.yaml is written from args, and must not contain this option.
         trusted = vars(args).pop("trust_model", False)
         if uses_our_decoder(args) and args.collect_stats:
             # Stage 10 needs lengths only: ESPnet then builds no model at all.
@@ -160,7 +160,7 @@ class ASRTask(asr.ASRTask):
         num_workers: int = 1,
         **rest: Any,
     ) -> Iterable:
-        """Stage 10: like ESPnet's, but an unusable utterance does not end it."""
+        """Stage 10: as ESPnet's, but unusable utterances are skipped."""
         given = (data_path_and_name_and_type, preprocess_fn, collate_fn)
         if not isinstance(collate_fn, UsableCollate) or rest.get("multi_task_dataset"):
             sizes = {"batch_size": batch_size, "num_workers": num_workers}
@@ -170,7 +170,7 @@ class ASRTask(asr.ASRTask):
         dataset = ESPnetDataset(
             data_path_and_name_and_type, preprocess_fn, rest.get("dtype", "float32")
         )
-        # The set is the whole of wav.scp, of which this job may have a part.
+        # The set is all of wav.scp; this job may have a part of it.
         limits = collate_fn.max_samples, collate_fn.allow_pipes
         usable = UsableDataset(dataset, None, *limits)
         cls.check_task_requirements(
@@ -192,7 +192,7 @@ class ASRTask(asr.ASRTask):
 
 @contextlib.contextmanager
 def _one_line_errors(output_dir: Path) -> Iterator[None]:
-    """What the system refuses to ESPnet (a full disk, mostly) as a UserError."""
+    """Turn OSErrors inside ESPnet (a full disk, mostly) into UserErrors."""
     try:
         if output_dir.is_dir():
             _check_room(output_dir)
@@ -209,7 +209,7 @@ def _one_line_errors(output_dir: Path) -> Iterator[None]:
 
 
 def _thread_failed(args: threading.ExceptHookArgs) -> None:
-    """TensorBoard's writes in one, and raises its OSError in the main thread again."""
+    """Log an OSError of TensorBoard's thread, which the main thread raises too."""
     if isinstance(args.exc_value, OSError):
         logging.warning("%s: %s", getattr(args.thread, "name", ""), args.exc_value)
     else:
@@ -217,7 +217,7 @@ def _thread_failed(args: threading.ExceptHookArgs) -> None:
 
 
 def _check_room(directory: Path) -> None:
-    """ESPnet empties an old config.yaml and then writes it: not on a full disk."""
+    """Fail on a full disk before ESPnet truncates an old config.yaml."""
     with tempfile.TemporaryFile(dir=directory) as f:
         f.write(bytes(_ROOM))
         f.flush()

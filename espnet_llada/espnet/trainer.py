@@ -1,11 +1,10 @@
-"""ESPnet's Trainer, made to survive kills, corrupt data and a loss that is no number.
+"""ESPnet's Trainer with exact resuming, corrupt data skipped, and NaN losses named.
 
-Resuming: ESPnet writes checkpoint.pth once per epoch, and that is the grain. A training
-that was killed at any moment and goes on with ``--resume true`` repeats the epoch it
-was in and reaches the same parameters, bit for bit (fp32, the same number of CPU
-threads). Nothing lives over the end of an epoch that the checkpoint does not hold: the
-epoch's number decides the order of the data (ESPnet), all random states, and the masks
-of each utterance. Shorter epochs (``num_iters_per_epoch``) lose less.
+Resuming: ESPnet writes checkpoint.pth once per epoch. A training that was killed at any
+moment and continues with ``--resume true`` repeats its last epoch and reaches the same
+parameters, bit for bit (fp32, the same number of CPU threads), since all other state
+follows from the epoch's number: the order of the data (ESPnet), random states, and the
+masks of each utterance. Shorter epochs (``num_iters_per_epoch``) lose less.
 """
 
 from __future__ import annotations
@@ -29,25 +28,29 @@ from espnet_llada.core.recognizer import seed_of
 from espnet_llada.espnet.data import TrainingBatches, UsableBatches
 from espnet_llada.espnet.epoch_files import complete_epoch, remove_leftovers
 from espnet_llada.espnet.model import ESPnetLLMModel, NonFiniteLoss
+from espnet_llada.espnet.parameters import trained_parameters
 from espnet_llada.io.checkpoint import atomic_torch_save
 from espnet_llada.types import UserError
 
 
 class LLMTrainer(Trainer):
-    """See the module. Models other than ours get the whole files and the resuming."""
+    """See the module. For other models: atomic checkpoints and resuming only."""
 
     @classmethod
     def run(
         cls,
         *,
+        model: nn.Module,
         trainer_options: TrainerOptions,
         distributed_option: DistributedOption,
         **rest: Any,
     ) -> None:
-        """As ESPnet's; a checkpoint on disk is always a whole one."""
+        """As ESPnet's, with checkpoints that are written atomically."""
         writes = not distributed_option.distributed or distributed_option.dist_rank == 0
         if writes:
             remove_leftovers(Path(trainer_options.output_dir))
+            if isinstance(model, ESPnetLLMModel):
+                logging.info(trained_parameters(model))
         resume = functools.partial(cls._resume, trainer_options, writes)
         # Trainer.run calls torch.save by that name, in three places.
         with (
@@ -55,6 +58,7 @@ class LLMTrainer(Trainer):
             mock.patch.object(cls, "resume", resume),
         ):
             super().run(
+                model=model,
                 trainer_options=trainer_options,
                 distributed_option=distributed_option,
                 **rest,
@@ -94,7 +98,7 @@ class LLMTrainer(Trainer):
         distributed_option: DistributedOption,
         **rest: Any,
     ) -> bool:
-        """As ESPnet's; every random state follows from seed, epoch and rank."""
+        """As ESPnet's; random states are set from seed, epoch and rank."""
         epoch, rank = reporter.get_epoch(), distributed_option.dist_rank or 0
         state = seed_of(f"epoch {epoch}, rank {rank}", options.seed)
         set_all_random_seed(state % 2**32)  # numpy takes no more
@@ -157,7 +161,7 @@ def _watched(
     reporter: SubReporter,
     options: TrainerOptions,
 ) -> Iterator[Iterable]:
-    """Batches for our model; says where a loss was no number, and what was left out."""
+    """Batches for our model; reports NaN losses and skipped utterances."""
     if not isinstance(getattr(model, "module", model), ESPnetLLMModel):
         yield iterator
         return
@@ -168,6 +172,7 @@ def _watched(
         raise UserError(
             f"{options.output_dir}: stopped in epoch {epoch}, {phase} iteration "
             f"{batches.step}: {e}; checkpoint.pth, if any, is of the epoch before: "
-            "listen to them, lower the learning rate or grad_clip, and train again"
+            "check these recordings, lower the learning rate or grad_clip, and train "
+            "again"
         ) from e
     logging.info(f"{epoch}epoch:{phase}: {batches}")

@@ -1,7 +1,7 @@
-"""A blank canvas of an utterance's own size: by its duration, or by its words.
+"""Canvas length by utterance: from its duration, or from its posterior prefix.
 
-A canvas near the transcript's length is cheaper, and what training with a small
-``max_eos_padding`` has seen.
+A canvas near the transcript's length is cheaper, and matches training with a small
+``max_eos_padding``.
 
 Source: length prediction of non-autoregressive recognition, e.g. by the CTC (Higuchi
 et al. 2021, arXiv 2010.13270).
@@ -29,14 +29,14 @@ Rate = Annotated[float, Meta(ge=0.0, le=1000.0)]
 
 @dataclass(frozen=True)
 class Options:
-    """``canvas_size``: positions of a blank canvas, and two; at most canvas_length."""
+    """``canvas_size``: positions of a blank canvas, plus 2; at most canvas_length."""
 
     tokens_per_second: Annotated[
-        Rate, Meta(description="above 0: positions for each second")
+        Rate, Meta(description="above 0: positions per second of audio")
     ] = 0.0
     positions_per_vector: Annotated[
         Rate,
-        Meta(description="above 0: positions for each word heard"),
+        Meta(description="above 0: positions per vector of the prefix"),
     ] = 0.0
 
 
@@ -57,7 +57,7 @@ class Hook(DecodingHook):
         known = not options.positions_per_vector or hasattr(
             decoder.audio_prefix, "posteriors"
         )
-        why = "this model's vectors are no words; train with 'posterior_prefix'"
+        why = "this model has no posterior prefix; train with 'posterior_prefix'"
         need(known, "canvas_size: positions_per_vector", why)
 
     def open(self, prefix: Prefix, canvas: Canvas) -> tuple[Prefix, Canvas]:

@@ -1,10 +1,10 @@
-"""Which tokens of a text are in doubt, asked otherwise than the paper does.
+"""Other confidence measures for low-confidence deliberation than the paper's.
 
-Low-confidence deliberation masks the ``mask_ratio`` least probable tokens, which the LM
-has measured in one pass that hides them all. Here it may be all tokens below a
-probability instead, so that a transcript that nobody doubts costs no more; the LM may
-measure in several passes, each of which hides a part; or a model's ``whisper_scorer``
-says it, which takes no pass.
+The paper masks the ``mask_ratio`` least probable tokens, measured by the LM in one pass
+that masks all of them. Here the tokens below a probability may be masked instead, so
+that a transcript without doubtful tokens costs nothing more; the LM may measure in
+several passes, each of which masks a part; or a model's ``whisper_scorer`` measures,
+without an LM pass.
 
 Source: the threshold is Mask-CTC's (Higuchi et al. 2020, arXiv 2005.08700).
 """
@@ -56,7 +56,7 @@ class Options:
     ] = 1
     mask_threshold: Annotated[
         Share,
-        Meta(description="above 0: mask what is less probable"),
+        Meta(description="above 0: mask less probable tokens"),
     ] = 0.0
 
 
@@ -116,14 +116,14 @@ def least_sure(
     ratio: float,
     threshold: float,
 ) -> Plan:
-    """One block: the tokens that ``canvas.confidence`` doubts, and the tail with them.
+    """One block: the least confident tokens by ``canvas.confidence``, and the tail.
 
     Args:
-        canvas: of a text, with confidence.
+        canvas: of a text, with its tokens' confidence.
         sampler: ``steps`` and ``tail``.
         special: mask and EOS ids.
         ratio: share of a row's tokens that are masked.
-        threshold: above 0, all positions of the text that are less probable instead.
+        threshold: above 0, mask all positions with a lower probability instead.
     """
     own, tail = transcript_and_tail(canvas, sampler.tail, special)
     counts = count_to_mask(own.sum(dim=1), ratio)
@@ -136,7 +136,7 @@ def least_sure(
 def _chosen(
     log_probs: Tensor, among: Tensor, counts: Tensor, threshold: float
 ) -> Tensor:
-    """(B, L) bool: so many of a row's positions, or those below the threshold."""
+    """(B, L) bool: the ``counts`` lowest, or those below the threshold."""
     if not threshold:
         return lowest(log_probs, among, counts)
     return among & (log_probs < math.log(threshold))

@@ -1,10 +1,9 @@
-"""A copy mechanism: it lifts the tokens of the posterior prefix to the LM's output.
+"""Copy mechanism: adds the tokens of the posterior prefix to the LM's output logits.
 
-An LM has to learn through all its layers that an embedding it is shown is the token it
-is to write, and learns that last for rare words. Here each response position points at
-one of the audio's vectors, or at none, and the tokens of that vector become more
-probable: a shorter way for them, while the LM decides how far to trust it. The logits
-of other tokens stay as they are.
+An LM has to learn through all its layers to write the token whose embedding it is
+given, and learns it last for rare words. Here each response position attends to the
+audio's vectors, or to none, and the logits of the attended vectors' tokens are raised
+by a strength that the LM's state decides. Other logits do not change.
 
 Imports ``posterior_prefix.embeddings``.
 
@@ -24,18 +23,18 @@ from espnet_llada.extensions.posterior_prefix.embeddings import AudioEmbeddings
 from espnet_llada.networks.backbone import Backbone, OutputHead
 
 FLOOR = 1e-3
-"""A token of this share of a vector gains log 2 times the strength."""
+"""A token with this share of a vector gains log 2 times the strength."""
 
 REACH = 8
-"""Distances between vector and response position beyond that are one."""
+"""Larger distances between vector and response position are clipped to it."""
 
 
 class CopyMechanism(nn.Module):
-    """Which vector a response position points at, and how strongly.
+    """Attention of response positions over the audio's vectors, and its strength.
 
     Args:
-        width: of the LM's hidden states.
-        size: of queries and keys.
+        width: width of the LM's hidden states.
+        size: width of queries and keys.
     """
 
     stays_float = True  # see networks.quantize
@@ -45,7 +44,7 @@ class CopyMechanism(nn.Module):
         self.query = nn.Linear(width, size, bias=False)
         self.key = nn.Linear(width, size, bias=False)
         self.nothing, self.strength = nn.Linear(width, 1), nn.Linear(width, 1)
-        # It begins by pointing at the vector of its own number, with strength 1.
+        # Initially it attends to the vector of its own index, with strength 1.
         biases = {self.nothing: -2.0, self.strength: math.log(math.e - 1)}
         for layer, bias in biases.items():
             nn.init.zeros_(layer.weight)
@@ -57,17 +56,17 @@ class CopyMechanism(nn.Module):
     def forward(
         self, hidden: Tensor, states: Tensor, audio: AudioEmbeddings, begins: int = 0
     ) -> Tensor:
-        """What is added to the logits of the tokens of the audio's vectors.
+        """The amounts to add to the logits of the audio's tokens.
 
         Args:
-            hidden: (B, L, d), the LM's of the response.
-            states: (B, A, d), the LM's of the audio.
-            audio: of A vectors with K tokens each.
-            begins: the number of the first response position.
+            hidden: (B, L, d), the LM's states of the response.
+            states: (B, A, d), the LM's states of the audio.
+            audio: A vectors with K tokens each.
+            begins: index of the first response position.
 
         Returns:
-            (B, L, A K) float32, at least 0, for each of ``audio.tokens``; all of a
-            token that is there several times stands at the first of them.
+            (B, L, A K) float32, >= 0, for each of ``audio.tokens``; a token that occurs
+            several times has its sum at the first place.
         """
         with torch.autocast(hidden.device.type, enabled=False):
             hidden, states = hidden.float(), states.float()
@@ -87,14 +86,14 @@ class CopyMechanism(nn.Module):
 
 
 class CopyHead(OutputHead):
-    """The LM's output layer, and what the copy mechanism adds to it.
+    """The LM's output layer with the copy mechanism.
 
     Args:
         lm: the LM.
-        copy: where a position points.
-        audio: what can be pointed at.
-        begins: the position of its first vector in the prefix.
-        states: (B, A, d), the LM's hidden states of it, once they are known.
+        copy: the copy mechanism.
+        audio: the vectors to copy from.
+        begins: index of its first vector in the prefix.
+        states: (B, A, d), the LM's hidden states of it, once computed.
     """
 
     def __init__(

@@ -1,19 +1,20 @@
-"""An auxiliary CTC loss over the LM's tokens, so that the adapter learns to align.
+"""Auxiliary CTC loss over the LM's tokens, so that the adapter learns to align.
 
 An LM that is trained from the start with its own loss learns to ignore an adapter that
 says nothing yet. CTC first makes what the projection hands to the LM look like the
-words that are spoken. Its output layer is a frozen table: the LM's own embedding, or
-Whisper's (``posterior_prefix.mixture``). Its best path is also a draft.
+words that are spoken. Its output layer is a frozen table: the LM's own embedding or
+head, or Whisper's embedding (``posterior_prefix.mixture``). Its best path is also a
+draft.
 
 Source: CTC (Graves et al. 2006), as an auxiliary loss (Kim et al. 2017, arXiv
-1609.06773).
+1609.06773); through the LM's frozen head as diffusion-gemma-asr reports it.
 """
 
 from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import torch
 import torch.nn.functional as F
@@ -35,8 +36,8 @@ class Windows:
         values: (B, A) float32, its log-probability.
         blank: (B, A) float32, the log-probability of the blank.
         speaking: (B, A) bool, vectors whose blank is less probable than ``silent``.
-        log_probs: (S, 1 + V) float32, of those alone, blank first: of all vectors they
-            would be a megabyte for each second at 28,000 tokens.
+        log_probs: (S, 1 + V) float32, of the ``speaking`` vectors alone, blank first;
+            all vectors would take 1 MB per second of audio at 28,000 tokens.
         lengths: (B,) int64, vectors of each row.
     """
 
@@ -77,26 +78,40 @@ class Options:
             description="of the logits at first; by default unrelated rows differ by 1"
         ),
     ] = None
+    head: Annotated[
+        Literal["embedding", "lm"],
+        Meta(description="output layer: the LM's frozen embedding, or its frozen head"),
+    ] = "embedding"
 
 
 class AlignmentCTC(nn.Module):
     """CTC whose output layer is a frozen table.
 
     Args:
-        embedding: (V, d), a row for each of the LM's tokens.
+        table: (V, d), a row for each of the LM's tokens.
         width: of the adapter's vectors, from which the blank is told.
         options: see there.
+        like: (V', d), what the projected vectors are as large as at first; by default
+            as the table's rows.
     """
 
     stays_float = True  # see networks.quantize
 
-    def __init__(self, embedding: Tensor, width: int, options: Options | None = None):
+    def __init__(
+        self,
+        table: Tensor,
+        width: int,
+        options: Options | None = None,
+        like: Tensor | None = None,
+    ):
         super().__init__()
         options = options or Options()
         self.weight, self.only, scale = options.weight, options.only, options.scale
-        tokens, size = embedding.shape
+        tokens, size = table.shape
         if scale is None:
-            scale = 1 / (float(embedding.float().std()) ** 2 * math.sqrt(size))
+            own = float(table.float().std())
+            other = own if like is None else float(like.float().std())
+            scale = 1 / (own * other * math.sqrt(size))
         self.scale = nn.Parameter(torch.tensor(scale))
         self.blank = nn.Linear(width, 1)
         nn.init.constant_(self.blank.bias, math.log(tokens) - 1)  # most are blank
@@ -118,7 +133,7 @@ class AlignmentCTC(nn.Module):
         lengths: Tensor,
         silent: float = 0.0,
     ) -> Windows:
-        """The posteriors, computed for a few vectors at a time.
+        """Posteriors of all vectors, a few at a time.
 
         Args:
             audio: (B, A, width).
@@ -156,16 +171,16 @@ class AlignmentCTC(nn.Module):
     ) -> Tensor:
         """Loss of each row, in nats for each token.
 
-        A row's CTC has a column for the blank, one for each token of its transcript,
-        and one for all other tokens together, of which no path makes use.
+        The CTC of a row has columns for the blank, for each token of its transcript,
+        and for the sum of all other tokens, which no path uses.
 
         Args:
             audio: (B, A, width).
             projected: (B, A, d).
             embedding: (V, d).
             lengths: (B,) int64, audio vectors of each row.
-            text: (B, T) int64 transcripts. One that has more tokens than there are
-                vectors for has a loss of 0.
+            text: (B, T) int64 transcripts. With more tokens than vectors the loss
+                is 0.
             text_lengths: (B,) int64.
         """
         places = torch.arange(text.shape[1], device=text.device)
@@ -193,8 +208,8 @@ class AlignmentCTC(nn.Module):
 class _RestLogSumExp(torch.autograd.Function):
     """log-sum-exp over all tokens but a row's own, row by row.
 
-    As in ``lm.head``: the embedding is frozen, so each row leaves the gradient of its
-    vectors, and no logits of the whole batch.
+    As in ``networks.head``: the embedding is frozen, so the gradient of each row is
+    computed at once, and the logits of the whole batch are never held.
     """
 
     @staticmethod
@@ -222,8 +237,8 @@ def best_path(windows: Windows) -> tuple[list[list[int]], list[list[float]]]:
     """The most probable path of each row, without blanks and repeats.
 
     Returns:
-        Token ids of each row; and of each token the highest log-probability that a
-        vector of its own gives it.
+        Token ids of each row; and for each token the highest log-probability among its
+        vectors.
     """
     ids: list[list[int]] = []
     confidence: list[list[float]] = []
@@ -243,6 +258,6 @@ def best_path(windows: Windows) -> tuple[list[list[int]], list[list[float]]]:
 
 
 def _first_places(tokens: Tensor) -> Tensor:
-    """(B, T): where each row has this token for the first time."""
+    """(B, T): index of the first occurrence of each token in its row."""
     same = tokens[:, :, None] == tokens[:, None, :]
     return same.byte().argmax(dim=2)

@@ -1,8 +1,8 @@
-"""How well a text agrees with the audio frame by frame: its CTC log-likelihood.
+"""CTC log-likelihood of a text, which measures its alignment with the audio.
 
-Whisper's decoder, teacher-forced along a text, prefers to stop repeating itself and
-speaks into silence. A CTC aligns: it finds a text unlikely that has no word where
-something is spoken, or a word where nothing is.
+Whisper's decoder, teacher-forced along a text, drops repetitions and hallucinates in
+silence. CTC aligns monotonically: a text is improbable if it has no token where
+something is spoken, or a token where nothing is.
 
 Imports ``extensions.ctc``.
 
@@ -22,21 +22,21 @@ from torch.nn.utils.rnn import pad_sequence
 from espnet_llada.extensions.ctc import AlignmentCTC, Windows
 
 _IMPOSSIBLE = -1e4
-"""Of a text with more tokens than the audio has vectors."""
+"""Log-likelihood of a text with more tokens than the audio has vectors."""
 
 _AT_ONCE = 1 << 22
-"""Log-probabilities of alignments that are held together (16 MB)."""
+"""Log-probabilities of alignments held at a time (16 MB)."""
 
 
 class CTCAlignment:
     """Log-likelihoods of texts under a CTC, for a batch of utterances.
 
     Args:
-        ctc: its blank and its scale.
+        ctc: provides blank and scale.
         audio: (U, A, width), vectors of the adapter.
         projected: (U, A, d).
-        table: (V, d), of the output layer.
-        windows: what ``ctc.windows`` made of these.
+        table: (V, d), the output layer.
+        windows: from ``ctc.windows``.
     """
 
     def __init__(
@@ -57,18 +57,18 @@ class CTCAlignment:
         self._columns: list[dict[int, Tensor]] = [{} for _ in windows.lengths]
 
     def rows(self, chosen: Tensor) -> CTCAlignment:
-        """Of some of the utterances, (N,) int64."""
+        """Some of the utterances, (N,) int64."""
         layer = self._audio[chosen], self._projected[chosen], self._table
         return CTCAlignment(self._ctc, *layer, self.windows.rows(chosen))
 
     @cached_property
     def _total(self) -> Tensor:
-        """(U, A): the logarithm of what a softmax divides by, blank included."""
+        """(U, A): log-sum-exp of the logits, blank included."""
         blank = self._ctc.blank(self._audio.to(self._ctc.blank.weight.dtype))
         return blank[..., 0].float() - self.windows.blank
 
     def __call__(self, texts: Sequence[tuple[int, Sequence[int]]]) -> list[float]:
-        """The log-likelihood (nats) of texts, each with its utterance."""
+        """The log-likelihood (nats) of texts, given as (utterance, token ids)."""
         found: list[float] = []
         size = max((len(text) for _, text in texts), default=0) + 1
         step = max(1, _AT_ONCE // (size * self._audio.shape[1]))
@@ -99,7 +99,7 @@ class CTCAlignment:
         return (-nll).clamp(min=_IMPOSSIBLE).tolist()
 
     def _compute(self, wanted: set[tuple[int, int]]) -> None:
-        """(A,) log-probabilities of each token that an utterance has not met yet."""
+        """Compute (A,) log-probabilities of tokens that are new for an utterance."""
         for row, columns in enumerate(self._columns):
             new = sorted(t for r, t in wanted if r == row and t not in columns)
             if new:

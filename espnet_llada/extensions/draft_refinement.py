@@ -1,10 +1,10 @@
-"""Draft refinement: the scorer corrects the CTC's draft before the LM sees it.
+"""Draft refinement: the scorer corrects the CTC draft before the LM sees it.
 
-Behind an error the scorer goes on from the error, so a draft is scored better the fewer
-errors it has. Where it doubts a token, the token that it expects there is tried in its
-place and before it; where it expects the one behind, or the end, what stands before
-that is left out. What makes the text likelier, as far as the next tokens tell, is kept,
-and the text is scored again. Every try is one row of a batch, and no LM is asked.
+The scorer is conditioned on the draft, errors included, so its scores are better the
+fewer errors there are. Where a token is improbable, the scorer's best token is tried as
+a substitution and as an insertion; where the best token is the following one, or the
+end, a deletion is tried. Edits that make the text more likely, by its next tokens, are
+kept, and the text is scored again. Each edit is one row of a batch; no LM pass.
 
 Imports ``extensions.whisper_scorer``.
 
@@ -30,11 +30,11 @@ from espnet_llada.extensions.requirements import need, need_scorer
 from espnet_llada.extensions.whisper_scorer.scorer import Scored, Scorer
 
 DOUBT = math.log(0.5)
-"""A token is tried to be replaced below that log-probability."""
+"""Edits are tried at tokens below that log-probability."""
 
 AHEAD = 4
-"""Tokens behind an edit by which it is judged; those further on hardly change. An edit
-is not tried again where the same ones stand around it."""
+"""Tokens behind an edit that its score includes; later ones hardly change. An edit is
+not tried again in the same context of so many tokens."""
 
 
 @dataclass(frozen=True)
@@ -47,7 +47,7 @@ class Options:
 
 
 class Hook(DecodingHook):
-    """Has the prefix follow the refined draft."""
+    """Makes the audio prefix from the refined draft."""
 
     @classmethod
     def check(
@@ -71,7 +71,7 @@ class Hook(DecodingHook):
 
 
 class _Try(NamedTuple):
-    """A row's text with one edit; ``place``: of the doubted token."""
+    """One edit of a row's text; ``place``: index of the improbable token."""
 
     row: int
     place: int
@@ -83,15 +83,15 @@ class _Try(NamedTuple):
 def refined(
     scorer: Scorer, texts: Sequence[Sequence[int]], rounds: int
 ) -> list[Scored]:
-    """Texts that the scorer finds likelier, after so many rounds of edits.
+    """Texts after rounds of edits that make them more likely by the scorer.
 
     Args:
         scorer: of the batch.
-        texts: a row for each row of the audio.
-        rounds: in each all of a text's edits are made that help it, of neighbours one.
+        texts: token ids of each row.
+        rounds: each makes all edits of a text that help, one of adjacent ones.
 
     Returns:
-        The texts as they were scored.
+        The scored texts.
     """
     found = dict(enumerate(scorer(range(len(texts)), texts)))
     open_rows, known = list(found), set()
@@ -111,9 +111,9 @@ def _helped(
     found: Mapping[int, Scored],
     chosen: Mapping[int, list[tuple[float, _Try]]],
 ) -> dict[int, Scored]:
-    """What becomes of the texts that their edits make likelier.
+    """The edited texts that are more likely than before.
 
-    Together they may undo one another; then the best of them has to do.
+    Several edits may make a text worse together; then only the best one is made.
     """
     helped = {}
     while chosen:
@@ -143,7 +143,7 @@ def _around(edit: _Try, text: Sequence[int]) -> tuple[Any, ...]:
 def _gains(
     scorer: Scorer, tries: Sequence[_Try], found: Mapping[int, Scored]
 ) -> list[tuple[float, _Try]]:
-    """How much likelier an edit makes itself and the ``AHEAD`` tokens behind it."""
+    """The gain in log-likelihood of each edit with the ``AHEAD`` tokens behind it."""
     if not tries:
         return []
     targets = []
@@ -205,6 +205,8 @@ def _chosen(
 
 def _edited(text: Sequence[int], edits: Sequence[_Try]) -> list[int]:
     text = list(text)
-    for edit in sorted(edits, key=lambda e: -e.place):  # from behind: places hold
+    for edit in sorted(
+        edits, key=lambda e: -e.place
+    ):  # from the end, so that places stay valid
         text[edit.start : edit.stop] = edit.instead
     return text

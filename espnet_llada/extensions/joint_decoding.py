@@ -1,12 +1,11 @@
-"""Joint decoding: LM and scorer decide together what a canvas gets.
+"""Joint decoding: LM and scorer log-probabilities are added in each pass.
 
-The scorer goes from left to right: it says what comes behind a text that is complete.
-So of the masked positions of a row there is one that it can speak to, the first. Where
-both name the same token there, that is it. Else the likeliest by either of the two, the
-one that stood there and none at all are each scored with what stands behind the
-position; the sum of both log-probabilities decides. The LM knows both sides of a
-position, the scorer attends to all of the audio; the other positions are the LM's
-alone. An autoregressive LM has the scorer's log-probabilities added for each token.
+The scorer is autoregressive, so of the masked positions of a row it can score the first
+only. If LM and scorer have the same best token there, it is committed. Otherwise the
+candidates are the best token of either, the token of the first pass and no token; each
+is scored by the scorer with the tokens behind the position, and the weighted sum of
+both log-probabilities decides. All other positions are the LM's alone. With an
+autoregressive LM the scorer's log-probabilities are added for each token.
 
 Imports ``extensions.whisper_scorer``.
 
@@ -35,18 +34,18 @@ from espnet_llada.io.schema import Weight
 from espnet_llada.types import SpecialTokens
 
 AHEAD = 2
-"""Known tokens behind a position by which it is judged; more change nothing."""
+"""Known tokens behind a position that its score includes; more change nothing."""
 
 
 @dataclass(frozen=True)
 class Options:
-    """``joint``: LM and scorer decide together."""
+    """``joint``: joint decoding of LM and scorer."""
 
     weight: Annotated[Weight, Meta(description="of the scorer; the LM's is 1")] = 0.5
 
 
 class Hook(DecodingHook):
-    """Adds the scorer's say to every pass, or to every token of a search."""
+    """Adds the scorer's log-probabilities in every pass, or for every token."""
 
     _joint: JointScorer | None = None
     _next: NextToken | None = None
@@ -87,15 +86,15 @@ class Hook(DecodingHook):
 
 
 class JointScorer:
-    """Decides the first masked position of each row; one for each run of the sampler.
+    """Scores the first masked position of each row; one object per sampler run.
 
     Args:
         scorer: of the batch.
-        weight: of its log-probabilities; the LM's have 1.
+        weight: weight of its log-probabilities; the LM's is 1.
         special: mask and EOS ids.
-        before: (B, L) int64, the canvas before anything was masked: the token that
-            stood at a position is among those that are tried.
-        gaps: EOS is an empty position, and no end.
+        before: (B, L) int64, the canvas before masking; its token at a position is
+            one of the candidates.
+        gaps: EOS is an empty position, not the end.
     """
 
     def __init__(
@@ -141,7 +140,7 @@ class JointScorer:
         return log_probs.index_copy(0, numbers[at_odds], joint), first
 
     def _candidates(self, own: Tensor, other: Tensor, before: Tensor) -> Tensor:
-        """(R, 4) int64, the LM's and the scorer's first; some come twice."""
+        """(R, 4) int64: best of LM, best of scorer, former token, none; may repeat."""
         lms, scorers = own.argmax(dim=1), other.argmax(dim=1)
         before = torch.where(before == self.special.mask, lms, before)
         nothing = torch.full_like(before, self.special.eos)
@@ -154,7 +153,7 @@ class JointScorer:
         tried: Tensor,
         behind: list[list[int]],
     ) -> Tensor:
-        """(R, K): what the scorer gives to each candidate and to what follows it."""
+        """(R, K): scorer log-probability of each candidate and the tokens behind."""
         eos, following = self.special.eos, []
         for row, ahead in zip(tried.tolist(), behind, strict=True):
             if self.gaps:
@@ -162,7 +161,7 @@ class JointScorer:
             else:
                 following += [[t] if t == eos else [t, *ahead] for t in row]
         count = tried.shape[1]
-        # Where nothing is known to follow an empty position, something likely does.
+        # Behind an empty position without known tokens: the most probable token.
         best = other.argmax(dim=1).tolist()
         pairs = [
             (number // count, tuple(row or [best[number // count]]))
@@ -181,7 +180,7 @@ class JointScorer:
         return [token for token in canvas if token not in nothing]
 
     def _behind(self, canvas: list[int]) -> list[int]:
-        """The known tokens next to a position, and the end if it is near."""
+        """Up to ``AHEAD`` known tokens behind a position, and EOS if reached."""
         found: list[int] = []
         for token in canvas:
             if token == self.special.mask or len(found) == AHEAD:

@@ -1,11 +1,11 @@
-"""Keys and values that passes over a canvas need not compute anew.
+"""KV caches for diffusion: passes reuse keys and values of earlier ones.
 
-*Cached prefix* (``decoder_conf: {cached_prefix: true}``): a model that was trained with
-prompt and audio blind to the response runs them once, with the first pass; the logits
-are the same. *Block cache* (``block_cache: {}`` in decoding): after the first pass of a
-sub-block only its own positions are computed; prompt, audio and the rest of the canvas
-keep the keys and values of that pass. An approximation: they no longer see what is
-filled in.
+*Cached prefix* (``decoder_conf: {cached_prefix: true}``): in a model trained without
+attention from prompt and audio to the response, these are computed once, in the first
+pass; the logits are the same. *Block cache* (``block_cache: {}`` in decoding): after
+the first pass of a sub-block only its own positions are computed; prompt, audio and the
+rest of the canvas keep the keys and values of that pass. This is an approximation:
+they do not see the tokens committed since.
 
 Source: Fast-dLLM (Wu et al. 2025, arXiv 2505.22618), its dual cache.
 """
@@ -40,7 +40,7 @@ class Hook(DecodingHook):
 
 
 class CachedPasses(Passes):
-    """``Passes`` that keep what need not be computed anew.
+    """``Passes`` with a KV cache.
 
     Args:
         decoder, prefix, lengths: see ``Passes``.
@@ -78,7 +78,7 @@ class CachedPasses(Passes):
     def _whole(
         self, rows: list[int], tokens: Tensor, lengths: Tensor, wanted: Tensor
     ) -> tuple[OutputHead, Tensor]:
-        """The head of these rows, and hidden states of the whole canvas."""
+        """Output head, and hidden states of the whole canvas."""
         known, decoder = self._known_rows(rows), self.decoder
         prefix, lm, blind = known.prefix, decoder.lm, not decoder.prefix_attends
         valid, behind = response_places(prefix, tokens, lengths)
@@ -98,7 +98,7 @@ class CachedPasses(Passes):
         return head, hidden
 
     def _known_rows(self, rows: list[int]) -> _Known:
-        """The prefix of some rows, with a cache wherever that can be."""
+        """The prefix of some rows, with its cache if possible."""
         if not set(rows) <= set(self.held):
             self.shown(rows)
             self._known = _Known(self.prefix)
@@ -114,7 +114,7 @@ class CachedPasses(Passes):
 
 @dataclass(frozen=True)
 class _Known:
-    """A prefix, and what the LM has made of it, where that is known.
+    """A prefix, with its KV cache and hidden states once they are computed.
 
     Attributes:
         prefix: of R rows, P positions.
@@ -127,7 +127,7 @@ class _Known:
     hidden: Tensor | None = None
 
     def rows(self, chosen: list[int]) -> _Known:
-        """Of some of the rows."""
+        """Some of the rows."""
         prefix = self.prefix.rows(chosen)
         if self.cache is None:
             return _Known(prefix)
@@ -139,7 +139,7 @@ class _Known:
 
 @dataclass(frozen=True)
 class _Block:
-    """What the passes of a sub-block behind its first one use of that.
+    """State of a sub-block's first pass that its later passes use.
 
     Attributes:
         numbers: R, rows of the batch.
@@ -147,7 +147,7 @@ class _Block:
         prefix: of R rows, P positions.
         cache: of P + L positions.
         valid: (R, P + L) bool.
-        window: (R, L) bool, the positions that are computed anew.
+        window: (R, L) bool, the positions that are recomputed.
     """
 
     numbers: list[int]
@@ -158,7 +158,7 @@ class _Block:
     window: Tensor
 
     def rows(self, numbers: Sequence[int]) -> _Block | None:
-        """Of some of the rows; None where it has not got them all."""
+        """Some of the rows; None if it lacks one of them."""
         if list(numbers) == self.numbers:
             return self
         if not set(numbers) <= set(self.numbers):
@@ -177,11 +177,11 @@ class _Block:
         )
 
     def covers(self, wanted: Tensor) -> bool:
-        """Whether (R, L) positions are all computed anew."""
+        """Whether all ``wanted`` positions (R, L) are recomputed."""
         return not bool((wanted & ~self.window).any())
 
     def hidden(self, lm: Backbone, tokens: Tensor) -> Tensor:
-        """(R, L, d) of a canvas (R, L), zero where nothing is computed."""
+        """(R, L, d) of a canvas (R, L), zero outside the window."""
         width = int(self.window.sum(dim=1).max())
         order = (~self.window).byte().argsort(dim=1, stable=True)[:, :width]
         own = self.window.gather(1, order)

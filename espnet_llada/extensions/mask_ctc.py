@@ -1,4 +1,4 @@
-"""Mask-CTC: the LM fills in again what a CTC's draft is least sure of.
+"""Mask-CTC: the LM refills the least confident tokens of the CTC draft.
 
 Imports ``extensions.ctc_prefix``, whose batches have a draft, and ``confidence``.
 
@@ -37,12 +37,12 @@ class Options:
     ] = 0.5
     mask_threshold: Annotated[
         Share,
-        Meta(description="above 0: mask what is less probable"),
+        Meta(description="above 0: mask less probable tokens"),
     ] = 0.0
 
 
 class Hook(DecodingHook):
-    """Begins with the draft."""
+    """Starts from the CTC draft."""
 
     @classmethod
     def check(
@@ -55,7 +55,7 @@ class Hook(DecodingHook):
         """See ``DecodingHook``."""
         need_ctc(decoder, "mask_ctc")
         need(decoder.diffuses, "mask_ctc", "is for a model with 'decoder: llada'")
-        why = f"strategy {sampler.strategy} begins otherwise; leave one of them out"
+        why = f"strategy {sampler.strategy} does not start from a draft; leave one out"
         need(sampler.strategy == "diffusion", "mask_ctc", why)
 
     def open(self, prefix: Prefix, canvas: Canvas) -> tuple[Prefix, Canvas]:

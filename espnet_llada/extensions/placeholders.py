@@ -1,10 +1,9 @@
-"""Placeholders: empty positions, so that a first pass may grow and shrink.
+"""Placeholders: empty positions for insertions into a first pass, and deletions.
 
-A canvas over a first pass has a position for each of its tokens. What filling it in
-again can mend is another word of as many tokens; a word too few, or one too many, or
-one that has other tokens, it cannot. So there may be *placeholders* between the tokens:
-EOS, which says that nothing is spoken at its position. One that is masked may take a
-token, and the position of a token that is masked may become empty.
+A canvas over a first pass has a position for each of its tokens, so only substitutions
+by as many tokens are possible. *Placeholders* are positions between the tokens that
+hold EOS, which means that nothing is spoken there. A masked placeholder may become a
+token (insertion), a masked token may become EOS (deletion).
 
 Imports ``extensions.posterior_prefix.alignment`` and ``ctc_prefix.Draft``.
 
@@ -41,21 +40,21 @@ from espnet_llada.io.schema import Share
 from espnet_llada.networks.rows import RowRandom
 
 EXTRA, LOST = 0.05, 0.05
-"""Errors of an imagined first pass: a word too many at a gap, a token that lacks."""
+"""Error rates of a simulated first pass: insertions at a gap, deletions of tokens."""
 
 
 @dataclass(frozen=True)
 class Options:
-    """``placeholders``, where a canvas has a text on entry."""
+    """``placeholders``, for a canvas that has a text on entry."""
 
     threshold: Annotated[
         Share,
-        Meta(description="one before what is less probable"),
+        Meta(description="one before each less probable token"),
     ] = 0.5
 
 
 class Hook(DecodingHook):
-    """Opens the canvas, and masks a placeholder with the token behind it."""
+    """Inserts placeholders, and masks each together with the token behind it."""
 
     @classmethod
     def check(
@@ -69,7 +68,7 @@ class Hook(DecodingHook):
         need_scorer(decoder, "placeholders")
         text = sampler.deliberates or "mask_ctc" in others
         need(text, "placeholders", "no text is on the canvas; leave it out")
-        why = "this model has not learnt to leave positions empty; train with "
+        why = "this model was not trained with placeholders; train with "
         why += "'placeholders' in posterior_prefix"
         need(decoder.audio_prefix.options.placeholders > 0, "placeholders", why)
 
@@ -104,17 +103,17 @@ class Hook(DecodingHook):
 def insert_placeholders(
     draft: Draft, ends: Sequence[float], below: float, eos: int
 ) -> tuple[Draft, list[list[int]]]:
-    """A transcript with a placeholder before each token that is in doubt.
+    """Insert a placeholder before each improbable token of a transcript.
 
     Args:
         draft: the transcripts.
-        ends: of each, the log-probability that nothing follows.
-        below: tokens (and ends) of a probability below that are in doubt.
+        ends: log-probability of each transcript's end.
+        below: probability below which a token (or the end) gets a placeholder.
         eos: id.
 
     Returns:
-        The canvas, a placeholder as sure as the token behind it; and which position of
-        it each token has, the end's last.
+        The canvas, where a placeholder has the log-probability of the token behind it;
+        and the canvas position of each token, and of the end.
     """
     least = math.log(below)
     rows: list[list[int]] = []
@@ -143,10 +142,10 @@ class Responses:
     """The responses of a training batch.
 
     Attributes:
-        targets: what they are to be, and already have.
-        transcripts: B rows of token ids, what they begin as, without placeholders.
-        places: which position each token of ``transcripts`` has, and the end; None
-            where they have no placeholders.
+        targets: reference tokens, and given tokens.
+        transcripts: B rows of token ids, the given texts without placeholders.
+        places: canvas position of each token of ``transcripts``, and of the end; None
+            without placeholders.
     """
 
     targets: Targets
@@ -161,15 +160,15 @@ def with_placeholders(
     eos: int,
     seeds: Sequence[int],
 ) -> Responses:
-    """First passes with errors of all kinds, and placeholders that may mend them.
+    """First passes with errors, and placeholders for insertions and deletions.
 
-    Half of them are the CTC's drafts, with its own errors; the others are
-    imagined: the tokens that ``plain`` gives, some lost, some too many.
+    Half of them are CTC drafts, with their errors; the others are simulated: the given
+    tokens of ``plain`` with deletions and insertions.
 
     Args:
-        plain: the rows; those whose transcript is the draft stay as they are.
-        drafts: of the CTC.
-        share: of the gaps between tokens that have a placeholder.
+        plain: the rows; rows whose transcript is the draft are not changed.
+        drafts: the CTC's.
+        share: share of the gaps between tokens that get a placeholder.
         eos: id.
         seeds: one for each row; a row's draws depend on nothing else.
     """
@@ -196,11 +195,11 @@ def with_placeholders(
 def _imagined(
     text: list[int], given: list[int], draws: list[float], eos: int
 ) -> list[tuple[int, int]]:
-    """Pairs of what is to stand at a position and what does."""
+    """Pairs of target and given token, with simulated errors."""
     pairs = []
     for target, token in zip(text, given, strict=True):
         if draws.pop() < EXTRA:
-            # A word of the same utterance, as frequent words are.
+            # A token of the same utterance, since these are often frequent ones.
             pairs.append((eos, text[int(draws.pop() * len(text))]))
         pairs.append((target, eos if draws.pop() < LOST else token))
     return pairs

@@ -1,4 +1,4 @@
-"""What an extension needs of a model, refused in one line where it is not there."""
+"""Checks of what an extension needs of a model; one-line errors."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from espnet_llada.types import UserError
 
 
 def need_scorer(decoder: LMDecoder, name: str) -> None:
-    """Refuse the option ``name`` for a model without a ``whisper_scorer``."""
+    """Raise for the option ``name`` if the model has no ``whisper_scorer``."""
     if getattr(decoder.audio_prefix, "scorer", None) is None:
         raise UserError(
             f"{name}: this model has no scorer; train with 'whisper_scorer' in "
@@ -16,7 +16,7 @@ def need_scorer(decoder: LMDecoder, name: str) -> None:
 
 
 def need_ctc(decoder: LMDecoder, name: str) -> None:
-    """Refuse the option ``name`` for a model without a CTC."""
+    """Raise for the option ``name`` if the model has no CTC."""
     if getattr(decoder.audio_prefix, "ctc", None) is None:
         raise UserError(
             f"{name}: this model has no CTC to make a draft; train with 'ctc' in "
@@ -25,6 +25,6 @@ def need_ctc(decoder: LMDecoder, name: str) -> None:
 
 
 def need(holds: bool, name: str, why: str) -> None:
-    """Refuse the option ``name``, unless it ``holds``."""
+    """Raise for the option ``name`` unless ``holds``."""
     if not holds:
         raise UserError(f"{name}: {why}")

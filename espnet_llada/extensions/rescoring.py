@@ -1,9 +1,9 @@
-"""Rescoring: a change stays only where the scorer finds the text likelier.
+"""Rescoring: a change is kept only if the scorer finds the text more likely.
 
 *Accept if better*: a change to a first pass or a draft is undone unless it makes the
-text likelier. *Combination*: the scorer transcribes the utterance by itself as well,
-and where the two differ its own words are taken if they are likelier by twice as much.
-A CTC may object to either. No LM pass is taken.
+text more likely. *Combination*: the scorer also transcribes the utterance by itself;
+where the two differ, its words are taken if they are more likely by twice the margin.
+The CTC's alignment may veto either. No LM pass is needed.
 
 Imports ``extensions.whisper_scorer`` and ``extensions.posterior_prefix.alignment``.
 
@@ -36,9 +36,9 @@ from espnet_llada.extensions.whisper_scorer.scorer import transcribed
 from espnet_llada.types import SpecialTokens
 
 MARGIN, OWN_MARGIN = 1.0, 2.0
-"""Nats by which a change has to make a text likelier: most of what gains less was right
-before; twice as many where the scorer judges its own text. Chosen on the mini
-models' synthetic speech."""
+"""Nats that a change has to gain: most changes that gain less make the text worse.
+Twice as many where the scorer rates its own text. Chosen on the mini models' synthetic
+speech."""
 
 
 @dataclass(frozen=True)
@@ -46,10 +46,10 @@ class Options:
     """``rescoring`` by the scorer."""
 
     accept_if_better: Annotated[
-        bool, Meta(description="undo what makes a text no likelier")
+        bool, Meta(description="undo changes that gain no likelihood")
     ] = True
     combination: Annotated[
-        bool, Meta(description="take over the scorer's likelier words")
+        bool, Meta(description="take the scorer's own words if likelier")
     ] = False
 
 
@@ -89,18 +89,18 @@ class Hook(DecodingHook):
 
     @property
     def scorer(self):
-        """Of this batch."""
+        """The scorer of this batch."""
         return self._prefix.scorer
 
     def _combined(self, result: SamplerResult) -> SamplerResult:
-        """With what of the scorer's own text it is surer of."""
+        """Combine the result with the scorer's own transcript."""
         special, device = self.decoder.special, result.tokens.device
         places, longest = partial(_places, special=special), self.sampler.canvas_length
         texts, sure = transcribed(self.scorer, len(result.tokens), longest)
         there = places(result.tokens)
         given = _chosen(result.tokens, there)
         for row, text in enumerate(texts):
-            if len(text) == longest:  # broken off, so it has no say
+            if len(text) == longest:  # truncated, so it is not used
                 texts[row], sure[row] = given[row], [0.0] * len(given[row])
         canvas = transcript_canvas(texts, special, 0, device, sure)
         none = torch.zeros_like(result.passes)
@@ -114,16 +114,16 @@ class Hook(DecodingHook):
     def _accepted(
         self, old: SamplerResult, new: SamplerResult, margin: float
     ) -> SamplerResult:
-        """The old text with those changes that make it likelier, each by itself.
+        """The old text with the changes that make it more likely, judged one by one.
 
         Args:
-            old: (B, L) tokens, EOS where the new text has more.
-            new: (B, L), likewise; it has taken passes of its own.
+            old: (B, L) tokens, EOS where the new text has a token more.
+            new: (B, L), likewise; its passes are added.
             margin: nats, see ``MARGIN``.
         """
         changed = old.tokens != new.tokens
         undone = self._unlikely(old.tokens, new.tokens, changed, margin)
-        # What neither has decided anew is as sure as it was.
+        # Tokens that did not change keep their log-probability.
         kept = undone | ~changed & (new.log_probs == 0.0)
         return SamplerResult(
             torch.where(undone, old.tokens, new.tokens),
@@ -134,10 +134,10 @@ class Hook(DecodingHook):
     def _unlikely(
         self, old: Tensor, new: Tensor, changed: Tensor, margin: float
     ) -> Tensor:
-        """(B, L) bool: changes that do not make their text likelier."""
+        """(B, L) bool: changes that do not make their text more likely."""
         places = partial(_places, special=self.decoder.special)
         begins = changed & ~F.pad(changed, (1, 0))[:, :-1]
-        # Positions side by side are one change; 0 is none.
+        # Adjacent positions are one change; 0: no change.
         numbers = begins.cumsum(dim=1).masked_fill(~changed, 0)
         counts = numbers.amax(dim=1).tolist() if numbers.shape[1] else []
         tries = [
@@ -176,7 +176,7 @@ def _aligned(
     new_places: list[list[int]],
     eos: int,
 ) -> tuple[SamplerResult, SamplerResult]:
-    """Two texts of each row, token by like token; EOS where one has none."""
+    """Align two texts of each row; EOS where one has no token."""
     texts = _chosen(old.tokens, old_places), _chosen(new.tokens, new_places)
     rows = [corrections(*pair, eos) for pair in zip(*texts, strict=True)]
     sides = [[before for _, before in row] for row in rows]
@@ -187,7 +187,7 @@ def _aligned(
 def _spread(
     result: SamplerResult, places: list[list[int]], rows: list[list[int]], eos: int
 ) -> SamplerResult:
-    """The same texts on a longer canvas: rows of their tokens, with EOS between."""
+    """The same texts on a longer canvas: rows of their tokens and EOS."""
     sure = []
     for row, there, log_probs in zip(rows, places, result.log_probs, strict=True):
         values = iter(log_probs[there].tolist())

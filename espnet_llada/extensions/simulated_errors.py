@@ -1,7 +1,7 @@
-"""Simulated ASR errors: those that a scorer makes itself, to train it alone.
+"""Simulated ASR errors for training a scorer alone: sampled from its own predictions.
 
-What it goes on from when it transcribes or corrects is what it has taken for right
-before: scheduled sampling (Bengio et al. 2015, arXiv 1506.03099).
+At test time the scorer is conditioned on its own earlier predictions and their errors:
+scheduled sampling (Bengio et al. 2015, arXiv 1506.03099).
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from espnet_llada.networks.rows import RowRandom
 
 @dataclass(frozen=True)
 class Errors:
-    """Which share of a text's tokens is replaced, lost, or has another next to it."""
+    """Shares of a text's tokens: substitutions, deletions, insertions."""
 
     replaced: float = 0.0
     lost: float = 0.0
@@ -25,18 +25,18 @@ class Errors:
 
 
 KINDS = ((0.35, Errors()), (0.25, Errors(0.15)), (0.4, Errors(0.06, 0.03, 0.03)))
-"""Shares of the texts of a training, and what becomes of them."""
+"""Shares of the training texts, and the errors put into them."""
 
 
 def with_simulated_errors(
     texts: Sequence[Sequence[int]], log_probs: Tensor, eos: int, seeds: Sequence[int]
 ) -> list[list[int]]:
-    """Texts with errors that a scorer makes itself.
+    """Texts with errors sampled from the scorer's predictions.
 
     Args:
         texts: B rows of token ids.
-        log_probs: (B, T + 1, V), what it has next along them.
-        eos: id; no error.
+        log_probs: (B, T + 1, V), its next-token predictions along them.
+        eos: id, never sampled.
         seeds: one for each row; a row's draws depend on nothing else.
     """
     random, found = RowRandom(seeds), []
@@ -72,7 +72,7 @@ def _with_error(
 def _drawn(
     log_probs: Tensor, text: Sequence[int], eos: int, draws: Sequence[float]
 ) -> list[int]:
-    """For each token another one, by what (T, V) gives it."""
+    """For each token another one, drawn from the predictions (T, V)."""
     count = min(len(text), len(log_probs))  # what is behind the longest is not scored
     chances = log_probs[:count].exp()
     chances[:, eos] = 0.0

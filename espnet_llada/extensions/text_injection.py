@@ -1,10 +1,10 @@
 """Text injection: simulated CTC posteriors, so that text alone trains the LM to copy.
 
-Behind a posterior prefix an utterance looks to the LM like an uncertain transcript of
-itself: a vector for each token, with insertions, deletions and substitutions. The same
-simulated from text lets the LM learn to copy, and how its tokens follow one another,
-from far more text than there is speech. The rates below are near those of an earlier
-adapter of the mini models on dev speech (LOG.md of the recipe).
+In a posterior prefix an utterance looks to the LM like an uncertain transcript of
+itself: a vector for each token, with insertions, deletions and substitutions. Simulated
+from text, such prefixes train the LM to copy, and to model transcripts, on far more
+text than there is speech. The rates below are near those of an earlier adapter of the
+mini models on dev speech (LOG.md of the recipe).
 
 ``confuse_tokens`` is acoustic-confusion noise on what the response already has.
 
@@ -29,20 +29,20 @@ DELETIONS = 0.02
 """Share of the tokens without a vector."""
 
 INSERTIONS = 0.16
-"""How likely a vector of no token stands before a token."""
+"""Probability of an inserted vector before a token."""
 
 SUBSTITUTIONS = 0.08
-"""Share of the tokens whose vector is mostly another token's."""
+"""Share of the tokens whose vector is mostly that of another token."""
 
 DOUBT = 0.8
-"""The largest share that a token which is recognised lacks of its vector; the median
-lacks an eighth of it."""
+"""The largest share of a vector that other tokens have although the right one is the
+most probable; an eighth of this is the median."""
 
 
 def simulated_audio(
     text: Tensor, lengths: Tensor, embedding: Tensor, seeds: Sequence[int]
 ) -> AudioEmbeddings:
-    """Vectors as ``PosteriorEmbeddings`` makes them, of text.
+    """Simulate the vectors of ``PosteriorEmbeddings`` from text.
 
     Args:
         text: (B, T) int64 transcripts; what stands behind a row's end is ignored.
@@ -65,10 +65,10 @@ def simulated_audio(
 def corrupt_tokens(
     text: Tensor, lengths: Tensor, share: float, vocabulary: int, seeds: Sequence[int]
 ) -> Tensor:
-    """Text with some tokens replaced by any others.
+    """Replace some tokens of a text by random ones.
 
-    An LM that could guess most of a text learns to guess; what it cannot guess it has
-    to copy, and rare words as often as frequent ones.
+    An LM that can predict most of a text from context does not learn to copy. Random
+    tokens can only be copied, rare ones as often as frequent ones.
 
     Args:
         text: (B, T) int64, as for ``simulated_audio``.
@@ -88,14 +88,14 @@ def corrupt_tokens(
 def confuse_tokens(
     given: Tensor, audio: AudioEmbeddings, share: float, seeds: Sequence[int]
 ) -> Tensor:
-    """Given tokens, some replaced by others that the audio might have at their place.
+    """Replace some given tokens by the CTC's alternatives for their vectors.
 
-    A first pass has errors that sound like what was said, and so has what an LM has
-    committed itself; an LM trained on true context alone trusts all of it.
+    First passes, and tokens that the LM has committed, have acoustically similar
+    errors; an LM that is trained on correct context alone relies on all of it.
 
     Args:
         given: (B, L) int64, response positions from the first.
-        audio: says what sounds alike.
+        audio: has the alternatives of each vector.
         share: of the tokens, in [0, 1].
         seeds: one for each row; a row's draws depend on nothing else.
     """
@@ -103,7 +103,7 @@ def confuse_tokens(
         return given
     random, width = RowRandom(seeds, given.device), given.shape[1]
     places = torch.arange(width, device=given.device)
-    # The first vector of that number.
+    # The first vector at that position.
     numbers = audio.places.masked_fill(~audio.valid, -1)
     there = numbers[:, None] == places[:, None]  # (B, L, A)
     known, vector = there.any(dim=2), there.byte().argmax(dim=2)
@@ -150,7 +150,7 @@ class _Mixture:
 
 
 def _mixture(kept: _Vectors, vocabulary: int, random: RowRandom) -> _Mixture:
-    """What is left of a vector's share 1 is the blank's."""
+    """Shares of the tokens; the remainder to 1 is the blank's."""
     counts, width = kept.counts, kept.tokens.shape[1]
 
     def draw() -> Tensor:

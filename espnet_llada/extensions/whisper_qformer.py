@@ -1,10 +1,10 @@
-"""A window-level Q-Former that begins as Whisper's own decoder.
+"""A window-level Q-Former that is initialised from Whisper's decoder.
 
-BLIP-2's Q-Former begins as BERT, with cross-attention from nothing. Whisper's decoder
-is the one network that already attends to these frames. Each layer has what a
-Q-Former's has: self-attention, cross-attention, feed-forward. Shown one window of
-frames at a time and a fixed query in place of the words so far, it names the word that
-is spoken there before any training: for "he should get home as fast as he could" the
+BLIP-2's Q-Former is initialised from BERT, with new cross-attention. Whisper's decoder
+already attends to Whisper's frames, and each layer has the parts of a Q-Former's:
+self-attention, cross-attention, feed-forward. Given one window of frames at a time and
+a fixed query in place of the previous tokens, it predicts the word spoken there without
+any training: for "he should get home as fast as he could" the
 windows of 0.16 s of Whisper tiny.en give "he should get home home as - fast as he could
 could".
 
@@ -36,7 +36,7 @@ _FIRST_WORD = 2  # position of the token from which the first word is predicted
 
 
 class WhisperQFormer(nn.Module):
-    """Whisper's decoder, trained on, as the adapter.
+    """Whisper's decoder as the adapter, fine-tuned.
 
     Args:
         input_size: width of the encoder frames; that of the decoder.
@@ -46,12 +46,12 @@ class WhisperQFormer(nn.Module):
         time_mask: in training, zero a span of up to so many frames in each 100 (2 s):
             SpecAugment's time masking, on the encoder's frames.
         drop_last_window: leave out a last window that is not full.
-        context: frames on either side that a window has as well; a learned vector
-            then tells a frame's place.
+        context: additional frames on either side of a window, with a learned position
+            embedding.
         jitter: in training, the first window of a batch begins up to ``window`` - 1
-            frames before the audio, so that the same speech is cut elsewhere each time.
-        return_frames: behind the vector of a window its own frames, one after the
-            other, without its context: for a ``whisper_scorer``.
+            frames before the audio, so that window boundaries vary.
+        return_frames: append the frames of a window, without context, to its vector:
+            for a ``whisper_scorer``.
 
     Raises:
         UserError: no such weights, or of another width; ``return_frames`` with
@@ -104,7 +104,7 @@ class WhisperQFormer(nn.Module):
             self.place = nn.Parameter(torch.zeros(window + 2 * context, input_size))
 
     def compile_layers(self, backend: str = "inductor") -> None:
-        """Have training run the layers by torch.compile."""
+        """torch.compile the layers in training."""
         self.blocks.compile_layers(backend)
 
     def forward(self, frames: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
@@ -146,7 +146,7 @@ class Frames(nn.Module):
         self.hidden = input_size
 
     def forward(self, frames: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
-        """What it is given."""
+        """The frames, unchanged."""
         return frames, lengths
 
 
@@ -169,10 +169,10 @@ def read_decoder(path: Path) -> tuple[WhisperConfig, dict[str, Tensor]]:
 
 
 def special_tokens(size: int) -> tuple[list[int], int]:
-    """What an English transcript without timestamps begins with, and its end.
+    """Ids of the start tokens of an English transcript without timestamps, and its end.
 
-    By their places before the end of the vocabulary, which are those of openai/whisper
-    ``tokenizer.py``. (Vocabularies of tests are too small to have them.)
+    Counted from the end of the vocabulary, as in openai/whisper's ``tokenizer.py``.
+    (Vocabularies of tests are too small to have them.)
 
     Args:
         size: of the vocabulary.
@@ -200,11 +200,11 @@ def _time_masked(frames: Tensor, lengths: Tensor, longest: int) -> Tensor:
 
 
 class _CrossAttention(Attention):
-    """Attention to a window, with the projections of its frames moved to the queries.
+    """Cross-attention to a window, computed with few products.
 
-    q (K m) = (K' q) m, and the sum of a V m is V times the sum of a m. So there is one
-    product for each query and head instead of one for each frame, and a window has
-    more frames than queries.
+    q (K m) = (K' q) m, and the sum of a V m is V times the sum of a m: projecting the
+    queries takes one product for each query and head, projecting the frames one for
+    each frame, of which a window has more.
     """
 
     def __init__(self, config: WhisperConfig):

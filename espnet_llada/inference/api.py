@@ -23,16 +23,15 @@ Speech = np.ndarray | torch.Tensor | str | Path
 
 
 class InferenceAPI:
-    """A loaded model behind a call for one utterance.
+    """A loaded model that is called with one utterance.
 
     Args:
         asr_train_config: config.yaml of the training.
         asr_model_file: checkpoint of its trained tensors.
         device, lm, whisper, quantize_asr_model, trust_model: see ``LoadOptions``.
-        use_audio: see ``Recognizer``.
-        output_case: see ``Recognizer``.
-        **options: ``build.decode_file.OPTIONS``; those that are not given are as the
-            decode.yaml next to ``asr_train_config`` says, if there is one.
+        use_audio, output_case: see ``Transcriber``.
+        **options: see ``inference.options.make_options``; defaults are those of the
+            decode.yaml next to ``asr_train_config``, if there is one.
 
     Raises:
         UserError: a file or an option does not fit.
@@ -79,7 +78,7 @@ class InferenceAPI:
     def _run_batch(
         self, batch: Sequence[Speech], utt_id: str, transcripts: list[str] | None
     ) -> list[Result]:
-        """Each utterance as if it came alone: all of them go by ``utt_id``."""
+        """Each utterance as if decoded alone: all of them have the id ``utt_id``."""
         waveforms = [_waveform(speech, utt_id) for speech in batch]
         if not waveforms:
             return []
@@ -96,9 +95,9 @@ class Speech2Text(InferenceAPI):
         speech2text = Speech2Text("exp/asr_x/config.yaml", "exp/asr_x/1epoch.pth")
         text, tokens, token_int, hypothesis = speech2text(speech)[0]
 
-    The decode options are those of ``inference.options``; a model trained with
-    ``decoder: llama`` decodes greedily. ESPnet itself is imported only where the
-    model's encoder is one of ESPnet's.
+    The options are those of ``inference.options``; a model trained with ``decoder:
+    llama`` decodes greedily. ESPnet itself is imported only if the model's encoder is
+    one of ESPnet's.
     """
 
     @overload
@@ -111,13 +110,13 @@ class Speech2Text(InferenceAPI):
         """Transcribe one utterance, or a list of them as one batch.
 
         Args:
-            speech: float32 (T,) at 16 kHz, or an audio file; or a list of those, as
-                ESPnet 202611's ``Speech2Text`` and ESPnet3's ``batch_size`` have it.
-            utt_id: decides random draws, together with ``seed``.
+            speech: float32 (T,) at 16 kHz, or an audio file; or a list of those, as in
+                ESPnet 202611's ``Speech2Text`` and with ESPnet3's ``batch_size``.
+            utt_id: seeds random draws, together with ``seed``.
 
         Returns:
-            [(text, tokens, token ids, hypothesis)]; of a list, a list of those, each
-            as if its utterance had come alone.
+            [(text, tokens, token ids, hypothesis)]; for a list, a list of those, each
+            as if its utterance had been decoded alone.
         """
         if isinstance(speech, (list, tuple)):
             return self._run_batch(speech, utt_id, None)
@@ -143,9 +142,9 @@ class Deliberator(InferenceAPI):
 
         Args:
             speech: float32 (T,) at 16 kHz, or an audio file.
-            transcript: of another recogniser; an empty one leaves only the tail's
-                positions to fill.
-            utt_id: decides the random masks, together with ``seed``.
+            transcript: another recogniser's; of an empty one only the ``tail``
+                positions are filled.
+            utt_id: seeds the random masks, together with ``seed``.
         """
         if not isinstance(transcript, str) or isinstance(speech, (list, tuple)):
             raise UserError(

@@ -1,4 +1,4 @@
-"""Decodes a set in batches, whatever goes wrong with one of its utterances."""
+"""Decodes a set in batches; a bad utterance does not stop the others."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ import numpy as np
 from espnet_llada.io.kaldi.table import read_table
 from espnet_llada.types import SAMPLE_RATE, Hypothesis, UserError, os_reason
 
-_NAMED = 5  # words that a warning spells out
+_NAMED = 5  # words that a warning lists
 _WINDOW = 64  # batches that are sorted by duration together
 
 
 @dataclass(frozen=True)
 class Utterance:
-    """Something to transcribe; ``transcript`` is the first pass, if any."""
+    """An utterance to decode; ``transcript``: its first pass, if any."""
 
     utt_id: str
     path: str
@@ -30,12 +30,12 @@ class Utterance:
 
 @dataclass(frozen=True)
 class Outcome:
-    """What became of an utterance.
+    """The result of an utterance.
 
     Attributes:
         utterance: the input.
         hypothesis: empty text (or the unchanged first pass) after a failure.
-        decode_seconds: wall time, a batch's shared out by duration.
+        decode_seconds: wall time; that of a batch is shared in proportion to duration.
         audio_seconds: duration; 0 when the audio could not be read.
         error: one line, or None.
     """
@@ -57,7 +57,7 @@ def like_durations(
     Args:
         utterances: of a set.
         samples: of each utterance; where one is missing the order stays.
-        batch_size: utterances that run together.
+        batch_size: utterances decoded together.
     """
     if batch_size == 1 or not all(u.utt_id in samples for u in utterances):
         return list(utterances)
@@ -71,13 +71,13 @@ def like_durations(
 def decode_all(
     recognizer, utterances: Iterable[Utterance], batch_size: int
 ) -> Iterator[Outcome]:
-    """Exactly one outcome for each utterance, in order, whatever happens to one.
+    """Exactly one outcome for each utterance, in order, failures included.
 
     Args:
         recognizer: a ``Transcriber``.
         utterances: read lazily, one batch ahead of the one that is decoded, so memory
             does not grow with the set.
-        batch_size: utterances that run together.
+        batch_size: utterances decoded together.
     """
     utterances = iter(utterances)
     batches = iter(lambda: list(itertools.islice(utterances, batch_size)), [])
@@ -150,14 +150,14 @@ def _recognise(
         _check_device(e)
         if len(batch) == 1:
             return [_failure(batch[0], e)]
-    # Find out which one it was; the others are not to suffer. Not in the handler, which
-    # keeps the tensors of the failed pass.
+    # Decode one by one, so that only the bad one fails. Not inside the handler, which
+    # keeps the tensors of the failed pass alive.
     pairs = zip(batch, waveforms, strict=True)
     return [_recognise(recognizer, [u], [w])[0] for u, w in pairs]
 
 
 def _check_device(error: Exception) -> None:
-    """A GPU that reports such an error fails from then on, whatever it is given."""
+    """After such an error a GPU fails for every further input."""
     import torch
 
     if isinstance(error, getattr(torch, "AcceleratorError", ())):

@@ -1,9 +1,8 @@
-"""Where a decoding job writes, so that a killed one goes on where it stopped.
+"""Output directory of a decoding job, which resumes after it was killed.
 
-The unit is the batch: an utterance shares its forward passes with its batch, so a
-restarted job repeats a batch that is not whole on disk and keeps every other one. The
-files are then those of a job that was never killed, ``seconds`` apart: each line there
-has the time that its utterance took when it was decoded.
+The unit is the batch: a restarted job repeats batches that are incomplete on disk and
+keeps the others, so the files equal those of an uninterrupted job, except ``seconds``:
+each line there is the time that its utterance took when it was decoded.
 """
 
 from __future__ import annotations
@@ -34,12 +33,12 @@ def identity_of(
     utterances: Sequence[Utterance],
     files: Mapping[str, str | Path],
 ) -> dict[str, Any]:
-    """What decides the decoded lines. The audio behind a path is taken as unchanged.
+    """Everything that determines the output; audio files are assumed unchanged.
 
     Args:
-        options: values that change a line, the batch size included.
+        options: values that change the output, the batch size included.
         utterances: ids, paths and first-pass transcripts, in order.
-        files: name and path; their content counts.
+        files: {name: path}, compared by content.
     """
     lines = (f"{u.utt_id}\t{u.path}\t{u.transcript}\n" for u in utterances)
     return {
@@ -73,7 +72,7 @@ def _file_digest(path: Path) -> str:
 
 
 class DecodeDir:
-    """The files of one decoding job; a context, held by one process at a time.
+    """The files of one decoding job: a context manager that locks the directory.
 
     with DecodeDir(output_dir, identity, utterances, batch_size) as directory:
         directory.begin()  # nothing is changed on disk before this
@@ -83,14 +82,14 @@ class DecodeDir:
 
     Args:
         output_dir: ``1best_recog/``, ``failed`` and ``decoding.json`` are written here.
-        identity: what ``identity_of`` returned; lines of another are not kept.
-        utterances: all of the job, in the order of the lines.
+        identity: from ``identity_of``; output of another identity is not kept.
+        utterances: all of the job, in the order of the output.
         batch_size: utterances decoded together.
         resume: False keeps nothing.
 
     Attributes:
-        todo: the utterances to decode: batches that are not whole on disk, and those
-            with an utterance that failed.
+        todo: the utterances to decode: batches that are incomplete on disk, or have a
+            failed utterance.
 
     Raises:
         UserError: the directory cannot be written.
@@ -123,7 +122,7 @@ class DecodeDir:
             self._stack.close()
 
     def begin(self) -> None:
-        """Drop the lines that do not count and open the files."""
+        """Drop lines of incomplete batches and open the files."""
         if self._kept:
             logging.info(
                 f"resume: {len(self._kept)} of {len(self.utterances)} utterances were "
@@ -162,10 +161,10 @@ class DecodeDir:
                 _append(self._files[name], f"{utt_id} {value}")
 
     def finish(self) -> list[str]:
-        """Put the lines in order; returns ``id reason`` of each failed utterance.
+        """Sort the lines; returns ``id reason`` of each failed utterance.
 
         Raises:
-            UserError: someone has removed them, or the disk is full.
+            UserError: lines were removed meanwhile, or the disk is full.
         """
         lines = self._lines()
         if lost := [u.utt_id for u in self.utterances if u.utt_id not in lines]:
@@ -178,12 +177,12 @@ class DecodeDir:
         return self._failures
 
     def text(self, without: Collection[str] = ()) -> str:
-        """The finished lines ``id text``, those of the failed utterances left out."""
+        """The lines ``id text``; ``without``: ids to leave out."""
         lines = _read(self.recog / "text")
         return "".join(f"{lines[u].rstrip()}\n" for u in lines if u not in without)
 
     def remove(self) -> None:
-        """Delete the files, and the directories where nothing else is in them."""
+        """Delete the files, and the directories if they are empty then."""
         files = [*(self.recog / n for n in FILES), self.top / "failed"]
         for file in (*files, self.top / IDENTITY):
             file.unlink(missing_ok=True)
@@ -221,7 +220,7 @@ class DecodeDir:
             logging.debug(f"{self.top}: no locks on this file system")
 
     def _wanted(self) -> dict[str, dict[str, str]]:
-        """{id: {file: line}} of what a former job has left, whole batches only."""
+        """{id: {file: line}} of a former job, complete batches only."""
         try:
             former = read_json(self.top / IDENTITY)
         except UserError:
@@ -270,7 +269,7 @@ class DecodeDir:
 
 
 def _read(path: Path) -> dict[str, str]:
-    """{id: its last whole line}; a killed job may leave half a line at the end."""
+    """{id: its last complete line}; a killed job may leave half a line."""
     if not path.is_file():
         return {}
     whole = path.read_bytes().decode(errors="replace").split("\n")[:-1]
@@ -283,5 +282,5 @@ def _append(file: TextIO, line: str) -> None:
 
 
 def _one_word(token: str) -> str:
-    """Some vocabularies have tokens of white space; the file separates by it."""
+    """Escape white space inside a token, since the file separates by it."""
     return "".join(f"\\x{ord(c):02x}" if c.isspace() else c for c in token)

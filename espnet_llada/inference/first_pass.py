@@ -1,7 +1,7 @@
-"""A first pass is its owner's: what the LM cannot write of it comes back as it was.
+"""Words of a first pass that the LM's vocabulary cannot write stay unchanged.
 
-An LM's vocabulary may lack letters, digits and signs. It is shown the nearest thing to
-such a word that it can write, or nothing; what it then makes of that place is undone.
+A vocabulary may lack letters, digits and signs. The LM is given the nearest form of
+such a word that it can write, or nothing, and changes of that form are undone.
 """
 
 from __future__ import annotations
@@ -27,9 +27,8 @@ class FirstPass:
 
     Attributes:
         words: of the transcript.
-        shown: of each word, what the LM is shown in its place: one word, several, or
-            none.
-        unwritable: of each word, whether the LM cannot write it.
+        shown: for each word, the words given to the LM in its place, or none.
+        unwritable: for each word, whether the LM cannot write it.
     """
 
     def __init__(self, text: str, tokenizer: LMTokenizer):
@@ -40,20 +39,19 @@ class FirstPass:
 
     @property
     def visible(self) -> str:
-        """What the LM is shown."""
+        """The transcript as given to the LM."""
         return " ".join(word for shown in self.shown for word in shown)
 
     def restored(self, found: str, case: str) -> str:
-        """What was made of the visible text, with the transcript's own words.
+        """The LM's output for the visible text, merged into the transcript.
 
-        A word that stayed is written as the transcript has it. Where something changed
-        next to a word that the LM cannot write, the transcript stays as it was: most
-        likely that is how the word is spoken.
+        Unchanged words are written as in the transcript. A change next to a word that
+        the LM cannot write is undone: most likely it is that word, as it is spoken.
 
         Args:
-            found: what the LM has written.
-            case: ``upper`` or ``lower`` for all words, ``keep`` for the LM's own; with
-                ``auto`` words that stayed are left alone, and others are in capitals
+            found: the LM's output.
+            case: ``upper`` or ``lower`` for all words, ``keep`` for the LM's case; with
+                ``auto`` unchanged words keep their case, and others are in capitals
                 unless the transcript has lower-case letters.
         """
         own, new = case, case
@@ -69,12 +67,12 @@ class FirstPass:
         return self.text if out == self.words else " ".join(out)
 
     def _is_lower(self) -> bool:
-        """Whether words that the LM can write have letters in lower case."""
+        """Whether the words that the LM can write have lower-case letters."""
         words = zip(self.words, self.unwritable, strict=True)
         return any(word != word.upper() for word, alien in words if not alien)
 
     def _parts(self, found: list[str]) -> Iterator[tuple[int, int, list[str] | None]]:
-        """The transcript's words in runs, and what stands there; None: they stayed."""
+        """Spans of the transcript's words and their replacement; None: unchanged."""
         pairs = align([word for shown in self.shown for word in shown], found)
         places = [n for n, (own, _) in enumerate(pairs) if own is not None]
         done = word = 0  # pairs and words that were dealt with
@@ -92,7 +90,7 @@ class FirstPass:
 
 @lru_cache(maxsize=1 << 16)
 def _shown(word: str, tokenizer: LMTokenizer) -> tuple[tuple[str, ...], bool]:
-    """What the LM is shown of a word, and whether it cannot write the word itself."""
+    """The form of a word given to the LM, and whether it cannot write the word."""
     plain = to_case(word, tokenizer.text_case)
     if tokenizer.decode(tokenizer.encode(word)) == plain:
         return (plain,), False

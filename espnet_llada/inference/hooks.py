@@ -1,4 +1,4 @@
-"""The decoding hooks of the extensions that are used, as one."""
+"""Combines the decoding hooks of the extensions in use into one."""
 
 from __future__ import annotations
 
@@ -29,13 +29,13 @@ def make_hook(
     extensions: Mapping[str, Any],
     use_audio: bool = True,
 ) -> MakeHook | None:
-    """What extensions do to a decoding; None: nothing.
+    """The combined hook of the extensions in use; None without any.
 
     Args:
         decoder: of the model.
         sampler: the paper's options.
-        extensions: {name: its options}, of ``EXTENSIONS``; other names are passed over.
-        use_audio: whether the LM is shown any.
+        extensions: {name: its options}; names outside ``EXTENSIONS`` are ignored.
+        use_audio: whether the LM is given audio.
 
     Raises:
         UserError: an extension does not fit the model, or another option.
@@ -45,9 +45,7 @@ def make_hook(
         if name not in extensions:
             continue
         if not use_audio and name not in _WITHOUT_AUDIO:
-            raise UserError(
-                f"{name}: without audio there is nothing to ask; leave it out"
-            )
+            raise UserError(f"{name}: needs audio; leave it out")
         kind = named(f"{module}:Hook")
         kind.check(extensions[name], decoder, sampler, extensions)
         kinds.append(partial(kind, extensions[name]))
@@ -61,7 +59,7 @@ def make_hook(
 
 
 class _Chain(DecodingHook):
-    """Several hooks, one after the other."""
+    """Several hooks, applied in order."""
 
     def __init__(self, hooks: Sequence[DecodingHook], *given: Any):
         super().__init__(None, *given)

@@ -1,4 +1,4 @@
-"""From a train config and a checkpoint to a model that is ready to decode."""
+"""Loads a model for decoding from its train config and checkpoint."""
 
 from __future__ import annotations
 
@@ -34,17 +34,17 @@ MODEL_FILES = (
     "valid.loss.best.pth",
     "latest.pth",
 )
-"""Names looked for in a model directory, the first found is taken."""
+"""Checkpoints looked for in a model directory; the first one found is taken."""
 
 HUB_FILES = ("*.yaml", "*.safetensors", "*.pth", "*.npz")
-"""What is fetched of a model on the hub: no code. ``.pth`` is read as tensors only,
-``.npz`` without pickles, and what a config may name is in ``trust``."""
+"""Files downloaded of a model on the hub: no code. ``.pth`` is read as tensors only,
+``.npz`` without pickles; see ``trust`` for what a config may name."""
 
 TAGS = {"mini": Path(__file__).parents[1] / "mini"}
 """The models that come with this package."""
 
 FOREIGN = "espnet_llada.espnet.inference:build_with_espnet"
-"""Builds a model whose encoder is ESPnet's; imported when there is one."""
+"""Builds a model with an encoder of ESPnet's; imported only for those."""
 
 _PACK = "meta.yaml"  # in a directory that ESPnet has packed
 
@@ -54,12 +54,12 @@ def load_model(
     model_file: str | Path,
     options: LoadOptions | None = None,
 ) -> nn.Module:
-    """Build a model, fill in its trained tensors and merge LoRA.
+    """Build a model, load its trained tensors and merge LoRA.
 
     Args:
         train_config: config.yaml of the training.
         model_file: checkpoint of the trained tensors.
-        options: see there.
+        options: see ``LoadOptions``.
 
     Raises:
         UserError: a file is missing or does not fit; the message names it.
@@ -74,7 +74,7 @@ def load_model(
 
         check_device(options.device)
     config = read_train_config(train_config)
-    state = read_state(model_file)  # cheap, so a wrong path is told before the LM loads
+    state = read_state(model_file)  # cheap, so a wrong path shows before the LM loads
     config = _with_frozen(config, train_config, options.lm, options.whisper)
     if is_ours(config):
         model = build_model(config)
@@ -116,7 +116,7 @@ def _with_frozen(
     lm: str | Path | None,
     whisper: str | Path | None,
 ) -> dict[str, Any]:
-    """The config with the given weights; every local path in it must exist."""
+    """The config with the given weights; its local paths must exist."""
     if whisper and config.get("encoder") != ENCODER:
         raise UserError(f"whisper {whisper}: the encoder of {source} is no Whisper")
     config = dict(config)
@@ -138,9 +138,9 @@ def _with_frozen(
 
 
 def read_train_config(path: str | Path) -> dict[str, Any]:
-    """The config.yaml of a training with one of our decoders.
+    """Read the config.yaml of a training with one of our decoders.
 
-    Its paths to files that are packed with it are those of here.
+    Paths to files that are packed with it are resolved.
 
     Raises:
         UserError: missing, not YAML, of another kind of model, or with a value that
@@ -189,7 +189,7 @@ def find_model(name: str | Path, system: str = "llada") -> tuple[Path, Path]:
 
 
 def places_of(name: str) -> Iterator[Path]:
-    """What exists of the name of a model, nearest first; see ``find_model``."""
+    """Existing places of a model's name, in the order of ``find_model``."""
     places = [local_path(name), _published() / name]
     if name in TAGS:
         places.append(TAGS[name])

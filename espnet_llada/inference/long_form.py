@@ -1,4 +1,4 @@
-"""A long recording in pieces: its first pass cut as it is."""
+"""Long-form audio: recordings and their first passes are cut into segments."""
 
 from __future__ import annotations
 
@@ -14,26 +14,26 @@ from espnet_llada.alignment import align
 
 @dataclass(frozen=True)
 class Options:
-    """``long_form``: recordings that are cut."""
+    """``long_form``: segmentation of long recordings."""
 
     max_segment_seconds: Annotated[
         float,
-        Meta(ge=1.0, le=30.0, description="what is longer is cut where it is quiet"),
+        Meta(ge=1.0, le=30.0, description="longer audio is cut at pauses"),
     ] = 30.0
 
 
 def cut_transcript(transcript: str, drafts: Sequence[str]) -> list[str]:
-    """The words of a transcript that fall to each piece of its recording.
+    """Cut a transcript at the segments of its recording.
 
-    They are aligned with drafts of the pieces, whatever their errors. A word that
-    nothing of them stands for goes with the one behind it.
+    The words are aligned with drafts of the segments, which may have errors. A word
+    that is aligned with nothing goes with the one behind it.
 
     Args:
         transcript: of the whole recording.
-        drafts: a text for each piece.
+        drafts: a text for each segment.
 
     Returns:
-        As many texts; together they are the transcript's words.
+        One text for each segment; joined they are the transcript.
     """
     given, found = transcript.split(), [text.split() for text in drafts]
     words = [word for text in found for word in text]

@@ -1,15 +1,14 @@
-"""The options of a decoding: the paper's, those of extensions, a model's defaults.
+"""Decoding options: the core's, the extensions', and the defaults of a model.
 
-How a model is best decoded stands in ``decode.yaml`` next to its ``config.yaml``:
+A model's defaults are in the ``decode.yaml`` next to its ``config.yaml``:
 
     decode: {steps: 12, threshold: 0.9}
     deliberate: {mask_ratio: 0.3, steps: 6, joint: {weight: 0.5}}
     semi_ar: {num_blocks: 4, steps: 16}
 
-These are that model's defaults, whichever way it is used: ``espnet-llada``,
-``Speech2Text`` and ``Deliberator``, ``asr_inference``, the recipe's stage 12.
-``decode`` transcribes, ``deliberate`` has a first pass; the name of a strategy is for
-whoever asks for that strategy by its name.
+They apply to ``espnet-llada``, ``Speech2Text`` and ``Deliberator``, ``asr_inference``
+and the recipe's stage 12. ``decode`` is for transcription, ``deliberate`` for a first
+pass; a section with the name of a strategy is used if that strategy is asked for.
 """
 
 from __future__ import annotations
@@ -37,17 +36,18 @@ EXTENSIONS = {
     "rescoring": "espnet_llada.extensions.rescoring",
     "block_cache": "espnet_llada.extensions.lm_cache",
 }
-"""Of decoding, by the names of their options, in the order in which they act. Each has
-``Options``, a dataclass, and ``Hook``, a ``DecodingHook``."""
+"""Decoding extensions by the name of their option group, in the order in which they
+are applied. Each module has ``Options``, a dataclass, and ``Hook``, a
+``DecodingHook``."""
 
 GROUPS = ChainMap({"long_form": "espnet_llada.inference.long_form"}, EXTENSIONS)
-"""Options by group: the module that has them as ``Options``."""
+"""All option groups; the module of each has the options as ``Options``."""
 
 PROFILES = {
     "default": "espnet_llada.core.options:SamplerOptions",
     "release": "espnet_llada.release.options:ReleaseSamplerOptions",
 }
-"""``profile``, by whose sampler a canvas is filled: the other options' class."""
+"""Sampler options by ``profile``: ours, or those of the published sampler."""
 
 
 FORMER = {
@@ -62,12 +62,12 @@ FORMER = {
     "positions_per_vector": "canvas_size.positions_per_vector",
     "longest_piece": "long_form.max_segment_seconds",
 }
-"""Options by names that they had once; a message says the one of today."""
+"""Former option names; an error message gives the current one."""
 
 
 @dataclass(frozen=True)
 class SearchOptions:
-    """Of Whisper-LLaMA, the autoregressive baseline."""
+    """Options of Whisper-LLaMA, the autoregressive baseline."""
 
     beam_size: Annotated[int, Meta(ge=1, le=1024, description="1 is greedy")] = 1
 
@@ -77,17 +77,17 @@ class SearchOptions:
 
 _OWN = (*fields(SamplerOptions), *fields(SearchOptions))
 OPTIONS = {f.name: f.default for f in _OWN} | {"profile": "default"}
-"""Every option of no group, and its default."""
+"""Options outside the groups, and their defaults."""
 
 
 @dataclass(frozen=True)
 class DecodingOptions:
-    """What decoding does.
+    """All options of a decoding.
 
     Attributes:
-        sampler: the paper's options, or those of the published sampler.
-        search: of an autoregressive LM.
-        extensions: {group: its options}, of ``GROUPS``.
+        sampler: the core's options, or those of the published sampler.
+        search: options of an autoregressive LM.
+        extensions: {group: its options}; see ``GROUPS``.
     """
 
     sampler: SamplerOptions = field(default_factory=SamplerOptions)
@@ -101,7 +101,7 @@ class DecodingOptions:
 
     @property
     def profile(self) -> str:
-        """Whose sampler fills it, of ``PROFILES``."""
+        """``default``, or ``release`` for the published sampler."""
         return getattr(self.sampler, "profile", "default")
 
     @property
@@ -111,14 +111,14 @@ class DecodingOptions:
 
     @property
     def changes_nothing(self) -> bool:
-        """Whether deliberation is to mask no share of a transcript, none at all."""
+        """Whether deliberation masks nothing (ratio and threshold are 0)."""
         confidence = self.extensions.get("confidence")
         by_threshold = confidence is not None and confidence.mask_threshold
         return self.deliberates and not (self.sampler.mask_ratio or by_threshold)
 
     @property
     def max_segment_seconds(self) -> float:
-        """The longest piece of a recording that is decoded at once."""
+        """The longest segment of a recording that is decoded at once (s)."""
         long_form = self.extensions.get("long_form")
         return 30.0 if long_form is None else long_form.max_segment_seconds
 
@@ -129,7 +129,7 @@ def options_class(group: str) -> type:
 
 
 def full_name(strategy: Any, known: Sequence[str] = STRATEGIES) -> Any:
-    """A strategy's name; ``deliberation_`` may be left out where none has the rest.
+    """A strategy's full name; ``deliberation_`` may be left out if unambiguous.
 
     Raises:
         UserError: the name is an extension's.
@@ -143,26 +143,26 @@ def full_name(strategy: Any, known: Sequence[str] = STRATEGIES) -> Any:
 
 
 def all_names() -> list[str]:
-    """Every option, those of a group with a dot."""
+    """Names of all options, those of groups as ``group.option``."""
     dotted = [f"{g}.{f.name}" for g in GROUPS for f in fields(options_class(g))]
     return [*OPTIONS, *GROUPS, *dotted]
 
 
 def hint(name: str, known: Iterable[str]) -> str:
-    """What follows an unknown option: its name of today, or one that is near."""
+    """Hint after an unknown option: its current name, or a similar one."""
     today = FORMER.get(name.lstrip("-"))
     return f" (it is {today} now)" if today else nearest(name, known)
 
 
 def make_options(values: Mapping[str, Any]) -> DecodingOptions:
-    """The options of the ``profile`` that is among the values, or of the default one.
+    """Check and build the options of a decoding.
 
     Args:
-        values: of ``OPTIONS``; and {group: its options}: ``{}`` or True for its
-            defaults, None or False for a group that is not used.
+        values: by the names of ``OPTIONS``; and {group: its options}, ``{}`` or True
+            for the group's defaults, None or False to turn it off.
 
     Raises:
-        UserError: an unknown name or a value that does not fit.
+        UserError: an unknown name, or a value that is not allowed.
     """
     own, groups = {}, {}
     for name, value in values.items():
@@ -181,7 +181,7 @@ def make_options(values: Mapping[str, Any]) -> DecodingOptions:
     if profile == "release" and set(extensions) - {"long_form"}:
         name = next(iter(extensions))
         raise UserError(
-            f"{name}: the release (profile: release) has no such; leave it out"
+            f"{name}: the release (profile: release) has no extensions; leave it out"
         )
     if "strategy" in own:
         own["strategy"] = full_name(own["strategy"])
@@ -206,7 +206,7 @@ def _group(name: str, value: Any) -> Any:
 
 
 def nested(values: Mapping[str, Any]) -> dict[str, Any]:
-    """Options with a dot in their name, as a command has them, by group.
+    """Nest options named ``group.option``, as on the command line, by group.
 
     Raises:
         UserError: a group that is turned off has options.
@@ -227,7 +227,7 @@ def nested(values: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def merged(defaults: Mapping[str, Any], given: Mapping[str, Any]) -> dict[str, Any]:
-    """Options that were given over those of a model, group by group."""
+    """Given options override a model's defaults, group by group."""
     found = dict(defaults)
     for name, value in given.items():
         old = found.get(name)
@@ -242,7 +242,7 @@ def merged(defaults: Mapping[str, Any], given: Mapping[str, Any]) -> dict[str, A
 def without_thresholds(
     defaults: Mapping[str, Any], given: Mapping[str, Any]
 ) -> dict[str, Any]:
-    """The defaults of a model where a share to be masked is given: no probability."""
+    """A model's defaults; a given ``mask_ratio`` replaces their ``mask_threshold``."""
     found = dict(defaults)
     asked = {"confidence": given, "mask_ctc": given.get("mask_ctc")}
     for name, values in asked.items():
@@ -254,22 +254,22 @@ def without_thresholds(
 
 
 STRATEGY = {"decode": "diffusion", "deliberate": "deliberation_low_confidence"}
-"""The strategy of each task where nobody names another."""
+"""The default strategy of each task."""
 
 
 def job_options(
     config: str | Path, task: str, given: Mapping[str, Any], use_audio: bool = True
 ) -> DecodingOptions:
-    """What decoding does: what the user has said, and else what ``model_options`` says.
+    """The user's options over the model's defaults (``model_options``).
 
-    Every way to decode with a model comes here, so that all give the same text. (The
-    rows of a sweep or a bench say everything themselves.)
+    Used by every way to decode with a model, so that all give the same text; rows of a
+    sweep or a bench use no defaults of a model.
 
     Args:
         config: the model's config.yaml.
         task: ``decode`` or ``deliberate``.
-        given: the options that the user has given, and no others.
-        use_audio: see ``Recognizer``.
+        given: the user's options alone.
+        use_audio: see ``Transcriber``.
 
     Raises:
         UserError: decode.yaml, or an option, does not fit.
@@ -282,21 +282,21 @@ def job_options(
 
 
 def task_of(strategy: str) -> str:
-    """The task that a strategy is for."""
+    """The task of a strategy: ``decode`` or ``deliberate``."""
     return "deliberate" if strategy.startswith("deliberation") else "decode"
 
 
 def model_options(
     config: str | Path, task: str, given: Mapping[str, Any] | None = None
 ) -> dict[str, Any]:
-    """The decode options that are a model's defaults.
+    """The default options of a model.
 
     Args:
         config: its config.yaml; the model need not have a decode.yaml.
         task: ``decode`` or ``deliberate``.
-        given: what the user has said. Another strategy than the task's has defaults
-            of its own; the release's profile, and whoever does without the audio, has
-            none of the model's; a share to be masked takes the place of a probability.
+        given: the user's options. Another strategy than the task's has defaults of its
+            own; the release profile and decoding without audio have none of the
+            model's; a given ratio replaces the model's threshold.
 
     Raises:
         UserError: decode.yaml has an unknown key, or a value that does not fit.
@@ -327,7 +327,7 @@ def model_options(
 def _section(
     path: Path, content: Mapping[str, Any], name: str, strategy: str
 ) -> dict[str, Any]:
-    """What a file says below a name; ``strategy`` is the one where it names none."""
+    """The options of a section; ``strategy`` is its default strategy."""
     section = content.get(name) or {}
     if not isinstance(section, dict):
         raise UserError(f"{path}: {name}: expected 'option: value' lines below it")

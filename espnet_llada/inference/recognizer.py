@@ -1,7 +1,7 @@
-"""From waveforms and texts to texts: what users mean by recognition.
+"""Recognition from waveforms (and first-pass texts) to texts.
 
-Around ``core.recognizer``: long recordings are cut, silence is left alone, a first pass
-keeps what the LM cannot write.
+Adds to ``core.recognizer``: segmentation of long recordings, silence detection, output
+case, and words of a first pass that the LM cannot write.
 """
 
 from __future__ import annotations
@@ -29,29 +29,28 @@ from espnet_llada.types import SAMPLE_RATE, Hypothesis, UserError
 OUTPUT_CASES = ("auto", *CASES)
 
 _SPEED, _SLACK = 20.0, 32
-"""Tokens in a second that nobody can say, and what is allowed beyond them."""
+"""More tokens per second than speech can have, and a constant allowance."""
 
 
 class Transcriber:
-    """Recognises utterances, or deliberates over their first passes.
+    """Transcribes utterances, or deliberates over their first passes.
 
     Args:
         model: ``WhisperLLM``, or ESPnet's model with our decoder.
-        options: of decoding; ``profile: release`` has the published sampler.
-        use_audio: False shows the LM the prompt and the transcript alone (the paper's
-            plain-text ablation); for deliberation.
+        options: of decoding; ``profile: release`` uses the published sampler.
+        use_audio: False gives the LM the prompt and the transcript alone (the paper's
+            plain-text ablation); for deliberation only.
         output_case: ``upper`` (LibriSpeech's transcripts), ``lower``, ``keep`` (the
-            LM's) or ``auto``: capitals, and in deliberation what the first pass has;
-            of that, words that stayed are not touched.
-        stages: how the stages of decoding are run; by default the model's own.
+            LM's) or ``auto``: capitals, in deliberation the case of the first pass,
+            whose unchanged words stay exactly as they are.
+        stages: see ``core.recognizer.Stages``; by default the model's own.
 
     Attributes:
-        encode: the encoder's stage.
-        unwritable: words of first passes so far that the LM cannot write; they stay as
-            they are.
+        encode: the stage of encoder and adapter.
+        unwritable: counts the words of first passes that the LM cannot write.
 
     Raises:
-        UserError: options that the model, or one another, exclude.
+        UserError: options that exclude one another, or that the model does not have.
     """
 
     def __init__(
@@ -111,14 +110,14 @@ class Transcriber:
     ) -> list[Hypothesis]:
         """Recognise a batch.
 
-        An utterance longer than ``long_form`` allows is cut where it is quiet. The
-        pieces are decoded one by one, and the text is joined; deliberation gives each
-        its part of the transcript, as far as the model has a draft of each. Without one
-        the LM is shown all pieces at once.
+        An utterance longer than ``long_form`` allows is cut at pauses. The segments are
+        decoded separately, and the texts joined; deliberation cuts the transcript with
+        them if the model can draft each segment (CTC). Otherwise the LM is given all
+        segments at once.
 
         Args:
             waveforms: float32 (T,) at 16 kHz each.
-            utt_ids: decide the random masks, whatever the batch.
+            utt_ids: seed the random masks, independently of the batch.
             transcripts: the first pass, for a deliberation strategy.
 
         Returns:
@@ -154,7 +153,7 @@ class Transcriber:
     def _pieces(
         self, waveforms: Sequence[np.ndarray], utt_ids: Sequence[str]
     ) -> tuple[list[list[np.ndarray]], list[str]]:
-        """Of each recording, and an id for each piece."""
+        """The segments of each recording, and an id for each segment."""
         longest = self.options.max_segment_seconds
         pieces = [split_long(w, longest) for w in waveforms]
         ids = [
@@ -199,7 +198,7 @@ class Transcriber:
     def _cut(
         self, pieces: Sequence[Sequence[np.ndarray]], texts: Sequence[str]
     ) -> list[str] | None:
-        """What each piece has of its transcript; None: the model cannot say."""
+        """The transcript of each segment; None if the model has no draft."""
         flat = [w for parts in pieces if len(parts) > 1 for w in parts]
         if not flat:
             return list(texts)
@@ -226,7 +225,7 @@ class Transcriber:
         utt_ids: Sequence[str],
         texts: Sequence[str],
     ) -> list[Hypothesis]:
-        """Deliberate wherever a text can be what is spoken."""
+        """Deliberate, except where a text is too long for its audio."""
         ids = self._encoded(texts)
         found = [self._kept(row) for row in ids]
         each = zip(utt_ids, waveforms, ids, strict=True)
@@ -240,7 +239,7 @@ class Transcriber:
         return found
 
     def _spoken(self, waveforms: Sequence[np.ndarray]) -> list[int]:
-        """The rows in which something may be spoken; the release hears all of them."""
+        """Rows that may contain speech; for the release profile all of them."""
         rows, decoder = list(range(len(waveforms))), self.model.decoder
         if self._release:
             return rows
@@ -264,12 +263,12 @@ class Transcriber:
         return self.model.decoder.encode_texts(texts)
 
     def _kept(self, ids: Sequence[int]) -> Hypothesis:
-        """A transcript as it was."""
+        """An unchanged transcript."""
         return hypothesis(self.model.decoder, ids, torch.zeros(len(ids)))
 
 
 def _check(decoder: LMDecoder, options: DecodingOptions) -> None:
-    """Refuse what the model cannot do."""
+    """Refuse options that the model cannot follow."""
     if options.strategy != SamplerOptions.strategy and not decoder.diffuses:
         raise UserError(
             f"strategy {options.strategy}: this model's decoder is autoregressive; "
@@ -285,7 +284,7 @@ def _check(decoder: LMDecoder, options: DecodingOptions) -> None:
 
 
 def _joined(parts: Sequence[Hypothesis]) -> Hypothesis:
-    """What was decoded piece by piece, as one."""
+    """Join the hypotheses of segments."""
     if len(parts) == 1:
         return parts[0]
     return Hypothesis(
@@ -301,7 +300,7 @@ def _joined(parts: Sequence[Hypothesis]) -> Hypothesis:
 def _placed(
     whole: list[Hypothesis], rows: Sequence[int], own: Sequence[Hypothesis]
 ) -> list[Hypothesis]:
-    """A batch with other hypotheses in some of its rows."""
+    """Replace some rows of a batch."""
     found = dict(zip(rows, own, strict=True))
     return [found.get(row, h) for row, h in enumerate(whole)]
 
@@ -312,13 +311,13 @@ def _is_sayable(utt_id: str, waveform: np.ndarray, ids: Sequence[int]) -> bool:
         return True
     logging.warning(
         f"{utt_id}: a first pass of {len(ids)} tokens over {seconds:.1f} s of audio is "
-        "more than can be said; it stays as it is"
+        "more than can be spoken; it is not changed"
     )
     return False
 
 
 def hypotheses(decoder: LMDecoder, result: SamplerResult) -> list[Hypothesis]:
-    """The rows of a result as text."""
+    """The rows of a result as hypotheses."""
     each = result.tokens.tolist(), result.log_probs, result.passes.tolist()
     return [hypothesis(decoder, *row) for row in zip(*each, strict=True)]
 
@@ -326,7 +325,7 @@ def hypotheses(decoder: LMDecoder, result: SamplerResult) -> list[Hypothesis]:
 def hypothesis(
     decoder: LMDecoder, tokens: Sequence[int], log_probs: Tensor, passes: int = 0
 ) -> Hypothesis:
-    """A row as text: (L) tokens and a tensor (L,) of their log-probabilities."""
+    """A row as hypothesis: L tokens, and (L,) their log-probabilities."""
     places = word_places(tokens, decoder.special)
     ids = [tokens[i] for i in places]
     return Hypothesis(

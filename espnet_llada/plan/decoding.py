@@ -244,11 +244,15 @@ def audio_flops(row: SweepRow, network: Network, load: Load) -> dict[str, float]
         return {"encoder": encoder + cross * network.whisper_decoder_layers}
     if not row.decoding.use_audio:
         return {}
-    vectors = network.windows(load) * len(network.postencoder.queries)
+    vectors = network.vectors(load)
+    projected = network.projection.weight.numel()
+    if network.ctc is not None:
+        width = network.postencoder.hidden
+        projected += network.lm.vocab_size * network.lm.width + width
     return {
         "encoder": encoder_flops(network, load),
         "postencoder": qformer_flops(network, load, training=False),
-        "decoder.audio_prefix": 2.0 * vectors * network.projection.weight.numel(),
+        "decoder.audio_prefix": 2.0 * vectors * projected,
     }
 
 

@@ -75,14 +75,26 @@ def flops(network: Network, load: Load, cached: bool = False) -> dict[str, float
         "postencoder": load.rows * qformer_flops(network, load),
         "decoder.audio_prefix": 6.0
         * load.rows
-        * network.windows(load)
-        * len(network.postencoder.queries)
+        * network.vectors(load)
         * network.projection.weight.numel(),
+        **_if_any("ctc", load.rows * ctc_flops(network, load)),
         "decoder.lm": load.rows
         * positions
         * (4.0 * weights + 6.0 * trained + 3 * attention),
         "head": 4.0 * load.rows * scored * vocabulary * width,
     }
+
+
+def ctc_flops(network: Network, load: Load) -> float:
+    """Of one row in training: its transcript's columns, and all tokens for the rest.
+
+    The table is frozen, so a product costs as much again backward; the blank's not.
+    """
+    if network.ctc is None or not network.ctc.weight:
+        return 0.0
+    columns = (network.lm.vocab_size + load.tokens) * network.lm.width
+    blank = network.ctc.blank.weight.numel()
+    return network.vectors(load) * (4.0 * columns + 6.0 * blank)
 
 
 def encoder_flops(network: Network, load: Load) -> float:
@@ -153,8 +165,28 @@ def activation_bytes(
         "postencoder": float(load.rows * _qformer_bytes(network, load, mask_bytes)),
         "decoder.lm": float(body),
         "head": float(size * load.rows * network.scored(load) * d),
+        **_if_any("ctc", load.rows * _ctc_bytes(network, load)),
         "casts of trained weights": float(2 * trained * network.amp),
     }
+
+
+def _ctc_bytes(network: Network, load: Load) -> float:
+    """Of one row.
+
+    What is projected, before and behind the scale, and its gradient; its transcript's
+    rows of the table; in fp32 the columns and torch's forward variables.
+    """
+    if network.ctc is None or not network.ctc.weight:
+        return 0.0
+    size = network.lm.head.element_size()
+    columns = (load.tokens + 2) + (2 * load.tokens + 1)
+    own = load.tokens * network.lm.width * size
+    return own + network.vectors(load) * (3 * size * network.lm.width + FP32 * columns)
+
+
+def _if_any(name: str, value: float) -> dict[str, float]:
+    """What most networks have not."""
+    return {name: float(value)} if value else {}
 
 
 def _qformer_bytes(network: Network, load: Load, mask_bytes: int) -> float:
@@ -197,6 +229,8 @@ def memory(
     logits = load.rows * network.scored(load) * network.lm.vocab_size
     # So many at a time: in the head's dtype, in fp32, and their gradient.
     logits = min(logits, ELEMENTS["cuda"])
+    if network.ctc is not None and network.ctc.weight:  # of one row, all its vectors
+        logits = max(logits, network.vectors(load) * network.lm.vocab_size)
     logits *= 2 * network.lm.head.element_size() + FP32
     return weights | {
         "gradients": float(trained * itemsize * (2 if gpus > 1 else 1)),  # DDP's copy

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import nn
@@ -19,6 +19,7 @@ from espnet_llada.build import (
     read_conf,
 )
 from espnet_llada.core.qformer import WindowQFormer
+from espnet_llada.io.schema import named
 from espnet_llada.networks.backbone import Backbone
 from espnet_llada.networks.encoder import SAMPLES_PER_FRAME, WhisperEncoder
 from espnet_llada.networks.llama_files import empty_llama, llama_from
@@ -26,6 +27,9 @@ from espnet_llada.networks.lora import LoraOptions, add_lora
 from espnet_llada.networks.whisper_file import open_whisper
 from espnet_llada.plan.architectures import LANGUAGE_MODELS, whisper_sizes
 from espnet_llada.types import SAMPLE_RATE, UserError, local_path
+
+if TYPE_CHECKING:
+    from espnet_llada.extensions.ctc import AlignmentCTC
 
 PROMPT_TOKENS = 24
 """LLaDA's chat template around the prompt; a few more or less change nothing here."""
@@ -51,6 +55,7 @@ class Network:
     """The parts of a config, on the meta device.
 
     Attributes:
+        ctc: beside the projection, whose scale is not what it begins with.
         lora, loss, max_eos_padding, amp: of its training.
         blind: prompt and audio do not see the response.
         whisper_decoder_layers: of the decoder that is not used.
@@ -59,6 +64,7 @@ class Network:
     encoder: WhisperEncoder
     postencoder: WindowQFormer
     projection: nn.Linear
+    ctc: AlignmentCTC | None
     lm: Backbone
     lora: LoraOptions | None
     loss: str
@@ -72,7 +78,7 @@ class Network:
         return {
             "encoder": self.encoder,
             "postencoder": self.postencoder,
-            "decoder.audio_prefix": self.projection,
+            "decoder.audio_prefix": nn.ModuleList([self.projection, self.ctc]),
             "decoder.lm": self.lm,
         }
 
@@ -82,6 +88,10 @@ class Network:
         computed = self.encoder.padded_samples(samples) // SAMPLES_PER_FRAME
         own = -(-samples // SAMPLES_PER_FRAME)
         return computed, computed if self.encoder.keep_padding else own
+
+    def vectors(self, load: Load) -> int:
+        """The adapter's, of a row."""
+        return self.windows(load) * len(self.postencoder.queries)
 
     def windows(self, load: Load) -> int:
         frames = self.frames(load)[1]
@@ -101,7 +111,7 @@ class Network:
 
     def positions(self, load: Load) -> int:
         """Positions of the LM: prompt, audio, response."""
-        audio = self.windows(load) * len(self.postencoder.queries)
+        audio = self.vectors(load)
         # Causally the first token is predicted from the last audio position.
         causal = self.lm.attention == "causal"
         return PROMPT_TOKENS + audio + self.response(load) - causal
@@ -123,6 +133,8 @@ def build(config: Mapping[str, Any]) -> Network:
     conf, extensions = read_conf(config.get("decoder_conf"))
     if conf.train_lm:
         raise UserError("plan knows an LM with LoRA, not decoder_conf train_lm: true")
+    if extensions.posterior_prefix is not None:
+        raise UserError("plan knows the linear prefix, not posterior_prefix")
     lora = None if conf.lora is None else LoraOptions(**conf.lora)
     lm = _lm(conf, ATTENTION[config["decoder"]], lora)
     with torch.device("meta"):
@@ -130,10 +142,12 @@ def build(config: Mapping[str, Any]) -> Network:
             encoder.d_model, **config.get("postencoder_conf") or {}
         )
         projection = nn.Linear(postencoder.hidden, lm.width)
+        ctc = _ctc(extensions.ctc, lm, postencoder.hidden)
     return Network(
         encoder,
         postencoder,
         projection,
+        ctc,
         lm,
         lora,
         conf.loss,
@@ -184,6 +198,19 @@ def _lm(conf: DecoderConf, attention: str, lora: LoraOptions | None) -> Backbone
         if lora is not None:
             add_lora(lm.body, lora)
     return lm
+
+
+def _ctc(
+    given: Mapping[str, Any] | None, lm: Backbone, width: int
+) -> AlignmentCTC | None:
+    """Embedding and head are equally large, so it does not matter which it reads."""
+    if given is None:
+        return None
+    options = named("espnet_llada.extensions.ctc:Options")(**{**given, "scale": 1.0})
+    if options.only:
+        raise UserError("plan knows a ctc beside the LM's loss, not only: true")
+    ctc = named("espnet_llada.extensions.ctc:AlignmentCTC")
+    return ctc(lm.head, width, options)
 
 
 def _cast(module: nn.Module, dtype: str) -> None:

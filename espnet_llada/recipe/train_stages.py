@@ -136,6 +136,7 @@ class TrainingProgress:
     costs the display and nothing else.
     """
 
+    _TRAINED = re.compile(r"INFO: (trained \S.* parameters .*)")
     _STARTED = re.compile(r" (\d+)/(\d+)epoch started")
     _BATCHES = re.compile(r"(\d+)epoch:train:\d+-(\d+)batch: .*?\bloss=([^,\s]+)")
     _RESULTS = re.compile(r"(\d+)epoch results: (.*)")
@@ -165,10 +166,15 @@ class TrainingProgress:
                 self._bar.initial = epoch - 1  # a resumed training: for the estimate
         elif batches := self._BATCHES.search(line):
             self._bar.set_postfix_str(f"batch {batches[2]}, loss {batches[3]}", False)
+        elif trained := self._TRAINED.search(line):
+            self._say(trained[1])
         elif results := self._RESULTS.search(line):
             self._bar.n = int(results[1])
-            with self._bar.external_write_mode(file=sys.stdout):
-                logger.info("epoch %s: %s", results[1], self._summary(results[2]))
+            self._say(f"epoch {results[1]}: {self._summary(results[2])}")
+
+    def _say(self, line: str) -> None:
+        with self._bar.external_write_mode(file=sys.stdout):
+            logger.info("%s", line)
 
     def _summary(self, results: str) -> str:
         """``train loss=0.5 acc=0.9, valid loss=0.6``."""

@@ -3,12 +3,9 @@
 from __future__ import annotations
 
 import os
-import re
 import sys
 from pathlib import Path
 from typing import get_args, get_type_hints
-
-import pytest
 
 from espnet_llada.build import POSTENCODER, POSTENCODERS, ExtensionConf
 from espnet_llada.extensions import lm_cache
@@ -50,10 +47,3 @@ def test_each_extension_has_its_row():
     assert found == wanted, "write these:\n" + "\n".join(wanted)
     kept = {"joint", "decoder_conf.ctc", "postencoder: frames"}
     assert kept <= {*classes()}
-
-
-@pytest.mark.parametrize("name", ["core", "extensions"])
-def test_links_lead_somewhere(name):
-    text = (README.parents[1] / name / "README.md").read_text(encoding="utf-8")
-    for link in re.findall(r"\]\(([^)#]+)\)", text):
-        assert (README.parents[1] / name / link).exists(), link

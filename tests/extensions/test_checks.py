@@ -46,7 +46,7 @@ def plain(tiny_config):
         ({"mask_ctc": {}}, "mask_ctc: this model has no CTC to make a draft"),
         (
             {"canvas_size": {"positions_per_vector": 1.0}},
-            "positions_per_vector: this model's vectors are no words; train with 'post",
+            "positions_per_vector: this model has no posterior prefix; train with",
         ),
     ],
     ids=str,
@@ -62,11 +62,11 @@ def test_what_the_papers_model_lacks(plain, options, message):
         ({"canvas_size": {}, "strategy": LOW}, "canvas is as long as the transcript"),
         (
             {"mask_ctc": {}, "strategy": "semi_ar"},
-            "mask_ctc: strategy semi_ar begins",
+            "mask_ctc: strategy semi_ar does not start",
         ),
         (
             {"mask_ctc": {}, "strategy": RANDOM},
-            "strategy deliberation_random begins",
+            "strategy deliberation_random does not",
         ),
         ({"placeholders": {}}, "placeholders: no text is on the canvas"),
         ({"placeholders": {}, "strategy": "semi_ar"}, "no text is on the canvas"),
@@ -98,7 +98,7 @@ def test_a_causal_lm_has_no_canvas_to_begin_with(llama):
 @pytest.mark.parametrize("name", sorted(set(EXTENSIONS) - {"block_cache"}))
 def test_without_audio_there_is_nothing_to_ask(model, name):
     own = {"strategy": LOW, name: {}}
-    refused(model, f"{name}: without audio there is nothing to ask", False, **own)
+    refused(model, f"{name}: needs audio", False, **own)
 
 
 def test_a_block_cache_needs_no_audio(model):

@@ -15,6 +15,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from espnet_llada.bench.random_model import random_model
 from espnet_llada.bin import plan as command
+from espnet_llada.build import build_model
 from espnet_llada.core.canvas import blank_canvas, transcript_canvas
 from espnet_llada.core.sampler import sample
 from espnet_llada.inference.options import make_options
@@ -114,23 +115,35 @@ def test_passes_are_those_of_the_sampler(config, values):
 
 
 @pytest.mark.parametrize(
-    ("system", "values", "cached"),
+    ("system", "values", "extension"),
     [
-        *(("llada", values, False) for values in [DIFFUSION[0], *DELIBERATION[:6]]),
-        *(("llada", values, False) for values in [*CACHED, *DELIBERATION[-2:]]),
-        ("llada", {**DELIBERATION[2], "use_audio": False}, False),
-        *(("llada", values, True) for values in [STEPS, *CACHED[1:4]]),
-        ("llama", {"canvas_length": 9}, False),
-        ("llama", {"canvas_length": 9, "beam_size": 2}, False),
+        *(("llada", values, {}) for values in [DIFFUSION[0], *DELIBERATION[:6]]),
+        *(("llada", values, {}) for values in [*CACHED, *DELIBERATION[-2:]]),
+        ("llada", {**DELIBERATION[2], "use_audio": False}, {}),
+        *(
+            ("llada", values, {"cached_prefix": True})
+            for values in [STEPS, *CACHED[1:4]]
+        ),
+        ("llada", STEPS, {"ctc": {"weight": 0.3, "head": "lm"}}),
+        ("llama", {"canvas_length": 9}, {}),
+        ("llama", {"canvas_length": 9, "beam_size": 2}, {}),
     ],
     ids=str,
 )
-def test_the_formulas_give_what_torch_counts(config, system, values, cached):
+def test_the_formulas_give_what_torch_counts(
+    config, system, values, extension, monkeypatch
+):
     """Of a whole batch, waveforms to tokens, by the model that ``bench`` measures."""
-    conf = {**config["decoder_conf"], "cached_prefix": cached}
+    conf = {**config["decoder_conf"], **extension}
     config = {**config, "decoder": system, "decoder_conf": conf}
     row, network = row_of(system, values), meta_model.build(config)
-    model = random_model(config, "cpu")
+    if "ctc" in extension:
+        model = build_model(config).eval()
+        length = len(model.decoder.prompt_ids)
+        for module in (meta_model, decoding):
+            monkeypatch.setattr(module, "PROMPT_TOKENS", length)
+    else:
+        model = random_model(config, "cpu")
     recognizer = Transcriber(model, row.options, row.decoding.use_audio).recognizer
     rng = np.random.default_rng(0)
     speech = [

@@ -47,15 +47,17 @@ def wide_lm(tiny_lm, tmp_path_factory) -> Path:
     return path
 
 
-@pytest.fixture(params=["llada", "llama"])
+@pytest.fixture(params=["llada", "llama", "ctc"])
 def config(request, tiny_config, wide_lm) -> dict:
     lora = {"r": 4, "alpha": 8, "dropout": 0.1}
     decoder = {**tiny_config["decoder_conf"], "lm": str(wide_lm), "lora": lora}
+    if request.param == "ctc":
+        decoder["ctc"] = {"weight": 0.3, "head": "lm"}
     qformer = {"hidden": 96, "heads": 4, "ffn": 192, "layers": 2}
     qformer |= {"dropout": 0.0}  # a CPU's fused attention, unlike a GPU's, has none
     return {
         **tiny_config,
-        "decoder": request.param,
+        "decoder": "llama" if request.param == "llama" else "llada",
         "decoder_conf": {**decoder, "max_eos_padding": 0},
         "postencoder_conf": qformer,
     }
@@ -84,8 +86,8 @@ def step(config: dict, amp: bool = False) -> tuple[float, float]:
     hooks = torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor)
     with FlopCounterMode(display=False) as counter:
         with hooks, torch.autocast("cpu", torch.bfloat16, enabled=amp):
-            prefix = model.decoder.prefix(*model.encode(speech, lengths))
-            loss = model.decoder.loss(prefix, targets(text), SEEDS).mean
+            given = *model.encode(speech, lengths), targets(text), SEEDS
+            loss = model.decoder.training_loss(*given).mean
         loss.backward()
     size = sum(tensor.untyped_storage().nbytes() for tensor in kept.values())
     return counter.get_total_flops(), size
@@ -197,6 +199,15 @@ def test_options_change_what_they_should(capsys):
         ({"decoder_conf": {"lm": "some/lm"}}, "some/lm: unknown sizes"),
         ({"encoder_conf": {"whisper": "whisper-huge"}}, "whisper-huge: unknown sizes"),
         ({"batch_type": "numel"}, "batch_type numel"),
+        ({"decoder_conf": {"ctc": {"only": True}, "lm": "smollm2-135m"}}, "only: true"),
+        (
+            {"decoder_conf": {"ctc": {"head": "x"}, "lm": "smollm2-135m"}},
+            "head: 'x'",
+        ),
+        (
+            {"decoder_conf": {"posterior_prefix": {}, "lm": "smollm2-135m"}},
+            "not posterior_prefix",
+        ),
     ],
 )
 def test_what_cannot_be_planned_is_named(tmp_path, config, change, message):

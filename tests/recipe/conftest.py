@@ -42,6 +42,7 @@ FAKE_BIN = """
     elif options.get("--collect_stats") != "true":
         (out / "config.yaml").write_text("fake: true\\n")
         (out / "valid.acc.ave.pth").write_bytes(b"x")
+        print("(trainer:54) INFO: trained 29.9 M of 8.68 G parameters (0.34 %): LoRA 1")
         print("(trainer:334) INFO: 1/2epoch started")
         print("(trainer:392) INFO: 1epoch results: [train] loss=2, [valid] loss=1.5")
 """

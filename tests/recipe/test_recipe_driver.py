@@ -46,6 +46,7 @@ def test_all_stages(argv: list[str], capsys: pytest.CaptureFixture):
     out = capsys.readouterr().out
     for number in (1, 3, 4, 5, 10, 11, 12, 13):
         assert f"Stage {number}: " in out
+    assert "trained 29.9 M of 8.68 G parameters (0.34 %): LoRA 1\n" in out
     assert "epoch 1: train loss=2, valid loss=1.5" in out
     assert Path("data.args").read_text() == "--max_utts 3\n"
     results = Path("exp/asr_x/y/te")

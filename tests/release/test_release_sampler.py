@@ -226,7 +226,7 @@ def test_a_batch_is_its_rows_one_by_one(lm, texts, given, temperature, how, step
 
 
 REFUSED = [
-    ({"mask_ctc": {}}, "mask_ctc: the release .* has no such; leave it out"),
+    ({"mask_ctc": {}}, "mask_ctc: the release .* has no extensions; leave it out"),
     ({"canvas_size": {"tokens_per_second": 6.0}}, "canvas_size: the release"),
     ({**LOW, "confidence": {"passes": 2}}, "confidence: the release"),
     ({**RANDOM, "placeholders": {}}, "placeholders: the release"),

@@ -13,8 +13,8 @@ LIBRISPEECH_MINI=${LIBRISPEECH_MINI:-mini}
 # local/synthesize.py wrote. Where none is named, run.sh has it write them.
 SYNTH=${SYNTH:-}
 
-# Likewise those that no earlier training has heard, for adapter and LM together, and those
-# for the last training of each system.
+# Likewise speech that no earlier training has used: for adapter and LM together, and for
+# the last training of each system.
 FRESH=${FRESH:-}
 LAST=${LAST:-}
 

@@ -69,7 +69,7 @@ fail() {
     exit 2
 }
 
-# Inside an ESPnet checkout, or linked into one: put beside us what asr.sh looks for there.
+# Inside an ESPnet checkout, or linked into one: link what asr.sh expects in this directory.
 link_template() {
     local template=../../TEMPLATE/asr1 name
     # Where this directory is a link, ".." is not the checkout, but its name says which.

@@ -1,6 +1,6 @@
-"""Which token of a transcript each vector is, by edit distance: aligned positions.
+"""Aligned positions: audio vectors are aligned with a transcript by edit distance.
 
-A single vector too many would move the number of all that follow.
+Without alignment a single inserted vector would shift the positions of all that follow.
 
 Source: Levenshtein distance, with costs by the CTC's posteriors.
 """
@@ -15,11 +15,11 @@ import torch
 from espnet_llada.extensions.posterior_prefix.embeddings import AudioEmbeddings
 
 LIKELY, OTHER = 0.5, 1.2
-"""Costs of a token that is among a vector's likeliest, though not the first of them,
-and of one that is not; a token without a vector, or a vector without one, costs 1."""
+"""Substitution costs of a token that is among a vector's most probable ones, but not
+the first, and of any other; insertions and deletions cost 1."""
 
 INSERTED = 0.3
-"""Of a vector without a token, where its tokens have half of it or less."""
+"""Insertion cost of a vector whose tokens have half of its weight or less."""
 
 
 def aligned(
@@ -27,17 +27,16 @@ def aligned(
     transcripts: Sequence[Sequence[int]],
     positions: Sequence[Sequence[int]] | None = None,
 ) -> AudioEmbeddings:
-    """The same audio, its vectors numbered by the tokens of a transcript.
+    """Give audio vectors the positions of the transcript's tokens.
 
-    Without a transcript a vector is numbered by how many words are before it, so a
-    single word too many moves all that follow. Aligned with a transcript by edit
-    distance it has the number of the token that it is; one without a token has that of
-    the token before it.
+    Without a transcript the position of a vector is its index, so one insertion shifts
+    all that follow. Aligned by edit distance, a vector has the position of its token;
+    one without a token has that of the token before it.
 
     Args:
         audio: of B rows.
         transcripts: B rows of token ids.
-        positions: of each token of them on the canvas; by default they are counted.
+        positions: canvas positions of these tokens; by default 0, 1, ...
     """
     tokens, counts = audio.tokens.tolist(), audio.counts.tolist()
     sure = (audio.shares.sum(dim=2) > 0.5).tolist()
@@ -56,10 +55,9 @@ def aligned(
 
 
 def spoken(transcript: Sequence[int], text: Sequence[int]) -> list[int]:
-    """How many tokens of a text the first 0, 1, ... tokens of a transcript stand for.
+    """How many tokens of a text the first 0, 1, ... tokens of a transcript cover.
 
-    Where the transcript lacks one, it is counted with the token behind it; one too many
-    stands for none.
+    A deleted token is counted with the token behind it; an inserted one covers none.
     """
     if not text:
         return [0] * (len(transcript) + 1)
@@ -70,12 +68,12 @@ def spoken(transcript: Sequence[int], text: Sequence[int]) -> list[int]:
 def corrections(
     transcript: Sequence[int], text: Sequence[int], nothing: int
 ) -> list[tuple[int, int]]:
-    """Pairs of what is to stand in place of a transcript, and what does.
+    """Align a transcript with the reference: pairs of reference and given token.
 
     Args:
         transcript: token ids.
-        text: what is said.
-        nothing: the id in a pair whose token lacks, or is one too many.
+        text: the reference.
+        nothing: the id for a missing token of a pair (deletion or insertion).
     """
     numbers, own = _aligned([[t] for t in transcript], [1.0] * len(transcript), text)
     pairs, done = [], 0
@@ -90,14 +88,14 @@ def corrections(
 def _aligned(
     vectors: Sequence[Sequence[int]], alone: Sequence[float], text: Sequence[int]
 ) -> tuple[list[int], list[bool]]:
-    """The token's number for each vector, and whether it is that token.
+    """The index of the aligned token for each vector, and whether it has one.
 
-    A vector without a token (``alone``: what that costs) has the number of the token
-    before it, from -1 on.
+    A vector without a token (at the cost ``alone``) has the index of the token before
+    it, or -1.
     """
     before = [float(j) for j in range(len(text) + 1)]
-    # For each vector and each end in the text: 0 if it is the last token of it, 1 if it
-    # has no token, 2 if that token has no vector.
+    # For each vector and each prefix of the text: 0 if it is aligned with the last
+    # token, 1 if it has no token, 2 if that token has no vector.
     steps = []
     for likely, lone in zip(vectors, alone, strict=True):
         first, others = likely[0], set(likely)

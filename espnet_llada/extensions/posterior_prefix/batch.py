@@ -1,4 +1,4 @@
-"""A batch as the posterior prefix shows it to the LM, drafts and scores included.
+"""The posterior prefix of a batch, with its drafts and scores.
 
 Imports ``copy_head``, ``ctc_alignment``, ``ctc_prefix`` and ``whisper_scorer.scorer``.
 """
@@ -29,19 +29,18 @@ from espnet_llada.extensions.whisper_scorer.scorer import Scored, Scorer
 from espnet_llada.networks.backbone import OutputHead
 
 Rows = Sequence[Sequence[int]]
-"""Of a batch: token ids, or positions, of each row."""
+"""Token ids, or positions, of each row of a batch."""
 
 
 class View:
-    """How a model with a posterior prefix shows its audio to the LM.
+    """Makes LM inputs from CTC posteriors and scorer predictions.
 
     Args:
-        prompt: before the audio, with the LM.
-        posteriors: what makes a CTC's windows the LM's embeddings.
-        aligned: whether vectors have the positions of the tokens that they are.
-        copy: the copy mechanism, if there is one.
-        rescored: (d,), what tells vectors of the scorer from those of the windows; None
-            for a model without one.
+        prompt: the instruction, with the LM.
+        posteriors: turns CTC posteriors into mixtures of LM embeddings.
+        aligned: whether vectors have the positions of their tokens.
+        copy: the copy mechanism, or None.
+        rescored: (d,), type embedding of the scorer's vectors; None without a scorer.
     """
 
     def __init__(
@@ -58,7 +57,7 @@ class View:
     def of_windows(
         self, alignment: CTCAlignment, rows: Tensor | None
     ) -> AudioEmbeddings:
-        """The CTC's windows of some rows, (N,) int64, or of all."""
+        """The CTC's vectors of some rows, (N,) int64, or of all."""
         windows = alignment.windows
         chosen = windows if rows is None else windows.rows(rows)
         return self.posteriors.view(chosen, self.prompt.lm.embedding.weight)
@@ -71,15 +70,15 @@ class View:
         counts: Tensor,
         places: Rows | None = None,
     ) -> AudioEmbeddings:
-        """The windows aligned with texts, and what the scorer has next along them.
+        """The CTC's vectors aligned with texts, and the scorer's predictions.
 
         Args:
             audio: of B rows.
             texts: B rows of token ids.
             log_probs: (B, T + 1, V), see ``WhisperScorer.forward``.
             counts: (B,) int64, how many of them each row has.
-            places: of the texts' tokens, and of their ends, on the canvas; by default
-                they are counted.
+            places: canvas positions of the texts' tokens and of their ends; by default
+                0, 1, ...
         """
         width = log_probs.shape[1]
         if places is None:
@@ -95,11 +94,10 @@ class View:
     def prefix(self, audio: AudioEmbeddings) -> Prefix:
         """Prompt and audio, joined.
 
-        Aligned audio already looks like the response, a vector for each word: it is
-        numbered from the response's first position on, so that the i-th word has the
-        position of the i-th token, and finding what to copy takes no counting. It
-        stands in front of the prompt, where a causal LM sees it from its first token
-        on. Otherwise the order is the paper's.
+        Aligned audio has one vector per token and the same position ids as the
+        response: the i-th vector has the position of the i-th token, so attention finds
+        what to copy by position. It is placed before the prompt, so that a causal LM
+        sees it from its first token on. Otherwise the order is the paper's.
         """
         lm = self.prompt.lm
         if not self.aligned:
@@ -127,12 +125,12 @@ class PosteriorBatch(AlignedPrefix):
     """A batch in decoding.
 
     Args:
-        view: how it is shown.
-        alignment: what the CTC makes of the audio.
-        scorer: of this audio; None for a model without one.
+        view: makes the LM inputs.
+        alignment: the CTC of the batch.
+        scorer: of the batch; None for a model without one.
         transcripts: B rows of token ids, in deliberation.
-        scored: texts that the scorer has followed instead of these, or of the draft.
-        places: of their tokens, and of their ends, on the canvas.
+        scored: texts scored instead of these, or of the draft.
+        places: canvas positions of their tokens and of their ends.
     """
 
     def __init__(
@@ -151,7 +149,7 @@ class PosteriorBatch(AlignedPrefix):
     def along(
         self, scored: Sequence[Scored], places: Rows | None = None
     ) -> PosteriorBatch:
-        """The same audio along other texts, or along those on another canvas."""
+        """The same audio with other scored texts, or with another canvas."""
         own = self._view, self.alignment, self.scorer, self.transcripts
         return PosteriorBatch(*own, scored, places)
 
@@ -162,20 +160,20 @@ class PosteriorBatch(AlignedPrefix):
 
     @cached_property
     def scored(self) -> Sequence[Scored]:
-        """What the scorer has next along the texts."""
+        """The scorer's predictions along the texts."""
         if self._given is not None:
             return self._given
         return self.scorer(range(len(self)), self.texts)
 
     @cached_property
     def draft(self) -> Draft:
-        """The texts, each token as sure as whoever was asked says."""
+        """The texts, with the log-probabilities of CTC, scorer or both (minimum)."""
         own = None if self.transcripts is not None else super().draft
         if self.scorer is None:
             return own
         found = Draft([s.text for s in self.scored], [])
         for text, sure in ((s.text, s.own[:-1]) for s in self.scored):
-            # What is behind the longest text that is scored counts as sure.
+            # Tokens beyond the longest text that is scored get log-probability 0.
             found.log_probs.append(sure + [0.0] * (len(text) - len(sure)))
         unchanged = own is not None and self._given is None
         return own.doubted(found) if unchanged else found
@@ -199,7 +197,7 @@ class PosteriorBatch(AlignedPrefix):
 
     @property
     def words(self) -> list[int]:
-        """How many words each row has, as far as its vectors say."""
+        """Estimated tokens of each row: its highest vector position, plus 1."""
         return self._all_embeddings.words.tolist()
 
     def make(self, rows: Tensor | None) -> Prefix:
@@ -211,5 +209,5 @@ class PosteriorBatch(AlignedPrefix):
 
 
 def _of(given: Sequence[Any], rows: Tensor | None) -> Sequence[Any]:
-    """What stands for some of the rows."""
+    """Some of the rows."""
     return given if rows is None else [given[row] for row in rows.tolist()]

@@ -1,4 +1,4 @@
-"""What the posterior prefix hands to the LM: a vector for each token that is likely."""
+"""The audio part of a posterior prefix: one vector for each token of the audio."""
 
 from __future__ import annotations
 
@@ -10,16 +10,16 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class AudioEmbeddings:
-    """The audio of a batch as the LM is shown it.
+    """The audio of a batch as LM inputs.
 
     Attributes:
         vectors: (B, A, d).
         counts: (B,) int64, vectors of each row.
-        tokens: (B, A, K) int64, the likeliest tokens of each vector.
-        shares: (B, A, K), how much of a vector is that token's; at most 1 together.
-        first: (B, A K) int64, where in a row the same token stands for the first time.
-        places: (B, A) int64, the number of the word that a vector is, counted from 0.
-            One of which its tokens have half or less has that of the word before it.
+        tokens: (B, A, K) int64, the most probable tokens of each vector.
+        shares: (B, A, K), their weights in the vector; the sum is at most 1.
+        first: (B, A K) int64, index of the first occurrence of each token in its row.
+        places: (B, A) int64, the position of each vector, from 0. A vector whose tokens
+            have half of its weight or less has the position of the one before.
     """
 
     vectors: Tensor
@@ -46,13 +46,13 @@ class AudioEmbeddings:
 
     @property
     def words(self) -> Tensor:
-        """(B,) int64: how many words each row has, as far as the vectors say."""
+        """(B,) int64: estimated tokens of each row, the highest position plus 1."""
         if not self.places.shape[1]:
             return torch.zeros_like(self.counts)
         return (self.places + 1).masked_fill(~self.valid, 0).amax(dim=1)
 
     def with_more(self, more: AudioEmbeddings) -> AudioEmbeddings:
-        """These vectors and behind them others, of the same rows and as many tokens."""
+        """Append other vectors to those of each row."""
         valid = torch.cat([self.valid, more.valid], dim=1)
         counts = self.counts + more.counts
         order = (~valid).byte().argsort(dim=1, stable=True)[:, : int(counts.max())]
@@ -70,7 +70,7 @@ class AudioEmbeddings:
         )
 
     def rows(self, chosen: Tensor) -> AudioEmbeddings:
-        """Some of the rows: (N,) int64; without the padding that only others need."""
+        """Some of the rows, (N,) int64, trimmed to their longest."""
         counts = self.counts[chosen]
         width = int(counts.max()) if len(chosen) else 0
         kept = width * self.tokens.shape[2]
@@ -85,7 +85,7 @@ class AudioEmbeddings:
 
 
 def first_places(tokens: Tensor) -> Tensor:
-    """(B, T): where each row has this token for the first time."""
+    """(B, T): index of the first occurrence of each token in its row."""
     if not tokens.shape[1]:
         return torch.zeros_like(tokens)
     same = tokens[:, :, None] == tokens[:, None, :]

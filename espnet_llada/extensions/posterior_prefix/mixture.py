@@ -1,9 +1,9 @@
 """Posterior-weighted embeddings: audio as a mixture of the LM's own embeddings.
 
-Where the adapter began as Whisper's decoder and the LM has Whisper's tokens, a vector
-times Whisper's token embeddings gives posteriors over the LM's tokens. The LM is handed
-the mean of its own embeddings under them, so an utterance looks to it like a transcript
-of itself with doubtful words blurred, and it knows before any training how to copy.
+If the adapter is initialised from Whisper's decoder and the LM has Whisper's tokens,
+the product of a vector and Whisper's token embeddings gives posteriors over the LM's
+tokens. The LM's input is the mean of its own embeddings under them: an utterance looks
+like an uncertain transcript of itself, which the LM can copy without any training.
 
 Imports ``extensions.ctc``.
 
@@ -39,7 +39,7 @@ SILENT = 0.9
 """A window whose blank is more probable than that is left out."""
 
 LIKELIEST = 8
-"""Tokens of a vector that ``AudioEmbeddings`` names."""
+"""Tokens per vector that ``AudioEmbeddings`` lists."""
 
 
 class PosteriorEmbeddings(Pretrained):
@@ -80,16 +80,16 @@ class PosteriorEmbeddings(Pretrained):
             )
         known = torch.tensor(ids)
         words = table[known.clamp(min=0)]
-        # The mean of all words is never more probable than the best of them.
+        # The mean of all embeddings is never more probable than the best of them.
         words[known < 0] = words[known >= 0].mean(dim=0)
         return cls(words)
 
     def view(self, windows: Windows, embedding: Tensor) -> AudioEmbeddings:
-        """The LM's view of the audio: one vector for each word.
+        """The LM inputs of the audio: one vector for each token.
 
-        Windows that are almost surely without a word are left out, and neighbours with
-        the same one are averaged (as in CTC compression, Gaido et al. 2021,
-        arXiv 2102.01578). What is left is about as long as the transcript.
+        CTC compression (Gaido et al. 2021, arXiv 2102.01578): windows with a blank
+        above ``SILENT`` are dropped, and neighbours with the same token are averaged,
+        so the result is about as long as the transcript.
 
         Args:
             windows: of the CTC over ``table``, silent from ``SILENT`` on.
@@ -111,7 +111,7 @@ class PosteriorEmbeddings(Pretrained):
 def mixtures(
     words: Tensor, counts: Tensor, embedding: Tensor, places: Tensor | None = None
 ) -> AudioEmbeddings:
-    """Distributions over the LM's tokens as the LM is shown them.
+    """Mixtures of LM embeddings under distributions over its tokens.
 
     Args:
         words: (B, W, V), the share of each token.
@@ -125,7 +125,7 @@ def mixtures(
 
 
 def _segments(windows: Windows) -> tuple[Tensor, Tensor]:
-    """Which vector a window becomes a part of.
+    """The vector that each window becomes a part of.
 
     Returns:
         (S,) int64, the vector of each window that speaks, counted through all rows with

@@ -1,4 +1,4 @@
-"""The audio as mixtures of the LM's own embeddings, by a CTC's posteriors.
+"""Audio prefix of posterior-weighted LM embeddings (CTC posteriors, LegoSLM).
 
 Imports ``extensions.ctc``, ``ctc_prefix`` and ``ctc_alignment``, ``copy_head``, the
 ``whisper_scorer`` that scores drafts and first passes, ``placeholders`` for training,
@@ -51,13 +51,15 @@ class Options:
 
     positions: Annotated[
         Literal["before", "aligned"],
-        Meta(description="of the audio: before the response, or those of its tokens"),
+        Meta(
+            description="audio before the response, or at the positions of its tokens"
+        ),
     ] = "aligned"
     copy_head: Annotated[
         bool, Meta(description="response positions may copy tokens of the audio")
     ] = False
     text_injection: Annotated[
-        bool, Meta(description="without speech, show the LM simulated CTC posteriors")
+        bool, Meta(description="without speech, simulate CTC posteriors from text")
     ] = False
     corrupt_tokens: Annotated[
         Share, Meta(description="with that, share of the text's tokens drawn at random")
@@ -75,11 +77,11 @@ class PosteriorPrefix(CTCAnswers, AudioPrefix):
     """For ``postencoder: whisper_qformer`` and an LM with Whisper's tokens.
 
     Args:
-        posteriors: what makes a CTC's windows the LM's embeddings.
+        posteriors: turns CTC posteriors into mixtures of LM embeddings.
         ctc: its output layer is the table of ``posteriors``.
-        lm_width: of the LM's embeddings.
-        options: see there.
-        scorer: Whisper's decoder along drafts and first passes; None for none.
+        lm_width: width of the LM's embeddings.
+        options: see ``Options``.
+        scorer: scores drafts and first passes; None for none.
 
     Raises:
         UserError: options that exclude one another.
@@ -116,10 +118,10 @@ class PosteriorPrefix(CTCAnswers, AudioPrefix):
         ctc: CTCOptions,
         scorer: ScorerOptions | None,
     ) -> PosteriorPrefix:
-        """Read what it needs of a Whisper.
+        """Build it, with the weights it needs of a Whisper.
 
         Args:
-            width: of what the adapter hands on.
+            width: width of the adapter's output.
             whisper: name or path of the adapter's Whisper.
             lm: the LM's directory, its width, and whether it diffuses.
             options, ctc, scorer: see there.
@@ -228,7 +230,7 @@ class PosteriorPrefix(CTCAnswers, AudioPrefix):
         eos: int,
         seeds: Sequence[int],
     ) -> Responses:
-        """Along the drafts; in training ``first_pass`` of the rows along their own."""
+        """The drafts; in training a share ``first_pass`` of given texts instead."""
         share = self.scorer.first_pass
         if not (self.training and share):
             return Responses(targets, list(draft))
@@ -248,7 +250,7 @@ class PosteriorPrefix(CTCAnswers, AudioPrefix):
     def _scorer_loss(
         self, prompt: Prompt, frames: Tensor, targets: Targets, seeds: Sequence[int]
     ) -> Tensor:
-        """(B,), nats for each token, of a scorer that is trained alone."""
+        """(B,), nats per token, the loss of training the scorer alone."""
         rows = zip(targets.text.tolist(), targets.lengths.tolist(), strict=True)
         texts, eos = [row[:size] for row, size in rows], prompt.special.eos
         table = self.posteriors.table
@@ -262,7 +264,7 @@ class PosteriorPrefix(CTCAnswers, AudioPrefix):
     def _text_step(
         self, prompt: Prompt, targets: Targets, seeds: Sequence[int]
     ) -> TrainingStep:
-        """Text injection: the LM is shown simulated posteriors, or nothing."""
+        """Training on text: simulated posteriors (text injection), or no audio."""
         text, lengths, lm = targets.text, targets.lengths, prompt.lm
         if not self.options.text_injection:
             return TrainingStep(prompt.alone(len(text)), targets)
@@ -294,5 +296,5 @@ class PosteriorPrefix(CTCAnswers, AudioPrefix):
 
 
 def _other(seeds: Sequence[int], number: int = 0) -> list[int]:
-    """For other draws than those of the masks."""
+    """Seeds for other draws than the masks."""
     return [~(int(seed) + number) & (2**62 - 1) for seed in seeds]

@@ -1,11 +1,10 @@
-"""Whisper's decoder, with adapters, teacher-forced along a text: a scorer of it.
+"""WhisperScorer: Whisper's decoder with adapters, teacher-forced along a text.
 
-A window-level Q-Former knows a third of a second and none of the words around it. The
-scorer attends to all of the audio, and to a text of it: the CTC's draft, or, in
-deliberation, another recogniser's first pass. It is Whisper's own decoder in one
-parallel pass, frozen but for small adapters: behind each token of the text it predicts
-the next one. Its context is the text, errors included, so it transcribes nothing by
-itself; the LM decides whom to trust.
+A window-level Q-Former sees a third of a second and no text. The scorer attends to all
+of the audio and to a text: the CTC draft or, in deliberation, the first pass. It is
+Whisper's decoder, frozen but for small adapters, which predicts the next token behind
+each token of the text in one parallel pass. It is conditioned on the text's errors too;
+the LM decides which of the predictions to trust.
 
 Imports ``extensions.whisper_qformer``, which loads the decoder of a Whisper, and
 ``extensions.posterior_prefix.alignment``.
@@ -65,12 +64,12 @@ class Options:
 
 
 class WhisperScorer(Pretrained):
-    """Whisper's decoder over a whole utterance and a text of it.
+    """Whisper's decoder, teacher-forced along a text of an utterance.
 
     Args:
         config: sizes of the decoder.
-        tensors: its weights by OpenAI's names; they stay as they are.
-        options: see there.
+        tensors: its weights by OpenAI's names; not trained.
+        options: see ``Options``.
     """
 
     def __init__(
@@ -102,12 +101,12 @@ class WhisperScorer(Pretrained):
 
     @classmethod
     def from_pretrained(cls, whisper: str, options: Options) -> WhisperScorer:
-        """Of a Whisper by name or path."""
+        """Load the decoder of a Whisper by name or path."""
         return cls(*read_decoder(weights.resolve(whisper, "whisper").path), options)
 
     @property
     def longest(self) -> int:
-        """Tokens of a text that are scored; what is behind them is not."""
+        """Maximum tokens of a text; later ones are not scored."""
         return len(self.places) - len(self.start)
 
     def forward(
@@ -117,18 +116,18 @@ class WhisperScorer(Pretrained):
         words: Tensor,
         eos: int,
     ) -> tuple[Tensor, Tensor]:
-        """Which token comes next, behind each token of a transcript.
+        """Next-token log-probabilities along transcripts.
 
         Args:
-            frames: (B, F, d_model) of the encoder; one that is all zero is none.
+            frames: (B, F, d_model) of the encoder; all-zero frames are padding.
             transcripts: B rows of token ids.
             words: (V, d_model), Whisper's embedding of each token.
             eos: id of the token that stands for the end.
 
         Returns:
             (B, T + 1, V) float32 log-probabilities, the i-th of the i-th token given
-            those before it, the last one of what comes behind the transcript; and (B,)
-            int64, how many of them each row has.
+            those before it, the last of the token after the transcript; and (B,) int64,
+            how many of them each row has.
         """
         x, counts = self._begin(transcripts, words)
         frames = frames.to(x.dtype)
@@ -141,7 +140,7 @@ class WhisperScorer(Pretrained):
         return found.unflatten(0, hidden.shape[:2]), counts
 
     def projected(self, frames: Tensor) -> list[list[Projected]]:
-        """What each layer makes of the frames of each utterance, whatever the text.
+        """Cross-attention keys and values of each utterance's frames, by layer.
 
         Args:
             frames: (U, F, d_model), see ``forward``.
@@ -166,14 +165,13 @@ class WhisperScorer(Pretrained):
             rows: (N,) int64, the utterance of each text.
             texts: N rows of token ids, all of which are scored.
             words, eos: see ``forward``.
-            pasts: of each text, keys and values (P, layers, 2, H, D) of what stands
-                before it: what earlier calls gave, one after the other. By default the
-                texts begin.
+            pasts: for each text the keys and values (P, layers, 2, H, D) of the tokens
+                before it, from earlier calls; by default none.
 
         Returns:
             N tensors of log-probabilities, (T + 1, V), or (T, V) behind a past; and N
-            of keys and values, (S + T, layers, 2, H, D) with the S that a text begins
-            with, or (T, layers, 2, H, D).
+            of keys and values, (S + T, layers, 2, H, D) with the S start tokens, or
+            (T, layers, 2, H, D).
         """
         begin = self.start
         if pasts is None:
@@ -205,7 +203,7 @@ class WhisperScorer(Pretrained):
         words: Tensor,
         pasts: Sequence[Tensor],
     ) -> tuple[Tensor, Tensor, Tensor]:
-        """Embeddings (N, L, d), the pasts side by side, what each position sees."""
+        """Embeddings (N, L, d), padded pasts, and the attention mask."""
         device = words.device
         ids = [torch.tensor(text, dtype=torch.long) for text in texts]
         text = F.embedding(pad_sequence(ids, batch_first=True).to(device), words)
@@ -247,14 +245,14 @@ class WhisperScorer(Pretrained):
         lengths: Tensor,
         eos: int,
     ) -> Tensor:
-        """(B,), nats for each token: of what is really said next.
+        """(B,), nats per token, of the reference's next tokens.
 
         The text is aligned with the transcript by edit distance, see ``spoken``.
 
         Args:
-            log_probs: (B, T + 1, V), what ``forward`` gave for the transcripts.
+            log_probs: (B, T + 1, V), from ``forward`` for the transcripts.
             transcripts: B rows of token ids.
-            text: (B, U) int64, what is said.
+            text: (B, U) int64, the reference.
             lengths: (B,) int64.
             eos: id of the token that stands for the end.
         """
@@ -270,13 +268,13 @@ class WhisperScorer(Pretrained):
 
 
 def _there(frames: Tensor) -> Tensor:
-    """(U, F) bool: frames that are not all zero; of an utterance without any, all."""
+    """(U, F) bool: frames that are not all zero; if all are, all of them."""
     seen = (frames != 0).any(dim=-1)
     return seen | ~seen.any(dim=-1, keepdim=True)
 
 
 class _Bottleneck(nn.Module):
-    """x + what a narrow layer makes of it; nothing at first."""
+    """Bottleneck adapter with a residual connection; the identity at first."""
 
     guest = True  # in a checkpoint, though the network around it is not
 

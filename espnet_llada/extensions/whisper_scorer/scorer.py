@@ -1,6 +1,6 @@
-"""Scores any number of texts of a batch's audio, and computes no token of them twice.
+"""Scores texts of a batch's audio; keys and values of shared prefixes are reused.
 
-Imports ``extensions.ctc_alignment``: the CTC may object to a change.
+Imports ``extensions.ctc_alignment``, whose log-likelihood penalizes changes.
 """
 
 from __future__ import annotations
@@ -18,23 +18,23 @@ from espnet_llada.extensions.whisper_scorer.network import WhisperScorer
 Text = Sequence[int]
 
 _ALIGNED = 0.3
-"""Weight of the CTC's objections, added to the decoder's log-probabilities."""
+"""Weight of the CTC penalties, added to the decoder's log-probabilities."""
 
 _AT_ONCE = 2048
-"""Tokens that are tried in one batch: 230 MB over a vocabulary of 28,000."""
+"""Tokens scored in one batch: 230 MB over a vocabulary of 28,000."""
 
 
 @dataclass(frozen=True)
 class Scored:
-    """A text that was scored along an utterance.
+    """A scored text of an utterance.
 
     Attributes:
-        row: the utterance, of a batch.
+        row: index of the utterance in the batch.
         text: its token ids.
-        log_probs: (T + 1, V), what the audio has next behind each of its tokens, see
-            ``WhisperScorer.forward``; behind fewer of them where the text is too long.
-        own: what that gives to each token, as far as it was scored, and to the end.
-        past: keys and values of what was scored, for texts that begin alike.
+        log_probs: (T + 1, V), next-token log-probabilities, see
+            ``WhisperScorer.forward``; fewer rows for a text that is too long.
+        own: the log-probability of each scored token, and of the end.
+        past: keys and values of the scored tokens, for texts with the same prefix.
     """
 
     row: int
@@ -50,14 +50,14 @@ class Scored:
 
 
 class Scorer:
-    """A ``WhisperScorer`` in front of the audio of a batch.
+    """A ``WhisperScorer`` with the audio of a batch.
 
     Args:
-        network: see there.
-        frames: (U, F, d_model) of the encoder, of U utterances.
+        network: the ``WhisperScorer``.
+        frames: (U, F, d_model) of the encoder, for U utterances.
         words: (V, d_model), Whisper's embedding of each token.
         eos: id of the token that stands for the end.
-        alignment: of the same batch; without one the CTC has no say.
+        alignment: the CTC of the same batch, for ``objections``; or None.
     """
 
     def __init__(
@@ -75,7 +75,7 @@ class Scorer:
         self._last: dict[int, Scored] = {}
 
     def __call__(self, rows: Sequence[int], texts: Sequence[Text]) -> list[Scored]:
-        """Score texts, each going on from what was last scored of its utterance.
+        """Score texts; the prefix shared with the utterance's last text is reused.
 
         Args:
             rows: the utterance of each text.
@@ -106,16 +106,16 @@ class Scorer:
         kept: Sequence[int],
         texts: Sequence[Text],
     ) -> tuple[list[Tensor], list[Tensor]]:
-        """What comes behind each token of texts that go on from others.
+        """Next-token predictions along texts that continue others.
 
         Args:
-            scored: N, of the others.
-            kept: how many of their tokens stand before each text.
+            scored: N, the others.
+            kept: how many of their tokens come before each text.
             texts: N rows of token ids.
 
         Returns:
-            N tensors (T, V) of log-probabilities, fewer where that is too long; and
-            what ``Scored.past`` has of those tokens.
+            N tensors (T, V) of log-probabilities, shorter for too long texts; and the
+            entries of ``Scored.past`` for these tokens.
         """
         longest, begin = self.network.longest, len(self.network.start)
         pairs = list(zip(kept, texts, strict=True))
@@ -126,7 +126,7 @@ class Scorer:
         return self._along([r.row for r in scored], fitting, pasts)
 
     def again(self, scored: Sequence[Scored], texts: Sequence[Text]) -> list[Scored]:
-        """Score texts that begin like others; only what is behind that is computed."""
+        """Score texts that share a prefix with others; only the rest is computed."""
         pairs = list(zip(scored, texts, strict=True))
         kept = _kept(scored, texts)
         more = [text[n:] for (_, text), n in zip(pairs, kept, strict=True)]
@@ -147,11 +147,11 @@ class Scorer:
         kept: Sequence[int],
         following: Sequence[Text],
     ) -> list[float]:
-        """The log-probability of tokens that go on from texts.
+        """The log-probability of tokens that continue texts.
 
         Args:
             scored: N, of the texts.
-            kept: how many of their tokens stand before what follows.
+            kept: how many of their tokens come before what follows.
             following: N rows of token ids, at least one each; the last may be the end.
         """
         return list(map(math.fsum, self._following(scored, kept, following)))
@@ -159,8 +159,8 @@ class Scorer:
     def likelihoods(self, texts: Sequence[tuple[int, Text]]) -> list[float]:
         """The log-probability of texts and their ends, each with its utterance.
 
-        Of a text only what is behind the beginning that it shares with the text that
-        was last scored of its utterance is computed, and nothing of it is kept.
+        The prefix shared with the utterance's last scored text is reused; the results
+        are not kept.
         """
         new = {row: text for row, text in reversed(texts) if row not in self._last}
         if new:
@@ -177,14 +177,14 @@ class Scorer:
         ]
 
     def objections(self, changes: Sequence[tuple[int, Text, Text]]) -> list[float]:
-        """What the CTC has against texts in the place of others: at most 0 nats.
+        """CTC penalties (<= 0 nats) for replacing texts by others.
 
-        It only ever objects: of two words that sound alike it is the worse judge. Of
-        whether anything is spoken at all it is the better one, so it has its full say
-        where several tokens go.
+        Only a decrease of the CTC log-likelihood counts: the CTC is worse than the
+        scorer at telling similar words apart, and better at telling whether anything
+        is spoken, so its weight is 1 where several tokens are deleted.
 
         Args:
-            changes: N utterances, the text of before, and another one.
+            changes: N times the utterance, the old text and the new text.
         """
         if self.alignment is None:
             return [0.0] * len(changes)
@@ -201,10 +201,9 @@ class Scorer:
     def _following(
         self, scored: Sequence[Scored], kept: Sequence[int], texts: Sequence[Text]
     ) -> list[list[float]]:
-        """The log-probability of each token that goes on from texts; see ``values``.
+        """The log-probability of each token that continues texts; see ``values``.
 
-        A few of them are scored at a time, whose log-probabilities over the vocabulary
-        are held together.
+        A few texts at a time, to limit the log-probabilities held over the vocabulary.
         """
         found: list[list[float]] = []
         for these in _groups([len(text) for text in texts]):
@@ -233,11 +232,11 @@ class Scorer:
 
 
 class NextToken:
-    """What a scorer expects next, for a search by another model.
+    """Next-token scores of a scorer, for the search of an autoregressive LM.
 
     Args:
         scorer: of the batch.
-        weight: of its log-probabilities.
+        weight: weight of its log-probabilities.
     """
 
     def __init__(self, scorer: Scorer, weight: float):
@@ -249,8 +248,8 @@ class NextToken:
 
         Args:
             rows: the utterance of each text.
-            texts: N rows of token ids. Each is empty, or one that the call before had
-                and a token more: a search writes them token by token.
+            texts: N rows of token ids, each empty, or a text of the previous call with
+                one more token.
         """
         keys = list(zip(rows, map(tuple, texts), strict=True))
         if not self._known:
@@ -263,12 +262,12 @@ class NextToken:
         return self.weight * torch.stack([known.log_probs[-1] for known in found])
 
     def _longer(self, scored: Sequence[Scored], texts: Sequence[Text]) -> list[Scored]:
-        """By one token; of the log-probabilities the last ones are kept."""
+        """Extend by one token; only the last log-probabilities are kept."""
         kept = [len(text) - 1 for text in texts]
         new = self.scorer.behind(scored, kept, [text[-1:] for text in texts])
         found = []
         for known, text, log_probs, past in zip(scored, texts, *new, strict=True):
-            # Behind the longest text that is scored there is nothing new.
+            # Beyond the longest text that is scored nothing new is computed.
             last = log_probs if len(log_probs) else known.log_probs
             past = torch.cat([known.past, past])
             found.append(replace(known, text=list(text), log_probs=last, past=past))
@@ -278,12 +277,12 @@ class NextToken:
 def transcribed(
     scorer: Scorer, rows: int, longest: int
 ) -> tuple[list[list[int]], list[list[float]]]:
-    """The texts that a scorer itself goes on with, token by token (greedy).
+    """Transcribe with the scorer alone (greedy).
 
     Args:
         scorer: of a batch.
-        rows: utterances of it.
-        longest: tokens of a text.
+        rows: utterances of the batch.
+        longest: maximum tokens of a text.
 
     Returns:
         Token ids without the end, and the log-probability of each.
@@ -308,13 +307,13 @@ def transcribed(
 
 
 def log_probs_of(log_probs: Tensor, tokens: Text) -> list[float]:
-    """What (T, V) gives to the T tokens."""
+    """The log-probabilities of T tokens in (T, V)."""
     ids = torch.tensor(tokens, dtype=torch.long, device=log_probs.device)
     return log_probs.gather(1, ids[:, None])[:, 0].tolist()
 
 
 def _groups(sizes: Sequence[int]) -> Iterator[slice]:
-    """Neighbours with ``_AT_ONCE`` tokens together, or one that has more."""
+    """Slices of neighbours with at most ``_AT_ONCE`` tokens, or single ones."""
     start = taken = 0
     for end, size in enumerate(sizes):
         if taken and taken + size > _AT_ONCE:
@@ -334,7 +333,7 @@ def _kept(scored: Sequence[Scored], texts: Sequence[Text]) -> list[int]:
 
 
 def _alike(first: Text, second: Text) -> int:
-    """How many tokens two texts begin with that are the same."""
+    """Length of the common prefix of two texts."""
     pairs = zip(first, second, strict=False)
     return next(
         (n for n, (a, b) in enumerate(pairs) if a != b), min(len(first), len(second))

@@ -5,7 +5,7 @@
 
 stories15M (A. Karpathy's llama2.c, MIT) is a Llama of 6 layers, trained on TinyStories,
 with Llama 2's vocabulary of 32,000 pieces. Transcripts are written in lower case, and
-what the adapter hears are Whisper's tokens, so the LM gets each word that is one of
+the adapter predicts Whisper's tokens, so the LM gets each word that is one of
 them, a name by the token that Whisper writes it with ("elizabeth" is " Elizabeth"), and
 of the parts of words those that the text uses most. A token that is a piece of Llama
 2's keeps its embedding (9 in 10 of a running text); another gets the mean of its

@@ -93,7 +93,7 @@ mini_speech() {
 # Speech, unless SYNTH, FRESH and LAST name some.
 mini_material() {
     local set held_out=()
-    # What the evaluation sets say must not be spoken, so they come first.
+    # Sentences of the evaluation sets must not be synthesized, so these are prepared first.
     # shellcheck disable=SC2086
     local/data.sh --preset "${preset}" --train false ${local_data_opts}
     for set in ${test_sets} "${valid_set}"; do
@@ -104,7 +104,7 @@ mini_material() {
     mini_speech LAST "${last}" _last 2
 }
 
-# The LM with the words of its text, unless the shipped one serves.
+# The LM with the vocabulary of its text, unless the shipped one is used.
 mini_lm() {
     if [ "${lm}" != stories15m ] && [ ! -f "${lm}/model.safetensors" ]; then
         log "Making the LM in ${lm}"

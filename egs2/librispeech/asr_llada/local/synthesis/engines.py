@@ -255,7 +255,7 @@ def _read_wav(content: bytes, shift: float) -> Sound:
 class RHVoice(Program):
     """Statistical parametric synthesis, three speakers under free terms.
 
-    The package's speaker clb is left out: Whisper tiny.en misreads 36 % of her words.
+    The package's speaker clb is left out: Whisper tiny.en has a WER of 36 % on it.
     Lyubov and Evgeniy forbid derived works.
     """
 
