@@ -6,6 +6,7 @@ import json
 import os
 import runpy
 import shutil
+import signal
 from pathlib import Path
 
 os.environ["HF_HUB_OFFLINE"] = "1"  # the default tests need no network, and show it
@@ -22,6 +23,9 @@ import yaml
 from espnet_llada.import_guards import import_torchaudio
 
 import_torchaudio()
+
+# A job in the background ignores interrupts, and so would what a test starts.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 REPO = Path(__file__).resolve().parents[1]
 RECIPE = REPO / "egs2/librispeech/asr_llada"
