@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import gc
 import hashlib
 import math
 import os
@@ -65,15 +66,22 @@ class Systems:
 
     Args:
         place: see there.
-        remember: keep the encoded audio, which is the same for every row.
+        remember: of a sweep, whose rows come system by system: keep the encoded audio,
+            which is the same for every row, and one system at a time.
     """
 
     def __init__(self, place: Place, remember: bool = True):
         self.place, self.remember = place, remember
         self._models: dict[tuple[str, bool], tuple[Any, Stages]] = {}
+        self._system = ""
 
     def recognizer(self, row: SweepRow):
         """What decodes a row."""
+        if self.remember and row.system != self._system:
+            self._models.clear()
+            self.__dict__.pop("_whisper", None)
+            gc.collect()
+        self._system = row.system
         if row.system == "whisper":
             return self._whisper
         from espnet_llada.inference.recognizer import Transcriber
@@ -113,12 +121,12 @@ class Systems:
             self._check_kind(system)
         place, free, number = _free_memory(self.place.loading.device)
         together = math.ceil(processes / number)
-        need = sum(map(self._weight_bytes, systems)) * together
+        need = max(map(self._weight_bytes, systems), default=0) * together
         if need > free:
             raise UserError(
                 f"{place}: {need / 1e9:.1f} GB of weights in {together} process(es) "
-                f"where {free / 1e9:.1f} GB are free; take fewer processes, fewer "
-                "systems at once (--rows), or weights in bfloat16"
+                f"where {free / 1e9:.1f} GB are free; take fewer processes, or weights "
+                "in bfloat16"
             )
 
     def _check_kind(self, system: str) -> None:

@@ -6,7 +6,7 @@
 # The checkout is ESPnet 202611's source distribution, from the package registry, kept in
 # ${ESPNET_LLADA_CACHE:-~/.cache/espnet_llada}. Checked: stages 1, 3-5, 10-14 of the three
 # systems of `run.sh --preset ci`; that our driver with one job and
-# Slurm with two leave the same files; the tests that touch ESPnet, with this ESPnet. Ends
+# Slurm with two leave the same files, for the paper's rows as well; the tests that touch ESPnet, with this ESPnet. Ends
 # with OK, or with exit code 77 if something cannot be had.
 set -euo pipefail
 
@@ -170,11 +170,15 @@ mkdir "${scratch}/bin"
 cat > "${scratch}/bin/sbatch" << 'SH'
 #!/usr/bin/env bash
 # sbatch --export=PATH ... -o LOG --array 1-N SCRIPT
+jobs=
 while [ $# -gt 1 ]; do
     case $1 in -o) log=$2 ;; --array) jobs=$2 ;; esac
     shift
 done
-for n in $(seq "${jobs%-*}" "${jobs#*-}"); do
+if [ -z "${jobs}" ]; then # -o LOG SCRIPT
+    env -i HOME="$HOME" PATH="$PATH" bash "$1" >> "${log}" 2>&1
+fi
+for n in ${jobs:+$(seq "${jobs%-*}" "${jobs#*-}")}; do
     env -i HOME="$HOME" PATH="$PATH" SLURM_ARRAY_TASK_ID="$n" bash "$1" >> "${log}.$n" 2>&1 &
 done
 wait
@@ -185,6 +189,17 @@ PATH=${scratch}/bin:$PATH cmd_backend=slurm ./run.sh "${one_system[@]}" \
     --inference_tag slurm2 --inference_nj 2 --stage 12 --stop_stage 12
 for name in text token token_int score; do
     same "${decoded[2]}/${set}/${name}" "exp_ci/asr_whisper_llada_ci/slurm2/${set}/${name}"
+done
+
+say "the paper's rows by slurm.pl, as by our processes"
+paper=(--preset paper_ci --rows "diffusion_steps8 low_confidence_mask30" --expdir)
+paper_rows() {
+    ./run.sh "${paper[@]}" exp_here
+    PATH=${scratch}/bin:$PATH cmd_backend=slurm ./run.sh "${paper[@]}" exp_slurm
+}
+quietly paper_rows
+for row in whisper diffusion_steps8 low_confidence_mask30; do
+    same "exp_here/paper_ci/${row}/test_other/text" "exp_slurm/paper_ci/${row}/test_other/text"
 done
 
 say "the tests that touch ESPnet, with ESPnet ${version}"

@@ -50,8 +50,8 @@ _TEMPLATE = (
 
 def write_tokenizer(
     folder: Path, lines: list[str], tokens: tuple[str, ...], size: int, **settings: str
-) -> int:
-    """tokenizer.json of byte pairs and special tokens; returns how many it has."""
+) -> Any:
+    """tokenizer.json of byte pairs and special tokens; returned, too."""
     from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
     from tokenizers.trainers import BpeTrainer
 
@@ -67,7 +67,7 @@ def write_tokenizer(
     tokenizer.save(str(folder / "tokenizer.json"))
     settings = {"tokenizer_class": "PreTrainedTokenizerFast", **settings}
     write_json(folder / "tokenizer_config.json", settings)
-    return tokenizer.get_vocab_size()
+    return tokenizer
 
 
 def write_llada(folder: Path, lines: list[str]) -> dict[str, Any]:
@@ -77,7 +77,7 @@ def write_llada(folder: Path, lines: list[str]) -> dict[str, Any]:
     template = _TEMPLATE.replace("BEGIN", begin)
     size = write_tokenizer(
         folder, lines, _LLADA_TOKENS, 400, chat_template=template, **settings
-    )
+    ).get_vocab_size()
     special = size - len(_LLADA_TOKENS)
     config = LANGUAGE_MODELS[LLADA] | {
         **{"d_model": _WIDTH, "n_layers": _LAYERS, "n_heads": _HEADS},
@@ -117,7 +117,7 @@ def write_llama(folder: Path, lines: list[str]) -> None:
     template = _TEMPLATE.replace("BEGIN", begin)
     size = write_tokenizer(
         folder, lines, _LLAMA_TOKENS, 400, chat_template=template, **settings
-    )
+    ).get_vocab_size()
     sizes = {"hidden_size": _WIDTH, "num_hidden_layers": _LAYERS}
     sizes |= {"num_attention_heads": _HEADS, "num_key_value_heads": 2}
     sizes |= {"intermediate_size": _FFN, "vocab_size": size, "initializer_range": 0.3}
@@ -137,7 +137,8 @@ def write_whisper(folder: Path, lines: list[str]) -> None:
     """Whisper by transformers, in float16 as large-v3 is."""
     from transformers import WhisperConfig, WhisperForConditionalGeneration
 
-    size = write_tokenizer(folder, lines, _WHISPER_TOKENS, _WHISPER_VOCABULARY)
+    tokenizer = write_tokenizer(folder, lines, _WHISPER_TOKENS, _WHISPER_VOCABULARY)
+    size = tokenizer.get_vocab_size()
     end = size - len(_WHISPER_TOKENS)
     heads = dict.fromkeys(("encoder_attention_heads", "decoder_attention_heads"), 2)
     ffn = dict.fromkeys(("encoder_ffn_dim", "decoder_ffn_dim"), 4 * _WHISPER_WIDTH)
@@ -160,10 +161,14 @@ def write_whisper(folder: Path, lines: list[str]) -> None:
         for p in model.model.parameters():
             p.add_(0.3 * torch.randn_like(p))
     _save(folder, model.half())
+    said = [tokenizer.decode([i]).strip() for i in range(end)]
+    never = [
+        i for i, text in enumerate(said) if not text.isascii() or not text.isalpha()
+    ]
     settings = {
         "is_multilingual": True,
-        "suppress_tokens": [*range(end + 1, size)],
-        "begin_suppress_tokens": [220, end],
+        "suppress_tokens": [*never, *range(end + 1, size)],
+        "begin_suppress_tokens": [end],
     }
     write_json(folder / "generation_config.json", settings)
 
