@@ -24,6 +24,7 @@ from espnet_llada.bin.decoding import (
 from espnet_llada.bin.options import OfKind, OptionParser, run_main, str2bool
 from espnet_llada.inference.batches import Utterance, decode_all, read_first_pass
 from espnet_llada.inference.decode_dir import DecodeDir, identity_of
+from espnet_llada.inference.espnet_options import ESPNET
 from espnet_llada.inference.options import DecodingOptions, job_options, task_of
 from espnet_llada.io.kaldi.table import read_recordings, read_table
 from espnet_llada.io.schema import Count, Natural
@@ -168,7 +169,8 @@ def _identity(
     utterances: list[Utterance],
     model: tuple[str | Path, str | Path],
 ) -> dict[str, Any]:
-    others = {k: v for k, v in vars(args).items() if k not in _PLACES}
+    places = _PLACES | ESPNET.keys()  # what those change is in the options
+    others = {k: v for k, v in vars(args).items() if k not in places}
     files = dict(zip(("asr_train_config", "asr_model_file"), model, strict=True))
     return identity_of({**others, **asdict(options)}, utterances, files)
 
