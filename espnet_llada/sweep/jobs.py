@@ -18,14 +18,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from espnet_llada.inference.batches import (
-    Outcome,
-    Utterance,
-    decode_all,
-    read_first_pass,
-)
+from espnet_llada.inference.batches import Outcome, Utterance, decode_all
 from espnet_llada.inference.decode_dir import DecodeDir, identity_of
 from espnet_llada.io.files import write_text
+from espnet_llada.io.first_pass import read_first_pass
 from espnet_llada.io.kaldi.table import read_recordings
 from espnet_llada.io.malloc import keep_freed_memory
 from espnet_llada.io.process_pool import CONTEXT, ProcessPool
