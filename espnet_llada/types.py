@@ -273,6 +273,7 @@ class Hypothesis:
         passes: LLM forward passes spent on this utterance.
         confidence: for each token its probability when committed, in [0, 1]; 1 for a
             token kept from a first pass.
+        eos: the LM's id of the end.
     """
 
     text: str
@@ -281,6 +282,14 @@ class Hypothesis:
     score: float = 0.0
     passes: int = 0
     confidence: tuple[float, ...] = ()
+    eos: int = 0
+
+    @property
+    def yseq(self):
+        """ESPnet's: ids (N + 2,) between two of the end, as a tensor."""
+        import torch
+
+        return torch.tensor([self.eos, *self.token_ids, self.eos])
 
 
 @dataclass(frozen=True)

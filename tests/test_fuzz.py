@@ -22,7 +22,7 @@ from hypothesis import strategies as st
 
 from espnet_llada.bin import asr_inference, cli, convert, plan
 from espnet_llada.build import build_model
-from espnet_llada.inference.batches import Utterance, read_first_pass
+from espnet_llada.inference.batches import Utterance
 from espnet_llada.inference.decode_dir import DecodeDir
 from espnet_llada.inference.loading import find_model, load_model
 from espnet_llada.inference.options import (
@@ -35,6 +35,7 @@ from espnet_llada.inference.options import (
 )
 from espnet_llada.io import feature_cache
 from espnet_llada.io.checkpoint import trained_state
+from espnet_llada.io.first_pass import read_first_pass
 from espnet_llada.io.kaldi.table import read_scp, read_text
 from espnet_llada.io.schema import option_fields
 from espnet_llada.networks.encoder import WhisperEncoder

@@ -22,8 +22,9 @@ from espnet_llada.bin.decoding import (
     load_options,
 )
 from espnet_llada.bin.options import OfKind, OptionParser, run_main, str2bool
-from espnet_llada.inference.batches import Utterance, decode_all, read_first_pass
+from espnet_llada.inference.batches import Utterance, decode_all
 from espnet_llada.inference.decode_dir import DecodeDir, identity_of
+from espnet_llada.inference.espnet_options import ESPNET
 from espnet_llada.inference.options import DecodingOptions, job_options, task_of
 from espnet_llada.io.kaldi.table import read_recordings, read_table
 from espnet_llada.io.schema import Count, Natural
@@ -63,7 +64,7 @@ def get_parser(strategy: str = "diffusion") -> argparse.ArgumentParser:
     add_load_options(parser)
     add_pipe_option(parser)
     parser.add_argument(
-        "--first_pass", help="text file or decode directory to deliberate over"
+        "--first_pass", help="text, decode directory, JSON, CTM, … to deliberate over"
     )
     parser.add_argument(
         "--use_audio", type=str2bool, default=True, help="false: from the text alone"
@@ -147,6 +148,8 @@ def _utterances(args: argparse.Namespace, deliberates: bool) -> list[Utterance]:
     if not deliberates:
         return [Utterance(k, table[k]) for k in keys]
     _require(args, "first_pass")
+    from espnet_llada.io.first_pass import read_first_pass
+
     texts = read_first_pass(args.first_pass, keys)
     return [Utterance(k, table[k], texts[k]) for k in keys]
 
@@ -168,7 +171,8 @@ def _identity(
     utterances: list[Utterance],
     model: tuple[str | Path, str | Path],
 ) -> dict[str, Any]:
-    others = {k: v for k, v in vars(args).items() if k not in _PLACES}
+    places = _PLACES | ESPNET.keys()  # what those change is in the options
+    others = {k: v for k, v in vars(args).items() if k not in places}
     files = dict(zip(("asr_train_config", "asr_model_file"), model, strict=True))
     return identity_of({**others, **asdict(options)}, utterances, files)
 

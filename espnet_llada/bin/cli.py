@@ -12,6 +12,7 @@ from dataclasses import asdict
 from pathlib import Path
 from types import ModuleType
 
+from espnet_llada.bin import transcripts
 from espnet_llada.bin.decoding import (
     add_decoding_options,
     add_load_options,
@@ -21,12 +22,7 @@ from espnet_llada.bin.decoding import (
 from espnet_llada.bin.options import OfKind, OptionParser, run_main, str2bool
 from espnet_llada.bin.process import printable
 from espnet_llada.core.options import STRATEGIES
-from espnet_llada.inference.batches import (
-    Outcome,
-    Utterance,
-    decode_all,
-    read_first_pass,
-)
+from espnet_llada.inference.batches import Outcome, Utterance, decode_all
 from espnet_llada.inference.options import job_options
 from espnet_llada.io.kaldi.table import normal_id
 from espnet_llada.io.schema import Count
@@ -77,7 +73,10 @@ def get_parser() -> argparse.ArgumentParser:
         "deliberate",
     )
     deliberate.add_argument(
-        "--first_pass", required=True, help="Kaldi text file: 'id transcript' lines"
+        "--first_pass",
+        required=True,
+        metavar="PATH",
+        help="text or directory of Kaldi or ESPnet, JSON, CTM, SRT",
     )
     deliberate.add_argument(
         "--use_audio",
@@ -125,8 +124,15 @@ def _command(
     parser.add_argument(
         "--output",
         metavar="FILE",
-        help="write 'id text' lines here; a run that was broken off goes on from "
-        "FILE.partial",
+        help="write here; a broken-off run goes on from FILE.partial",
+    )
+    parser.add_argument(
+        "--format",
+        type=transcripts.output_format,
+        choices=transcripts.FORMATS,
+        default="text",
+        metavar="FORMAT",
+        help="text, or json: lines with tokens and confidences",
     )
     parser.add_argument(
         "--output_case",
@@ -176,6 +182,8 @@ def _transcribe(args: argparse.Namespace) -> int:
 
 
 def _deliberate(args: argparse.Namespace) -> int:
+    from espnet_llada.io.first_pass import read_first_pass
+
     files = _by_id(args.files)
     texts = read_first_pass(args.first_pass, files)
     utterances = [Utterance(i, path, texts[i]) for i, path in files.items()]
@@ -201,7 +209,6 @@ def _run(
     use_audio: bool = True,
 ) -> int:
     _check(args, utterances)
-    from espnet_llada.bin import transcripts
     from espnet_llada.inference.loading import find_model, load_model
     from espnet_llada.inference.recognizer import Transcriber
 
@@ -216,17 +223,18 @@ def _run(
         return _progress(decode_all(recognizer, todo, args.batch_size), len(todo))
 
     if not args.output:
-        failed = transcripts.write_lines(decode(utterances), sys.stdout)
+        failed = transcripts.write_lines(decode(utterances), sys.stdout, args.format)
     elif stream := open_stream(args.output):
-        failed = transcripts.write_stream(decode(utterances), args.output, stream)
+        given = args.output, stream, args.format
+        failed = transcripts.write_stream(decode(utterances), *given)
     else:
         names = "system device lm whisper quantize_asr_model output_case batch_size"
+        names += " format"
         values = {name: getattr(args, name) for name in names.split()}
         values |= {"use_audio": use_audio, "options": asdict(options)}
         identity = transcripts.line_identity(values, utterances, files)
-        failed = transcripts.write_file(
-            args.output, utterances, args.batch_size, identity, decode
-        )
+        given = utterances, args.batch_size, identity, decode, args.format
+        failed = transcripts.write_file(args.output, *given)
     return 1 if failed else 0
 
 

@@ -11,6 +11,7 @@ from typing import Annotated, Any, get_args, get_origin
 
 from espnet_llada.bin.options import OfKind, OptionParser, str2bool
 from espnet_llada.core.options import STRATEGIES, SamplerOptions
+from espnet_llada.inference.espnet_options import ESPNET, TEXT
 from espnet_llada.inference.options import (
     GROUPS,
     OPTIONS,
@@ -52,6 +53,19 @@ def add_decoding_options(
         help="release: the published sampler (default: default)",
     )
     parser.groups = {name: partial(_add_group, parser, name) for name in GROUPS}
+    for name, option in ESPNET.items():  # of ESPnet's YAMLs; --help shows what is ours
+        how = {"type": _text if option.kind == TEXT else OfKind(option.kind)}
+        if option.kind == list[str]:
+            how = {"nargs": "*"}
+        hidden = {"default": argparse.SUPPRESS, "help": argparse.SUPPRESS}
+        parser.add_argument(f"--{name}", **how, **hidden)
+
+
+def _text(text: str) -> str:
+    return text
+
+
+_text.kind = TEXT  # in a YAML also null
 
 
 def _add_group(parser: OptionParser, name: str) -> None:
@@ -158,4 +172,5 @@ def given_options(args: argparse.Namespace) -> dict[str, Any]:
     """The parsed options of ``add_decoding_options``, extensions by group."""
     given = vars(args)
     names = [name for name in given if name.partition(".")[0] in GROUPS]
-    return nested({name: given[name] for name in (*OPTIONS, *names) if name in given})
+    names = *OPTIONS, *names, *ESPNET
+    return nested({name: given[name] for name in names if name in given})

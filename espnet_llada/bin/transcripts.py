@@ -1,4 +1,4 @@
-"""Where ``transcribe`` and ``deliberate`` write their ``id text`` lines.
+"""Where ``transcribe`` and ``deliberate`` write their lines: ``id text``, or JSON.
 
 A pipe, a device or stdout gets each line when it is decoded. A file is replaced at the
 end; until then ``FILE.partial`` holds what there is, so that the same command goes on
@@ -7,8 +7,10 @@ from there after whatever ended it.
 
 from __future__ import annotations
 
+import argparse
 import hashlib
 import io
+import json
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -18,12 +20,36 @@ from espnet_llada.bin.process import say
 from espnet_llada.inference.batches import Outcome, Utterance
 from espnet_llada.inference.decode_dir import DecodeDir, identity_of
 from espnet_llada.io.files import write_text
-from espnet_llada.types import UserError, os_reason
+from espnet_llada.types import Hypothesis, UserError, os_reason
 
 Decode = Callable[[Sequence[Utterance]], Iterator[Outcome]]
 
 
-def write_lines(outcomes: Iterable[Outcome], lines: TextIO) -> int:
+FORMATS = ("text", "json")
+_TIMED = ("srt", "vtt", "ctm")
+
+
+def output_format(name: str) -> str:
+    """A format by its name, as argparse's ``type``."""
+    if name in _TIMED:
+        raise argparse.ArgumentTypeError(f"{name} needs word times; there are none yet")
+    return name
+
+
+def json_line(utt_id: str, hypothesis: Hypothesis) -> str:
+    """A transcript with the probability at which each token was committed."""
+    confidences = [round(value, 4) for value in hypothesis.confidence]
+    content = {
+        "id": utt_id,
+        "text": hypothesis.text,
+        "tokens": hypothesis.tokens,
+        "confidences": confidences,
+        "passes": hypothesis.passes,
+    }
+    return json.dumps(content, ensure_ascii=False)
+
+
+def write_lines(outcomes: Iterable[Outcome], lines: TextIO, form: str = "text") -> int:
     """Write each line at once; returns how many utterances failed."""
     failed = 0
     for outcome in outcomes:
@@ -31,17 +57,23 @@ def write_lines(outcomes: Iterable[Outcome], lines: TextIO) -> int:
             failed += 1
             say(f"error: {outcome.error}")
             continue
-        utt_id, text = outcome.utterance.utt_id, outcome.hypothesis.text
-        lines.write(f"{utt_id} {text}".rstrip() + "\n")
+        utt_id, hypothesis = outcome.utterance.utt_id, outcome.hypothesis
+        if form == "json":
+            line = json_line(utt_id, hypothesis)
+        else:
+            line = f"{utt_id} {hypothesis.text}".rstrip()
+        lines.write(f"{line}\n")
         lines.flush()
     return failed
 
 
-def write_stream(outcomes: Iterable[Outcome], path: str, stream: BinaryIO) -> int:
+def write_stream(
+    outcomes: Iterable[Outcome], path: str, stream: BinaryIO, form: str = "text"
+) -> int:
     """``write_lines`` into a stream of ``open_stream``."""
     try:
         with io.TextIOWrapper(stream, encoding="utf-8", newline="\n") as lines:
-            return write_lines(outcomes, lines)
+            return write_lines(outcomes, lines, form)
     except OSError as e:
         raise UserError(f"{path}: writing failed ({os_reason(e)})") from e
 
@@ -52,6 +84,7 @@ def write_file(
     batch_size: int,
     identity: Mapping[str, Any],
     decode: Decode,
+    form: str = "text",
 ) -> int:
     """Decode what is missing in ``path + '.partial'``, then write ``path``.
 
@@ -61,6 +94,7 @@ def write_file(
         batch_size: utterances decoded together.
         identity: from ``line_identity``.
         decode: loads the model, then yields the outcome of each utterance.
+        form: one of ``FORMATS``.
 
     Returns:
         How many utterances failed.
@@ -68,8 +102,9 @@ def write_file(
     Raises:
         UserError: no room, or the directory cannot be written.
     """
-    place = Path(f"{path}.partial")
-    with DecodeDir(place, identity, utterances, batch_size) as directory:
+    place, more = Path(f"{path}.partial"), {"json": json_line} if form == "json" else {}
+    job = identity, utterances, batch_size
+    with DecodeDir(place, *job, more=more) as directory:
         if there := len(utterances) - len(directory.todo):
             say(f"{place}: has {there} of {len(utterances)}; going on from there")
         outcomes = decode(directory.todo)
@@ -84,7 +119,10 @@ def write_file(
             raise
         failed = {line.partition(" ")[0] for line in directory.finish()}
         if len(failed) < len(utterances):
-            write_text(Path(path), directory.text(without=failed))
+            lines = directory.lines(form, without=failed)
+            if form == "json":
+                lines = [line.partition(" ")[2] for line in lines]
+            write_text(Path(path), "".join(f"{line}\n" for line in lines))
         directory.remove()
     return len(failed)
 

@@ -3,41 +3,48 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from numbers import Integral
 from pathlib import Path
-from typing import Any, overload
+from typing import Any, BinaryIO
 
 import numpy as np
 import torch
 
 from espnet_llada.inference.loading import find_model, load_model
-from espnet_llada.inference.options import job_options
+from espnet_llada.inference.options import GROUPS, OPTIONS, job_options
 from espnet_llada.inference.recognizer import Transcriber
+from espnet_llada.io.schema import Count, checked
 from espnet_llada.io.waveform import check_samples
-from espnet_llada.types import Hypothesis, LoadOptions, UserError
+from espnet_llada.types import SAMPLE_RATE, Hypothesis, LoadOptions, UserError
 
 Result = list[tuple[str, list[str], list[int], Hypothesis]]
 """ESPnet's ``Speech2Text`` result: text, tokens, token ids, hypothesis; best first."""
 
-Speech = np.ndarray | torch.Tensor | str | Path
-"""float32 (T,) at 16 kHz, or an audio file."""
+Samples = np.ndarray | torch.Tensor
+Speech = Samples | tuple[Samples, int] | str | Path | BinaryIO
+"""float32 (T,) at 16 kHz, or with its rate (Hz) as soundfile.read returns it; or an
+audio file by its path, open, or in a ``BytesIO``."""
 
 
 class InferenceAPI:
-    """A loaded model that is called with one utterance.
+    """A loaded model that is called with one utterance, or with a list.
 
     Args:
         asr_train_config: config.yaml of the training.
         asr_model_file: checkpoint of its trained tensors.
         device, lm, whisper, quantize_asr_model, trust_model: see ``LoadOptions``.
         use_audio, output_case: see ``Transcriber``.
+        batch_size: of ``batch_decode``.
         **options: see ``inference.options.make_options``; defaults are those of the
-            decode.yaml next to ``asr_train_config``, if there is one.
+            decode.yaml next to ``asr_train_config``, if there is one. ESPnet's own as
+            far as ``inference.espnet_options`` takes them.
 
     Raises:
         UserError: a file or an option does not fit.
     """
 
     task = "decode"
+    _attributes = ("batch_size", "recognizer", "_config", "_options")
 
     def __init__(
         self,
@@ -50,15 +57,12 @@ class InferenceAPI:
         whisper: str | Path | None = None,
         quantize_asr_model: bool = False,
         trust_model: bool = False,
+        batch_size: int = 1,
         **options: Any,
     ):
-        decoding = job_options(asr_train_config, self.task, options, use_audio)
-        if decoding.deliberates != (self.task == "deliberate"):
-            needed = "Deliberator" if decoding.deliberates else "Speech2Text"
-            raise UserError(
-                f"strategy {decoding.strategy}: is for {needed}, not for "
-                f"{type(self).__name__}"
-            )
+        self.batch_size = checked(batch_size, Count, "batch_size")
+        self._config, self._options = asr_train_config, options
+        decoding = self._decoding(options, use_audio)
         loading = LoadOptions(device, lm, whisper, quantize_asr_model, trust_model)
         files = asr_train_config, asr_model_file
         model = load_model(*files, loading)
@@ -71,22 +75,59 @@ class InferenceAPI:
         """Load a directory, a packed zip, a tag or a hub id; see ``find_model``."""
         return cls(*find_model(model_tag, system), **options)
 
-    def _run(self, speech: Speech, utt_id: str, transcript: str | None) -> Result:
-        given = None if transcript is None else [transcript]
-        return self._run_batch([speech], utt_id, given)[0]
+    def __setattr__(self, name: str, value: Any) -> None:
+        """Refuse an option as attribute, which would have no effect."""
+        if name not in self._attributes and _is_option(name):
+            kind = type(self).__name__
+            raise UserError(
+                f"{name}: an option, no attribute of {kind}; give it with the call, as "
+                f"{name}={value!r:.40}"
+            )
+        super().__setattr__(name, value)
 
-    def _run_batch(
-        self, batch: Sequence[Speech], utt_id: str, transcripts: list[str] | None
+    def _decoding(self, options: dict[str, Any], use_audio: bool):
+        decoding = job_options(self._config, self.task, options, use_audio)
+        if decoding.deliberates != (self.task == "deliberate"):
+            needed = "Deliberator" if decoding.deliberates else "Speech2Text"
+            raise UserError(
+                f"strategy {decoding.strategy}: is for {needed}, not for "
+                f"{type(self).__name__}"
+            )
+        return decoding
+
+    def _transcriber(self, options: dict[str, Any]) -> Transcriber:
+        """For one call: with its options over those of the constructor."""
+        own = self.recognizer
+        if not options:
+            return own
+        decoding = self._decoding({**self._options, **options}, own.use_audio)
+        other = Transcriber(own.model, decoding, own.use_audio, own.output_case)
+        other.on_pass = own.on_pass
+        return other
+
+    def _run(
+        self,
+        batch: Sequence[Speech],
+        utt_ids: Sequence[str],
+        transcripts: Sequence[str] | None,
+        fs: int,
+        options: dict[str, Any],
+        size: int | None = None,
     ) -> list[Result]:
-        """Each utterance as if decoded alone: all of them have the id ``utt_id``."""
-        waveforms = [_waveform(speech, utt_id) for speech in batch]
-        if not waveforms:
-            return []
-        ids = [utt_id] * len(waveforms)
-        return [
-            [(h.text, list(h.tokens), list(h.token_ids), h)]
-            for h in self.recognizer(waveforms, ids, transcripts)
-        ]
+        """Each utterance as if decoded alone; ``size`` at once, by default all."""
+        transcriber = self._transcriber(options)
+        if len(utt_ids) != len(batch):
+            raise UserError(f"{len(utt_ids)} utt_ids for {len(batch)} utterances")
+        results = []
+        for i in range(0, len(batch), size or max(len(batch), 1)):
+            part = slice(i, i + (size or len(batch)))
+            ids = utt_ids[part]
+            pairs = zip(batch[part], ids, strict=True)
+            waveforms = [_waveform(speech, utt_id, fs) for speech, utt_id in pairs]
+            given = transcripts[part] if transcripts is not None else None
+            for h in transcriber(waveforms, ids, given):
+                results.append([(h.text, list(h.tokens), list(h.token_ids), h)])
+        return results
 
 
 class Speech2Text(InferenceAPI):
@@ -100,27 +141,49 @@ class Speech2Text(InferenceAPI):
     one of ESPnet's.
     """
 
-    @overload
-    def __call__(self, speech: Speech, utt_id: str = "utt") -> Result: ...
-    @overload
     def __call__(
-        self, speech: Sequence[Speech], utt_id: str = "utt"
-    ) -> list[Result]: ...
-    def __call__(self, speech, utt_id="utt"):
+        self,
+        speech: Speech | Sequence[Speech],
+        utt_id: str = "utt",
+        fs: int = SAMPLE_RATE,
+        **options: Any,
+    ) -> Result | list[Result]:
         """Transcribe one utterance, or a list of them as one batch.
 
         Args:
-            speech: float32 (T,) at 16 kHz, or an audio file; or a list of those, as in
-                ESPnet 202611's ``Speech2Text`` and with ESPnet3's ``batch_size``.
+            speech: see ``Speech``; or a list of those, as in ESPnet 202611's
+                ``Speech2Text`` and with ESPnet3's ``batch_size``.
             utt_id: seeds random draws, together with ``seed``.
+            fs: rate of arrays and tensors (Hz); other than 16,000 is resampled.
+            **options: of decoding, for this call (``steps=8``).
 
         Returns:
             [(text, tokens, token ids, hypothesis)]; for a list, a list of those, each
             as if its utterance had been decoded alone.
+
+        Raises:
+            UserError: the speech or an option does not fit.
         """
-        if isinstance(speech, (list, tuple)):
-            return self._run_batch(speech, utt_id, None)
-        return self._run(speech, utt_id, None)
+        many = _is_batch(speech)
+        batch = speech if many else [speech]
+        found = self._run(batch, [utt_id] * len(batch), None, fs, options)
+        return found if many else found[0]
+
+    def batch_decode(
+        self,
+        speech: Sequence[Speech],
+        utt_ids: Sequence[str] | None = None,
+        batch_size: int | None = None,
+        fs: int = SAMPLE_RATE,
+        **options: Any,
+    ) -> list[Result]:
+        """Transcribe many utterances, ``batch_size`` at once; see ``__call__``.
+
+        ``utt_ids``: seed random draws; by default all are called ``utt``.
+        """
+        size = checked(batch_size or self.batch_size, Count, "batch_size")
+        ids = ["utt"] * len(speech) if utt_ids is None else list(utt_ids)
+        return self._run(speech, ids, None, fs, options, size)
 
 
 class Deliberator(InferenceAPI):
@@ -134,32 +197,63 @@ class Deliberator(InferenceAPI):
 
     def __call__(
         self,
-        speech: np.ndarray | torch.Tensor | str | Path,
-        transcript: str,
+        speech: Speech | Sequence[Speech],
+        transcript: str | Sequence[str],
         utt_id: str = "utt",
-    ) -> Result:
-        """Deliberate over one utterance.
+        fs: int = SAMPLE_RATE,
+        **options: Any,
+    ) -> Result | list[Result]:
+        """Deliberate over one utterance, or a list of them as one batch.
 
         Args:
-            speech: float32 (T,) at 16 kHz, or an audio file.
-            transcript: another recogniser's; of an empty one only the ``tail``
-                positions are filled.
+            speech: see ``Speech``; or a list of those.
+            transcript: another recogniser's, for a list one of each; of an empty one
+                only the ``tail`` positions are filled.
             utt_id: seeds the random masks, together with ``seed``.
+            fs, **options: see ``Speech2Text``.
+
+        Returns:
+            As ``Speech2Text``.
+
+        Raises:
+            UserError: speech, transcript or an option does not fit.
         """
-        if not isinstance(transcript, str) or isinstance(speech, (list, tuple)):
+        many = _is_batch(speech)
+        batch, texts = (speech, transcript) if many else ([speech], [transcript])
+        listed = isinstance(texts, (list, tuple)) and len(texts) == len(batch)
+        if not listed or not all(isinstance(text, str) for text in texts):
             raise UserError(
-                "Deliberator takes one utterance and its transcript, a string; call it "
-                "for each of several"
+                "Deliberator takes one utterance and its transcript, a string; or two "
+                "lists of as many"
             )
-        return self._run(speech, utt_id, transcript)
+        found = self._run(batch, [utt_id] * len(batch), texts, fs, options)
+        return found if many else found[0]
 
 
-def _waveform(speech: Speech, utt_id: str) -> np.ndarray:
-    if isinstance(speech, (str, Path)):
+def _is_option(name: str) -> bool:
+    from espnet_llada.inference.espnet_options import ESPNET
+
+    return any(name in names for names in (OPTIONS, GROUPS, ESPNET))
+
+
+def _is_batch(speech: Any) -> bool:
+    """Whether it is a list of utterances, not one of them with its rate."""
+    return isinstance(speech, (list, tuple)) and not _has_rate(speech)
+
+
+def _has_rate(speech: Any) -> bool:
+    pair = isinstance(speech, tuple) and len(speech) == 2
+    return pair and isinstance(speech[1], Integral)
+
+
+def _waveform(speech: Speech, utt_id: str, fs: int) -> np.ndarray:
+    if isinstance(speech, (str, Path)) or hasattr(speech, "read"):
         from espnet_llada.io.audio.reading import load_audio
 
         return load_audio(speech)
     name = f"speech of utterance {utt_id}"
+    if _has_rate(speech):
+        speech, fs = speech
     if isinstance(speech, torch.Tensor):
         floats = speech.float() if speech.is_floating_point() else speech
         speech = floats.detach().cpu().numpy()
@@ -180,4 +274,9 @@ def _waveform(speech: Speech, utt_id: str) -> np.ndarray:
     if not len(speech):
         raise UserError(f"{name}: holds no samples")
     check_samples(name, speech)
-    return speech.astype(np.float32, copy=False)
+    if fs == SAMPLE_RATE:
+        return speech.astype(np.float32, copy=False)
+    from espnet_llada.io.audio.reading import resampled
+
+    rate = int(fs) if isinstance(fs, Integral) else fs  # NumPy's
+    return resampled(name, speech, checked(rate, Count, f"{name}: fs"))

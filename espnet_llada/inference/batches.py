@@ -8,11 +8,9 @@ import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 
-from espnet_llada.io.kaldi.table import read_table
 from espnet_llada.types import SAMPLE_RATE, Hypothesis, UserError, os_reason
 
 _NAMED = 5  # words that a warning lists
@@ -193,37 +191,3 @@ def _failure(utterance: Utterance, error: Exception) -> Outcome:
         logging.exception(f"{utterance.utt_id}: decoding failed")
         reason = f"{type(error).__name__}: {reason}"
     return Outcome(utterance, Hypothesis(utterance.transcript or ""), error=reason)
-
-
-def read_first_pass(path: str | Path, utt_ids: Iterable[str]) -> dict[str, str]:
-    """First-pass transcripts of the utterances.
-
-    Args:
-        path: a Kaldi ``text`` file, or a decode directory whose ``*/text`` are merged.
-        utt_ids: every one of them needs a line; an empty transcript is allowed.
-
-    Raises:
-        UserError: no such file, or an utterance has no transcript, or two.
-    """
-    top = Path(path)
-    files = sorted(top.glob("*/text")) if top.is_dir() else [top]
-    if not files:
-        raise UserError(f"{path}: no */text in it; name a decoded directory or a text")
-    texts: dict[str, str] = {}
-    for file in files:
-        own = read_table(file)  # word for word, and space for space
-        for utt_id in own.keys() & texts.keys():
-            if own[utt_id] != texts[utt_id]:
-                raise UserError(
-                    f"{file}: another transcript of '{utt_id}' is in {path} too; name "
-                    "the text of one set"
-                )
-        texts.update(own)
-    utt_ids = list(utt_ids)
-    missing = [u for u in utt_ids if u not in texts]
-    if missing:
-        raise UserError(
-            f"{path}: no transcript for {len(missing)} utterances, the first is "
-            f"'{missing[0]}'; run the first pass on the same set"
-        )
-    return texts

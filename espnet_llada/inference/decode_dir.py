@@ -13,7 +13,7 @@ import functools
 import hashlib
 import logging
 import os
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from importlib import metadata
 from pathlib import Path
 from typing import Any, TextIO
@@ -21,7 +21,7 @@ from typing import Any, TextIO
 from espnet_llada.inference.batches import Outcome, Utterance
 from espnet_llada.io.files import read_json, write_json
 from espnet_llada.io.weights import cached_sha256
-from espnet_llada.types import UserError, atomic_write
+from espnet_llada.types import Hypothesis, UserError, atomic_write
 
 FILES = ("text", "token", "token_int", "score", "passes", "seconds")
 IDENTITY = "decoding.json"
@@ -86,6 +86,7 @@ class DecodeDir:
         utterances: all of the job, in the order of the output.
         batch_size: utterances decoded together.
         resume: False keeps nothing.
+        more: {file: the value of its line, from id and hypothesis} beyond ``FILES``.
 
     Attributes:
         todo: the utterances to decode: batches that are incomplete on disk, or have a
@@ -102,7 +103,10 @@ class DecodeDir:
         utterances: Sequence[Utterance],
         batch_size: int,
         resume: bool = True,
+        more: Mapping[str, Callable[[str, Hypothesis], str]] | None = None,
     ):
+        self.more = more or {}
+        self.files = (*FILES, *self.more)
         self.top, self.recog = output_dir, output_dir / "1best_recog"
         self.identity, self.resume = dict(identity), resume
         self.utterances, self.batch_size = utterances, batch_size
@@ -128,12 +132,14 @@ class DecodeDir:
                 f"resume: {len(self._kept)} of {len(self.utterances)} utterances were "
                 "decoded before"
             )
-        for name in FILES:  # before `failed`: a failure is never taken for a result
+        for (
+            name
+        ) in self.files:  # before `failed`: a failure is never taken for a result
             self._rewrite(name, self._kept)
         with self._writing():
             (self.top / "failed").unlink(missing_ok=True)
             write_json(self.top / IDENTITY, self.identity)
-            self._files = {name: self._open(self.recog / name) for name in FILES}
+            self._files = {name: self._open(self.recog / name) for name in self.files}
             self._failed = self._open(self.top / "failed")
 
     def write(self, outcome: Outcome) -> None:
@@ -152,6 +158,7 @@ class DecodeDir:
             "score": f"{hypothesis.score:.3f}",
             "passes": str(hypothesis.passes),
             "seconds": f"{outcome.decode_seconds:.6f} {outcome.audio_seconds:.6f}",
+            **{name: value(utt_id, hypothesis) for name, value in self.more.items()},
         }
         with self._writing():
             if outcome.error:
@@ -172,18 +179,18 @@ class DecodeDir:
                 f"{self.top}: {len(lost)} of {len(self.utterances)} utterances are no "
                 "longer in it; leave it alone until the end, and start again"
             )
-        for name in FILES:
+        for name in self.files:
             self._rewrite(name, {u.utt_id: lines[u.utt_id] for u in self.utterances})
         return self._failures
 
-    def text(self, without: Collection[str] = ()) -> str:
-        """The lines ``id text``; ``without``: ids to leave out."""
-        lines = _read(self.recog / "text")
-        return "".join(f"{lines[u].rstrip()}\n" for u in lines if u not in without)
+    def lines(self, name: str = "text", without: Collection[str] = ()) -> list[str]:
+        """The ``id value`` lines of a file; ``without``: ids to leave out."""
+        lines = _read(self.recog / name)
+        return [lines[u].rstrip() for u in lines if u not in without]
 
     def remove(self) -> None:
         """Delete the files, and the directories if they are empty then."""
-        files = [*(self.recog / n for n in FILES), self.top / "failed"]
+        files = [*(self.recog / n for n in self.files), self.top / "failed"]
         for file in (*files, self.top / IDENTITY):
             file.unlink(missing_ok=True)
         self._remove_empty()
@@ -240,9 +247,9 @@ class DecodeDir:
         return wanted
 
     def _lines(self) -> dict[str, dict[str, str]]:
-        tables = {name: _read(self.recog / name) for name in FILES}
+        tables = {name: _read(self.recog / name) for name in self.files}
         every = set.intersection(*(set(table) for table in tables.values()))
-        return {u: {name: tables[name][u] for name in FILES} for u in every}
+        return {u: {name: tables[name][u] for name in self.files} for u in every}
 
     def _rewrite(self, name: str, lines: Mapping[str, Mapping[str, str]]) -> None:
         content = "".join(lines[utt_id][name] for utt_id in lines).encode()

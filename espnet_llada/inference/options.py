@@ -149,8 +149,13 @@ def all_names() -> list[str]:
 
 
 def hint(name: str, known: Iterable[str]) -> str:
-    """Hint after an unknown option: its current name, or a similar one."""
-    today = FORMER.get(name.lstrip("-"))
+    """Hint after an unknown option: why it is none, its current or a similar name."""
+    from espnet_llada.inference.espnet_options import ESPNET
+
+    plain = name.lstrip("-")
+    if plain in ESPNET:
+        return f" (it is ESPnet's; {ESPNET[plain].reason})"
+    today = FORMER.get(plain)
     return f" (it is {today} now)" if today else nearest(name, known)
 
 
@@ -268,7 +273,7 @@ def job_options(
     Args:
         config: the model's config.yaml.
         task: ``decode`` or ``deliberate``.
-        given: the user's options alone.
+        given: the user's options alone; those of ESPnet as in ``espnet_options``.
         use_audio: see ``Transcriber``.
 
     Raises:
@@ -278,6 +283,10 @@ def job_options(
         known = [strategy for strategy in STRATEGIES if task_of(strategy) == task]
         given = {**given, "strategy": full_name(given["strategy"], known)}
     defaults = model_options(config, task, {**given, "use_audio": use_audio})
+    if not given.keys() <= {*OPTIONS, *GROUPS}:
+        from espnet_llada.inference.espnet_options import translated
+
+        given = translated(given, config, defaults.get("beam_size", 1))
     return make_options(merged(defaults, given))
 
 

@@ -168,7 +168,8 @@ class Transcriber:
     ) -> list[Hypothesis]:
         pieces, ids = self._pieces(waveforms, utt_ids)
         flat = [piece for parts in pieces for piece in parts]
-        found, rows = [Hypothesis("")] * len(flat), self._spoken(flat)
+        silence = Hypothesis("", eos=self.model.decoder.special.eos)
+        found, rows = [silence] * len(flat), self._spoken(flat)
         if rows:
             spoken = [flat[row] for row in rows], [ids[row] for row in rows]
             decoded = self._texts(self.recognizer.decode(*spoken))
@@ -294,6 +295,7 @@ def _joined(parts: Sequence[Hypothesis]) -> Hypothesis:
         score=sum(p.score for p in parts),
         passes=sum(p.passes for p in parts),
         confidence=sum((p.confidence for p in parts), ()),
+        eos=parts[0].eos,
     )
 
 
@@ -335,4 +337,5 @@ def hypothesis(
         score=float(log_probs.sum()),
         passes=passes,
         confidence=tuple(log_probs[places].exp().tolist()),
+        eos=decoder.special.eos,
     )

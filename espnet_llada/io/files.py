@@ -191,7 +191,7 @@ def read_yaml(path: str | Path) -> dict[str, Any]:
         UserError: the file is missing, is not YAML, has a key twice, or is not a
             mapping of plain values.
     """
-    text = _text(path, "YAML")
+    text = read_text_file(path, "YAML")
     try:
         content = yaml.load(text, _Loader)
     except (yaml.YAMLError, ValueError, RecursionError) as e:
@@ -210,7 +210,7 @@ def read_json(path: str | Path, kind: Any = dict[str, Any]) -> Any:
     Raises:
         UserError: the file is missing, is not JSON, or holds something else.
     """
-    text = _text(path, "JSON")
+    text = read_text_file(path, "JSON")
     try:
         content = json.loads(text)
     except (ValueError, RecursionError) as e:
@@ -245,7 +245,12 @@ def make_dir(path: Path) -> Path:
     return path
 
 
-def _text(path: str | Path, kind: str) -> str:
+def read_text_file(path: str | Path, kind: str) -> str:
+    """The text of a small UTF-8 file; ``kind``: what it is, for messages.
+
+    Raises:
+        UserError: it is missing, damaged or not UTF-8.
+    """
     try:
         content = check_content(Path(path), Path(path).read_bytes())
         return content.decode("utf-8-sig")

@@ -19,6 +19,7 @@ import torch
 
 from espnet_llada.bin import cli
 from espnet_llada.inference.options import GROUPS, all_names
+from espnet_llada.io.first_pass import read_first_pass
 from espnet_llada.types import UserError
 
 
@@ -50,6 +51,31 @@ def test_systems_strategies_and_output(capsys, model_dir, speech, tmp_path):
         status, out, _ = run(capsys, "transcribe", *speech, *common, *extra)
         assert (status, out) == (0, "")
         assert len(text.read_text().splitlines()) == 3
+
+
+def test_json_lines_have_tokens_and_confidences(capsys, model_dir, speech, tmp_path):
+    common = (*speech, "--model", model_dir, "--steps", 3, "--canvas_length", 9)
+    _, text, _ = run(capsys, "transcribe", *common)
+    status, out, _ = run(capsys, "transcribe", *common, "--format", "json")
+    records = [json.loads(line) for line in out.splitlines()]
+    assert status == 0
+    lines = [f"{r['id']} {r['text']}".rstrip() for r in records]
+    assert lines == text.splitlines()
+    for record in records:
+        assert list(record) == ["id", "text", "tokens", "confidences", "passes"]
+        assert len(record["tokens"]) == len(record["confidences"])
+        assert all(0 <= value <= 1 for value in record["confidences"])
+        assert record["passes"] == 3
+    file = tmp_path / "out.json"
+    bad = tmp_path / "bad.wav"
+    bad.touch()
+    args = (bad, *common, "--format", "json", "--output", file)
+    status, _, err = run(capsys, "transcribe", *args)
+    assert status == 1 and "bad.wav: empty" in err, err
+    assert file.read_text() == out
+    for name in ("srt", "vtt", "ctm"):
+        status, _, err = run(capsys, "transcribe", *common, "--format", name)
+        assert status == 2 and f"{name} needs word times; there are none yet" in err
 
 
 def test_deliberate_and_score(capsys, model_dir, speech, tmp_path):
@@ -376,4 +402,4 @@ def test_ids_of_files_match_a_text_of_another_spelling(tmp_path):
     (tmp_path / "first").write_text("caf\u00e9 THE DOG\n")
     files = cli._by_id([str(tmp_path / "cafe\u0301.flac")])
     assert files == {"caf\u00e9": str(tmp_path / "cafe\u0301.flac")}
-    assert cli.read_first_pass(tmp_path / "first", files) == {"caf\u00e9": "THE DOG"}
+    assert read_first_pass(tmp_path / "first", files) == {"caf\u00e9": "THE DOG"}

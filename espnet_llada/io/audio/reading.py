@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import io
 import logging
 import math
 import os
 import re
 import stat
 from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
 import soundfile
@@ -35,7 +37,7 @@ _INTEGERS = {"uint8": (128, 1 << 7), "int16": (0, 1 << 15)}  # offset, full scal
 _said: set[str] = set()
 
 
-def load_audio(path: str | os.PathLike) -> np.ndarray:
+def load_audio(path: str | os.PathLike | BinaryIO) -> np.ndarray:
     """Read one recording as mono speech at 16 kHz.
 
     Other sample rates are resampled and channels are averaged (or the loudest taken,
@@ -48,7 +50,8 @@ def load_audio(path: str | os.PathLike) -> np.ndarray:
 
     Args:
         path: a file (WAV and its kin, AIFF, SPHERE, FLAC, Ogg Vorbis or Opus, MP3), or
-            ``file.ark:offset`` as in Kaldi's wav.scp; or a ``Pipe``.
+            ``file.ark:offset`` as in Kaldi's wav.scp; or a ``Pipe``; or an open file,
+            of a ``BytesIO`` all that is in it.
 
     Returns:
         Samples of shape (T,), float32 in [-1, 1], T >= 1.
@@ -59,11 +62,27 @@ def load_audio(path: str | os.PathLike) -> np.ndarray:
     """
     if isinstance(path, Pipe):
         return path.read(load_audio)
+    if hasattr(path, "read"):
+        return _decoded(*_read_open(path))
     name = os.fspath(path)
     if ark := _ARK.fullmatch(name):
         _check_file(Path(ark[1]))
         return _to_mono_16k(name, *_read_ark(name))
-    found = split_file(name, _read_bytes(Path(name)))
+    return _decoded(name, _read_bytes(Path(name)))
+
+
+def _read_open(file: BinaryIO) -> tuple[str, memoryview]:
+    name = f"the {type(file).__name__} given"
+    content = file.getvalue() if isinstance(file, io.BytesIO) else file.read()
+    if not isinstance(content, bytes):
+        raise UserError(f"{name}: holds text; open the audio file as 'rb'")
+    if not content:
+        raise UserError(f"{name}: holds no bytes (read to its end before?)")
+    return name, memoryview(content)
+
+
+def _decoded(name: str, content: memoryview) -> np.ndarray:
+    found = split_file(name, content)
     waveforms = [_to_mono_16k(name, *_decode(name, s)) for s in found.streams]
     for topic, note in found.notes.items():
         _say_once(topic, "%s: %s", name, note)
@@ -143,11 +162,22 @@ def _read_ark(name: str) -> tuple[np.ndarray, int]:
 
 def _to_mono_16k(name: str, samples: np.ndarray, rate: int) -> np.ndarray:
     check_samples(name, samples)
-    if rate not in _RATES:
-        raise UserError(f"{name}: implausible rate of {rate} Hz; export it again")
     mono = samples[:, 0] if samples.shape[1] == 1 else _mix(name, samples)
+    mono = resampled(name, mono, rate)
     if rate != SAMPLE_RATE:
         _say_once("rate", "%s: %d Hz, resampled to %d Hz", name, rate, SAMPLE_RATE)
+    return mono
+
+
+def resampled(name: str, mono: np.ndarray, rate: int) -> np.ndarray:
+    """Samples (T,) at any ``rate`` (Hz), as float32 at 16 kHz in [-1, 1].
+
+    Raises:
+        UserError: no rate that speech has.
+    """
+    if rate not in _RATES:
+        raise UserError(f"{name}: implausible rate of {rate} Hz; export it again")
+    if rate != SAMPLE_RATE:
         from scipy.signal import resample_poly  # only where it is needed
 
         divisor = math.gcd(rate, SAMPLE_RATE)

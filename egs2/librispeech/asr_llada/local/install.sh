@@ -82,9 +82,11 @@ for d in "$site"/*.dist-info; do [ -e "$d/INSTALLER" ] || rm -rf "$d"; done
 rm -rf "$site"/~*
 if ! { [ -d "$site/pip" ] && "$py" -m pip --version; } >>"$log" 2>&1; then
   rm -rf "$site"/pip "$site"/pip-*.dist-info
-  "$py" -m ensurepip >>"$log" 2>&1
+  "$py" -m ensurepip --default-pip >>"$log" 2>&1
 fi
 get "$pip_bounds" setuptools wheel
+# Without this name an activated venv's user would install into another Python.
+[ -x "$venv/bin/pip" ] || get --force-reinstall --no-deps "$pip_bounds"
 
 # ---- torch -----------------------------------------------------------------------------
 cd "$venv"   # pip splits these two at spaces, so the path is a relative one

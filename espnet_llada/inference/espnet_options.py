@@ -1,0 +1,150 @@
+"""Options of ``espnet2.bin.asr_inference`` that ours does not have.
+
+A YAML written for another decoder is taken where that changes nothing: a value that
+asks for nothing is accepted, an option that cannot matter is ignored with a warning,
+and any other is refused with the reason.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from espnet_llada.io.files import read_yaml
+from espnet_llada.io.schema import checked
+from espnet_llada.types import UserError
+
+TEXT = str | None
+
+
+@dataclass(frozen=True)
+class Foreign:
+    """An option of ESPnet's.
+
+    Attributes:
+        kind: its type.
+        reason: why it has no effect here.
+        asks_nothing: values that are accepted without a word, as None is.
+        ignored: no value can matter; otherwise others are refused, see ``translated``.
+    """
+
+    kind: Any
+    reason: str
+    asks_nothing: tuple[Any, ...] = ()
+    ignored: bool = False
+
+
+_TOKENS = "the LM has a tokenizer of its own"
+_FUSION = "no second LM is fused with this decoder; asr.sh: --use_lm false"
+_WEIGHT = "there is no LM to fuse"
+_SEARCH = "there is no beam of hypotheses to choose from"
+_PARTIAL = "is for partially autoregressive decoding"
+_OTHER = "is for another kind of model"
+_PROMPT = "the prompt is that of the training (decoder_conf: prompt)"
+_INT8 = "quantize_asr_model makes the linear layers int8"
+
+ESPNET = {
+    "nbest": Foreign(
+        int, "a canvas is filled once, to one transcript; set it to 1", (1,)
+    ),
+    "maxlenratio": Foreign(
+        float,
+        "a share of encoder frames; a canvas is counted in tokens: set canvas_length, "
+        "or canvas_size.tokens_per_second",
+        (0,),
+    ),
+    "minlenratio": Foreign(float, "the LM itself ends a transcript; set it to 0", (0,)),
+    "dtype": Foreign(
+        str, "it is that of the training (decoder_conf: dtype)", ("float32",)
+    ),
+    "ctc_weight": Foreign(
+        float, "no search combines CTC scores here; for its draft see mask_ctc", (0,)
+    ),
+    "penalty": Foreign(float, "the beam search has no length bonus", (0,)),
+    "normalize_length": Foreign(
+        bool, "the beam search compares whole scores", (False,)
+    ),
+    "token_type": Foreign(TEXT, _TOKENS, ignored=True),
+    "bpemodel": Foreign(TEXT, _TOKENS, ignored=True),
+    "num_workers": Foreign(int, "audio is read by the same process", ignored=True),
+    "allow_variable_data_keys": Foreign(bool, "only speech is read", ignored=True),
+    "lm_weight": Foreign(float, _WEIGHT, (0,), ignored=True),
+    "ngram_weight": Foreign(float, _WEIGHT, (0,), ignored=True),
+    "threshold_probability": Foreign(float, _PARTIAL, ignored=True),
+    "max_seq_len": Foreign(int, _PARTIAL, ignored=True),
+    "max_mask_parallel": Foreign(int, _PARTIAL, ignored=True),
+    "partial_ar": Foreign(bool, _OTHER, (False,)),
+    "lm_train_config": Foreign(TEXT, _FUSION),
+    "lm_file": Foreign(TEXT, _FUSION),
+    "word_lm_train_config": Foreign(TEXT, _FUSION),
+    "word_lm_file": Foreign(TEXT, _FUSION),
+    "ngram_file": Foreign(TEXT, _FUSION),
+    "enh_s2t_task": Foreign(bool, _OTHER, (False,)),
+    "multi_asr": Foreign(bool, _OTHER, (False,)),
+    "streaming": Foreign(bool, "an utterance is encoded as a whole", (False,)),
+    "time_sync": Foreign(bool, _OTHER, (False,)),
+    "hugging_face_decoder": Foreign(bool, _OTHER, (False,)),
+    "hugging_face_decoder_conf": Foreign(Any, _OTHER, ({},)),
+    "transducer_conf": Foreign(Any, _OTHER, ({},)),
+    "lang_prompt_token": Foreign(TEXT, _PROMPT),
+    "nlp_prompt_token": Foreign(TEXT, _PROMPT),
+    "prompt_token_file": Foreign(TEXT, _PROMPT),
+    "quantize_lm": Foreign(bool, _FUSION, (False,)),
+    "quantize_modules": Foreign(list[str], _INT8, (["Linear"],)),
+    "quantize_dtype": Foreign(str, _INT8, ("qint8",)),
+}
+
+
+def translated(
+    given: Mapping[str, Any], config: str | Path, beam_size: int = 1
+) -> dict[str, Any]:
+    """The given options without ESPnet's.
+
+    A negative ``maxlenratio``, for ESPnet a number of tokens, is the canvas length.
+    ``ctc_weight`` matters if the model has a CTC; ``penalty`` and
+    ``normalize_length`` if there is a beam.
+
+    Args:
+        given: the user's options.
+        config: the model's config.yaml.
+        beam_size: the model's default.
+
+    Raises:
+        UserError: an option that would matter, with the reason.
+    """
+    own = {name: value for name, value in given.items() if name not in ESPNET}
+    beam = own.get("beam_size", beam_size) != 1
+    ignored = []
+    for name in given.keys() & ESPNET.keys():
+        option, value = ESPNET[name], given[name]
+        if value in (None, "", "none", "null"):  # ESPnet's str_or_none
+            continue
+        value = checked(
+            str(value) if isinstance(value, Path) else value, option.kind, name
+        )
+        if value in option.asks_nothing:
+            continue
+        if name == "maxlenratio" and value < 0:
+            length = int(-value)
+            if own.setdefault("canvas_length", length) != length:
+                raise UserError(f"maxlenratio {value:g}: is canvas_length; give one")
+        elif (
+            option.ignored
+            or (name == "ctc_weight" and not _has_ctc(config))
+            or (name in ("penalty", "normalize_length") and not beam)
+        ):
+            ignored.append(name)
+        else:
+            raise UserError(f"{name} {value}: {option.reason}")
+    if ignored:
+        names = ", ".join(sorted(ignored))
+        logging.warning(f"{names}: without effect on this decoder, ignored")
+    return own
+
+
+def _has_ctc(config: str | Path) -> bool:
+    conf = read_yaml(config).get("decoder_conf")
+    return isinstance(conf, dict) and bool(conf.get("ctc"))
