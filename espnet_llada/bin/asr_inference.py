@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import argparse
 import logging
+import sys
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -25,6 +26,7 @@ from espnet_llada.bin.options import OfKind, OptionParser, run_main, str2bool
 from espnet_llada.inference.batches import Utterance, decode_all, read_first_pass
 from espnet_llada.inference.decode_dir import DecodeDir, identity_of
 from espnet_llada.inference.options import DecodingOptions, job_options, task_of
+from espnet_llada.io.files import read_yaml
 from espnet_llada.io.kaldi.table import read_recordings, read_table
 from espnet_llada.io.schema import Count, Natural
 from espnet_llada.types import UserError
@@ -39,6 +41,12 @@ _PLACES = frozenset(
     trust_model
     """.split()
 )
+
+_OTHER_LM = (
+    *("lm_train_config", "lm_file", "word_lm_train_config", "word_lm_file"),
+    "ngram_file",
+)
+"""What asr.sh gives with use_lm, its default, or use_ngram."""
 
 
 def get_parser(strategy: str = "diffusion") -> argparse.ArgumentParser:
@@ -92,6 +100,8 @@ def get_parser(strategy: str = "diffusion") -> argparse.ArgumentParser:
         default="INFO",
         help="of the log on stderr",
     )
+    for name in _OTHER_LM:
+        parser.add_argument(f"--{name}", help=argparse.SUPPRESS)
     add_decoding_options(parser)
     return parser
 
@@ -103,11 +113,18 @@ def main(cmd: list[str] | None = None, strategy: str = "diffusion") -> None:
         UserError: an option, a file or the model is wrong. Failures of single
             utterances are logged, counted and listed in ``failed`` instead.
     """
-    args = get_parser(strategy).parse_args(cmd)
+    words = sys.argv[1:] if cmd is None else list(cmd)
+    if strategy == "diffusion" and _is_espnets(words):
+        from espnet_llada.espnet.inference import decode_by_espnet
+
+        decode_by_espnet(words)
+        return
+    args = get_parser(strategy).parse_args(words)
     logging.basicConfig(
         level=args.log_level,
         format="%(asctime)s (%(module)s:%(lineno)d) %(levelname)s: %(message)s",
     )
+    _warn_of_lm(args)
     for name in ("output_dir", "data_path_and_name_and_type"):
         _require(args, name)
     model, given = _model_files(args), given_options(args)
@@ -124,6 +141,34 @@ def main(cmd: list[str] | None = None, strategy: str = "diffusion") -> None:
             directory.write(outcome)
         failures = directory.finish()
     _report(failures, len(todo), len(utterances))
+
+
+def _is_espnets(words: list[str]) -> bool:
+    """Whether the model was trained with another decoder, so that ESPnet decodes it.
+
+    What cannot be read is left to our parser and its messages.
+    """
+    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    for name in ("asr_train_config", "config"):
+        parser.add_argument(f"--{name}", nargs="?")
+    given = parser.parse_known_args(words)[0]
+    try:
+        options = read_yaml(given.config) if given.config else {}
+        path = given.asr_train_config or options.get("asr_train_config")
+        config = read_yaml(path) if path else {}
+    except UserError:
+        return False
+    if "token_list" not in config:  # no training has written it
+        return False
+    from espnet_llada.build import ATTENTION
+
+    return config.get("decoder") not in ATTENTION
+
+
+def _warn_of_lm(args: argparse.Namespace) -> None:
+    unused = [f"--{name}" for name in _OTHER_LM if getattr(args, name)]
+    if unused:
+        logging.warning(f"not used, as the LM is in the model: {', '.join(unused)}")
 
 
 def _require(args: argparse.Namespace, name: str) -> None:
@@ -168,7 +213,8 @@ def _identity(
     utterances: list[Utterance],
     model: tuple[str | Path, str | Path],
 ) -> dict[str, Any]:
-    others = {k: v for k, v in vars(args).items() if k not in _PLACES}
+    unused = _PLACES.union(_OTHER_LM)
+    others = {k: v for k, v in vars(args).items() if k not in unused}
     files = dict(zip(("asr_train_config", "asr_model_file"), model, strict=True))
     return identity_of({**others, **asdict(options)}, utterances, files)
 

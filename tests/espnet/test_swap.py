@@ -1,0 +1,168 @@
+"""Swapping the decoder of an ESPnet recipe, with asr.sh's defaults."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import yaml
+
+from espnet_llada import UserError
+
+pytest.importorskip("espnet2")
+
+from train_helpers import TEXTS, job, three_utterances, train_command
+
+CONFORMER = {
+    "encoder": "conformer",
+    "encoder_conf": {
+        **{"output_size": 16, "attention_heads": 2, "linear_units": 16},
+        **{"num_blocks": 2, "input_layer": "conv2d"},
+    },
+    "frontend_conf": {"n_fft": 256, "hop_length": 128},
+}
+TRANSFORMER = {
+    "decoder": "transformer",
+    "decoder_conf": {"attention_heads": 2, "linear_units": 16, "num_blocks": 1},
+    "model_conf": {"ctc_weight": 0.3},
+}
+CHARACTERS = ["<blank>", "<unk>", "<space>", *"ADEGHIKLNORSTVWY", "<sos/eos>"]
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory) -> Path:
+    return three_utterances(tmp_path_factory.mktemp("data"))
+
+
+@pytest.fixture(scope="module")
+def sections(tiny_config) -> dict[str, dict]:
+    """Of a train YAML: the parts that are swapped."""
+    names = ("decoder", "decoder_conf")
+    ours = {name: tiny_config[name] for name in names}
+    whisper = {n: tiny_config[n] for n in ("encoder", "encoder_conf")}
+    return {"llada": ours, "whisper": whisper}
+
+
+def training(exp: Path, data: Path, config: dict, **options: object) -> dict:
+    """A job; ``options`` are those of ``asr_train``."""
+    log = options.pop("log", "train.log")
+    cmd = train_command(exp, data, {**config, "batch_size": 2}, **options)
+    if config["decoder"] == "transformer":
+        (exp / "tokens.txt").write_text("\n".join(CHARACTERS) + "\n")
+        cmd[cmd.index("hugging_face")] = "char"
+    return job(exp, cmd, log)
+
+
+def finished(trainings, *jobs: dict, codes: list[int] | None = None) -> list[str]:
+    """Logs of jobs that end with ``codes``, by default 0."""
+    ended = trainings.run(*jobs)
+    logs = [Path(j["log"]).read_text() for j in jobs]
+    assert ended == (codes or [0] * len(jobs)), "\n".join(x[-2000:] for x in logs)
+    return logs
+
+
+def decode(exp: Path, data: Path, *more: object) -> dict[str, str]:
+    """Texts by utterance, of our command on a model that a job has trained."""
+    from espnet_llada.bin import asr_inference
+
+    given = ["--data_path_and_name_and_type", f"{data}/wav.scp,speech,sound"]
+    given += ["--asr_train_config", exp / "out/config.yaml"]
+    given += ["--asr_model_file", exp / "out/1epoch.pth"]
+    given += ["--output_dir", exp / "decoded", "--batch_size", 1, "--ngpu", 0, *more]
+    asr_inference.main([str(word) for word in given])
+    lines = (exp / "decoded/1best_recog/text").read_text().splitlines()
+    return dict(line.partition(" ")[::2] for line in lines)
+
+
+def test_another_decoders_model_goes_to_espnet(trainings, data, sections, tmp_path):
+    """Trained by the same command, decoded by the same, with ESPnet's options."""
+    mine, whisper = tmp_path / "conformer", tmp_path / "whisper"
+    logs = finished(
+        trainings,
+        training(mine, data, {**CONFORMER, **TRANSFORMER}),
+        training(whisper, data, {**sections["whisper"], **TRANSFORMER}),
+    )
+    assert not any("0 of 0" in log for log in logs)
+    (tmp_path / "decode.yaml").write_text("beam_size: 2\nctc_weight: 0.3\n")
+    limits = ["--maxlenratio", "-4", "--nbest", 2]
+    for exp in (mine, whisper):
+        texts = decode(exp, data, "--config", tmp_path / "decode.yaml", *limits)
+        assert list(texts) == list(TEXTS)
+        assert (exp / "decoded/2best_recog/text").is_file()
+
+
+def collect(exp: Path, data: Path, config: dict) -> dict:
+    """Stage 10 of one job, into ``exp/out``."""
+    return training(exp, data, config, collect_stats="true", log="stats.log")
+
+
+def test_global_mvn_of_asr_sh(trainings, data, sections, tmp_path):
+    """Stages 10, 11 and 12 with its default, feats_normalize: global_mvn."""
+    from espnet2.bin.aggregate_stats_dirs import aggregate_stats_dirs
+
+    llada = sections["llada"]
+    configs = {
+        "espnets": {**CONFORMER, **TRANSFORMER},
+        "ours": {**CONFORMER, **llada},
+        "whisper": {**sections["whisper"], **llada},
+    }
+    jobs = [collect(tmp_path / n / "stats", data, c) for n, c in configs.items()]
+    finished(trainings, *jobs)
+    found = {}
+    for name in configs:
+        stats = tmp_path / name / "stats"
+        aggregate_stats_dirs([stats / "out"], stats / "sum", "INFO", False)
+        assert {p.name for p in (stats / "sum/train").iterdir()} == {
+            *("speech_shape", "text_shape", "feats_stats.npz"),  # stage 14 packs it
+        }
+        found[name] = dict(np.load(stats / "sum/train/feats_stats.npz"))
+    for key, value in found["espnets"].items():
+        np.testing.assert_allclose(found["ours"][key], value, rtol=1e-6)
+
+    def stage_11(name: str) -> dict:
+        conf = f"stats_file={tmp_path}/{name}/stats/sum/train/feats_stats.npz"
+        mvn = {"normalize": "global_mvn", "normalize_conf": conf}
+        return training(tmp_path / name, data, configs[name], **mvn)
+
+    ours, whisper = finished(trainings, stage_11("ours"), stage_11("whisper"))
+    unused = "normalize: global_mvn is not used: whisper_frozen takes waveforms"
+    assert unused not in ours and whisper.count(unused) == 1
+    assert "Set decoder to none" not in ours
+    for name in ("ours", "whisper"):
+        assert list(decode(tmp_path / name, data, "--steps", 2)) == list(TEXTS)
+    config = yaml.safe_load((tmp_path / "ours/out/config.yaml").read_text())
+    assert config["normalize"] == "global_mvn"
+
+
+def test_an_lm_of_asr_sh_is_not_used_and_said_so(model_dir, data, tmp_path, caplog):
+    exp = tmp_path / "exp"
+    exp.mkdir()
+    (exp / "out").symlink_to(model_dir / "llada")
+    model = ["--asr_model_file", model_dir / "llada/valid.acc.ave.pth", "--steps", 2]
+    caplog.set_level(logging.WARNING)
+    expected = decode(exp, data, *model)
+    assert not caplog.records
+    lm = ["--lm_train_config", "exp/lm/config.yaml", "--lm_file", "exp/lm/x.pth"]
+    assert decode(exp, data, *model, *lm, "--ngram_file", "exp/4gram.bin") == expected
+    (record,) = caplog.records
+    assert record.getMessage() == (
+        "not used, as the LM is in the model: --lm_train_config, --lm_file, "
+        "--ngram_file"
+    )
+
+
+def test_an_lm_is_said_to_be_unused_before_it_is_trained(capsys):
+    """asr.sh's stages 6 and 7 call it so; the latter on the terminal."""
+    from espnet_llada import run
+
+    stage_7 = "-m espnet2.bin.launch --cmd x -- python3 -m espnet2.bin.lm_train --help"
+    with pytest.raises(SystemExit):
+        run.main([*stage_7.split()[:2], "--help", *stage_7.split()[2:]])
+    err = capsys.readouterr().err
+    assert err.count("asr.sh --use_lm false") == 1
+    with pytest.raises(SystemExit):
+        run.main("-m espnet2.bin.launch --help".split())
+    assert "use_lm" not in capsys.readouterr().err
