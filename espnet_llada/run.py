@@ -55,6 +55,8 @@ def main(cmd: list[str] | None = None) -> None:
     name = OURS.get(module, module)
     if not _is_there(name):
         raise UserError(f"-m {module}: no such module to run; {_EXAMPLE}")
+    if module.startswith("espnet2.bin.asr_inference_"):  # streaming, maskctc, k2
+        _check_search(rest)
     sys.argv = [name, *rest]
     with _prepared(module):
         runpy.run_module(name, run_name="__main__", alter_sys=True)
@@ -71,6 +73,15 @@ def _is_there(module: str) -> bool:
     except (ModuleNotFoundError, ValueError):  # of what is above it; no name at all
         return False
     return found is not None
+
+
+def _check_search(words: list[str]) -> None:
+    from espnet_llada.bin.asr_inference import is_espnets
+
+    if is_espnets(words) is False:
+        from espnet_llada.espnet.model import NO_SEARCH
+
+        raise UserError(NO_SEARCH)
 
 
 @contextlib.contextmanager

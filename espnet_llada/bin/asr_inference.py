@@ -25,7 +25,13 @@ from espnet_llada.bin.decoding import (
 from espnet_llada.bin.options import OfKind, OptionParser, run_main, str2bool
 from espnet_llada.inference.batches import Utterance, decode_all, read_first_pass
 from espnet_llada.inference.decode_dir import DecodeDir, identity_of
-from espnet_llada.inference.options import DecodingOptions, job_options, task_of
+from espnet_llada.inference.options import (
+    OTHER_LM,
+    DecodingOptions,
+    job_options,
+    task_of,
+    without_other_lm,
+)
 from espnet_llada.io.files import read_yaml
 from espnet_llada.io.kaldi.table import read_recordings, read_table
 from espnet_llada.io.schema import Count, Natural
@@ -41,12 +47,6 @@ _PLACES = frozenset(
     trust_model
     """.split()
 )
-
-_OTHER_LM = (
-    *("lm_train_config", "lm_file", "word_lm_train_config", "word_lm_file"),
-    "ngram_file",
-)
-"""What asr.sh gives with use_lm, its default, or use_ngram."""
 
 
 def get_parser(strategy: str = "diffusion") -> argparse.ArgumentParser:
@@ -100,7 +100,7 @@ def get_parser(strategy: str = "diffusion") -> argparse.ArgumentParser:
         default="INFO",
         help="of the log on stderr",
     )
-    for name in _OTHER_LM:
+    for name in OTHER_LM:
         parser.add_argument(f"--{name}", help=argparse.SUPPRESS)
     add_decoding_options(parser)
     return parser
@@ -114,7 +114,7 @@ def main(cmd: list[str] | None = None, strategy: str = "diffusion") -> None:
             utterances are logged, counted and listed in ``failed`` instead.
     """
     words = sys.argv[1:] if cmd is None else list(cmd)
-    if strategy == "diffusion" and _is_espnets(words):
+    if strategy == "diffusion" and is_espnets(words):
         from espnet_llada.espnet.inference import decode_by_espnet
 
         decode_by_espnet(words)
@@ -124,7 +124,7 @@ def main(cmd: list[str] | None = None, strategy: str = "diffusion") -> None:
         level=args.log_level,
         format="%(asctime)s (%(module)s:%(lineno)d) %(levelname)s: %(message)s",
     )
-    _warn_of_lm(args)
+    without_other_lm(vars(args))
     for name in ("output_dir", "data_path_and_name_and_type"):
         _require(args, name)
     model, given = _model_files(args), given_options(args)
@@ -143,10 +143,14 @@ def main(cmd: list[str] | None = None, strategy: str = "diffusion") -> None:
     _report(failures, len(todo), len(utterances))
 
 
-def _is_espnets(words: list[str]) -> bool:
-    """Whether the model was trained with another decoder, so that ESPnet decodes it.
+def is_espnets(words: list[str]) -> bool | None:
+    """Whether the model of a decoding was trained with a decoder of ESPnet's.
 
-    What cannot be read is left to our parser and its messages.
+    Args:
+        words: of the command line.
+
+    Returns:
+        None if the training's config cannot be read, which our parser explains.
     """
     parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
     for name in ("asr_train_config", "config"):
@@ -157,18 +161,12 @@ def _is_espnets(words: list[str]) -> bool:
         path = given.asr_train_config or options.get("asr_train_config")
         config = read_yaml(path) if path else {}
     except UserError:
-        return False
+        return None
     if "token_list" not in config:  # no training has written it
-        return False
+        return None
     from espnet_llada.build import ATTENTION
 
     return config.get("decoder") not in ATTENTION
-
-
-def _warn_of_lm(args: argparse.Namespace) -> None:
-    unused = [f"--{name}" for name in _OTHER_LM if getattr(args, name)]
-    if unused:
-        logging.warning(f"not used, as the LM is in the model: {', '.join(unused)}")
 
 
 def _require(args: argparse.Namespace, name: str) -> None:
@@ -213,7 +211,7 @@ def _identity(
     utterances: list[Utterance],
     model: tuple[str | Path, str | Path],
 ) -> dict[str, Any]:
-    unused = _PLACES.union(_OTHER_LM)
+    unused = _PLACES.union(OTHER_LM)
     others = {k: v for k, v in vars(args).items() if k not in unused}
     files = dict(zip(("asr_train_config", "asr_model_file"), model, strict=True))
     return identity_of({**others, **asdict(options)}, utterances, files)

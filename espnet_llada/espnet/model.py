@@ -33,6 +33,11 @@ class NonFiniteLoss(UserError):
     """The loss is NaN or infinite; the message names the utterances."""
 
 
+NO_SEARCH = (
+    "ESPnet's own searches cannot decode a model with decoder: llada or llama; use "
+    "espnet_llada.Speech2Text, or python -m espnet_llada.bin.asr_inference (asr.sh "
+    "without use_streaming, use_maskctc and use_k2)"
+)
 _SEARCH = frozenset("eos sos blank_id mask_token use_transducer_decoder".split())
 """What ESPnet's searches ask a model for, which ours has not."""
 
@@ -84,12 +89,7 @@ class ESPnetLLMModel(ESPnetASRModel):
 
     def __getattr__(self, name: str):
         if name in _SEARCH:
-            raise UserError(
-                "ESPnet's own searches cannot decode a model with decoder: llada or "
-                "llama; use espnet_llada.Speech2Text, or "
-                "python -m espnet_llada.bin.asr_inference (asr.sh without "
-                "use_streaming, use_maskctc and use_k2)"
-            )
+            raise UserError(NO_SEARCH)
         return super().__getattr__(name)
 
     def encode(self, speech: Tensor, speech_lengths: Tensor) -> tuple[Tensor, Tensor]:

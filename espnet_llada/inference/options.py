@@ -13,6 +13,7 @@ pass; a section with the name of a strategy is used if that strategy is asked fo
 
 from __future__ import annotations
 
+import logging
 from collections import ChainMap
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, fields
@@ -63,6 +64,12 @@ FORMER = {
     "longest_piece": "long_form.max_segment_seconds",
 }
 """Former option names; an error message gives the current one."""
+
+OTHER_LM = (
+    *("lm_train_config", "lm_file", "word_lm_train_config", "word_lm_file"),
+    "ngram_file",
+)
+"""Options of ESPnet that asr.sh gives with use_lm, its default, or use_ngram."""
 
 
 @dataclass(frozen=True)
@@ -140,6 +147,14 @@ def full_name(strategy: Any, known: Sequence[str] = STRATEGIES) -> Any:
         )
     full = f"deliberation_{strategy}"
     return full if strategy not in known and full in known else strategy
+
+
+def without_other_lm(given: Mapping[str, Any]) -> dict[str, Any]:
+    """``given`` without ``OTHER_LM``, which one warning says."""
+    unused = [f"--{name}" for name in OTHER_LM if given.get(name)]
+    if unused:
+        logging.warning(f"not used, as the LM is in the model: {', '.join(unused)}")
+    return {name: value for name, value in given.items() if name not in OTHER_LM}
 
 
 def all_names() -> list[str]:

@@ -7,10 +7,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
 import yaml
 
-from espnet_llada import UserError
+from espnet_llada import Speech2Text, UserError, run
 
 pytest.importorskip("espnet2")
 
@@ -157,8 +156,6 @@ def test_an_lm_of_asr_sh_is_not_used_and_said_so(model_dir, data, tmp_path, capl
 
 def test_an_lm_is_said_to_be_unused_before_it_is_trained(capsys):
     """asr.sh's stages 6 and 7 call it so; the latter on the terminal."""
-    from espnet_llada import run
-
     stage_7 = "-m espnet2.bin.launch --cmd x -- python3 -m espnet2.bin.lm_train --help"
     with pytest.raises(SystemExit):
         run.main([*stage_7.split()[:2], "--help", *stage_7.split()[2:]])
@@ -167,3 +164,68 @@ def test_an_lm_is_said_to_be_unused_before_it_is_trained(capsys):
     with pytest.raises(SystemExit):
         run.main("-m espnet2.bin.launch --help".split())
     assert "use_lm" not in capsys.readouterr().err
+
+
+@pytest.fixture(scope="module")
+def registered():
+    """ESPnet's module of inference, as a program has it that calls ``register``."""
+    import espnet_llada
+
+    espnet_llada.register()
+    espnet_llada.register()
+    from espnet2.bin import asr_inference
+
+    return asr_inference
+
+
+def test_espnets_speech2text_returns_ours(registered, model_dir, data):
+    files = model_dir / "llada/config.yaml", model_dir / "llada/valid.acc.ave.pth"
+    ours = Speech2Text(*files, steps=2)
+    expected = ours(data / "utt1.flac")[0][0]
+    named = dict(zip(("asr_train_config", "asr_model_file"), files, strict=True))
+    lm = {"lm_train_config": "lm/config.yaml", "lm_file": "lm/1epoch.pth"}
+    for found in (
+        registered.Speech2Text(*files, steps=2),
+        registered.Speech2Text(asr_model_file=str(files[1]), beam_size=20, steps=2),
+        registered.Speech2Text.from_pretrained(**named, **lm, device="cpu", steps=2),
+    ):
+        assert type(found) is Speech2Text
+        assert found(data / "utt1.flac")[0][0] == expected
+    with pytest.raises(UserError, match="unknown option 'stepz'"):
+        registered.Speech2Text(*files, stepz=2)
+
+
+def test_espnets_own_command_decodes_ours(
+    registered, trainings, data, sections, tmp_path
+):
+    config = {**sections["whisper"], **sections["llada"]}
+    finished(trainings, training(tmp_path, data, config))
+    expected = decode(tmp_path, data)
+    given = ["--data_path_and_name_and_type", f"{data}/wav.scp,speech,sound"]
+    given += ["--asr_train_config", tmp_path / "out/config.yaml"]
+    given += ["--asr_model_file", tmp_path / "out/1epoch.pth"]
+    given += ["--output_dir", tmp_path / "espnet", "--num_workers", 0]
+    registered.main([str(word) for word in given])
+    lines = (tmp_path / "espnet/1best_recog/text").read_text().splitlines()
+    assert dict(line.partition(" ")[::2] for line in lines) == expected
+    for kind in ("streaming", "maskctc", "k2"):  # as asr.sh calls them
+        name = f"espnet2.bin.asr_inference_{kind}"
+        with pytest.raises(UserError, match="ESPnet's own searches cannot") as e:
+            run.main(["-m", name, *map(str, given)])
+        assert "\n" not in str(e.value)
+    from espnet2.bin.asr_inference_maskctc import Speech2Text as MaskCTC
+
+    with pytest.raises(UserError, match="ESPnet's own searches cannot"):
+        MaskCTC(tmp_path / "out/config.yaml", tmp_path / "out/1epoch.pth")
+
+
+def test_espnets_speech2text_of_other_decoders_is_its_own(registered, data, tmp_path):
+    from espnet2.tasks.asr import ASRTask
+
+    cmd = ["--output_dir", "x", "--token_list", "x", "--token_type", "char"]
+    defaults = vars(ASRTask.get_parser().parse_args(cmd))
+    config = {**defaults, **CONFORMER, **TRANSFORMER, "token_list": CHARACTERS}
+    (tmp_path / "config.yaml").write_text(yaml.safe_dump(config))
+    stock = registered.Speech2Text(tmp_path / "config.yaml", maxlenratio=-2.0)
+    assert type(stock) is registered.Speech2Text
+    assert len(stock(np.zeros(16_000, np.float32))) == 1
