@@ -85,7 +85,6 @@ def build_llm_model(
         parts = stock_model(cls, sides)
     if parts.encoder is None:
         return parts
-    _check_encoder(args, parts.encoder)
     _check_data(args, parts.encoder)  # before the LM is read
     tail = parts.postencoder or parts.encoder or parts.preencoder or parts.frontend
     decoder_class = asr.decoder_choices.get_class(args.decoder)
@@ -110,12 +109,18 @@ def _cpu_amp(args: argparse.Namespace) -> bool:
 
 
 def _prepare(args: argparse.Namespace) -> None:
-    """Set what our parts imply; warn of unused options."""
+    """Set what our parts imply; warn of unused options, refuse what cannot work."""
     if getattr(args, "use_adapter", False):
         raise UserError(
             f"use_adapter: ESPnet's adapters are not for decoder: {args.decoder}; "
             "take it out, and give the LM LoRA by decoder_conf: {lora: {r: 8}}"
         )
+    for option in ("interctc_use_conditioning", "ctc_trim"):
+        if (args.encoder_conf or {}).get(option):
+            raise UserError(
+                f"encoder_conf: {option}: true needs a CTC over ESPnet's tokens, which "
+                f"decoder: {args.decoder} does not have; take it out"
+            )
     if _prepare_encoder(args) and args.postencoder is None:
         args.postencoder = POSTENCODER
     args.model = "llada"
@@ -143,16 +148,6 @@ def _prepare_encoder(args: argparse.Namespace) -> bool:
         logging.warning(f"init: {args.init} would overwrite {name}; not used")
         args.init = None
     return True
-
-
-def _check_encoder(args: argparse.Namespace, encoder: Any) -> None:
-    """Raise for an encoder that reads ESPnet's CTC, which our decoders do not have."""
-    for option in ("interctc_use_conditioning", "ctc_trim"):
-        if getattr(encoder, option, False):
-            raise UserError(
-                f"encoder_conf: {option}: true needs a CTC over ESPnet's tokens, which "
-                f"decoder: {args.decoder} does not have; take it out"
-            )
 
 
 def _check_data(args: argparse.Namespace, encoder: Any) -> None:

@@ -229,3 +229,25 @@ def test_espnets_speech2text_of_other_decoders_is_its_own(registered, data, tmp_
     stock = registered.Speech2Text(tmp_path / "config.yaml", maxlenratio=-2.0)
     assert type(stock) is registered.Speech2Text
     assert len(stock(np.zeros(16_000, np.float32))) == 1
+
+
+def test_what_cannot_be_decoded_is_refused_and_the_rest_decodes(
+    trainings, data, sections, tmp_path
+):
+    config = {**CONFORMER, **sections["llada"]}
+    layers = {**config, "model_conf": {"interctc_weight": 0.3}}
+    layers["encoder_conf"] = {**CONFORMER["encoder_conf"], "interctc_layer_idx": [1]}
+    conditioned = {**layers["encoder_conf"], "interctc_use_conditioning": True}
+    adapter = {"use_adapter": "true", "adapter": "lora"}
+    *_, adapted, stage_10 = finished(
+        trainings,
+        training(tmp_path / "layers", data, layers),
+        training(tmp_path / "adapter", data, config, **adapter),
+        collect(tmp_path / "stats", data, {**layers, "encoder_conf": conditioned}),
+        codes=[0, 2, 2],
+    )
+    last = adapted.splitlines()[-1]
+    assert last.startswith("error: use_adapter: ESPnet's adapters are not for decoder:")
+    last = stage_10.splitlines()[-1]
+    assert last.startswith("error: encoder_conf: interctc_use_conditioning: true needs")
+    assert list(decode(tmp_path / "layers", data, "--steps", 2)) == list(TEXTS)
