@@ -22,8 +22,12 @@ __all__ = ["Deliberator", "Speech2Text", "UserError", "register"]
 
 
 def register() -> None:
-    """Put our classes into ESPnet2's choices; see ``espnet_llada.espnet.register``."""
+    """Put our classes into ESPnet2's choices, and behind its ``Speech2Text``.
+
+    See ``espnet_llada.espnet.register`` and ``espnet.inference.hook_speech2text``.
+    """
     importlib.import_module("espnet_llada.espnet.register").register()
+    importlib.import_module("espnet_llada.espnet.inference").hook_speech2text()
 
 
 def __getattr__(name: str) -> object:

@@ -10,7 +10,6 @@ which take the same options; everything else runs unchanged.
 from __future__ import annotations
 
 import contextlib
-import os
 import runpy
 import sys
 from collections.abc import Iterator
@@ -29,6 +28,11 @@ OURS = {
     "espnet2.bin.hugging_face_export_vocabulary": "espnet_llada.recipe.tokens",
 }
 
+_NO_LM = (
+    "note: this LM is for ESPnet's decoders; decoder: llada or llama do not use it, "
+    "and asr.sh --use_lm false saves its training"
+)
+
 
 def main(cmd: list[str] | None = None) -> None:
     """``-m MODULE ARGS…`` or ``SCRIPT ARGS…``, as python itself takes them."""
@@ -46,9 +50,13 @@ def main(cmd: list[str] | None = None) -> None:
         runpy.run_path(args[0], run_name="__main__")
         return
     module, rest = args[1], args[2:]
+    if "espnet2.bin.lm_train" in args:  # asr.sh's stages 6 and 7, which start it
+        sys.stderr.write(f"{_NO_LM}\n")
     name = OURS.get(module, module)
     if not _is_there(name):
         raise UserError(f"-m {module}: no such module to run; {_EXAMPLE}")
+    if module.startswith("espnet2.bin.asr_inference_"):  # streaming, maskctc, k2
+        _check_search(rest)
     sys.argv = [name, *rest]
     with _prepared(module):
         runpy.run_module(name, run_name="__main__", alter_sys=True)
@@ -67,21 +75,24 @@ def _is_there(module: str) -> bool:
     return found is not None
 
 
+def _check_search(words: list[str]) -> None:
+    from espnet_llada.bin.asr_inference import is_espnets
+
+    if is_espnets(words) is False:
+        from espnet_llada.espnet.model import NO_SEARCH
+
+        raise UserError(NO_SEARCH)
+
+
 @contextlib.contextmanager
 def _prepared(module: str) -> Iterator[None]:
-    """What ESPnet's own commands around ASR need to know; ours see to it themselves.
-
-    What they read may come from anybody, too; ``ALLOW_UNSAFE`` is ESPnet's opt-in.
-    """
+    """What ESPnet's own commands around ASR need; ours see to it themselves."""
     if not module.startswith(_OF_MODELS) or module in OURS:
         yield
         return
-    from espnet_llada.espnet.readers import our_readers
-    from espnet_llada.espnet.register import register
-    from espnet_llada.trust import ALLOW_UNSAFE, tensors_only
+    from espnet_llada.espnet.inference import espnet_command
 
-    register()
-    with our_readers(), tensors_only(os.environ.get(ALLOW_UNSAFE) == "1"):
+    with espnet_command():
         yield
 
 

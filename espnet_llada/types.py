@@ -29,6 +29,8 @@ ESPNET_TOKENS = ("<blank>", "<unk>", "<sos/eos>")
 """ESPnet's token list in our models. The LM has a tokenizer of its own; its 49k to 126k
 tokens would cost a CTC head, and megabytes of YAML that each process parses for 3 s."""
 
+_ALIKE = 0.74  # of names: as a misspelt one and its own
+
 _LINKS = 40  # that a path may lead through, as the kernel has it
 
 
@@ -51,8 +53,13 @@ def os_reason(error: OSError) -> str:
 
 def nearest(name: str, known: Iterable[str]) -> str:
     """The hint that follows an unknown name; empty when no known one is near."""
-    near = difflib.get_close_matches(name, list(known), n=1)
-    return f" (did you mean '{near[0]}'?)" if near else ""
+    for near in difflib.get_close_matches(name, list(known), n=3):
+        # Others that share some letters in the middle: ctc_weight, joint.weight.
+        plain = name.lstrip("-"), near.lstrip("-")
+        alike = difflib.SequenceMatcher(None, *plain).ratio() >= _ALIKE
+        if alike or plain[0][:3] == plain[1][:3]:
+            return f" (did you mean '{near}'?)"
+    return ""
 
 
 def local_path(name: str | os.PathLike) -> Path:

@@ -15,6 +15,7 @@ from espnet_llada.types import (
     atomic_write,
     check_directory,
     check_writable,
+    nearest,
 )
 
 LONG = "x" * 300
@@ -107,3 +108,16 @@ def test_what_cannot_be_written_is_refused_before_the_work(tmp_path):
             check_directory(tmp_path / name)
     check_directory(tmp_path / "new/and/deep")
     assert {p.name for p in tmp_path.iterdir()} == {"a", "b", "file"}
+
+
+@pytest.mark.parametrize(
+    ("name", "hint"),
+    [
+        ("--stps", " (did you mean '--steps'?)"),
+        ("--ctc_weight", ""),  # half of the letters are another's, too
+        ("--maxlenratio", ""),
+    ],
+)
+def test_a_hint_names_what_was_meant_or_nothing(name, hint):
+    known = ["--steps", "--joint.weight", "--mask_ratio"]
+    assert nearest(name, known) == hint

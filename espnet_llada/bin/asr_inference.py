@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import argparse
 import logging
+import sys
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -26,6 +27,7 @@ from espnet_llada.inference.batches import Utterance, decode_all
 from espnet_llada.inference.decode_dir import DecodeDir, identity_of
 from espnet_llada.inference.espnet_options import ESPNET
 from espnet_llada.inference.options import DecodingOptions, job_options, task_of
+from espnet_llada.io.files import read_yaml
 from espnet_llada.io.kaldi.table import read_recordings, read_table
 from espnet_llada.io.schema import Count, Natural
 from espnet_llada.types import UserError
@@ -104,7 +106,13 @@ def main(cmd: list[str] | None = None, strategy: str = "diffusion") -> None:
         UserError: an option, a file or the model is wrong. Failures of single
             utterances are logged, counted and listed in ``failed`` instead.
     """
-    args = get_parser(strategy).parse_args(cmd)
+    words = sys.argv[1:] if cmd is None else list(cmd)
+    if strategy == "diffusion" and is_espnets(words):
+        from espnet_llada.espnet.inference import decode_by_espnet
+
+        decode_by_espnet(words)
+        return
+    args = get_parser(strategy).parse_args(words)
     logging.basicConfig(
         level=args.log_level,
         format="%(asctime)s (%(module)s:%(lineno)d) %(levelname)s: %(message)s",
@@ -125,6 +133,32 @@ def main(cmd: list[str] | None = None, strategy: str = "diffusion") -> None:
             directory.write(outcome)
         failures = directory.finish()
     _report(failures, len(todo), len(utterances))
+
+
+def is_espnets(words: list[str]) -> bool | None:
+    """Whether the model of a decoding was trained with a decoder of ESPnet's.
+
+    Args:
+        words: of the command line.
+
+    Returns:
+        None if the training's config cannot be read, which our parser explains.
+    """
+    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    for name in ("asr_train_config", "config"):
+        parser.add_argument(f"--{name}", nargs="?")
+    given = parser.parse_known_args(words)[0]
+    try:
+        options = read_yaml(given.config) if given.config else {}
+        path = given.asr_train_config or options.get("asr_train_config")
+        config = read_yaml(path) if path else {}
+    except UserError:
+        return None
+    if "token_list" not in config:  # no training has written it
+        return None
+    from espnet_llada.build import ATTENTION
+
+    return config.get("decoder") not in ATTENTION
 
 
 def _require(args: argparse.Namespace, name: str) -> None:

@@ -164,7 +164,8 @@ class OptionParser(argparse.ArgumentParser):
 
     def _names(self) -> list[str]:
         self.add_groups()
-        names = [o for a in self._actions for o in a.option_strings]
+        shown = [a for a in self._actions if a.help != argparse.SUPPRESS]
+        names = [o for a in shown for o in a.option_strings]
         for action in self._actions:
             if isinstance(action, argparse._SubParsersAction):
                 for parser in action.choices.values():

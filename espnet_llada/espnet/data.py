@@ -176,7 +176,8 @@ class UsableBatches:
 
     def __iter__(self) -> Iterator[Batch]:
         yield from (pair for pair in self._sorted_out() if pair[0])
-        logging.info(str(self.bad))
+        if self.bad.total:
+            logging.info(str(self.bad))
 
     def _sorted_out(self) -> Iterator[Batch]:
         loader = iter(self.loader)

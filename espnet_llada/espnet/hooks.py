@@ -8,6 +8,7 @@ import logging
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import numpy as np
 import torch
@@ -21,11 +22,11 @@ from espnet_llada.build import (
     read_conf,
     whisper_of,
 )
-from espnet_llada.espnet.model import TOKENIZER, ESPnetLLMModel
+from espnet_llada.espnet.model import TOKENIZER, EncoderSide, ESPnetLLMModel
 from espnet_llada.espnet.modules import FrozenWhisperEncoder
 from espnet_llada.io import weights
 from espnet_llada.networks.tokenizer import LMTokenizer
-from espnet_llada.types import ESPNET_TOKENS
+from espnet_llada.types import ESPNET_TOKENS, UserError
 
 
 def uses_our_decoder(args: argparse.Namespace) -> bool:
@@ -33,7 +34,7 @@ def uses_our_decoder(args: argparse.Namespace) -> bool:
 
 
 def hook(task: type[asr.ASRTask]) -> None:
-    """Let ``task`` build configs with our decoders by the functions below."""
+    """Let ``task`` build configs with our parts by the functions below."""
     if getattr(task, "_espnet_llada", False):
         return
     stock_model = task.build_model.__func__
@@ -42,6 +43,7 @@ def hook(task: type[asr.ASRTask]) -> None:
     def build_model(cls, args):
         if uses_our_decoder(args):
             return build_llm_model(cls, args, stock_model)
+        _prepare_encoder(args)
         return stock_model(cls, args)
 
     def build_preprocess_fn(cls, args, train):
@@ -62,8 +64,10 @@ def hook(task: type[asr.ASRTask]) -> None:
 
 def build_llm_model(
     cls: type[asr.ASRTask], args: argparse.Namespace, stock_model: Callable
-) -> ESPnetLLMModel:
+) -> ESPnetLLMModel | EncoderSide:
     """Build encoder and adapter by ESPnet, the decoder by us.
+
+    For stage 10, which collects statistics of the features, the frontend alone.
 
     Raises:
         UserError: a section of the config has an unknown key or a wrong value.
@@ -74,8 +78,13 @@ def build_llm_model(
     check_config(vars(args), getattr(args, "config", None) or "config")
     sides = copy.copy(args)
     sides.decoder, sides.model = None, "espnet"
-    sides.ctc_conf, sides.model_conf = {}, {"ctc_weight": 1.0, "report_cer": False}
-    parts = stock_model(cls, sides)
+    sides.ctc_conf, sides.model_conf = {}, {}
+    if getattr(args, "collect_stats", False):
+        sides.encoder = sides.postencoder = sides.preencoder = None
+    with mock.patch.dict(asr.model_choices.classes, espnet=EncoderSide):
+        parts = stock_model(cls, sides)
+    if parts.encoder is None:
+        return parts
     _check_data(args, parts.encoder)  # before the LM is read
     tail = parts.postencoder or parts.encoder or parts.preencoder or parts.frontend
     decoder_class = asr.decoder_choices.get_class(args.decoder)
@@ -100,26 +109,45 @@ def _cpu_amp(args: argparse.Namespace) -> bool:
 
 
 def _prepare(args: argparse.Namespace) -> None:
-    """Set what ``encoder: whisper_frozen`` implies; warn of unused options."""
-    encoder = asr.encoder_choices.get_class(args.encoder)
-    if getattr(encoder, "takes_waveform", False):
-        args.input_size, args.frontend = 1, None
-        args.specaug, args.normalize, args.preencoder = None, None, None
-        if args.init is not None:
-            logging.warning(
-                f"init: {args.init} would overwrite {args.encoder}; not used"
+    """Set what our parts imply; warn of unused options, refuse what cannot work."""
+    if getattr(args, "use_adapter", False):
+        raise UserError(
+            f"use_adapter: ESPnet's adapters are not for decoder: {args.decoder}; "
+            "take it out, and give the LM LoRA by decoder_conf: {lora: {r: 8}}"
+        )
+    for option in ("interctc_use_conditioning", "ctc_trim"):
+        if (args.encoder_conf or {}).get(option):
+            raise UserError(
+                f"encoder_conf: {option}: true needs a CTC over ESPnet's tokens, which "
+                f"decoder: {args.decoder} does not have; take it out"
             )
-            args.init = None
-        if args.postencoder is None:
-            args.postencoder = POSTENCODER
+    if _prepare_encoder(args) and args.postencoder is None:
+        args.postencoder = POSTENCODER
     args.model = "llada"
     stock = sorted(set(args.model_conf or {}) - {"extract_feats_in_collect_stats"})
     if stock:
         logging.warning(
-            f"decoder: {args.decoder} has a loss of its own (decoder_conf) and no CTC "
-            f"head; not used: model_conf {', '.join(stock)}"
+            f"decoder: {args.decoder} has losses of its own (decoder_conf: loss, ctc); "
+            f"not used: model_conf {', '.join(stock)}"
         )
     args.model_conf = {"extract_feats_in_collect_stats": False}
+
+
+def _prepare_encoder(args: argparse.Namespace) -> bool:
+    """Set what ``encoder: whisper_frozen`` implies; returns whether it is that."""
+    name = getattr(args, "encoder", None)  # tasks with other parts have none
+    encoder = asr.encoder_choices.classes.get(name)
+    if not getattr(encoder, "takes_waveform", False):
+        return False
+    if args.normalize == "global_mvn":
+        logging.warning(f"normalize: global_mvn is not used: {name} takes waveforms")
+    args.input_size, args.frontend = 1, None
+    args.specaug, args.normalize, args.preencoder = None, None, None
+    args.normalize_conf = {}
+    if args.init is not None:
+        logging.warning(f"init: {args.init} would overwrite {name}; not used")
+        args.init = None
+    return True
 
 
 def _check_data(args: argparse.Namespace, encoder: Any) -> None:

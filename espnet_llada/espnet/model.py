@@ -33,6 +33,33 @@ class NonFiniteLoss(UserError):
     """The loss is NaN or infinite; the message names the utterances."""
 
 
+NO_SEARCH = (
+    "ESPnet's own searches cannot decode a model with decoder: llada or llama; use "
+    "espnet_llada.Speech2Text, or python -m espnet_llada.bin.asr_inference (asr.sh "
+    "without use_streaming, use_maskctc and use_k2)"
+)
+_SEARCH = frozenset("eos sos blank_id mask_token use_transducer_decoder".split())
+"""What ESPnet's searches ask a model for, which ours has not."""
+
+
+class EncoderSide(ESPnetASRModel):
+    """The parts before the decoder, as the task builds them.
+
+    ``ESPnetASRModel.__init__`` would warn that there is no decoder, make an attention
+    loss and change the encoder. ``ctc`` has the only parameters of a model that just
+    extracts features, and an optimizer needs some.
+    """
+
+    def __init__(self, *, encoder: nn.Module | None, ctc: nn.Module, **others):
+        AbsESPnetModel.__init__(self)
+        for name in ("frontend", "specaug", "normalize", "preencoder", "postencoder"):
+            setattr(self, name, others[name])
+        self.encoder, self.ctc = encoder, ctc
+        self.is_encoder_whisper = "Whisper" in type(encoder).__name__
+        self.autocast_frontend = False
+        self.extract_feats_in_collect_stats = True
+
+
 class ESPnetLLMModel(ESPnetASRModel):
     """Encoder and adapter built by ESPnet, with our decoder; ``encode()`` is ESPnet's.
 
@@ -40,16 +67,13 @@ class ESPnetLLMModel(ESPnetASRModel):
     see ``espnet_llada.io.checkpoint``.
 
     Args:
-        parts: a stock ``ESPnetASRModel``, whose parts before the decoder are used.
+        parts: all before the decoder.
         decoder: one of our decoders.
         cpu_amp: use torch's bf16 autocast on a CPU. ESPnet's ``use_amp`` has effect on
             GPUs only; CPUs with matrix units gain as well.
     """
 
-    def __init__(
-        self, parts: ESPnetASRModel, decoder: LMDecoder, cpu_amp: bool = False
-    ):
-        # ESPnetASRModel.__init__ would make an attention loss and a CTC head.
+    def __init__(self, parts: EncoderSide, decoder: LMDecoder, cpu_amp: bool = False):
         AbsESPnetModel.__init__(self)
         self.frontend, self.specaug = parts.frontend, parts.specaug
         self.normalize, self.preencoder = parts.normalize, parts.preencoder
@@ -62,6 +86,16 @@ class ESPnetLLMModel(ESPnetASRModel):
         self.ctc = None
         if decoder.compiles:
             compile_layers(self.encoder, self.postencoder, decoder)
+
+    def __getattr__(self, name: str):
+        if name in _SEARCH:
+            raise UserError(NO_SEARCH)
+        return super().__getattr__(name)
+
+    def encode(self, speech: Tensor, speech_lengths: Tensor) -> tuple[Tensor, Tensor]:
+        """As ESPnet's, without the outputs of intermediate layers (interctc)."""
+        audio, lengths = super().encode(speech, speech_lengths)
+        return (audio[0] if isinstance(audio, tuple) else audio), lengths
 
     def forward(
         self,
@@ -147,8 +181,6 @@ class ESPnetLLMModel(ESPnetASRModel):
         audio = lengths = None
         if speech is not None:
             audio, lengths = self.encode(speech, speech_lengths)
-        if isinstance(audio, tuple):  # intermediate outputs of an ESPnet encoder
-            audio = audio[0]
         longest = int(text_lengths.max())
         if seeds is not None and self.decoder.objective.loss == "release":
             longest = distributed.largest(longest)

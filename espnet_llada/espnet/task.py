@@ -111,8 +111,9 @@ class ASRTask(asr.ASRTask):
     def main_worker(cls, args: argparse.Namespace) -> None:
         # config.yaml is written from args, and must not contain this option.
         trusted = vars(args).pop("trust_model", False)
-        if uses_our_decoder(args) and args.collect_stats:
-            # Stage 10 needs lengths only: ESPnet then builds no model at all.
+        given = args.train_data_path_and_name_and_type
+        if uses_our_decoder(args) and all(name != "speech" for _, name, _ in given):
+            # Stage 10 of text alone: ESPnet then builds no model.
             args.model_conf = {
                 **(args.model_conf or {}),
                 "extract_feats_in_collect_stats": False,

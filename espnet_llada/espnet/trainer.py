@@ -175,4 +175,5 @@ def _watched(
             "check these recordings, lower the learning rate or grad_clip, and train "
             "again"
         ) from e
-    logging.info(f"{epoch}epoch:{phase}: {batches}")
+    if batches.total:
+        logging.info(f"{epoch}epoch:{phase}: {batches}")

@@ -38,7 +38,7 @@ class Foreign:
 
 
 _TOKENS = "the LM has a tokenizer of its own"
-_FUSION = "no second LM is fused with this decoder; asr.sh: --use_lm false"
+_FUSION = "no second LM is fused with this decoder"
 _WEIGHT = "there is no LM to fuse"
 _SEARCH = "there is no beam of hypotheses to choose from"
 _PARTIAL = "is for partially autoregressive decoding"
@@ -77,11 +77,11 @@ ESPNET = {
     "max_seq_len": Foreign(int, _PARTIAL, ignored=True),
     "max_mask_parallel": Foreign(int, _PARTIAL, ignored=True),
     "partial_ar": Foreign(bool, _OTHER, (False,)),
-    "lm_train_config": Foreign(TEXT, _FUSION),
-    "lm_file": Foreign(TEXT, _FUSION),
-    "word_lm_train_config": Foreign(TEXT, _FUSION),
-    "word_lm_file": Foreign(TEXT, _FUSION),
-    "ngram_file": Foreign(TEXT, _FUSION),
+    "lm_train_config": Foreign(TEXT, _WEIGHT, ignored=True),
+    "lm_file": Foreign(TEXT, _WEIGHT, ignored=True),
+    "word_lm_train_config": Foreign(TEXT, _WEIGHT, ignored=True),
+    "word_lm_file": Foreign(TEXT, _WEIGHT, ignored=True),
+    "ngram_file": Foreign(TEXT, _WEIGHT, ignored=True),
     "enh_s2t_task": Foreign(bool, _OTHER, (False,)),
     "multi_asr": Foreign(bool, _OTHER, (False,)),
     "streaming": Foreign(bool, "an utterance is encoded as a whole", (False,)),

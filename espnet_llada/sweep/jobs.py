@@ -22,10 +22,10 @@ from espnet_llada.inference.batches import (
     Utterance,
     decode_all,
     like_durations,
-    read_first_pass,
 )
 from espnet_llada.inference.decode_dir import DecodeDir, identity_of
 from espnet_llada.io.files import write_text
+from espnet_llada.io.first_pass import read_first_pass
 from espnet_llada.io.kaldi.table import read_numbers
 from espnet_llada.io.malloc import keep_freed_memory
 from espnet_llada.io.process_pool import CONTEXT, ProcessPool

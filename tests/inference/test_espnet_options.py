@@ -77,7 +77,7 @@ def test_a_number_of_tokens_is_the_canvas_length(decode):
         ("maxlenratio", 0.3, "maxlenratio 0.3: .*canvas_size.tokens_per_second"),
         ("minlenratio", 0.1, "minlenratio 0.1: the LM itself"),
         ("dtype", "float16", "dtype float16: it is that of the training"),
-        ("lm_file", "exp/lm/x.pth", "lm_file exp/lm/x.pth: .*--use_lm false"),
+        ("quantize_lm", "true", "quantize_lm True: no second LM"),
         ("streaming", "true", "streaming True: an utterance"),
         ("nbest", "x", "nbest: .*'x' does not fit"),
     ],
