@@ -250,3 +250,16 @@ def test_what_cannot_be_decoded_is_refused_and_the_rest_decodes(
     last = stage_10.splitlines()[-1]
     assert last.startswith("error: encoder_conf: interctc_use_conditioning: true needs")
     assert list(decode(tmp_path / "layers", data, "--steps", 2)) == list(TEXTS)
+
+
+def test_espnet_load_of_202611(registered, model_dir, data, monkeypatch):
+    espnet = pytest.importorskip("espnet")
+    if not hasattr(espnet, "load"):
+        pytest.skip("of ESPnet 202611, see tests/recipe/asr_sh.sh")
+    files = model_dir / "llada/config.yaml", model_dir / "llada/valid.acc.ave.pth"
+    unpacked = dict(zip(("asr_train_config", "asr_model_file"), files, strict=True))
+    monkeypatch.setattr(registered, "download_pretrained", lambda tag: unpacked)
+    loaded = espnet.load("x.zip", task="asr", device="cpu", steps=2)
+    assert type(loaded) is Speech2Text
+    speech = data / "utt1.flac"
+    assert loaded(speech)[0][0] == Speech2Text(*files, steps=2)(speech)[0][0]
