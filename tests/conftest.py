@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import os
+import runpy
 import shutil
+import signal
 from pathlib import Path
 
 os.environ["HF_HUB_OFFLINE"] = "1"  # the default tests need no network, and show it
@@ -21,6 +23,9 @@ import yaml
 from espnet_llada.import_guards import import_torchaudio
 
 import_torchaudio()
+
+# A job in the background ignores interrupts, and so would what a test starts.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 REPO = Path(__file__).resolve().parents[1]
 RECIPE = REPO / "egs2/librispeech/asr_llada"
@@ -213,48 +218,12 @@ def word_lm(tiny_lm, tmp_path) -> Path:
 @pytest.fixture(scope="session")
 def release_content(tiny_whisper, tiny_llada) -> dict:
     """A checkpoint as the paper's release saves it: noise, 2 Q-Former layers."""
-    hidden, queries, ffn, rank = 24, 3, 40, 4
-    generator = torch.Generator().manual_seed(5)
-    model: dict[str, torch.Tensor] = {}
-
-    def put(name: str, *shape: int) -> None:
-        model[name] = 0.3 * torch.randn(shape, generator=generator)
-
-    def linear(name: str, outputs: int, inputs: int) -> None:
-        put(f"{name}.weight", outputs, inputs)
-        put(f"{name}.bias", outputs)
-
-    def norm(name: str) -> None:
-        put(f"{name}.LayerNorm.weight", hidden)
-        put(f"{name}.LayerNorm.bias", hidden)
-
+    sizes = {"hidden": 24, "queries": 3, "ffn": 40, "rank": 4}
     width = json.loads((tiny_whisper / "config.json").read_text())["d_model"]
-    put("speech_query_tokens", 1, queries, hidden)
-    model["adapter.bert.embeddings.position_ids"] = torch.arange(8)[None]
-    put("adapter.bert.embeddings.word_embeddings.weight", 11, hidden)
-    put("adapter.bert.embeddings.position_embeddings.weight", 8, hidden)
-    norm("adapter.bert.embeddings")
-    for i in range(2):
-        layer = f"adapter.bert.encoder.layer.{i}"
-        for kind, memory in (("attention", hidden), ("crossattention", width)):
-            for part in ("query", "key", "value"):
-                inputs = hidden if part == "query" else memory
-                linear(f"{layer}.{kind}.self.{part}", hidden, inputs)
-            linear(f"{layer}.{kind}.output.dense", hidden, hidden)
-            norm(f"{layer}.{kind}.output")
-        for branch in ("", "_query"):
-            linear(f"{layer}.intermediate{branch}.dense", ffn, hidden)
-            linear(f"{layer}.output{branch}.dense", hidden, ffn)
-            norm(f"{layer}.output{branch}")
-    put("adapter.cls.predictions.bias", 11)
     lm = json.loads((tiny_llada / "config.json").read_text())
-    linear("linear_proj", lm["d_model"], hidden)
-    kv_width = lm["d_model"] * lm["n_kv_heads"] // lm["n_heads"]
-    for i in range(lm["n_layers"]):
-        for part, rows in (("q", lm["d_model"]), ("k", kv_width), ("v", kv_width)):
-            block = f"llada.base_model.model.model.transformer.blocks.{i}.{part}_proj"
-            put(f"{block}.lora_A.default.weight", rank, lm["d_model"])
-            put(f"{block}.lora_B.default.weight", rows, rank)
+    script = runpy.run_path(str(RECIPE / "local/make_tiny_paper.py"))
+    generator = torch.Generator().manual_seed(5)
+    model = script["release_tensors"](width, lm, sizes, generator)
     return {"model": model, "optimizer": None, "epoch": 3, "config": {}}
 
 

@@ -30,8 +30,8 @@ from espnet_llada.bench.systems import RandomSystems
 from espnet_llada.bench.ways import Way, plain, released
 from espnet_llada.inference.recognizer import Transcriber
 from espnet_llada.release.options import ReleaseSamplerOptions
-from espnet_llada.sweep.jobs import Systems
 from espnet_llada.sweep.rows import SweepRow
+from espnet_llada.sweep.systems import Systems
 from espnet_llada.types import Hypothesis
 
 

@@ -18,7 +18,7 @@ from espnet_llada.types import UserError
 
 
 class RandomSystems:
-    """Stands in for ``sweep.jobs.Systems``: each model is made when it is needed.
+    """Stands in for ``sweep.systems.Systems``: each model is made when it is needed.
 
     Args:
         configs: {system: its train config}.

@@ -112,7 +112,7 @@ def _decoding(
     from espnet_llada.bench import figures, measure, meter, tables
     from espnet_llada.bench.material import batches_of
     from espnet_llada.bench.systems import RandomSystems, measurable
-    from espnet_llada.sweep.jobs import Systems
+    from espnet_llada.sweep.systems import Systems
 
     dtype, systems = "float32", Systems(place_of(args), remember=False)
     if args.model == RANDOM:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import logging
-import os
 import platform
 import sys
 from collections.abc import Sequence
@@ -18,8 +17,8 @@ from espnet_llada.io.schema import Jobs
 from espnet_llada.types import LoadOptions, UserError, check_inside, check_writable
 
 if TYPE_CHECKING:
-    from espnet_llada.sweep.jobs import Place
     from espnet_llada.sweep.rows import Sweep
+    from espnet_llada.sweep.systems import Place
 
 _EXAMPLE = """\
 example:
@@ -31,6 +30,8 @@ DATA/<set> holds wav.scp, text and, for the intervals, utt2spk. Written to OUTPU
   RESULTS.md, results.json    error rates raw and normalised, passes, RTF, changes
   report.html, figures/*.png  the same with curves and utterances pass by pass
 With "published: FILE" in YAML the tables also compare with published error rates.
+With --device cuda each of --nj processes takes the next GPU. On a cluster a scheduler
+starts --shards 8 --shard 1, ... --shard 8, and --shards 8 alone merges and writes.
 RTF: decode time of one process over duration; --nj of them run at the same time, on an
 equal share of the cores. How the YAML is written: conf/sweep_mini.yaml.
 """
@@ -42,6 +43,13 @@ def get_parser() -> argparse.ArgumentParser:
     add_row_options(parser)
     parser.add_argument("--sets", required=True, help='"test_read test_prompts ..."')
     parser.add_argument("--nj", type=OfKind(Jobs), default=1, help="processes (1)")
+    count = {"type": OfKind(Jobs), "metavar": "N"}
+    parser.add_argument(
+        "--shards", **count, default=1, help="parts of each set, decoded apart (1)"
+    )
+    parser.add_argument(
+        "--shard", **count, help="decode one alone, from 1 on; no tables (all)"
+    )
     parser.add_argument(
         "--first_pass",
         type=Path,
@@ -80,7 +88,7 @@ def read_rows(args: argparse.Namespace) -> Sweep:
 
 def place_of(args: argparse.Namespace) -> Place:
     """The paths among these options."""
-    from espnet_llada.sweep.jobs import Place
+    from espnet_llada.sweep.systems import Place
 
     origin = args.device, args.lm, args.whisper
     loading = LoadOptions(*origin, trust_model=args.trust_model)
@@ -98,8 +106,9 @@ def main(cmd: list[str] | None = None) -> None:
     logging.basicConfig(level=logging.WARNING, format="%(message)s")
     # After the parser, so that --help waits for nothing.
     from espnet_llada.scoring.table import check_results
-    from espnet_llada.sweep.jobs import Job, Systems, decode_jobs
+    from espnet_llada.sweep.jobs import decode_jobs, jobs_of
     from espnet_llada.sweep.report import write_all
+    from espnet_llada.sweep.systems import Systems, threads_of
 
     sweep = read_rows(args)
     for row in sweep.rows:
@@ -114,18 +123,22 @@ def main(cmd: list[str] | None = None) -> None:
     sizes = {name: _size(args.data / name, args.allow_pipes) for name in sets}
     if not sets:
         raise UserError("--sets: at least one")
-    place = replace(place_of(args), first_pass=args.first_pass)
+    if args.shard and args.shard > args.shards:
+        raise UserError(f"--shard {args.shard}: there are --shards {args.shards}")
+    given = {"first_pass": args.first_pass, "shards": args.shards}
+    place = replace(place_of(args), **given)
     _check_given(sweep, place, sets, args.sweep)
-    systems = Systems(place)
-    for system in dict.fromkeys(row.system for row in sweep.rows):
-        systems.check(system)
+    Systems(place).check(dict.fromkeys(row.system for row in sweep.rows), args.nj)
     args.output.mkdir(parents=True, exist_ok=True)
     check_results(args.output / "RESULTS.md")
     check_writable(args.output / "report.html")
-    jobs = [Job(row, name) for row in sweep.rows for name in sets]
-    decode_jobs(place, jobs, args.nj, sum(sizes.values()) * len(sweep.rows))
-    threads = max(1, len(os.sched_getaffinity(0)) // args.nj)
-    machine = f"{args.nj} processes of {threads} threads, {processor(args.device)}"
+    jobs = jobs_of(place, sweep.rows, sets, args.shard)
+    share = args.shards if args.shard else 1
+    decode_jobs(place, jobs, args.nj, sum(sizes.values()) * len(sweep.rows) // share)
+    if args.shard:
+        return
+    processes = f"{args.nj} processes of {threads_of(args.nj)} threads"
+    machine = f"{processes}, {processor(args.device)}"
     write_all(sweep, place, sets, f"{args.sweep}, model {args.model}; {machine}")
     sys.stdout.write(f"{(args.output / 'RESULTS.md').read_text(encoding='utf-8')}\n")
     sys.stdout.write(f"{args.output}/report.html\n")

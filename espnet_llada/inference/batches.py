@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import itertools
 import logging
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 import numpy as np
@@ -12,6 +14,7 @@ import numpy as np
 from espnet_llada.types import SAMPLE_RATE, Hypothesis, UserError, os_reason
 
 _NAMED = 5  # words that a warning lists
+_WINDOW = 64  # batches that are sorted by duration together
 
 
 @dataclass(frozen=True)
@@ -42,6 +45,27 @@ class Outcome:
     error: str | None = None
 
 
+def like_durations(
+    utterances: Sequence[Utterance], samples: Mapping[str, int], batch_size: int
+) -> list[Utterance]:
+    """The utterances in an order whose batches have little padding.
+
+    Sorted by duration, the longest first, within windows of ``_WINDOW`` batches.
+
+    Args:
+        utterances: of a set.
+        samples: of each utterance; where one is missing the order stays.
+        batch_size: utterances decoded together.
+    """
+    if batch_size == 1 or not all(u.utt_id in samples for u in utterances):
+        return list(utterances)
+    size, out = _WINDOW * batch_size, []
+    for first in range(0, len(utterances), size):
+        window = utterances[first : first + size]
+        out += sorted(window, key=lambda u: -samples[u.utt_id])
+    return out
+
+
 def decode_all(
     recognizer, utterances: Iterable[Utterance], batch_size: int
 ) -> Iterator[Outcome]:
@@ -49,17 +73,14 @@ def decode_all(
 
     Args:
         recognizer: a ``Transcriber``.
-        utterances: read lazily, so memory does not grow with the set.
+        utterances: read lazily, one batch ahead of the one that is decoded, so memory
+            does not grow with the set.
         batch_size: utterances decoded together.
     """
-    batch: list[Utterance] = []
-    for utterance in utterances:
-        batch.append(utterance)
-        if len(batch) == batch_size:
-            yield from _decode_batch(recognizer, batch)
-            batch = []
-    if batch:
-        yield from _decode_batch(recognizer, batch)
+    utterances = iter(utterances)
+    batches = iter(lambda: list(itertools.islice(utterances, batch_size)), [])
+    for batch, audio in _read_ahead(batches):
+        yield from _decode_batch(recognizer, batch, audio)
     if words := getattr(recognizer, "unwritable", None):
         some = ", ".join(word for word, _ in words.most_common(_NAMED))
         logging.warning(
@@ -68,18 +89,46 @@ def decode_all(
         )
 
 
-def _decode_batch(recognizer, batch: list[Utterance]) -> list[Outcome]:
-    from espnet_llada.io.audio.reading import (
-        load_audio,  # scipy and soundfile: not for --help
-    )
+def _read_ahead(
+    batches: Iterator[list[Utterance]],
+) -> Iterator[tuple[list[Utterance], list[np.ndarray | Exception]]]:
+    """Each batch with its audio; the next is read meanwhile, by a thread."""
+    batch = next(batches, None)
+    if batch is None:
+        return
+    with ThreadPoolExecutor(1) as reader:
+        reading = reader.submit(_read, batch)
+        while batch:
+            audio = reading.result()
+            done, batch = batch, next(batches, None)
+            if batch:
+                reading = reader.submit(_read, batch)
+            yield done, audio
 
+
+def _read(batch: Sequence[Utterance]) -> list[np.ndarray | Exception]:
+    # scipy and soundfile: not for --help
+    from espnet_llada.io.audio.reading import load_audio
+
+    audio: list[np.ndarray | Exception] = []
+    for utterance in batch:
+        try:
+            audio.append(load_audio(utterance.path))
+        except Exception as e:
+            audio.append(e)
+    return audio
+
+
+def _decode_batch(
+    recognizer, batch: list[Utterance], audio: Sequence[np.ndarray | Exception]
+) -> list[Outcome]:
     outcomes: dict[int, Outcome] = {}
     readable: dict[int, np.ndarray] = {}
-    for i, utterance in enumerate(batch):
-        try:
-            readable[i] = load_audio(utterance.path)
-        except Exception as e:
-            outcomes[i] = _failure(utterance, e)
+    for i, (utterance, found) in enumerate(zip(batch, audio, strict=True)):
+        if isinstance(found, Exception):
+            outcomes[i] = _failure(utterance, found)
+        else:
+            readable[i] = found
     for i in range(len(batch)):
         # asr.sh times from this line to "best hypo", and wants as many of each.
         logging.info(f"speech length: {len(readable.get(i, ()))}")

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
+import functools
 import hashlib
 import logging
 import os
@@ -40,19 +41,23 @@ def identity_of(
         files: {name: path}, compared by content.
     """
     lines = (f"{u.utt_id}\t{u.path}\t{u.transcript}\n" for u in utterances)
-    package = Path(__file__).parents[1]
-    files_of_code = sorted(package.rglob("*.py"))
-    sources = (
-        f.read_bytes()
-        for f in files_of_code
-        if f.relative_to(package).parts[0] not in _NO_DECODING
-    )
     return {
         "options": dict(options),
         "utterances": _digest(line.encode("utf-8", "surrogatepass") for line in lines),
         **{name: _file_digest(Path(path)) for name, path in files.items()},
-        "code": [_digest(sources), metadata.version("torch")],
+        "code": [_code_digest(), metadata.version("torch")],
     }
+
+
+@functools.cache
+def _code_digest() -> str:
+    package = Path(__file__).parents[1]
+    files = sorted(package.rglob("*.py"))
+    return _digest(
+        f.read_bytes()
+        for f in files
+        if f.relative_to(package).parts[0] not in _NO_DECODING
+    )
 
 
 def _digest(parts: Iterator[bytes]) -> str:

@@ -22,7 +22,7 @@ from espnet_llada.build import (
 from espnet_llada.io.checkpoint import load_trained, read_state
 from espnet_llada.io.files import cache_dir, read_yaml
 from espnet_llada.io.schema import named
-from espnet_llada.io.weights import from_hub
+from espnet_llada.io.weights import HUB_ID, from_hub
 from espnet_llada.types import LoadOptions, UserError, local_path, nearest
 
 MODEL_FILES = (
@@ -194,7 +194,7 @@ def places_of(name: str) -> Iterator[Path]:
     if name in TAGS:
         places.append(TAGS[name])
     existing = [place for place in places if place.exists()]
-    if not existing and re.fullmatch(r"\w[\w.-]*/[\w.-]+", name):
+    if not existing and re.fullmatch(HUB_ID, name):
         existing = [from_hub(name, HUB_FILES)]
     yield from existing
 

@@ -17,8 +17,8 @@ from espnet_llada.scoring.published import (
 )
 from espnet_llada.scoring.summary import summary_rows
 from espnet_llada.scoring.table import markdown, write_results
-from espnet_llada.sweep.jobs import Place, Systems
 from espnet_llada.sweep.rows import Sweep, SweepRow
+from espnet_llada.sweep.systems import Place, Systems
 
 
 def write_all(sweep: Sweep, place: Place, sets: Sequence[str], subtitle: str) -> None:

@@ -2,7 +2,8 @@
 
 # The directory that holds LibriSpeech/ with train-clean-100, dev-clean, ... in it, from
 # https://www.openslr.org/12 (61 GB unpacked); "downloads" has the recipe fetch it there.
-# Only `run.sh --preset librispeech` reads it.
+# `run.sh --preset librispeech` reads it; so does --preset paper, of which it needs
+# test-clean and test-other only, and fetches these where it is empty.
 LIBRISPEECH=${LIBRISPEECH:-}
 
 # The corpus that comes with the recipe.
@@ -16,3 +17,20 @@ SYNTH=${SYNTH:-}
 # the last training of each system.
 FRESH=${FRESH:-}
 LAST=${LAST:-}
+
+# For --preset paper. The checkpoint that the paper's authors published, checkpoint_best.pth:
+# the README of https://github.com/liuzhan22/Diffusion-ASR links to it. Of its {"model": ...}
+# these tensors are read: speech_query_tokens, adapter.bert.*, linear_proj.* and
+# llada.base_model...{q,k,v}_proj.lora_{A,B}.default.weight.
+RELEASE=${RELEASE:-checkpoint_best.pth}
+
+# The models that it was trained on: hub ids, with @revision if need be, or directories; of
+# Whisper also OpenAI's large-v3.pt.
+WHISPER=${WHISPER:-openai/whisper-large-v3}
+LLADA=${LLADA:-GSAI-ML/LLaDA-8B-Instruct}
+
+# What is deliberated over: a Kaldi text, or a directory with <set>/text. Where there is none,
+# what the Whisper-LLaMA of the directory LLAMA says, which --preset librispeech trains, and
+# where there is none either what Whisper's own decoder says.
+FIRST_PASS=${FIRST_PASS:-}
+LLAMA=${LLAMA:-}

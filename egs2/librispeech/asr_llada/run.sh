@@ -4,7 +4,7 @@ set -euo pipefail
 
 usage() {
     cat << EOF
-Usage: $0 [--preset demo|ci|mini|mini_ci|librispeech] [--asr_config YAML] [option of asr.sh ...]
+Usage: $0 [--preset demo|ci|mini|mini_ci|paper|paper_ci|librispeech] [--asr_config YAML] [option of asr.sh ...]
 
 Without --asr_config, the whole experiment of the preset:
   1. Whisper-LLaMA, the autoregressive baseline
@@ -20,6 +20,10 @@ Presets:
                sets with them, every row of conf/sweep_mini.yaml, into exp/mini; from stage 1
                on it makes the speech and trains the models anew (hours)
   mini_ci      the same with 8 utterances of each set and a few training steps
+  paper        the paper's checkpoint, every row of conf/sweep_paper.yaml on test-clean and
+               test-other, into exp/paper: RELEASE=checkpoint_best.pth $0 --preset paper
+               (db.sh lists RELEASE, WHISPER, LLADA, LLAMA, FIRST_PASS)
+  paper_ci     the same with 8 utterances and random weights, two minutes
   librispeech  960 hours; LIBRISPEECH=DIR in db.sh, or =downloads to have them fetched
 
 Options of the presets mini and mini_ci:
@@ -35,9 +39,17 @@ Options of the presets mini and mini_ci:
   --last "hibari=18 ..."  the same for the last trainings (LAST in db.sh)
   --lm DIR                an LM to make and to train, instead of the shipped one
 
+Options of the presets paper and paper_ci:
+  --rows, --sets, --sweep_args    as above; dev_clean and dev_other are sets too
+  --ngpu 8                        processes, one for each GPU (1); 0: --inference_nj on CPUs
+  --inference_nj N                jobs of a scheduler, where cmd.sh names one
+  --dtype bfloat16|float32        of the frozen weights (bfloat16)
+  --first_pass whisper|llama|TEXT what is deliberated over; db.sh has the default
+
 Examples:
   $0
   $0 --preset mini --stage 12
+  RELEASE=checkpoint_best.pth $0 --preset paper --ngpu 8
   $0 --preset librispeech --ngpu 8
   $0 --asr_config conf/train_asr_whisper_llada_demo.yaml \\
       --inference_config conf/decode_diffusion.yaml --stage 11
@@ -164,6 +176,7 @@ case ${preset} in
         machine=(--ngpu 0 --nj 2 --inference_nj 2 --gpu_inference false --batch_size 8)
         ;;
     mini | mini_ci) . local/mini.sh ;;
+    paper | paper_ci) . local/paper.sh ;;
     librispeech)
         expdir=${expdir:-exp}
         sets=(--train_set train_960 --valid_set dev)
@@ -176,7 +189,8 @@ case ${preset} in
         weights=()
         machine=(--ngpu 1 --nj 8 --inference_nj 1 --gpu_inference true --batch_size 8)
         ;;
-    *) fail "unknown --preset ${preset}; expected demo, ci, mini, mini_ci or librispeech" ;;
+    *) fail "unknown --preset ${preset}; expected demo, ci, mini, mini_ci," \
+        "paper, paper_ci or librispeech" ;;
 esac
 
 common=(
@@ -203,8 +217,8 @@ fi
 
 [ -z "${system_options}" ] || fail "${system_options# }: for one system; give --asr_config too"
 
-if [[ ${preset} = mini* ]]; then
-    run_mini
+if [[ ${preset} = mini* || ${preset} = paper* ]]; then
+    "run_${preset%_ci}"
     exit
 fi
 

@@ -50,8 +50,8 @@ def resolve(name_or_path: str | os.PathLike, kind: str) -> Weights:
 
     Args:
         name_or_path: a name in ``ASSETS``, else an existing file or directory, else a
-            hub id ``owner/model``. A local directory that is called like an asset can
-            be named ``./smollm2-135m``.
+            hub id ``owner/model[@revision]``. A local directory that is called like an
+            asset can be named ``./smollm2-135m``.
         kind: ``whisper`` or ``lm``; an asset of the other kind is refused.
 
     Raises:
@@ -64,7 +64,7 @@ def resolve(name_or_path: str | os.PathLike, kind: str) -> Weights:
     path = local_path(name)
     if path.exists():
         return Weights(name, path, identity(path))
-    if re.fullmatch(r"[\w-][\w.-]*/[\w.-]+", name):
+    if re.fullmatch(HUB_ID, name):
         path = from_hub(name)
         return Weights(name, path, identity(path))
     from espnet_llada.io.weights.assets import ASSETS
@@ -108,28 +108,46 @@ def _pinned(name: str, asset: Asset) -> Weights:
     return Weights(name, path, asset.sha256)
 
 
+HUB_ID = r"\w[\w.-]*/[\w.-]+(@[\w./-]+)?"
+"""``owner/model``, and perhaps ``@revision``."""
+
+
 def from_hub(
     name: str, patterns: Sequence[str] = ("*.safetensors", "*.json", "*.txt")
 ) -> Path:
     """A local snapshot of a hub repository: never pickles, never code.
 
     Args:
-        name: ``owner/model``.
-        patterns: the files that are fetched.
+        name: ``owner/model``, or ``owner/model@revision``.
+        patterns: the files that are fetched, but no second copy in float32.
 
     Raises:
-        UserError: offline, unknown or private.
+        UserError: offline, unknown, gated or private, or no such revision.
     """
     from huggingface_hub import snapshot_download
 
+    model, _, revision = name.partition("@")
+    options = {"allow_patterns": list(patterns), "ignore_patterns": ["*fp32*"]}
     try:
-        return Path(snapshot_download(name, allow_patterns=list(patterns)))
+        return Path(snapshot_download(model, revision=revision or None, **options))
     except Exception as e:  # its errors come from several libraries
-        reason = str(e).strip().partition("\n")[0]
         raise UserError(
-            f"{name}: cannot fetch it from the model hub ({reason}); check the id and "
-            "the connection, or name a local directory instead"
+            f"{name}: cannot fetch it from the model hub ({_hub_problem(e, model)}); "
+            "check the id and the connection, or name a local directory instead"
         ) from e
+
+
+def _hub_problem(error: Exception, model: str) -> str:
+    from huggingface_hub import errors
+
+    if isinstance(error, errors.GatedRepoError):  # is a RepositoryNotFoundError too
+        page = f"https://huggingface.co/{model}"
+        return f"gated: accept its terms at {page}, then set HF_TOKEN or hf auth login"
+    if isinstance(error, errors.RevisionNotFoundError):
+        return "no such revision of it"
+    if isinstance(error, errors.RepositoryNotFoundError):
+        return "no such model, or a private one"
+    return str(error).strip().partition("\n")[0]
 
 
 def identity(path: Path) -> str:

@@ -166,23 +166,47 @@ def test_hub_id_takes_no_pickles_and_no_code(tmp_path, monkeypatch):
     (tmp_path / "model.safetensors").write_bytes(b"weights")
     asked = {}
 
-    def snapshot_download(name, allow_patterns):
-        asked.update(name=name, patterns=allow_patterns)
+    def snapshot_download(name, allow_patterns, **options):
+        asked.update(name=name, patterns=allow_patterns, **options)
         return str(tmp_path)
 
     monkeypatch.setattr("huggingface_hub.snapshot_download", snapshot_download)
     assert resolve("org/model-1", "lm").path == tmp_path
     assert asked["name"] == "org/model-1"
     assert set(asked["patterns"]) == {"*.safetensors", "*.json", "*.txt"}
+    assert asked["revision"] is None
+    resolve("org/model-1@v1.0", "lm")
+    assert (asked["name"], asked["revision"]) == ("org/model-1", "v1.0")
 
 
 def test_hub_failure_is_one_line(monkeypatch):
-    def snapshot_download(name, allow_patterns):
+    def snapshot_download(name, allow_patterns, **options):
         raise RuntimeError("no route\nand much more")
 
     monkeypatch.setattr("huggingface_hub.snapshot_download", snapshot_download)
     with pytest.raises(UserError, match=r"org/model.*no route\).*local directory"):
         resolve("org/model", "lm")
+
+
+@pytest.mark.parametrize(
+    ("kind", "message"),
+    [
+        ("GatedRepoError", r"org/model@v2: .*gated: accept its terms .*HF_TOKEN"),
+        ("RevisionNotFoundError", r"org/model@v2: .*no such revision"),
+        ("RepositoryNotFoundError", r"org/model@v2: .*no such model, or a private one"),
+    ],
+)
+def test_what_the_hub_refuses_is_one_line(monkeypatch, kind, message):
+    from huggingface_hub import errors
+
+    def snapshot_download(name, **options):
+        error = getattr(errors, kind)
+        raise error.__new__(error, "404 Client Error\n\nand much more")
+
+    monkeypatch.setattr("huggingface_hub.snapshot_download", snapshot_download)
+    with pytest.raises(UserError, match=message) as e:
+        resolve("org/model@v2", "lm")
+    assert "\n" not in str(e.value)
 
 
 def test_command_prints_paths_and_refuses_unknown_names(asset, at_hand, capsys):

@@ -1,8 +1,8 @@
 #!/usr/bin/env bash
 # Write data/<set>/{wav.scp,text,utt2spk,spk2utt}: stage 1.
 #
-#   local/data.sh [--preset demo|ci|mini|mini_ci|librispeech] [--librispeech DIR]
-#       [--download true] [--max_utts N] [--check none|size|header|decode] [--partial true]
+#   local/data.sh [--preset demo|ci|mini|mini_ci|paper|paper_ci|librispeech]
+#       [--librispeech DIR] [--sets test_clean+test_other] [--download true] [--max_utts N] [--check none|size|header|decode] [--partial true]
 #       [--train false]
 #
 # The real LibriSpeech and the mini corpus go through the same code; they differ in the
@@ -14,6 +14,9 @@
 # FRESH data/train_fresh and those of LAST data/train_last, without what the evaluation
 # sets say; mini_ci takes some of train-mini where SYNTH is empty.
 # With --train false they prepare the evaluation sets only.
+#
+# The presets paper and paper_ci prepare the --sets, which may be dev_clean and dev_other
+# too, and nothing else. Without LIBRISPEECH they are fetched (350 MB each).
 set -euo pipefail
 
 . ./db.sh
@@ -22,12 +25,14 @@ set -euo pipefail
 preset=demo
 max_utts=
 train=true
+names=test_clean+test_other
 rest=()
 while [ $# -gt 0 ]; do
     case $1 in
         --preset) preset=${2:?the value of --preset is missing} ;;
         --librispeech) LIBRISPEECH=${2:?the value of --librispeech is missing} ;;
         --max_utts) max_utts=${2:?the value of --max_utts is missing} ;;
+        --sets) names=${2:?the value of --sets is missing} ;;
         --train) train=${2:?the value of --train is missing} ;;
         *) # for espnet_llada.recipe.librispeech
             rest+=("$1")
@@ -60,6 +65,26 @@ case ${preset} in
             [ "${train}" = false ] || [ -n "${SYNTH}" ] || sets+=(train_synth_ci=train-mini)
         fi
         ;;
+    paper)
+        root=${LIBRISPEECH:-downloads}
+        [ "${root}" != downloads ] || set -- --download true "$@"
+        sets=()
+        for name in ${names//+/ }; do
+            case ${name} in
+                test_clean | test_other | dev_clean | dev_other) sets+=("${name}=${name/_/-}") ;;
+                *)
+                    echo "error: --sets ${name}: expected test_clean, test_other, dev_clean" \
+                        "or dev_other" >&2
+                    exit 2
+                    ;;
+            esac
+        done
+        ;;
+    paper_ci) # four utterances each; names of their own
+        root=${LIBRISPEECH_MINI}
+        max_utts=${max_utts:-4}
+        sets=(test_clean_ci=test-clean-mini test_other_ci=test-synth-mini)
+        ;;
     librispeech)
         root=${LIBRISPEECH}
         if [ -z "${root}" ] && [[ " $* " != *" --download true "* ]]; then
@@ -76,7 +101,8 @@ case ${preset} in
         done
         ;;
     *)
-        echo "error: unknown --preset ${preset}; expected demo, ci, mini, mini_ci or librispeech" >&2
+        echo "error: unknown --preset ${preset}; expected demo, ci, mini, mini_ci, paper," \
+            "paper_ci or librispeech" >&2
         exit 2
         ;;
 esac

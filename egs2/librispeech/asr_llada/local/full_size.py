@@ -19,6 +19,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator, Sequence
+from multiprocessing import Process
 from pathlib import Path
 
 import torch
@@ -176,7 +177,11 @@ def main(cmd: list[str] | None = None) -> None:
     output = get_parser().parse_args(cmd).output
     check_room(output)
     start = time.monotonic()
-    make(output)
+    maker = Process(target=make, args=(output,))  # whose memory goes with it
+    maker.start()
+    maker.join()
+    if maker.exitcode:
+        raise UserError(f"{output}: the weights could not be made; see above")
     report("random weights of true shapes", time.monotonic() - start)
     clip = min(CLIP.rglob("*.flac"))
     first_pass = output / "first_pass"
