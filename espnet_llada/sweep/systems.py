@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from espnet_llada.inference.batches import read_first_pass
+from espnet_llada.io.first_pass import read_first_pass
 from espnet_llada.io.kaldi.table import read_recordings
 from espnet_llada.sweep.rows import SweepRow
 from espnet_llada.types import LoadOptions, UserError
