@@ -8,6 +8,7 @@ n best epochs (equal values stay equal), packing.
 
 from __future__ import annotations
 
+import copy
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -103,6 +104,8 @@ def load_trained(model: nn.Module, state: Mapping[str, Tensor], source: str) -> 
     del state[IDENTITY]
     expected = trained_state(model)
     del expected[IDENTITY]
+    if state.keys() != expected.keys():
+        _rename_as_upgrades_do(model, state)
     check_tensors({k: v.shape for k, v in expected.items()}, state, source)
     for name, tensor in state.items():
         floats = tensor.is_floating_point()
@@ -183,6 +186,20 @@ def _pretrained_names(model: nn.Module) -> set[str]:
         and "lora_" not in name
         and not name.endswith("mask_embedding")
     }
+
+
+def _rename_as_upgrades_do(model: nn.Module, state: dict[str, Tensor]) -> None:
+    """Let modules rename, in ``state``, what a former version of theirs has saved.
+
+    ESPnet 202611's subsampling does so in ``_load_from_state_dict``. It is called on a
+    copy without tensors, because ``model`` must not change yet.
+    """
+    for place, module in model.named_modules():
+        if type(module)._load_from_state_dict is nn.Module._load_from_state_dict:
+            continue
+        empty = copy.copy(module)
+        vars(empty).update(_parameters={}, _buffers={}, _modules={})
+        empty._load_from_state_dict(state, f"{place}.", {}, False, [], [], [])
 
 
 def _check_identity(

@@ -55,6 +55,30 @@ def test_a_round_trip_through_a_file_and_through_averaging(model, tmp_path):
         assert torch.allclose(trained_state(other)[name], tensor, atol=1e-6), name
 
 
+class Subsampling(torch.nn.Linear):
+    """Renames what its former version has saved, as ESPnet 202611's do."""
+
+    def _load_from_state_dict(self, state_dict, prefix, *rest):
+        for name in [n for n in state_dict if n.startswith(f"{prefix}0.")]:
+            state_dict[name.replace("0.", "")] = state_dict.pop(name)
+        super()._load_from_state_dict(state_dict, prefix, *rest)
+
+
+def test_a_module_may_rename_what_its_former_version_has_saved(model):
+    model = copy.deepcopy(model)
+    model.postencoder.embed = Subsampling(2, 2)
+    state = trained_state(model)
+    place = "postencoder.embed"
+    bias = state.pop(f"{place}.bias").clone()
+    former = {**state, f"{place}.0.bias": bias + 1}
+    with pytest.raises(UserError, match="unexpected: x"):
+        load_trained(model, {**former, "x": bias}, "a.pth")
+    assert torch.equal(model.postencoder.embed.bias, bias)
+    load_trained(model, former, "a.pth")
+    assert torch.equal(model.postencoder.embed.bias, bias + 1)
+    assert f"{place}.0.bias" in former
+
+
 def test_another_base_is_refused_by_name(model, tiny_config, tiny_lm, tmp_path):
     import shutil
 
