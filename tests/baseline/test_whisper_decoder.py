@@ -91,6 +91,7 @@ def tiny_file(tmp_path_factory) -> Path:
     dims = whisper.ModelDimensions(80, 1500, 16, 2, 1, 51864, 448, 16, 2, 1)
     torch.manual_seed(3)
     model = whisper.model.Whisper(dims)
+    torch.nn.init.normal_(model.decoder.positional_embedding)  # was uninitialised
     with torch.no_grad():  # so that what is said depends on the audio
         for p in model.parameters():
             p.add_(0.3 * torch.randn_like(p))
