@@ -6,7 +6,8 @@
 # The checkout is ESPnet 202611's source distribution, from the package registry, kept in
 # ${ESPNET_LLADA_CACHE:-~/.cache/espnet_llada}. Checked: stages 1, 3-5, 10-14 of the three
 # systems of `run.sh --preset ci`; that our driver with one job and
-# Slurm with two leave the same files, for the paper's rows as well; the tests that touch ESPnet, with this ESPnet. Ends
+# Slurm with two leave the same files, for the paper's rows as well; a recipe of ESPnet's with
+# asr.sh's defaults, its decoder swapped; the tests that touch ESPnet, with this ESPnet. Ends
 # with OK, or with exit code 77 if something cannot be had.
 set -euo pipefail
 
@@ -201,6 +202,56 @@ quietly paper_rows
 for row in whisper diffusion_steps8 low_confidence_mask30; do
     same "exp_here/paper_ci/${row}/test_other/text" "exp_slurm/paper_ci/${row}/test_other/text"
 done
+
+say "a decoder swapped in a recipe of ESPnet's, with asr.sh's defaults (global_mvn, an LM)"
+cd "${espnet}/egs2/librispeech/asr_llada"
+write_configs() {
+    cat > conf/swap.yaml << 'YAML'
+encoder: conformer
+encoder_conf: {output_size: 32, attention_heads: 2, linear_units: 64, num_blocks: 2}
+frontend_conf: {n_fft: 512, hop_length: 160}
+batch_type: sorted
+batch_size: 4
+max_epoch: 1
+keep_nbest_models: 1
+num_att_plot: 0
+use_tensorboard: false
+YAML
+    { cat conf/swap.yaml; cat << 'YAML'; } > conf/swap_transformer.yaml
+decoder: transformer
+decoder_conf: {attention_heads: 2, linear_units: 64, num_blocks: 1}
+model_conf: {ctc_weight: 0.3}
+YAML
+    { cat conf/swap.yaml; cat << 'YAML'; } > conf/swap_llada.yaml
+decoder: llada
+decoder_conf: {lm: smollm2-135m, lora: {r: 8}, chat_template: false, text_case: lower}
+YAML
+    printf '%s\n' "lm_conf: {unit: 32, nlayers: 1}" "batch_size: 8" "max_epoch: 1" \
+        "use_tensorboard: false" > conf/swap_lm.yaml
+    printf '%s\n' "beam_size: 2" "ctc_weight: 0.3" "lm_weight: 0.3" "maxlenratio: -16" \
+        > conf/decode_transformer.yaml
+    printf '%s\n' "steps: 4" "lm_weight: 0.3" "maxlenratio: -16" > conf/decode_llada.yaml
+}
+swap() { # <decoder> <first stage>
+    ./asr.sh --python "python3 -m espnet_llada.run" --lang en --audio_format flac \
+        --ngpu 0 --nj 2 --inference_nj 2 --gpu_inference false --token_type char \
+        --train_set train_mini_ci --valid_set dev_mini_ci --test_sets "${set}" \
+        --lm_train_text data/train_mini_ci/text --lm_config conf/swap_lm.yaml \
+        --asr_config "conf/swap_$1.yaml" --inference_config "conf/decode_$1.yaml" \
+        --expdir exp_swap --stage "$2" --stop_stage 13
+}
+swapped() {
+    write_configs
+    . ./path.sh && . ./cmd.sh
+    swap transformer 5
+    swap llada 10
+    scripts/utils/show_asr_result.sh exp_swap > exp_swap/RESULTS.md
+    for decoder in transformer llada; do
+        grep -q "^|decode_${decoder}_.*/${set}|8|" exp_swap/RESULTS.md
+    done
+    grep -hq "lm_file, .*without effect" exp_swap/asr_swap_llada_*/decode_*/"${set}"/logdir/*.log
+}
+quietly swapped
 
 say "the tests that touch ESPnet, with ESPnet ${version}"
 cd "${repo}"
