@@ -71,6 +71,7 @@ ESPNET = {
     "bpemodel": Foreign(TEXT, _TOKENS, ignored=True),
     "num_workers": Foreign(int, "audio is read by the same process", ignored=True),
     "allow_variable_data_keys": Foreign(bool, "only speech is read", ignored=True),
+    "ctc_window_margin": Foreign(int, "there is no CTC search", ignored=True),
     "lm_weight": Foreign(float, _WEIGHT, (0,), ignored=True),
     "ngram_weight": Foreign(float, _WEIGHT, (0,), ignored=True),
     "threshold_probability": Foreign(float, _PARTIAL, ignored=True),
