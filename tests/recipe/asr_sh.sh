@@ -243,7 +243,7 @@ swap() { # <decoder> <first stage>
 swapped() {
     write_configs
     . ./path.sh && . ./cmd.sh
-    swap transformer 5
+    swap transformer 3
     swap llada 10
     scripts/utils/show_asr_result.sh exp_swap > exp_swap/RESULTS.md
     for decoder in transformer llada; do
