@@ -11,7 +11,7 @@ import logging
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from espnet_llada.io.files import read_yaml
 from espnet_llada.io.schema import checked
@@ -28,13 +28,14 @@ class Foreign:
         kind: its type.
         reason: why it has no effect here.
         asks_nothing: values that are accepted without a word, as None is.
-        ignored: no value can matter; otherwise others are refused, see ``translated``.
+        matters: whether other values do, and are refused: never, always, or for a
+            model with a CTC or a beam. Where they do not, they are ignored.
     """
 
     kind: Any
     reason: str
     asks_nothing: tuple[Any, ...] = ()
-    ignored: bool = False
+    matters: Literal["never", "always", "with a CTC", "with a beam"] = "always"
 
 
 _TOKENS = "the LM has a tokenizer of its own"
@@ -61,28 +62,33 @@ ESPNET = {
         str, "it is that of the training (decoder_conf: dtype)", ("float32",)
     ),
     "ctc_weight": Foreign(
-        float, "no search combines CTC scores here; for its draft see mask_ctc", (0,)
+        float,
+        "no search combines CTC scores here; for its draft see mask_ctc",
+        (0,),
+        matters="with a CTC",
     ),
-    "penalty": Foreign(float, "the beam search has no length bonus", (0,)),
+    "penalty": Foreign(
+        float, "the beam search has no length bonus", (0,), matters="with a beam"
+    ),
     "normalize_length": Foreign(
-        bool, "the beam search compares whole scores", (False,)
+        bool, "the beam search compares whole scores", (False,), matters="with a beam"
     ),
-    "token_type": Foreign(TEXT, _TOKENS, ignored=True),
-    "bpemodel": Foreign(TEXT, _TOKENS, ignored=True),
-    "num_workers": Foreign(int, "audio is read by the same process", ignored=True),
-    "allow_variable_data_keys": Foreign(bool, "only speech is read", ignored=True),
-    "ctc_window_margin": Foreign(int, "there is no CTC search", ignored=True),
-    "lm_weight": Foreign(float, _WEIGHT, (0,), ignored=True),
-    "ngram_weight": Foreign(float, _WEIGHT, (0,), ignored=True),
-    "threshold_probability": Foreign(float, _PARTIAL, ignored=True),
-    "max_seq_len": Foreign(int, _PARTIAL, ignored=True),
-    "max_mask_parallel": Foreign(int, _PARTIAL, ignored=True),
+    "token_type": Foreign(TEXT, _TOKENS, matters="never"),
+    "bpemodel": Foreign(TEXT, _TOKENS, matters="never"),
+    "num_workers": Foreign(int, "audio is read by the same process", matters="never"),
+    "allow_variable_data_keys": Foreign(bool, "only speech is read", matters="never"),
+    "ctc_window_margin": Foreign(int, "there is no CTC search", matters="never"),
+    "lm_weight": Foreign(float, _WEIGHT, (0,), matters="never"),
+    "ngram_weight": Foreign(float, _WEIGHT, (0,), matters="never"),
+    "threshold_probability": Foreign(float, _PARTIAL, matters="never"),
+    "max_seq_len": Foreign(int, _PARTIAL, matters="never"),
+    "max_mask_parallel": Foreign(int, _PARTIAL, matters="never"),
     "partial_ar": Foreign(bool, _OTHER, (False,)),
-    "lm_train_config": Foreign(TEXT, _WEIGHT, ignored=True),
-    "lm_file": Foreign(TEXT, _WEIGHT, ignored=True),
-    "word_lm_train_config": Foreign(TEXT, _WEIGHT, ignored=True),
-    "word_lm_file": Foreign(TEXT, _WEIGHT, ignored=True),
-    "ngram_file": Foreign(TEXT, _WEIGHT, ignored=True),
+    "lm_train_config": Foreign(TEXT, _WEIGHT, matters="never"),
+    "lm_file": Foreign(TEXT, _WEIGHT, matters="never"),
+    "word_lm_train_config": Foreign(TEXT, _WEIGHT, matters="never"),
+    "word_lm_file": Foreign(TEXT, _WEIGHT, matters="never"),
+    "ngram_file": Foreign(TEXT, _WEIGHT, matters="never"),
     "enh_s2t_task": Foreign(bool, _OTHER, (False,)),
     "multi_asr": Foreign(bool, _OTHER, (False,)),
     "streaming": Foreign(bool, "an utterance is encoded as a whole", (False,)),
@@ -105,8 +111,6 @@ def translated(
     """The given options without ESPnet's.
 
     A negative ``maxlenratio``, for ESPnet a number of tokens, is the canvas length.
-    ``ctc_weight`` matters if the model has a CTC; ``penalty`` and
-    ``normalize_length`` if there is a beam.
 
     Args:
         given: the user's options.
@@ -117,10 +121,15 @@ def translated(
         UserError: an option that would matter, with the reason.
     """
     own = {name: value for name, value in given.items() if name not in ESPNET}
-    beam = own.get("beam_size", beam_size) != 1
+    matters = {
+        "never": False,
+        "always": True,
+        "with a CTC": _has_ctc(config),
+        "with a beam": own.get("beam_size", beam_size) != 1,
+    }
     ignored = []
-    for name in given.keys() & ESPNET.keys():
-        option, value = ESPNET[name], given[name]
+    for name, option in ESPNET.items():
+        value = given.get(name)
         if value in (None, "", "none", "null"):  # ESPnet's str_or_none
             continue
         value = checked(
@@ -132,14 +141,10 @@ def translated(
             length = int(-value)
             if own.setdefault("canvas_length", length) != length:
                 raise UserError(f"maxlenratio {value:g}: is canvas_length; give one")
-        elif (
-            option.ignored
-            or (name == "ctc_weight" and not _has_ctc(config))
-            or (name in ("penalty", "normalize_length") and not beam)
-        ):
-            ignored.append(name)
-        else:
+        elif matters[option.matters]:
             raise UserError(f"{name} {value}: {option.reason}")
+        else:
+            ignored.append(name)
     if ignored:
         names = ", ".join(sorted(ignored))
         logging.warning(f"{names}: without effect on this decoder, ignored")
