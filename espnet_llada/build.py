@@ -323,10 +323,15 @@ def current_names(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return found
 
 
+def uses_our_decoder(config: Mapping[str, Any]) -> bool:
+    """Whether a train config names one of our decoders."""
+    return config.get("decoder") in ATTENTION
+
+
 def is_ours(config: Mapping[str, Any]) -> bool:
     """Whether a train config names our encoder, Q-Former and decoder."""
     return (
         config.get("encoder") == ENCODER
         and config.get("postencoder") in POSTENCODERS
-        and config.get("decoder") in ATTENTION
+        and uses_our_decoder(config)
     )

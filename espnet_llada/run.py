@@ -76,9 +76,10 @@ def _is_there(module: str) -> bool:
 
 
 def _check_search(words: list[str]) -> None:
-    from espnet_llada.bin.asr_inference import is_espnets
+    from espnet_llada.bin.asr_inference import train_config
+    from espnet_llada.build import uses_our_decoder
 
-    if is_espnets(words) is False:
+    if uses_our_decoder(train_config(words)):
         from espnet_llada.espnet.model import NO_SEARCH
 
         raise UserError(NO_SEARCH)

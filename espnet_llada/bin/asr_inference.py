@@ -107,11 +107,14 @@ def main(cmd: list[str] | None = None, strategy: str = "diffusion") -> None:
             utterances are logged, counted and listed in ``failed`` instead.
     """
     words = sys.argv[1:] if cmd is None else list(cmd)
-    if strategy == "diffusion" and is_espnets(words):
-        from espnet_llada.espnet.inference import decode_by_espnet
+    if strategy == "diffusion" and (config := train_config(words)):
+        from espnet_llada.build import uses_our_decoder
 
-        decode_by_espnet(words)
-        return
+        if not uses_our_decoder(config):
+            from espnet_llada.espnet.inference import decode_by_espnet
+
+            decode_by_espnet(words)
+            return
     args = get_parser(strategy).parse_args(words)
     logging.basicConfig(
         level=args.log_level,
@@ -135,14 +138,12 @@ def main(cmd: list[str] | None = None, strategy: str = "diffusion") -> None:
     _report(failures, len(todo), len(utterances))
 
 
-def is_espnets(words: list[str]) -> bool | None:
-    """Whether the model of a decoding was trained with a decoder of ESPnet's.
-
-    Args:
-        words: of the command line.
+def train_config(words: list[str]) -> dict[str, Any]:
+    """The config of the training whose model a command line decodes.
 
     Returns:
-        None if the training's config cannot be read, which our parser explains.
+        ``{}`` if it cannot be read, or no training has written it; our parser
+        explains that.
     """
     parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
     for name in ("asr_train_config", "config"):
@@ -153,12 +154,8 @@ def is_espnets(words: list[str]) -> bool | None:
         path = given.asr_train_config or options.get("asr_train_config")
         config = read_yaml(path) if path else {}
     except UserError:
-        return None
-    if "token_list" not in config:  # no training has written it
-        return None
-    from espnet_llada.build import ATTENTION
-
-    return config.get("decoder") not in ATTENTION
+        return {}
+    return config if "token_list" in config else {}
 
 
 def _require(args: argparse.Namespace, name: str) -> None:

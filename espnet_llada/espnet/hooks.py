@@ -16,10 +16,10 @@ from espnet2.tasks import asr
 from espnet2.train.preprocessor import AbsPreprocessor
 
 from espnet_llada.build import (
-    ATTENTION,
     POSTENCODER,
     check_config,
     read_conf,
+    uses_our_decoder,
     whisper_of,
 )
 from espnet_llada.espnet.model import TOKENIZER, EncoderSide, ESPnetLLMModel
@@ -27,10 +27,6 @@ from espnet_llada.espnet.modules import FrozenWhisperEncoder
 from espnet_llada.io import weights
 from espnet_llada.networks.tokenizer import LMTokenizer
 from espnet_llada.types import ESPNET_TOKENS, UserError
-
-
-def uses_our_decoder(args: argparse.Namespace) -> bool:
-    return getattr(args, "decoder", None) in ATTENTION
 
 
 def hook(task: type[asr.ASRTask]) -> None:
@@ -41,13 +37,13 @@ def hook(task: type[asr.ASRTask]) -> None:
     stock_preprocess = task.build_preprocess_fn.__func__
 
     def build_model(cls, args):
-        if uses_our_decoder(args):
+        if uses_our_decoder(vars(args)):
             return build_llm_model(cls, args, stock_model)
         _prepare_encoder(args)
         return stock_model(cls, args)
 
     def build_preprocess_fn(cls, args, train):
-        if uses_our_decoder(args) and args.use_preprocessor:
+        if uses_our_decoder(vars(args)) and args.use_preprocessor:
             # Without a token type the stock preprocessor processes speech only: noise,
             # reverberation, volume.
             speech_only = argparse.Namespace(**{**vars(args), "token_type": None})

@@ -12,7 +12,7 @@ from typing import Any
 
 from torch import nn
 
-from espnet_llada.build import ATTENTION
+from espnet_llada.build import uses_our_decoder
 from espnet_llada.inference.api import Speech2Text
 from espnet_llada.io.files import read_yaml
 from espnet_llada.types import UserError
@@ -93,7 +93,7 @@ def _config_of_ours(given: Mapping[str, Any]) -> Path | None:
         return None
     config = Path(model_file).parent / "config.yaml" if config is None else Path(config)
     try:
-        decoder = read_yaml(config).get("decoder")
+        ours = uses_our_decoder(read_yaml(config))
     except UserError:  # ESPnet says so in its words
         return None
-    return config if decoder in ATTENTION else None
+    return config if ours else None

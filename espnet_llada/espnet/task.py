@@ -23,14 +23,13 @@ from torch.multiprocessing import ProcessExitedException
 from torch.utils.data import DataLoader
 
 from espnet_llada.bin.decoding import add_pipe_option
-from espnet_llada.build import ENCODER
+from espnet_llada.build import ENCODER, uses_our_decoder
 from espnet_llada.espnet.data import (
     WHISPER_SECONDS,
     UsableBatches,
     UsableCollate,
     UsableDataset,
 )
-from espnet_llada.espnet.hooks import uses_our_decoder
 from espnet_llada.espnet.readers import our_readers
 from espnet_llada.espnet.register import register
 from espnet_llada.espnet.trainer import LLMTrainer
@@ -112,7 +111,9 @@ class ASRTask(asr.ASRTask):
         # config.yaml is written from args, and must not contain this option.
         trusted = vars(args).pop("trust_model", False)
         given = args.train_data_path_and_name_and_type
-        if uses_our_decoder(args) and all(name != "speech" for _, name, _ in given):
+        if uses_our_decoder(vars(args)) and all(
+            name != "speech" for _, name, _ in given
+        ):
             # Stage 10 of text alone: ESPnet then builds no model.
             args.model_conf = {
                 **(args.model_conf or {}),
@@ -134,7 +135,7 @@ class ASRTask(asr.ASRTask):
     @classmethod
     def build_collate_fn(cls, args: argparse.Namespace, train: bool) -> Callable:
         collate = super().build_collate_fn(args, train)
-        if not uses_our_decoder(args):
+        if not uses_our_decoder(vars(args)):
             return collate
         longest = WHISPER_SECONDS * SAMPLE_RATE if args.encoder == ENCODER else None
         return UsableCollate(collate, longest, args.allow_pipes)

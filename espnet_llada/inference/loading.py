@@ -12,12 +12,12 @@ from typing import Any
 from torch import nn
 
 from espnet_llada.build import (
-    ATTENTION,
     ENCODER,
     build_model,
     check_config,
     current_names,
     is_ours,
+    uses_our_decoder,
 )
 from espnet_llada.io.checkpoint import load_trained, read_state
 from espnet_llada.io.files import cache_dir, read_yaml
@@ -152,7 +152,7 @@ def read_train_config(path: str | Path) -> dict[str, Any]:
 
         config = own_paths(config, path)
     check_config(config, path)
-    if config.get("decoder") not in ATTENTION:
+    if not uses_our_decoder(config):
         raise UserError(
             f"{path}: not the config of a model with 'decoder: llada' or 'llama'"
         )

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import os
+import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -9,7 +13,54 @@ import soundfile
 
 from espnet_llada.recipe.datadir import Utterance, write_data_dir
 
-RECIPE = Path(__file__).parents[2] / "egs2" / "librispeech" / "asr_llada"
+ROOT = Path(__file__).parents[2]
+RECIPE = ROOT / "egs2" / "librispeech" / "asr_llada"
+
+# In place of python3: notes its arguments, and does nothing where a model would run.
+_SHIM = """#!/bin/bash
+printf '%s ' "$@" >> "{noted}"
+echo >> "{noted}"
+case "$*" in
+{cases}
+    *) exec "{python}" "$@" ;;
+esac
+"""
+
+
+def copy_scripts(copy: Path) -> None:
+    """The recipe's scripts, without its configs, models and what runs have left."""
+    left = shutil.ignore_patterns("data", "dump", "exp*", "conf", "mini", ".*")
+    shutil.copytree(RECIPE, copy, ignore=left)
+
+
+def write_shim(folder: Path, noted: Path, cases: str) -> None:
+    """A ``python3`` in ``folder`` for ``run_script``.
+
+    Args:
+        folder: made here.
+        noted: gets a line of arguments for each call.
+        cases: bash's, of the calls that are not handed on to Python.
+    """
+    folder.mkdir()
+    shim = folder / "python3"
+    shim.write_text(_SHIM.format(noted=noted, cases=cases, python=sys.executable))
+    shim.chmod(0o755)
+
+
+def run_script(
+    recipe: Path, shims: Path, *command: str, **env: str
+) -> subprocess.CompletedProcess:
+    """Run one of the recipe's scripts; programs in ``shims`` come first."""
+    path = [str(shims), str(Path(sys.executable).parent), os.environ["PATH"]]
+    paths = {"PATH": os.pathsep.join(path), "PYTHONPATH": str(ROOT)}
+    return subprocess.run(
+        command,
+        cwd=recipe,
+        env={**os.environ, **paths, **env},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
 
 
 def write_audio(path: Path, seconds: float = 0.5, rate: int = 16000, channels: int = 1):

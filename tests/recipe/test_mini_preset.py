@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-import os
 import re
-import shutil
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
-from recipe_helpers import RECIPE, write_audio
+from recipe_helpers import (
+    RECIPE,
+    copy_scripts,
+    run_script,
+    write_audio,
+    write_shim,
+)
 
 from espnet_llada.recipe.combine import combine, main
 from espnet_llada.recipe.datadir import (
@@ -21,57 +24,33 @@ from espnet_llada.recipe.datadir import (
 )
 from espnet_llada.types import UserError
 
-ROOT = RECIPE.parents[2]
 SIZES = {"test_read": 16, "test_prompts": 75, "test_synth": 120, "dev_synth": 120}
 
-# In place of python3: notes its arguments, and does nothing where a model would run.
-SHIM = """#!/bin/bash
-printf '%s ' "$@" >> "{calls}"
-echo >> "{calls}"
-case "$*" in
+CASES = """
     *"bin.cli sweep"* | *"bin.cli features"* | *"-m espnet_llada.bin.weights"*) ;;
     *"-m espnet_llada.recipe "*"--stage 1"[0-9]*) ;;
-    *) exec "{python}" "$@" ;;
-esac
 """
 
 
 @pytest.fixture
 def recipe(tmp_path: Path) -> Path:
     """A copy of the recipe's scripts next to the shipped corpus, with empty configs."""
-    made = shutil.ignore_patterns("data", "dump", "exp*", "conf", "mini", ".*")
     copy = tmp_path / "recipe"
-    shutil.copytree(RECIPE, copy, ignore=made)
+    copy_scripts(copy)
     (copy / "mini").symlink_to(RECIPE / "mini")
     (copy / "conf").mkdir()
     return copy
 
 
 def _run(recipe: Path, *command: str, **env: str) -> subprocess.CompletedProcess:
-    path = f"{recipe.parent / 'bin'}{os.pathsep}{Path(sys.executable).parent}"
-    return subprocess.run(
-        command,
-        cwd=recipe,
-        env={
-            **os.environ,
-            "PATH": f"{path}{os.pathsep}{os.environ['PATH']}",
-            "PYTHONPATH": str(ROOT),
-            **env,
-        },
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    return run_script(recipe, recipe.parent / "bin", *command, **env)
 
 
 @pytest.fixture
 def calls(recipe: Path) -> Path:
     """A file with what `python3` is called with from now on."""
     noted = recipe.parent / "calls"
-    shim = recipe.parent / "bin" / "python3"
-    shim.parent.mkdir()
-    shim.write_text(SHIM.format(calls=noted, python=sys.executable))
-    shim.chmod(0o755)
+    write_shim(recipe.parent / "bin", noted, CASES)
     return noted
 
 

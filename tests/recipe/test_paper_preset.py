@@ -12,62 +12,45 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from recipe_helpers import RECIPE, write_chapter
+from recipe_helpers import (
+    RECIPE,
+    ROOT,
+    copy_scripts,
+    run_script,
+    write_chapter,
+    write_shim,
+)
 
 from espnet_llada.baseline.whisper_decoder import WhisperDecoder
 from espnet_llada.bin import convert
 from espnet_llada.inference.loading import find_model, load_model
 from espnet_llada.sweep.rows import read_sweep
 
-ROOT = RECIPE.parents[2]
 SETS = ("test_clean", "test_other")
 
-# In place of python3: notes its arguments, and does nothing where a model would run.
-SHIM = """#!/bin/bash
-printf '%s ' "$@" >> "{calls}"
-echo >> "{calls}"
-case "$*" in
+CASES = """
     *"bin.cli "*) ;;
     *"recipe.librispeech "*) [ -n "$REALLY" ] || exit 3; exec "{python}" "$@" ;;
-    *) exec "{python}" "$@" ;;
-esac
-"""
+""".replace("{python}", sys.executable)
 
 
 @pytest.fixture
 def recipe(tmp_path: Path) -> Path:
     """A copy of the recipe's scripts next to the shipped corpus."""
-    made = shutil.ignore_patterns("data", "dump", "exp*", "conf", "mini", ".*")
     copy = tmp_path / "egs2/librispeech/asr_llada"
-    shutil.copytree(RECIPE, copy, ignore=made)
+    copy_scripts(copy)
     for name in ("mini", "conf"):
         (copy / name).symlink_to((RECIPE / name).resolve())
-    shim = tmp_path / "bin/python3"
-    shim.parent.mkdir()
-    shim.write_text(SHIM.format(calls=tmp_path / "calls", python=sys.executable))
-    shim.chmod(0o755)
+    write_shim(tmp_path / "bin", tmp_path / "calls", CASES)
     (tmp_path / "x.pth").touch()
     return copy
 
 
 def run(recipe: Path, *options: str, **env: str) -> subprocess.CompletedProcess:
     top = recipe.parents[2]
-    path = os.pathsep.join([f"{top}/bin", str(Path(sys.executable).parent)])
     names = {"RELEASE": f"{top}/x.pth", "WHISPER": "w", "LLADA": "l", "LIBRISPEECH": ""}
-    return subprocess.run(
-        ["./run.sh", "--preset", "paper", *options],
-        cwd=recipe,
-        env={
-            **os.environ,
-            **names,
-            "PATH": f"{path}{os.pathsep}{os.environ['PATH']}",
-            "PYTHONPATH": str(ROOT),
-            **env,
-        },
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    command = "./run.sh", "--preset", "paper", *options
+    return run_script(recipe, top / "bin", *command, **{**names, **env})
 
 
 def calls(recipe: Path, what: str) -> list[str]:
