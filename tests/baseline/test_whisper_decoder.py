@@ -115,6 +115,7 @@ def test_random_weights_both_ways(tiny_file, tiny_directory):
     assert len({h.text for h in two}) > 1
 
 
+@pytest.mark.slow
 def test_tiny_en_both_ways(tmp_path):
     path = cache_dir() / "whisper-tiny.en/tiny.en.pt"
     if not path.is_file():

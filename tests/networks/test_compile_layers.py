@@ -42,9 +42,8 @@ def gradients(model: WhisperLLM, rows: int) -> dict[str, torch.Tensor]:
     return {n: p.grad for n, p in model.named_parameters() if p.requires_grad}
 
 
-@pytest.mark.parametrize(
-    "kind", ["llada", pytest.param("llama", marks=pytest.mark.slow)]
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["llada", "llama"])
 def test_it_learns_the_same(tiny_config, kind, monkeypatch):
     real = partial(compile_layers, backend="aot_eager")
     monkeypatch.setattr("espnet_llada.build.compile_layers", real)
