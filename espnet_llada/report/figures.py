@@ -83,7 +83,7 @@ def figures_of(
         entries: in the order of the table.
         lines: labels of the rows to be drawn as lines, the baseline first.
     """
-    rates = {row.system: row.normalised.wer.rate for row in rows}
+    rates = {row.system: row.raw.wer.rate for row in rows}
     passes = {row.system: row.passes for row in rows}
     flat = {label: rates[label] for label in lines}
     figures = []
@@ -187,7 +187,7 @@ def _plot(axes, figure: Figure) -> None:
         axes.errorbar([x], [rate.value], error, label=label, **look)
     _scales(axes, figure)
     axes.set_xlabel(figure.x_label)
-    axes.set_ylabel("WER, Whisper-normalised, %")
+    axes.set_ylabel("WER (raw), %")
     axes.grid(color=INK, alpha=0.12, linewidth=0.6)
     place = {"loc": "lower center", "bbox_to_anchor": (0.5, 1.0), "ncols": 2}
     axes.legend(**place, frameon=False, fontsize=9)

@@ -12,7 +12,6 @@ from espnet_llada.report.figures import Entry, draw, figures_of
 from espnet_llada.report.words import Chosen, marked
 from espnet_llada.scoring import published
 from espnet_llada.scoring.overview import (
-    RATES,
     by_group,
     main_cells,
     main_header,
@@ -21,7 +20,7 @@ from espnet_llada.scoring.overview import (
 )
 from espnet_llada.scoring.published import Comparison
 from espnet_llada.scoring.summary import Row
-from espnet_llada.scoring.table import NOTE, set_detail
+from espnet_llada.scoring.table import NOTE, RATES, set_detail
 from espnet_llada.types import Frame
 
 _WHY = {

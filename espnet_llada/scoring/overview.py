@@ -6,10 +6,15 @@ import itertools
 from collections.abc import Iterator, Mapping, Sequence
 
 from espnet_llada.scoring.summary import POOLED, Row
-from espnet_llada.scoring.table import Cells, cost_cells, markdown, relative, set_detail
-
-RATES = ("system", "WER norm % [95% CI]", "WER raw % [95% CI]", "passes", "RTF")
-CHANGES = ("change norm % [95% CI]", "p")
+from espnet_llada.scoring.table import (
+    CHANGES,
+    RATES,
+    Cells,
+    change_cells,
+    markdown,
+    rate_cells,
+    set_detail,
+)
 
 
 def overview(rows: Sequence[Row], groups: Mapping[str, str]) -> str:
@@ -30,7 +35,7 @@ def overview(rows: Sequence[Row], groups: Mapping[str, str]) -> str:
         table += [main_cells(row, len(header) > len(RATES)) for row in members]
     content += markdown(table)
     if len(sets) > 1:
-        content += "\n## Each set\n\nWER after the normaliser (raw), %\n\n"
+        content += "\n## Each set\n\nWER raw (after the normaliser), %\n\n"
         content += markdown([("system", *sets), *set_cells(rows, sets)])
     return content
 
@@ -55,24 +60,22 @@ def main_header(rows: Sequence[Row]) -> Cells:
     against = next((row.baseline for row in rows if row.baseline), None)
     if against is None:
         return RATES
-    return (*RATES, f"against {against}: {CHANGES[0]}", CHANGES[1])
+    return (*RATES, f"against {against}, {CHANGES[0]}", *CHANGES[1:])
 
 
 def main_cells(row: Row, compared: bool) -> Cells:
     """A line of the first table."""
-    rates = str(row.normalised.wer.rate), str(row.raw.wer.rate)
-    cells = (row.system, *rates, *cost_cells(row))
     if not compared:
-        return cells
-    change = row.normalised.change
-    return (*cells, *((relative(change), change.p_text) if change else ("", "")))
+        return rate_cells(row)
+    changes = change_cells(row) if row.baseline else ("",) * len(CHANGES)
+    return (*rate_cells(row), *changes)
 
 
 def set_cells(rows: Sequence[Row], sets: Sequence[str]) -> list[Cells]:
-    """Lines of the second table: ``normalised (raw)`` for each set."""
+    """Lines of the second table: ``raw (normalised)`` for each set."""
     table: dict[str, dict[str, str]] = {}
     for row in rows:
-        values = row.normalised.wer.rate.value, row.raw.wer.rate.value
+        values = row.raw.wer.rate.value, row.normalised.wer.rate.value
         table.setdefault(row.system, {})[row.set] = "{:.2f} ({:.2f})".format(*values)
     return [
         (label, *(cells.get(name, "-") for name in sets))

@@ -12,8 +12,9 @@ from espnet_llada.scoring.significance import REPLICATES, Change
 from espnet_llada.scoring.summary import Row
 from espnet_llada.types import UserError
 
-_RATES = ("system", "WER raw % [95% CI]", "WER norm % [95% CI]", "passes", "RTF")
-_CHANGES = ("system", "against", "raw: change %", "p", "norm: change %", "p")
+RATES = ("system", "WER raw % [95% CI]", "WER norm % [95% CI]", "passes", "RTF")
+CHANGES = ("raw: change %", "p", "norm: change %", "p")
+_CHANGED = ("system", "against", *CHANGES)
 NOTE = (
     "raw: the text as it is; norm: both sides after Whisper's English normaliser. "
     "passes: LLM forward passes per utterance. change: of the WER, relative, with its "
@@ -84,9 +85,10 @@ def _sets(rows: Sequence[Row]) -> Iterator[tuple[str, str, list[list[Cells]]]]:
     """Each set's name, what it is made of, and one or two tables."""
     for name, group in itertools.groupby(rows, key=lambda row: row.set):
         of_set = list(group)
-        tables = [[_RATES, *map(_rate_cells, of_set)]]
+        tables = [[RATES, *map(rate_cells, of_set)]]
         if changed := [row for row in of_set if row.baseline]:
-            tables.append([_CHANGES, *map(_change_cells, changed)])
+            lines = [(row.system, row.baseline, *change_cells(row)) for row in changed]
+            tables.append([_CHANGED, *lines])
         yield name, set_detail(of_set[0]), tables
 
 
@@ -98,23 +100,21 @@ def set_detail(row: Row) -> str:
     )
 
 
-def _rate_cells(row: Row) -> Cells:
-    rates = str(row.raw.wer.rate), str(row.normalised.wer.rate)
-    return (row.system, *rates, *cost_cells(row))
-
-
-def cost_cells(row: Row) -> Cells:
-    """Passes and RTF."""
+def rate_cells(row: Row) -> Cells:
+    """Of ``RATES``."""
+    passes = "-" if row.passes is None else f"{row.passes:.1f}"
+    rtf = "-" if row.rtf is None else f"{row.rtf:.3f}"
     return (
-        "-" if row.passes is None else f"{row.passes:.1f}",
-        "-" if row.rtf is None else f"{row.rtf:.3f}",
+        row.system,
+        *(str(rates.wer.rate) for rates in (row.raw, row.normalised)),
+        *(passes, rtf),
     )
 
 
-def _change_cells(row: Row) -> Cells:
+def change_cells(row: Row) -> Cells:
+    """Of ``CHANGES``, for a row that has a baseline."""
     changes = (row.raw.change, row.normalised.change)
-    cells = [cell for c in changes for cell in (relative(c), c.p_text)]
-    return (row.system, row.baseline, *cells)
+    return tuple(cell for c in changes for cell in (relative(c), c.p_text))
 
 
 def relative(change: Change) -> str:
@@ -125,7 +125,7 @@ def relative(change: Change) -> str:
 
 def _labels(table: list[Cells]) -> int:
     """How many of the first columns are text; the others are numbers."""
-    return 2 if table[0] is _CHANGES else 1
+    return 2 if table[0] is _CHANGED else 1
 
 
 def _aligned(table: list[Cells]) -> str:
