@@ -5,7 +5,11 @@ text more likely. *Combination*: the scorer also transcribes the utterance by it
 where the two differ, its words are taken if they are more likely by twice the margin.
 The CTC's alignment may veto either. No LM pass is needed.
 
-Imports ``extensions.whisper_scorer`` and ``extensions.posterior_prefix.alignment``.
+With ``min_probability`` it is not the margin that decides, but the probability that a
+change mends the text (``change_evidence``).
+
+Imports ``extensions.change_evidence``, ``extensions.whisper_scorer`` and
+``extensions.posterior_prefix.alignment``.
 
 Source: rescoring by an attention decoder (Sainath et al. 2019, arXiv 1908.10992), here
 change by change; combination is ROVER's (Fiscus 1997) with a scorer for the vote.
@@ -13,7 +17,7 @@ change by change; combination is ROVER's (Fiscus 1997) with a scorer for the vot
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Annotated, Any
@@ -30,6 +34,7 @@ from espnet_llada.core.options import SamplerOptions
 from espnet_llada.core.prefix import Prefix
 from espnet_llada.core.recognizer import DecodingHook
 from espnet_llada.core.sampler import SamplerResult
+from espnet_llada.extensions.change_evidence import Change, Evidence, features_of
 from espnet_llada.extensions.posterior_prefix.alignment import corrections
 from espnet_llada.extensions.requirements import need_scorer
 from espnet_llada.extensions.whisper_scorer.scorer import transcribed
@@ -42,7 +47,7 @@ speech."""
 
 
 @dataclass(frozen=True)
-class Options:
+class Options(Evidence):
     """``rescoring`` by the scorer."""
 
     accept_if_better: Annotated[
@@ -140,24 +145,32 @@ class Hook(DecodingHook):
         # Adjacent positions are one change; 0: no change.
         numbers = begins.cumsum(dim=1).masked_fill(~changed, 0)
         counts = numbers.amax(dim=1).tolist() if numbers.shape[1] else []
-        tries = [
-            (r, k) for r, count in enumerate(counts) for k in range(count + 1) if count
-        ]
+        tries = [(r, k) for r, count in enumerate(counts) for k in range(1, count + 1)]
         if not tries:
             return torch.zeros_like(changed)
         rows, tried = torch.tensor(tries, device=old.device).T
         one = changed[rows] & (numbers[rows] == tried[:, None])
         tokens = torch.where(one, new[rows], old[rows])
-        texts = _chosen(tokens, places(tokens))
-        texts = list(zip(rows.tolist(), texts, strict=True))
-        given = _chosen(old, places(old))
-        likely = torch.tensor(self.scorer.likelihoods(texts), device=old.device)
-        changes = [(row, given[row], text) for row, text in texts]
-        likely += torch.tensor(self.scorer.objections(changes), device=old.device)
-        before = likely.new_zeros(len(old))
-        before[rows[tried == 0]] = likely[tried == 0]
-        worse = one & (likely < before[rows] + margin)[:, None]
+        texts, given = _chosen(tokens, places(tokens)), _chosen(old, places(old))
+        changes = [
+            (row, given[row], text)
+            for row, text in zip(rows.tolist(), texts, strict=True)
+        ]
+        worse = one & ~self._mends(changes, margin)[:, None]
         return torch.zeros_like(changed).long().index_add(0, rows, worse.long()) > 0
+
+    def _mends(self, changes: Sequence[Change], margin: float) -> Tensor:
+        """(N,) bool: changes to keep."""
+        if self.options.min_probability:
+            found = self.options.probabilities(features_of(self.scorer, changes))
+            kept = found >= self.options.min_probability
+        else:
+            before = [(row, old) for row, old, _ in changes]
+            after = [(row, new) for row, _, new in changes]
+            likely = torch.tensor(self.scorer.likelihoods(before + after)).view(2, -1)
+            objections = torch.tensor(self.scorer.objections(changes))
+            kept = likely[1] + objections >= likely[0] + margin
+        return kept.to(self._prefix.scorer.device)
 
 
 def _places(tokens: Tensor, special: SpecialTokens) -> list[list[int]]:

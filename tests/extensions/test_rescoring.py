@@ -8,7 +8,7 @@ import pytest
 import torch
 from tiny_models import SCORED, check_batches, recognize, scorer_of
 
-from espnet_llada.extensions import rescoring
+from espnet_llada.extensions import change_evidence, rescoring
 from espnet_llada.extensions.rescoring import MARGIN
 from espnet_llada.extensions.whisper_scorer.scorer import Scorer, transcribed
 from espnet_llada.inference.options import make_options
@@ -129,3 +129,42 @@ def test_a_combined_text_is_shown_at_the_end(model, speech, texts):
     words = [cell.token for cell in frames[-1].cells if cell.token and not cell.end]
     assert tuple(words) == hypothesis.tokens
     assert frames[-1].passes == hypothesis.passes
+
+
+@pytest.mark.parametrize("least", [1e-9, 1.0])
+def test_a_change_is_kept_if_it_probably_mends(model, speech, texts, least):
+    """All of them, or none, by the least probability."""
+    options = {"strategy": "deliberation_random", "mask_ratio": 0.5, "tail": 0}
+    free = recognize(model, speech, texts, **options)
+    probable = {"min_probability": least, "scorer": 0.01, "internal_lm": -0.01}
+    found = recognize(model, speech, texts, **options, rescoring=probable)
+    ids = [list(h.token_ids) for h in found]
+    given = model.decoder.encode_texts(texts)
+    assert ids == (given if least == 1.0 else [list(h.token_ids) for h in free])
+    assert given != [list(h.token_ids) for h in free]
+
+
+def test_the_scores_of_a_change(model, speech):
+    scorer = scorer_of(model, speech[0])
+    old, new = [5, 6, 7], [5, 8]
+    (there,), (back,) = (
+        change_evidence.features_of(scorer, [(0, *pair)]).tolist()
+        for pair in ((old, new), (new, old))
+    )
+    own = scorer.likelihoods([(0, old), (0, new)])
+    assert there[0] == pytest.approx(own[1] - own[0], abs=1e-3)
+    assert there[:2] == pytest.approx([-value for value in back[:2]], abs=1e-3)
+    assert there[2:] == pytest.approx([-value for value in back[:1:-1]], abs=1e-3)
+    assert there[2] <= 0.0 <= there[3] and 0.0 in there[2:]
+    # Without audio the scorer says the same whatever was recorded.
+    other = change_evidence.features_of(scorer_of(model, speech[1]), [(0, old, new)])
+    assert other[0, 1] == pytest.approx(there[1], abs=1e-4)
+    assert other[0, 0] != pytest.approx(there[0], abs=1e-4)
+
+
+def test_a_logistic_regression():
+    evidence = change_evidence.Evidence(bias=-1.0, scorer=0.5, ctc_gain=2.0)
+    features = torch.tensor([[2.0, 9.0, -9.0, 0.0], [0.0, 0.0, 0.0, 1.0]])
+    assert evidence.probabilities(features).tolist() == pytest.approx(
+        [0.5, 0.731], abs=1e-3
+    )
