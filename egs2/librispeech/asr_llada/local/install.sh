@@ -63,7 +63,7 @@ venv=$(cd "$1" && pwd -P)
 root=$(cd "$(dirname "${BASH_SOURCE[0]}")/../../../.." && pwd -P)
 py=$venv/bin/python log=$venv/install.log stamp=$venv/.espnet_llada_installed
 # The paths count too: an editable install and a venv's scripts name them.
-state=$({ cat "$root/setup.py" "${BASH_SOURCE[0]}"; echo "$root $venv ${ESPNET:-}"; } | sha256sum)
+state=$({ cat "$root/setup.py" "${BASH_SOURCE[0]}"; echo "$root $venv${ESPNET:+ $ESPNET}"; } | sha256sum)
 if [ -x "$py" ] && [ "$(cat "$stamp" 2>/dev/null)" = "$state" ]; then exit 0; fi
 exec 9>"$venv/.lock"
 flock -n 9 || { say "waiting for another set-up of $venv"; flock 9; }
@@ -129,10 +129,10 @@ if [ "$espnet" = "$old_espnet" ]; then
 else
   get "${new_espnet_needs[@]}" "${whisper_needs[@]}"
 fi
-# No wheel for Python 3.13 as yet, and a C++ compiler is not asked for: ESPnet imports it
-# where it counts character errors of its own decoders while they are trained.
+# It has no wheel for Python 3.13. ESPnet imports it where it counts the errors of its own
+# decoders in training, so the rest works without a C++ compiler.
 get editdistance 2>>"$log" ||
-  say "NOTE: no editdistance (it needs g++): ESPnet's own decoders train without CER and WER"
+  say "NOTE: no editdistance (to build it, apt install g++): ESPnet's own decoders cannot be trained"
 if ! version_of torchaudio >>"$log"; then
   # Up to 2.10 torchaudio goes with the same torch; 2.11, its last, with all since.
   audio=$(printf '%s\n' "${version%%+*}" 2.11.0 | sort -V | head -n 1)
