@@ -3,7 +3,8 @@ SHELL := /bin/bash
 RECIPE := egs2/librispeech/asr_llada
 
 # PYTHON=/path/to/python makes the environment with that interpreter; otherwise the first
-# of python3.11, python3.12, python3.10, python3 that is 3.10-3.12 and has venv.
+# of python3.11, python3.12, python3.13, python3.10, python3 that is 3.10-3.13 and has venv.
+# ESPNET=202511 or 202611 chooses the ESPnet (3.10, 3.11: 202511; 3.12, 3.13: 202611).
 PYTHON ?=
 VENV ?= .venv
 IN_VENV := export PATH="$$(cd "$(VENV)" && pwd)/bin:$$PATH";

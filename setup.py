@@ -2,8 +2,9 @@
 
 ``pip install espnet_llada`` must never replace the torch, espnet, numpy or transformers
 of the environment it goes into. So every bound below is a loose lower bound, and
-espnet itself is an extra: espnet 202511 pins setuptools<74 while torch >= 2.13 wants
->= 77, and pip, asked for both, backtracks into other builds of torch. A working set
+espnet itself is an extra: espnet 202511, the last for Python 3.10 and 3.11, pins
+setuptools<74 while torch >= 2.13 wants >= 77, and pip, asked for both, backtracks into
+other builds of torch. 202611, for Python 3.12 and 3.13, has no such pin. A working set
 from nothing is made by egs2/librispeech/asr_llada/local/install.sh.
 """
 
@@ -41,7 +42,7 @@ INSTALL_REQUIRES = [
 
 EXTRAS_REQUIRE = {
     # Training, decoding and the recipe run inside ESPnet2, which imports torchaudio.
-    # Last release for Python 3.10 and 3.11; see above why it is not a requirement.
+    # 202511: the last for Python 3.10 and 3.11; see above why it is no requirement.
     "espnet": ["espnet>=202511", "torchaudio"],
     # Its EnglishTextNormalizer, for normalised WER. Not a requirement: it pulls triton
     # (about 290 MB, of no use to the normaliser). install.sh takes it without that.
@@ -76,6 +77,7 @@ setup(
         "Programming Language :: Python :: 3.10",
         "Programming Language :: Python :: 3.11",
         "Programming Language :: Python :: 3.12",
+        "Programming Language :: Python :: 3.13",
         "Operating System :: POSIX :: Linux",
         "Intended Audience :: Science/Research",
         "Topic :: Multimedia :: Sound/Audio :: Speech",

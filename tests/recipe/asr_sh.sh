@@ -7,8 +7,8 @@
 # ${ESPNET_LLADA_CACHE:-~/.cache/espnet_llada}. Checked: stages 1, 3-5, 10-14 of the three
 # systems of `run.sh --preset ci`; that our driver with one job and
 # Slurm with two leave the same files, for the paper's rows as well; a recipe of ESPnet's with
-# asr.sh's defaults, its decoder swapped; the tests that touch ESPnet, with this ESPnet. Ends
-# with OK, or with exit code 77 if something cannot be had.
+# asr.sh's defaults, its decoder swapped; the default tests, with this ESPnet. Ends with OK,
+# or with exit code 77 if something cannot be had.
 set -euo pipefail
 
 version=202611
@@ -253,10 +253,9 @@ swapped() {
 }
 quietly swapped
 
-say "the tests that touch ESPnet, with ESPnet ${version}"
+say "the default tests, with ESPnet ${version}"
 cd "${repo}"
 PYTHONPATH=${sources}${PYTHONPATH:+:${PYTHONPATH}} \
-    OMP_NUM_THREADS=1 python3 -m pytest -n 2 --dist loadfile \
-    tests/espnet tests/test_conf.py tests/io/test_packed.py
+    OMP_NUM_THREADS=1 python3 -m pytest -n 2 --dist loadgroup
 
 say "OK"

@@ -3,23 +3,27 @@
 #
 #   local/install.sh VENV_DIR
 #
-# Needs Python 3.10-3.12 with venv, and the package registry that pip is configured for.
-# PYTHON=/path/to/python chooses the interpreter. May be interrupted and run again; when
+# Needs Python 3.10-3.13 with venv, and the package registry that pip is configured for.
+# PYTHON=/path/to/python chooses the interpreter; ESPNET=202511 or 202611 the ESPnet, by
+# default the last release for that Python. May be interrupted and run again; when
 # nothing is to be done it returns at once. A torch that the environment already has
 # (python -m venv --system-site-packages) is left as it is.
 set -euo pipefail
 
 # ---- what is installed: our own needs stand in setup.py, everything else here --------
 torch=2.13.0
-espnet=202511   # the last release for Python 3.10 and 3.11
+old_espnet=202511   # the last release for Python 3.10 and 3.11
+new_espnet=202611   # Python 3.12 and 3.13
 whisper=20250625
-omniio=0.1.2    # what ESPnet 202611 reads archives with, for use in a checkout of it
+omniio=0.1.2        # what ESPnet 202611 reads archives with, for use in a checkout of it
 # What ESPnet 202511 imports. Its own metadata cannot be used: it pins setuptools<74, and
 # torch 2.13 wants >= 77. librosa 1.0 is younger and untested with it.
 espnet_needs=('numpy>=2' scipy 'librosa>=0.10.2,<1' soundfile 'kaldiio>=2.18'
-  sentencepiece==0.2.0 'configargparse>=1.2.1' typeguard humanfriendly packaging PyYAML
-  h5py filelock protobuf nltk editdistance einops opt-einsum hydra-core torch_complex
+  'sentencepiece>=0.2,<0.2.2' 'configargparse>=1.2.1' typeguard humanfriendly packaging PyYAML
+  h5py filelock protobuf nltk einops opt-einsum hydra-core torch_complex
   ci_sdr fast-bss-eval==0.1.3 jamo==0.4.1 espnet_tts_frontend tensorboard matplotlib)
+# ESPnet 202611 names its own needs; of its extra [train], what the ASR task imports.
+new_espnet_needs=('librosa<1' tensorboard matplotlib 'nltk>=3.4.5' opt_einsum h5py)
 # openai-whisper without triton, which only its CUDA kernels for word times use.
 whisper_needs=(tiktoken more-itertools tqdm numba)
 # Upper bounds at what was tested (Python 3.10 gets older ones of the same series).
@@ -31,13 +35,13 @@ cpu_index=https://download.pytorch.org/whl/cpu   # PyTorch's own, for its CPU bu
 # ---- helpers ---------------------------------------------------------------------------
 die() { echo "install.sh: $*" >&2; exit 1; }
 say() { printf '%s  %s\n' "$(date +%T)" "$*" | tee -a "$log"; }
-supported='import sys, venv, ensurepip; sys.exit(not (3, 10) <= sys.version_info < (3, 13))'
+supported='import sys, venv, ensurepip; sys.exit(not (3, 10) <= sys.version_info < (3, 14))'
 find_python() {
-  local p list=${PYTHON:-python3.11 python3.12 python3.10 python3}
+  local p list=${PYTHON:-python3.11 python3.12 python3.13 python3.10 python3}
   for p in $list; do
     if "$p" -c "$supported" >/dev/null 2>&1; then command -v "$p"; return; fi
   done
-  die "none of '$list' is Python 3.10-3.12 with venv; install one (Debian, Ubuntu: apt" \
+  die "none of '$list' is Python 3.10-3.13 with venv; install one (Debian, Ubuntu: apt" \
     "install python3-venv), or set PYTHON"
 }
 get() {  # pip install, quiet; its errors are shown
@@ -59,7 +63,7 @@ venv=$(cd "$1" && pwd -P)
 root=$(cd "$(dirname "${BASH_SOURCE[0]}")/../../../.." && pwd -P)
 py=$venv/bin/python log=$venv/install.log stamp=$venv/.espnet_llada_installed
 # The paths count too: an editable install and a venv's scripts name them.
-state=$({ cat "$root/setup.py" "${BASH_SOURCE[0]}"; echo "$root $venv"; } | sha256sum)
+state=$({ cat "$root/setup.py" "${BASH_SOURCE[0]}"; echo "$root $venv${ESPNET:+ $ESPNET}"; } | sha256sum)
 if [ -x "$py" ] && [ "$(cat "$stamp" 2>/dev/null)" = "$state" ]; then exit 0; fi
 exec 9>"$venv/.lock"
 flock -n 9 || { say "waiting for another set-up of $venv"; flock 9; }
@@ -75,7 +79,15 @@ if ! "$py" -c 'import sys' 2>>"$log"; then
   "$python" -m venv --without-pip "$venv" >>"$log" 2>&1 || die "venv failed, see $log"
 fi
 trap 'echo "install.sh: failed, see $log; running it again continues" >&2' ERR
-"$py" -c "$supported" || die "$venv: not Python 3.10-3.12; remove it, or name another"
+"$py" -c "$supported" || die "$venv: not Python 3.10-3.13; remove it, or name another"
+if "$py" -c 'import sys; sys.exit(sys.version_info < (3, 12))'; then
+  espnet=${ESPNET:-$new_espnet}
+else
+  espnet=${ESPNET:-$old_espnet}
+  [ "$espnet" != "$new_espnet" ] || die "ESPnet $new_espnet needs Python 3.12 or 3.13"
+fi
+[[ $espnet = "$old_espnet" || $espnet = "$new_espnet" ]] ||
+  die "ESPNET=$espnet: give $old_espnet or $new_espnet"
 # A killed pip leaves packages that look installed: INSTALLER is written after the files.
 site=$("$py" -c 'import sysconfig; print(sysconfig.get_path("purelib"))')
 for d in "$site"/*.dist-info; do [ -e "$d/INSTALLER" ] || rm -rf "$d"; done
@@ -112,7 +124,15 @@ echo "torch==$version" >>constraints.txt   # from here on nothing can replace it
 
 # ---- the rest --------------------------------------------------------------------------
 say "what ESPnet and Whisper's text normaliser need"
-get "${espnet_needs[@]}" "${whisper_needs[@]}"
+if [ "$espnet" = "$old_espnet" ]; then
+  get "${espnet_needs[@]}" "${whisper_needs[@]}"
+else
+  get "${new_espnet_needs[@]}" "${whisper_needs[@]}"
+fi
+# It has no wheel for Python 3.13. ESPnet imports it where it counts the errors of its own
+# decoders in training, so the rest works without a C++ compiler.
+get editdistance 2>>"$log" ||
+  say "NOTE: no editdistance (to build it, apt install g++): ESPnet's own decoders cannot be trained"
 if ! version_of torchaudio >>"$log"; then
   # Up to 2.10 torchaudio goes with the same torch; 2.11, its last, with all since.
   audio=$(printf '%s\n' "${version%%+*}" 2.11.0 | sort -V | head -n 1)
@@ -120,6 +140,7 @@ if ! version_of torchaudio >>"$log"; then
   get --no-deps "torchaudio==$audio"
 fi
 say "espnet $espnet, openai-whisper $whisper, omniio $omniio"
+[ "$espnet" = "$old_espnet" ] || get "espnet==$espnet"
 get --no-deps "espnet==$espnet" "openai-whisper==$whisper" "omniio==$omniio"
 say "espnet_llada (editable) with what it needs, test tools"
 get -e "$root[demo,test,lint]"
