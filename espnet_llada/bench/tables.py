@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from espnet_llada.bench.meter import STAGES
-from espnet_llada.scoring.significance import Interval
+from espnet_llada.scoring.normalize import normalize_all
+from espnet_llada.scoring.significance import Interval, estimate
+from espnet_llada.scoring.wer import Score, score_pairs
+from espnet_llada.types import UserError
 
 if TYPE_CHECKING:
     from espnet_llada.bench.measure import Record
+    from espnet_llada.sweep.rows import SweepRow
 
 REPLICATES = 10_000
 
@@ -62,15 +67,19 @@ def markdown(
         machine: see ``meter.machine``.
         baseline: key of the system that the others are compared with.
     """
+    score = _scores(records)
     left_out = [f"- {r.name}: {r.failed}" for r in records if r.failed]
     records = [r for r in records if not r.failed]
     lines = [
         heading(machine),
         "",
         f"Means of {max((len(r.total) for r in records), default=0)} repetitions, each "
-        "with speech of its own (noise: the same), which all systems decode in turn. "
+        "with speech of its own (noise: the same), which all systems decode in turn: "
+        "whole recordings, joined, and silence up to the duration. "
         "RTF: time over duration, RTFx its inverse. MiB: above what was in use before.",
         "",
+        *_peers(records, baseline, score),
+        *_accuracy(records, score),
         "## One utterance at a time",
         *_latency(records, baseline),
         "",
@@ -91,6 +100,93 @@ def markdown(
     if left_out:
         lines += ["## Left out", "", *left_out, ""]
     return "\n".join(lines)
+
+
+def _peers(
+    records: Sequence[Record], baseline: str | None, score: Scoring
+) -> Iterator[str]:
+    """Each system beside the baseline and those that are not ours, by duration."""
+    known = {r.cell.row.key: r.cell.row for r in records}
+    others = [row for key, row in known.items() if key == baseline or is_peer(row)]
+    if not any(map(is_peer, others)):
+        return
+    cells = dict.fromkeys((r.cell.seconds, r.cell.batch) for r in records)
+    rows = []
+    for size in cells:
+        group = {
+            r.cell.row.key: r for r in records if (r.cell.seconds, r.cell.batch) == size
+        }
+        rows += [
+            _peers_line(record, [group.get(row.key) for row in others], score)
+            for record in group.values()
+        ]
+    yield from ("## Side by side", "")
+    yield "Times faster than each of the last columns; **in bold: slower**."
+    yield ""
+    names = "|".join(f"than {row.label}" for row in others)
+    yield from table(
+        f"seconds|batch|system|ms each|CPU ms each|WER %|{names}", rows, left=(2,)
+    )
+    yield ""
+
+
+def _peers_line(
+    record: Record, others: Sequence[Record | None], score: Scoring
+) -> list[str]:
+    cell, found = record.cell, score(record)
+    ratios = []
+    for other in others:
+        if other is None or other is record or is_peer(cell.row):
+            ratios.append("")
+            continue
+        r = ratio(other.total, record.total)
+        mark = "**" if r.value < 1 else ""
+        ratios.append(f"{mark}{r.value:.2f}{mark} [{r.low:.2f}, {r.high:.2f}]")
+    each = (1e3 * np.mean(times) / cell.batch for times in (record.total, record.cpu))
+    wer = f"{found.wer:.2f}" if found else ""
+    shown = *(f"{ms:.1f}" for ms in each), wer
+    return [f"{cell.seconds:g}", f"{cell.batch}", cell.row.label, *shown, *ratios]
+
+
+def _accuracy(records: Sequence[Record], score: Scoring) -> Iterator[str]:
+    """Error rates over all durations, of the smallest batch."""
+    smallest = min((r.cell.batch for r in records), default=1)
+    pooled: dict[str, dict] = {}
+    for record in records:
+        if record.cell.batch == smallest and (found := score(record)):
+            own = pooled.setdefault(record.cell.row.label, {})
+            for name, counts in found.utterances.items():
+                own[f"{record.cell.seconds:g} {name}"] = counts
+    rows = []
+    for label, utterances in pooled.items():
+        found = Score(utterances)
+        rate = estimate(found).rate
+        rows.append([label, len(utterances), found.total.words, rate])
+    if rows:
+        yield f"## Word error rate over all durations, batch {smallest}"
+        yield from ("", "After Whisper's English normaliser, 95 % by bootstrap.", "")
+        yield from table("system|utterances|words|WER %", rows)
+        yield ""
+
+
+Scoring = Callable[["Record"], "Score | None"]
+"""The errors of a record, normalised; None where nobody knows what was said."""
+
+
+def _scores(records: Sequence[Record]) -> Scoring:
+    found: dict[int, Score | None] = {}
+    for record in records:
+        texts = record.texts
+        said, written = ({n: t[i] for n, t in texts.items()} for i in (0, 1))
+        with suppress(UserError):  # no normaliser here
+            if texts:
+                found[id(record)] = score_pairs(*map(normalize_all, (said, written)))
+    return lambda record: found.get(id(record))
+
+
+def is_peer(row: SweepRow) -> bool:
+    """Whether it is none of ours: Whisper's own decoder, in two implementations."""
+    return row.system in ("whisper", "faster_whisper")
 
 
 def _latency(records: Sequence[Record], baseline: str | None) -> Iterator[str]:

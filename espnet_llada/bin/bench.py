@@ -15,7 +15,7 @@ from msgspec import Meta
 from espnet_llada.bin.options import OfKind, OptionParser, run_main
 from espnet_llada.bin.sweep import add_row_options, place_of, read_rows
 from espnet_llada.io.files import write_text
-from espnet_llada.io.schema import Count
+from espnet_llada.io.schema import Count, Natural
 from espnet_llada.types import UserError, check_writable
 
 if TYPE_CHECKING:
@@ -44,8 +44,9 @@ Written to OUTPUT: BENCH.md, bench.json (each repetition), bench_*.png. The YAML
 of `espnet-llada sweep`, without rows that deliberate; its baseline is what the others
 are compared with. A row of profile release also pads to 30 s and computes logits
 everywhere, as the paper's release does; runtime: static, graph or compile decodes with
-fixed shapes, weights: int8 is for random weights. A batch is decoded together; close
-other programs first.
+fixed shapes, weights: int8 is for random weights; system: faster_whisper and whisper
+are peers, with their error rates beside their times where DATA has a text. A batch is
+decoded together; close other programs first.
 """
 
 
@@ -57,6 +58,15 @@ def get_parser() -> argparse.ArgumentParser:
     parser.add_argument("--batches", default="1 4 16", help="utterances (1 4 16)")
     parser.add_argument(
         "--repeats", type=OfKind(Count), default=5, help="of each cell (5)"
+    )
+    parser.add_argument(
+        "--utterances",
+        type=OfKind(Natural),
+        default=0,
+        help="repeat more often where a batch is small, to decode so many (0)",
+    )
+    parser.add_argument(
+        "--sets", default="", help='"test_read test_prompts", below --data (itself)'
     )
     parser.add_argument(
         "--threads", type=OfKind(_THREADS), default=0, help="of torch (its default)"
@@ -110,7 +120,6 @@ def _decoding(
     from tqdm import tqdm
 
     from espnet_llada.bench import figures, measure, meter, tables
-    from espnet_llada.bench.material import batches_of
     from espnet_llada.bench.systems import RandomSystems, measurable
     from espnet_llada.sweep.systems import Systems
 
@@ -122,9 +131,10 @@ def _decoding(
     rows = measurable(sweep.rows, systems, args.device, str(args.sweep), named)
     machine = meter.machine(args.device, dtype)
     cells = measure.cells_of(rows, durations, batches)
-    speech = args.data, args.repeats, args.allow_pipes
-    runs = measure.measure(systems, cells, *speech)
-    total = len(cells) * (args.repeats + batches_of(args.data, args.repeats))
+    data = [args.data / name for name in args.sets.split()] or [args.data]
+    speech = data, args.repeats, args.utterances
+    runs = measure.measure(systems, cells, *speech, args.allow_pipes)
+    total = measure.runs_of(cells, *speech)
     found: dict[int, measure.Record] = {}
 
     def write() -> tuple[list[measure.Record], str]:

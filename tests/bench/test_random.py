@@ -337,7 +337,7 @@ def test_what_does_not_fit_is_refused(rows, configs, tmp_path):
     ):
         bench.main(cmd)
     rows.write_text(ROWS)
-    with pytest.raises(UserError, match="row static: runtime, weights and"):
+    with pytest.raises(UserError, match="row static: runtime, weights,"):
         sweep.main([str(rows), "--data", "d", "--sets", "s", "--output", "o"])
     configs["llada"]["decoder_conf"]["ctc"] = {"weight": 0.3}
     with pytest.raises(UserError, match="not for decoder_conf ctc"):
