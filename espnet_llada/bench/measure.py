@@ -36,6 +36,9 @@ from espnet_llada.sweep.rows import SweepRow
 from espnet_llada.sweep.systems import Systems
 from espnet_llada.types import Hypothesis
 
+_COUNTED = 8
+"""Batches whose FLOPs are counted, which takes longer than to decode them."""
+
 
 @dataclass(frozen=True)
 class Cell:
@@ -172,9 +175,9 @@ def measure(
     Cells of one duration and batch are measured together. Each repetition has speech of
     its own, which all of them decode once, in an order of its own, so that whatever
     else the machine does falls on all systems alike, and no one utterance speaks for
-    all. Before that each decodes the same to be warm and to count its work; a system
-    that is not ours the first batch alone. A cell that the machine cannot run, for want
-    of memory or of a compiler, says so in its record and is left out from then on.
+    all. Before that each decodes ``warm_ups`` of them. A cell that the machine cannot
+    run, for want of memory or of a compiler, says so in its record and is left out from
+    then on.
 
     Args:
         systems: must not remember encoded audio.
@@ -216,8 +219,14 @@ def runs_of(
 
 
 def warm_ups(row: SweepRow, batches: int) -> int:
-    """How many batches are decoded to be warm; the work of ours is counted on all."""
-    return 1 if is_peer(row) else batches
+    """How many batches are decoded to be warm.
+
+    The work of ours is counted on them. A runtime with fixed shapes needs all of them,
+    in case their canvases differ.
+    """
+    if is_peer(row):
+        return 1
+    return min(batches, _COUNTED) if row.bench.runtime == "plain" else batches
 
 
 def _attempt(record: Record, run: Run, speech: list[Piece], warm_up: bool) -> None:

@@ -263,7 +263,8 @@ def _roofline(
             flops, size = (
                 float(np.mean(of[stage])) for of in (record.flops, record.weights)
             )
-            took = 1e3 * float(np.mean(record.stages[stage]))
+            counted = record.stages[stage][: len(record.flops[stage])]
+            took = 1e3 * float(np.mean(counted))
             if not flops or not took:  # of speech so far, none may have needed the LLM
                 continue
             rate = machine["gigabytes_per_second"]

@@ -31,8 +31,8 @@ _SECONDS = Annotated[float, Meta(ge=0.01, le=3600.0)]
 _THREADS = Annotated[int, Meta(ge=0, le=1024)]
 _EXAMPLE = """\
 example, in the recipe (make bench does it):
-  espnet-llada bench conf/bench_mini.yaml --model mini --data data/dev_synth \\
-      --output exp/bench
+  espnet-llada bench conf/bench_mini.yaml --model mini --data data \\
+      --sets "test_read test_prompts test_synth" --output exp/bench
 full size with random weights, on a GPU; then a training step, ours and the release's:
   espnet-llada bench conf/bench_8b.yaml --model random --device cuda \\
       --data data/dev_synth --output exp/bench_8b --durations "7.4 30" \\
