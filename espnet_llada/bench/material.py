@@ -9,7 +9,6 @@ from typing import NamedTuple
 
 import numpy as np
 
-from espnet_llada.io.audio.reading import load_audio
 from espnet_llada.io.kaldi.table import read_recordings, read_text
 from espnet_llada.types import SAMPLE_RATE, UserError
 
@@ -87,6 +86,9 @@ def material_of(
 
 def _pieces(folder: Path, size: int, allow_pipes: bool) -> Iterator[Piece]:
     """All of a set, of ``size`` samples each; a recording that fits nowhere is not."""
+    # soundfile and scipy: not for noise
+    from espnet_llada.io.audio.reading import load_audio
+
     table = read_recordings(folder / "wav.scp", allow_pipes)
     path = folder / "text"
     texts = read_text(path) if path.is_file() else {}

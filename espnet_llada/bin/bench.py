@@ -21,7 +21,7 @@ from espnet_llada.types import UserError, check_writable
 if TYPE_CHECKING:
     from espnet_llada.sweep.rows import Sweep
 
-_WRITTEN_EVERY = 20.0  # seconds
+_WRITTEN_EVERY = 10.0  # seconds
 _DECODING_FILES = ("BENCH.md", "bench.json")
 _TRAINING_FILES = ("TRAINING.md", "training.json")
 RANDOM = "random"
@@ -127,7 +127,7 @@ def _decoding(
     if args.model == RANDOM:
         systems = RandomSystems(sweep.train_configs, args.device)
         dtype = systems.dtype
-    named = bool(args.rows.split())
+    named = any(name[0] != "!" for name in args.rows.split())
     rows = measurable(sweep.rows, systems, args.device, str(args.sweep), named)
     machine = meter.machine(args.device, dtype)
     cells = measure.cells_of(rows, durations, batches)
@@ -137,12 +137,11 @@ def _decoding(
     total = measure.runs_of(cells, *speech)
     found: dict[int, measure.Record] = {}
 
-    def write() -> tuple[list[measure.Record], str]:
+    def write() -> list[measure.Record]:
         records = [r for r in found.values() if r.total or r.failed]
-        text = tables.markdown(records, machine, sweep.baseline)
         content = {"machine": machine, "records": [r.as_dict() for r in records]}
-        _write(args.output, _DECODING_FILES, text, content)
-        return records, text
+        write_text(args.output / _DECODING_FILES[1], f"{json.dumps(content)}\n")
+        return records
 
     written = time.monotonic()
     for record in tqdm(runs, total=total, unit="run", delay=2, disable=None):
@@ -150,7 +149,9 @@ def _decoding(
         if record.total and time.monotonic() - written > _WRITTEN_EVERY:
             write()  # what there is, should this be killed
             written = time.monotonic()
-    records, text = write()
+    records = write()
+    text = tables.markdown(records, machine, sweep.baseline)
+    write_text(args.output / _DECODING_FILES[0], f"{text}\n")
     files = figures.draw(records, args.output)
     sys.stdout.write(f"{text}\n{' '.join(map(str, files))}\n")
 
@@ -170,15 +171,10 @@ def _training(
     steps = training.compare(config, args.device, durations, args.repeats)
     text = training.markdown(steps, machine)
     content = {"machine": machine, "steps": [vars(step) for step in steps]}
-    _write(args.output, _TRAINING_FILES, text, content)
+    lines = text, json.dumps(content)
+    for name, line in zip(_TRAINING_FILES, lines, strict=True):
+        write_text(args.output / name, f"{line}\n")
     sys.stdout.write(f"{text}\n")
-
-
-def _write(
-    folder: Path, names: tuple[str, str], text: str, content: Mapping[str, Any]
-) -> None:
-    for name, lines in zip(names, (text, json.dumps(content)), strict=True):
-        write_text(folder / name, f"{lines}\n")
 
 
 def _numbers(args: argparse.Namespace, name: str, kind: Any) -> list[Any]:
