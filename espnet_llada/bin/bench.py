@@ -144,14 +144,16 @@ def _decoding(
         return records
 
     written = time.monotonic()
-    for record in tqdm(runs, total=total, unit="run", delay=2, disable=None):
-        found[id(record)] = record
-        if record.total and time.monotonic() - written > _WRITTEN_EVERY:
-            write()  # what there is, should this be killed
-            written = time.monotonic()
-    records = write()
-    text = tables.markdown(records, machine, sweep.baseline)
-    write_text(args.output / _DECODING_FILES[0], f"{text}\n")
+    try:
+        for record in tqdm(runs, total=total, unit="run", delay=2, disable=None):
+            found[id(record)] = record
+            if record.total and time.monotonic() - written > _WRITTEN_EVERY:
+                write()  # what there is, should this be killed
+                written = time.monotonic()
+    finally:  # an interrupt too
+        records = write()
+        text = tables.markdown(records, machine, sweep.baseline)
+        write_text(args.output / _DECODING_FILES[0], f"{text}\n")
     files = figures.draw(records, args.output)
     sys.stdout.write(f"{text}\n{' '.join(map(str, files))}\n")
 
