@@ -106,46 +106,56 @@ def _peers(
     records: Sequence[Record], baseline: str | None, score: Scoring
 ) -> Iterator[str]:
     """Each system beside the baseline and those that are not ours, by duration."""
-    known = {r.cell.row.key: r.cell.row for r in records}
-    others = [row for key, row in known.items() if key == baseline or is_peer(row)]
-    if not any(map(is_peer, others)):
+    rows = {r.cell.row.key: r.cell.row for r in records}
+    if not any(map(is_peer, rows.values())):
         return
-    cells = dict.fromkeys((r.cell.seconds, r.cell.batch) for r in records)
-    rows = []
-    for size in cells:
-        group = {
-            r.cell.row.key: r for r in records if (r.cell.seconds, r.cell.batch) == size
-        }
-        rows += [
-            _peers_line(record, [group.get(row.key) for row in others], score)
-            for record in group.values()
-        ]
+    cells: dict[tuple[str, int], dict[float, Record]] = {}
+    for r in records:
+        cells.setdefault((r.cell.row.key, r.cell.batch), {})[r.cell.seconds] = r
+    durations = list(dict.fromkeys(r.cell.seconds for r in records))
+    names = "|".join(f"{seconds:g} s" for seconds in durations)
     yield from ("## Side by side", "")
-    yield "Times faster than each of the last columns; **in bold: slower**."
+    yield "Of each utterance: ms (ms of CPU, all threads), WER in %."
     yield ""
-    names = "|".join(f"than {row.label}" for row in others)
     yield from table(
-        f"seconds|batch|system|ms each|CPU ms each|WER %|{names}", rows, left=(2,)
+        f"system|batch|{names}",
+        (
+            [rows[key].label, batch, *(_side(own.get(s), score) for s in durations)]
+            for (key, batch), own in cells.items()
+        ),
+    )
+    yield from ("", "Times faster, with 95 % intervals; **in bold: slower**.", "")
+    others = [key for key, row in rows.items() if key == baseline or is_peer(row)]
+    yield from table(
+        f"system|batch|than|{names}",
+        (
+            [rows[key].label, batch, rows[other].label]
+            + [_faster(own.get(s), cells[other, batch].get(s)) for s in durations]
+            for (key, batch), own in cells.items()
+            for other in others
+            if other != key and (other, batch) in cells and not is_peer(rows[key])
+        ),
+        left=(0, 2),
     )
     yield ""
 
 
-def _peers_line(
-    record: Record, others: Sequence[Record | None], score: Scoring
-) -> list[str]:
-    cell, found = record.cell, score(record)
-    ratios = []
-    for other in others:
-        if other is None or other is record or is_peer(cell.row):
-            ratios.append("")
-            continue
-        r = ratio(other.total, record.total)
-        mark = "**" if r.value < 1 else ""
-        ratios.append(f"{mark}{r.value:.2f}{mark} [{r.low:.2f}, {r.high:.2f}]")
-    each = (1e3 * np.mean(times) / cell.batch for times in (record.total, record.cpu))
-    wer = f"{found.wer:.2f}" if found else ""
-    shown = *(f"{ms:.1f}" for ms in each), wer
-    return [f"{cell.seconds:g}", f"{cell.batch}", cell.row.label, *shown, *ratios]
+def _side(record: Record | None, score: Scoring) -> str:
+    if record is None:
+        return ""
+    ms, cpu = (
+        1e3 * np.mean(times) / record.cell.batch for times in (record.total, record.cpu)
+    )
+    found = score(record)
+    return f"{ms:.0f} ({cpu:.0f})" + (f", {found.wer:.2f}" if found else "")
+
+
+def _faster(record: Record | None, other: Record | None) -> str:
+    if record is None or other is None:
+        return ""
+    r = ratio(other.total, record.total)
+    mark = "**" if r.value < 1 else ""
+    return f"{mark}{r.value:.2f}{mark} [{r.low:.2f}, {r.high:.2f}]"
 
 
 def _accuracy(records: Sequence[Record], score: Scoring) -> Iterator[str]:
