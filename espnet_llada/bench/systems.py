@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from espnet_llada.baseline.faster_whisper import missing
 from espnet_llada.bench.random_model import random_model
 from espnet_llada.inference.loading import read_train_config
 from espnet_llada.sweep.rows import SweepRow
@@ -79,8 +80,10 @@ def refusal(row: SweepRow, systems: Any, device: str) -> str | None:
     random = isinstance(systems, RandomSystems)
     if row.system == "text":
         return "system text decodes nothing"
-    if row.system == "whisper" and random:
-        return "system whisper has no random weights"
+    if row.system in ("whisper", "faster_whisper") and random:
+        return f"system {row.system} has no random weights"
+    if row.system == "faster_whisper" and (reason := missing()):
+        return reason
     if random and row.system not in systems.configs:
         return f"no {row.system} in train_configs; name its train config there"
     if row.bench.weights == "int8" and importlib.util.find_spec("torchao") is None:

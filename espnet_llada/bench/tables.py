@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from espnet_llada.bench.meter import STAGES
-from espnet_llada.scoring.significance import Interval
+from espnet_llada.scoring.normalize import normalize_all
+from espnet_llada.scoring.significance import Interval, estimate
+from espnet_llada.scoring.wer import Score, score_pairs
+from espnet_llada.types import UserError
 
 if TYPE_CHECKING:
     from espnet_llada.bench.measure import Record
+    from espnet_llada.sweep.rows import SweepRow
 
 REPLICATES = 10_000
 
@@ -62,15 +67,19 @@ def markdown(
         machine: see ``meter.machine``.
         baseline: key of the system that the others are compared with.
     """
+    score = _scores(records)
     left_out = [f"- {r.name}: {r.failed}" for r in records if r.failed]
     records = [r for r in records if not r.failed]
     lines = [
         heading(machine),
         "",
         f"Means of {max((len(r.total) for r in records), default=0)} repetitions, each "
-        "with speech of its own (noise: the same), which all systems decode in turn. "
+        "with speech of its own (noise: the same), which all systems decode in turn: "
+        "whole recordings, joined, and silence up to the duration. "
         "RTF: time over duration, RTFx its inverse. MiB: above what was in use before.",
         "",
+        *_peers(records, baseline, score),
+        *_accuracy(records, score),
         "## One utterance at a time",
         *_latency(records, baseline),
         "",
@@ -91,6 +100,103 @@ def markdown(
     if left_out:
         lines += ["## Left out", "", *left_out, ""]
     return "\n".join(lines)
+
+
+def _peers(
+    records: Sequence[Record], baseline: str | None, score: Scoring
+) -> Iterator[str]:
+    """Each system beside the baseline and those that are not ours, by duration."""
+    rows = {r.cell.row.key: r.cell.row for r in records}
+    if not any(map(is_peer, rows.values())):
+        return
+    cells: dict[tuple[str, int], dict[float, Record]] = {}
+    for r in records:
+        cells.setdefault((r.cell.row.key, r.cell.batch), {})[r.cell.seconds] = r
+    durations = list(dict.fromkeys(r.cell.seconds for r in records))
+    names = "|".join(f"{seconds:g} s" for seconds in durations)
+    yield from ("## Side by side", "")
+    yield "Of each utterance: ms (ms of CPU, all threads), WER in %."
+    yield ""
+    yield from table(
+        f"system|batch|{names}",
+        (
+            [rows[key].label, batch, *(_side(own.get(s), score) for s in durations)]
+            for (key, batch), own in cells.items()
+        ),
+    )
+    yield from ("", "Times faster, with 95 % intervals; **in bold: slower**.", "")
+    others = [key for key, row in rows.items() if key == baseline or is_peer(row)]
+    yield from table(
+        f"system|batch|than|{names}",
+        (
+            [rows[key].label, batch, rows[other].label]
+            + [_faster(own.get(s), cells[other, batch].get(s)) for s in durations]
+            for (key, batch), own in cells.items()
+            for other in others
+            if other != key and (other, batch) in cells and not is_peer(rows[key])
+        ),
+        left=(0, 2),
+    )
+    yield ""
+
+
+def _side(record: Record | None, score: Scoring) -> str:
+    if record is None:
+        return ""
+    ms, cpu = (
+        1e3 * np.mean(times) / record.cell.batch for times in (record.total, record.cpu)
+    )
+    found = score(record)
+    return f"{ms:.0f} ({cpu:.0f})" + (f", {found.wer:.2f}" if found else "")
+
+
+def _faster(record: Record | None, other: Record | None) -> str:
+    if record is None or other is None:
+        return ""
+    r = ratio(other.total, record.total)
+    mark = "**" if r.value < 1 else ""
+    return f"{mark}{r.value:.2f}{mark} [{r.low:.2f}, {r.high:.2f}]"
+
+
+def _accuracy(records: Sequence[Record], score: Scoring) -> Iterator[str]:
+    """Error rates over all durations, of the smallest batch."""
+    smallest = min((r.cell.batch for r in records), default=1)
+    pooled: dict[str, dict] = {}
+    for record in records:
+        if record.cell.batch == smallest and (found := score(record)):
+            own = pooled.setdefault(record.cell.row.label, {})
+            for name, counts in found.utterances.items():
+                own[f"{record.cell.seconds:g} {name}"] = counts
+    rows = []
+    for label, utterances in pooled.items():
+        found = Score(utterances)
+        rate = estimate(found).rate
+        rows.append([label, len(utterances), found.total.words, rate])
+    if rows:
+        yield f"## Word error rate over all durations, batch {smallest}"
+        yield from ("", "After Whisper's English normaliser, 95 % by bootstrap.", "")
+        yield from table("system|utterances|words|WER %", rows)
+        yield ""
+
+
+Scoring = Callable[["Record"], "Score | None"]
+"""The errors of a record, normalised; None where nobody knows what was said."""
+
+
+def _scores(records: Sequence[Record]) -> Scoring:
+    found: dict[int, Score | None] = {}
+    for record in records:
+        texts = record.texts
+        said, written = ({n: t[i] for n, t in texts.items()} for i in (0, 1))
+        with suppress(UserError):  # no normaliser here
+            if texts:
+                found[id(record)] = score_pairs(*map(normalize_all, (said, written)))
+    return lambda record: found.get(id(record))
+
+
+def is_peer(row: SweepRow) -> bool:
+    """Whether it is none of ours: Whisper's own decoder, in two implementations."""
+    return row.system in ("whisper", "faster_whisper")
 
 
 def _latency(records: Sequence[Record], baseline: str | None) -> Iterator[str]:
@@ -167,7 +273,8 @@ def _roofline(
             flops, size = (
                 float(np.mean(of[stage])) for of in (record.flops, record.weights)
             )
-            took = 1e3 * float(np.mean(record.stages[stage]))
+            counted = record.stages[stage][: len(record.flops[stage])]
+            took = 1e3 * float(np.mean(counted))
             if not flops or not took:  # of speech so far, none may have needed the LLM
                 continue
             rate = machine["gigabytes_per_second"]

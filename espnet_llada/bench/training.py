@@ -9,14 +9,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from espnet_llada.bench.material import NOISE, material_of
+from espnet_llada.bench.material import noise_of
 from espnet_llada.bench.meter import PeakMemory, failure, kernels_of, model_bytes, timed
 from espnet_llada.bench.random_model import random_model
 from espnet_llada.bench.tables import heading, table
@@ -150,7 +149,7 @@ def _measure(step: Step, run: Callable[[], None], warm_up: bool) -> None:
 def batch_of(model: WhisperLLM, seconds: float) -> Batch:
     """Noise of a duration, with random transcripts."""
     lm, count = model.decoder.lm, max(1, round(seconds * TOKENS_PER_SECOND))
-    (rows,) = material_of(Path(NOISE), seconds, ROWS, 1)
+    rows = [piece.samples for piece in noise_of(seconds, ROWS)]
     speech = torch.from_numpy(np.stack(rows)).to(lm.head.device)
     generator = torch.Generator().manual_seed(0)
     text = torch.randint(1, lm.vocab_size, (ROWS, count), generator=generator)

@@ -15,13 +15,13 @@ from msgspec import Meta
 from espnet_llada.bin.options import OfKind, OptionParser, run_main
 from espnet_llada.bin.sweep import add_row_options, place_of, read_rows
 from espnet_llada.io.files import write_text
-from espnet_llada.io.schema import Count
+from espnet_llada.io.schema import Count, Natural
 from espnet_llada.types import UserError, check_writable
 
 if TYPE_CHECKING:
     from espnet_llada.sweep.rows import Sweep
 
-_WRITTEN_EVERY = 20.0  # seconds
+_WRITTEN_EVERY = 10.0  # seconds
 _DECODING_FILES = ("BENCH.md", "bench.json")
 _TRAINING_FILES = ("TRAINING.md", "training.json")
 RANDOM = "random"
@@ -31,8 +31,8 @@ _SECONDS = Annotated[float, Meta(ge=0.01, le=3600.0)]
 _THREADS = Annotated[int, Meta(ge=0, le=1024)]
 _EXAMPLE = """\
 example, in the recipe (make bench does it):
-  espnet-llada bench conf/bench_mini.yaml --model mini --data data/dev_synth \\
-      --output exp/bench
+  espnet-llada bench conf/bench_mini.yaml --model mini --data data \\
+      --sets "test_read test_prompts test_synth" --output exp/bench
 full size with random weights, on a GPU; then a training step, ours and the release's:
   espnet-llada bench conf/bench_8b.yaml --model random --device cuda \\
       --data data/dev_synth --output exp/bench_8b --durations "7.4 30" \\
@@ -44,8 +44,9 @@ Written to OUTPUT: BENCH.md, bench.json (each repetition), bench_*.png. The YAML
 of `espnet-llada sweep`, without rows that deliberate; its baseline is what the others
 are compared with. A row of profile release also pads to 30 s and computes logits
 everywhere, as the paper's release does; runtime: static, graph or compile decodes with
-fixed shapes, weights: int8 is for random weights. A batch is decoded together; close
-other programs first.
+fixed shapes, weights: int8 is for random weights; system: faster_whisper and whisper
+are peers, with their error rates beside their times where DATA has a text. A batch is
+decoded together; close other programs first.
 """
 
 
@@ -57,6 +58,15 @@ def get_parser() -> argparse.ArgumentParser:
     parser.add_argument("--batches", default="1 4 16", help="utterances (1 4 16)")
     parser.add_argument(
         "--repeats", type=OfKind(Count), default=5, help="of each cell (5)"
+    )
+    parser.add_argument(
+        "--utterances",
+        type=OfKind(Natural),
+        default=0,
+        help="repeat more often where a batch is small, to decode so many (0)",
+    )
+    parser.add_argument(
+        "--sets", default="", help='"test_read test_prompts", below --data (itself)'
     )
     parser.add_argument(
         "--threads", type=OfKind(_THREADS), default=0, help="of torch (its default)"
@@ -110,7 +120,6 @@ def _decoding(
     from tqdm import tqdm
 
     from espnet_llada.bench import figures, measure, meter, tables
-    from espnet_llada.bench.material import batches_of
     from espnet_llada.bench.systems import RandomSystems, measurable
     from espnet_llada.sweep.systems import Systems
 
@@ -118,29 +127,33 @@ def _decoding(
     if args.model == RANDOM:
         systems = RandomSystems(sweep.train_configs, args.device)
         dtype = systems.dtype
-    named = bool(args.rows.split())
+    named = any(name[0] != "!" for name in args.rows.split())
     rows = measurable(sweep.rows, systems, args.device, str(args.sweep), named)
     machine = meter.machine(args.device, dtype)
     cells = measure.cells_of(rows, durations, batches)
-    speech = args.data, args.repeats, args.allow_pipes
-    runs = measure.measure(systems, cells, *speech)
-    total = len(cells) * (args.repeats + batches_of(args.data, args.repeats))
+    data = [args.data / name for name in args.sets.split()] or [args.data]
+    speech = data, args.repeats, args.utterances
+    runs = measure.measure(systems, cells, *speech, args.allow_pipes)
+    total = measure.runs_of(cells, *speech)
     found: dict[int, measure.Record] = {}
 
-    def write() -> tuple[list[measure.Record], str]:
+    def write() -> list[measure.Record]:
         records = [r for r in found.values() if r.total or r.failed]
-        text = tables.markdown(records, machine, sweep.baseline)
         content = {"machine": machine, "records": [r.as_dict() for r in records]}
-        _write(args.output, _DECODING_FILES, text, content)
-        return records, text
+        write_text(args.output / _DECODING_FILES[1], f"{json.dumps(content)}\n")
+        return records
 
     written = time.monotonic()
-    for record in tqdm(runs, total=total, unit="run", delay=2, disable=None):
-        found[id(record)] = record
-        if record.total and time.monotonic() - written > _WRITTEN_EVERY:
-            write()  # what there is, should this be killed
-            written = time.monotonic()
-    records, text = write()
+    try:
+        for record in tqdm(runs, total=total, unit="run", delay=2, disable=None):
+            found[id(record)] = record
+            if record.total and time.monotonic() - written > _WRITTEN_EVERY:
+                write()  # what there is, should this be killed
+                written = time.monotonic()
+    finally:  # an interrupt too
+        records = write()
+        text = tables.markdown(records, machine, sweep.baseline)
+        write_text(args.output / _DECODING_FILES[0], f"{text}\n")
     files = figures.draw(records, args.output)
     sys.stdout.write(f"{text}\n{' '.join(map(str, files))}\n")
 
@@ -160,15 +173,10 @@ def _training(
     steps = training.compare(config, args.device, durations, args.repeats)
     text = training.markdown(steps, machine)
     content = {"machine": machine, "steps": [vars(step) for step in steps]}
-    _write(args.output, _TRAINING_FILES, text, content)
+    lines = text, json.dumps(content)
+    for name, line in zip(_TRAINING_FILES, lines, strict=True):
+        write_text(args.output / name, f"{line}\n")
     sys.stdout.write(f"{text}\n")
-
-
-def _write(
-    folder: Path, names: tuple[str, str], text: str, content: Mapping[str, Any]
-) -> None:
-    for name, lines in zip(names, (text, json.dumps(content)), strict=True):
-        write_text(folder / name, f"{lines}\n")
 
 
 def _numbers(args: argparse.Namespace, name: str, kind: Any) -> list[Any]:

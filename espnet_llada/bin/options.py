@@ -266,8 +266,7 @@ def run_main(main: Callable[..., Any], cmd: list[str] | None = None) -> None:
         status, complaint = 2, complaint or f"error: {os_reason(lost)}"
     if complaint:
         process.say(complaint)
-    process.end()
-    raise SystemExit(status)
+    process.end(status)
 
 
 def _outcome(main: Callable[..., Any], cmd: list[str] | None) -> tuple[Any, str]:

@@ -114,8 +114,8 @@ def main(cmd: list[str] | None = None) -> None:
     for row in sweep.rows:
         if row.only_for_bench:
             raise UserError(
-                f"{args.sweep}: row {row.key}: runtime, weights and cached_prefix are "
-                "for espnet-llada bench; drop them"
+                f"{args.sweep}: row {row.key}: runtime, weights, cached_prefix and "
+                "system faster_whisper are for espnet-llada bench; drop them"
             )
     sets = args.sets.split()
     for name in sets:

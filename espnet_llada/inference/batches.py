@@ -77,10 +77,14 @@ def decode_all(
             does not grow with the set.
         batch_size: utterances decoded together.
     """
-    utterances = iter(utterances)
+    utterances, start, waited = iter(utterances), time.perf_counter(), 0.0
     batches = iter(lambda: list(itertools.islice(utterances, batch_size)), [])
-    for batch, audio in _read_ahead(batches):
+    for batch, audio, seconds in _read_ahead(batches):
+        waited += seconds
         yield from _decode_batch(recognizer, batch, audio)
+    total = time.perf_counter() - start
+    share = 100 * waited / max(total, 1e-9)
+    logging.info(f"waited for audio {waited:.1f} s of {total:.1f} s ({share:.1f} %)")
     if words := getattr(recognizer, "unwritable", None):
         some = ", ".join(word for word, _ in words.most_common(_NAMED))
         logging.warning(
@@ -91,19 +95,24 @@ def decode_all(
 
 def _read_ahead(
     batches: Iterator[list[Utterance]],
-) -> Iterator[tuple[list[Utterance], list[np.ndarray | Exception]]]:
-    """Each batch with its audio; the next is read meanwhile, by a thread."""
+) -> Iterator[tuple[list[Utterance], list[np.ndarray | Exception], float]]:
+    """Each batch, its audio, and the seconds that one had to wait for that.
+
+    The next is read meanwhile, by a thread.
+    """
     batch = next(batches, None)
     if batch is None:
         return
     with ThreadPoolExecutor(1) as reader:
         reading = reader.submit(_read, batch)
         while batch:
+            start = time.perf_counter()
             audio = reading.result()
+            waited = time.perf_counter() - start
             done, batch = batch, next(batches, None)
             if batch:
                 reading = reader.submit(_read, batch)
-            yield done, audio
+            yield done, audio, waited
 
 
 def _read(batch: Sequence[Utterance]) -> list[np.ndarray | Exception]:

@@ -9,6 +9,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import nn
 
 from espnet_llada.build import (
@@ -77,7 +78,8 @@ def load_model(
     state = read_state(model_file)  # cheap, so a wrong path shows before the LM loads
     config = _with_frozen(config, train_config, options.lm, options.whisper)
     if is_ours(config):
-        model = build_model(config)
+        with _undrawn():
+            model = build_model(config)
     else:
         model = _foreign(config, train_config, options.trust_model)
     load_trained(model, current_names(state), str(model_file))
@@ -89,6 +91,20 @@ def load_model(
 
         raise UserError(device_problem(options.device, e)) from e
     return quantized(model) if options.quantize_asr_model else model
+
+
+@contextlib.contextmanager
+def _undrawn() -> Iterator[None]:
+    """No layer draws initial values: frozen and trained tensors replace all of them."""
+    init, names = torch.nn.init, ("kaiming_uniform_", "uniform_", "normal_")
+    drawing = {name: getattr(init, name) for name in names}
+    try:
+        for name in names:
+            setattr(init, name, lambda tensor, *args, **kwargs: tensor)
+        yield
+    finally:
+        for name, function in drawing.items():
+            setattr(init, name, function)
 
 
 def _foreign(config: Mapping[str, Any], source: str | Path, trusted: bool) -> nn.Module:

@@ -68,6 +68,8 @@ def refusal(row: SweepRow) -> str | None:
     """Why there is no plan of a row; None where there is."""
     if row.system == "text":
         return "nothing to decode: its transcripts are given"
+    if row.system == "faster_whisper":
+        return "left out: plan does not know faster_whisper"
     options = row.options.extensions
     strange = [name for name in options if name not in _KNOWN]
     if strange:

@@ -25,7 +25,8 @@
 
 For ``espnet-llada bench`` alone: ``train_configs: {llada: train_….yaml}`` at the top
 says what ``--model random`` builds; a row may have ``runtime``, one of ``RUNTIMES``,
-``weights: int8`` and ``cached_prefix: true``, as if trained so.
+``weights: int8`` and ``cached_prefix: true``, as if trained so, or be of ``system:
+faster_whisper``.
 
 ``config``, ``published`` and ``train_configs`` are relative to this file. ``{}`` is the
 value of ``each``, ``{percent}`` the same as a percentage.
@@ -57,8 +58,9 @@ from espnet_llada.release.options import ReleaseSamplerOptions
 from espnet_llada.scoring.published import Published, read_published
 from espnet_llada.types import UserError, nearest
 
-SYSTEMS = ("whisper", "llama", "llada", "text")
-"""``text``: nothing is decoded, the transcripts are given (``--first_pass``)."""
+SYSTEMS = ("whisper", "llama", "llada", "text", "faster_whisper")
+"""``text``: nothing is decoded, the transcripts are given (``--first_pass``).
+``faster_whisper``: a peer of the bench's, in int8 with ``quantize_asr_model``."""
 RUNTIMES = ("plain", "static", "graph", "compile")
 """As a user would run it; with shapes and memory that never change; that as one CUDA
 graph; with its layers by torch.compile, on a GPU as one CUDA graph."""
@@ -123,7 +125,7 @@ class SweepRow:
     @property
     def only_for_bench(self) -> bool:
         """Whether it has what a sweep does not know."""
-        return self.bench != _PLAIN
+        return self.bench != _PLAIN or self.system == "faster_whisper"
 
 
 @dataclass(frozen=True)
@@ -327,6 +329,8 @@ def _check(row: SweepRow, above: Sequence[SweepRow], where: str) -> None:
         raise UserError(f"{where}: label '{row.label}' is given twice")
     if row.system == "whisper" and options != DecodingOptions():
         raise UserError(f"{where}: Whisper's own decoder takes no config or options")
+    if row.system == "faster_whisper" and options != DecodingOptions():
+        raise UserError(f"{where}: faster_whisper takes quantize_asr_model alone")
     if row.system == "text" and (options, row.decoding) != (
         DecodingOptions(),
         Decoding(),
@@ -339,7 +343,7 @@ def _check(row: SweepRow, above: Sequence[SweepRow], where: str) -> None:
     if not row.decoding.use_audio and not options.deliberates:
         raise UserError(f"{where}: without audio there is nothing to transcribe")
     searches = beams > 1 or "joint" in options.extensions
-    if row.only_for_bench and (row.system in ("whisper", "text") or searches):
+    if bench != _PLAIN and (row.system not in SYSTEMS[1:3] or searches):
         raise UserError(f"{where}: {', '.join(_BENCH)} are for our greedy decoding")
     if bench.runtime != "plain" and isinstance(options.sampler, ReleaseSamplerOptions):
         raise UserError(f"{where}: profile release is measured with runtime: plain")

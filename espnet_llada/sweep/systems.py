@@ -73,6 +73,7 @@ class Systems:
     def __init__(self, place: Place, remember: bool = True):
         self.place, self.remember = place, remember
         self._models: dict[tuple[str, bool], tuple[Any, Stages]] = {}
+        self._peers: dict[bool, Any] = {}
         self._system = ""
 
     def recognizer(self, row: SweepRow):
@@ -84,6 +85,8 @@ class Systems:
         self._system = row.system
         if row.system == "whisper":
             return self._whisper
+        if row.system == "faster_whisper":
+            return self._faster_whisper(row.decoding.quantize_asr_model)
         from espnet_llada.inference.recognizer import Transcriber
 
         model, stages = self._model(row.system, row.decoding.quantize_asr_model)
@@ -192,6 +195,16 @@ class Systems:
         from espnet_llada.baseline.whisper_decoder import WhisperDecoder
 
         return WhisperDecoder(self._whisper_file, self.place.loading.device)
+
+    def _faster_whisper(self, quantize: bool):
+        import torch
+
+        from espnet_llada.baseline.faster_whisper import FasterWhisper
+
+        if quantize not in self._peers:
+            kind, threads = "int8" if quantize else "float32", torch.get_num_threads()
+            self._peers[quantize] = FasterWhisper(kind, threads)
+        return self._peers[quantize]
 
     def _model(self, system: str, quantize: bool) -> tuple[Any, Stages]:
         if (system, quantize) in self._models:

@@ -10,8 +10,8 @@ import pytest
 import soundfile
 import torch
 
-from espnet_llada.bench.material import material_of
-from espnet_llada.bench.measure import Cell, Record
+from espnet_llada.bench.material import material_of, repeats_of
+from espnet_llada.bench.measure import Cell, Record, runs_of
 from espnet_llada.bench.meter import STAGES, Meter, PeakMemory
 from espnet_llada.bench.tables import markdown, ratio
 from espnet_llada.bench.ways import Way, plain, released
@@ -23,6 +23,7 @@ from espnet_llada.io.weights.assets import MINI
 from espnet_llada.sweep.rows import SweepRow
 from espnet_llada.types import UserError
 
+PEER = "faster_whisper"
 ROWS = """
 baseline: llama
 rows:
@@ -40,9 +41,10 @@ def data(tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("data")
     rng = np.random.default_rng(0)
     for i in range(2):
-        samples = rng.normal(0, 0.1, 10_000 + 3_000 * i).astype(np.float32)
+        samples = rng.normal(0, 0.1, 6_400 + 800 * i).astype(np.float32)
         soundfile.write(folder / f"{i}.wav", samples, 16_000)
     (folder / "wav.scp").write_text("".join(f"{i} {folder}/{i}.wav\n" for i in (0, 1)))
+    (folder / "text").write_text("0 RED\n1 BLUE SKY\n")
     return folder
 
 
@@ -74,22 +76,54 @@ def test_what_it_writes(model_dir, data, tmp_path, capsys, monkeypatch):
         found[key, 1.0, 1]["flops"]["encoder"][0] for key in ("release", "steps4")
     )
     assert padded > 3 * own
+    said = found["steps4", 1.0, 1]["texts"]
+    assert {name: texts[0] for name, texts in said.items()} == {"0+1": "RED BLUE SKY"}
     text = (out / "BENCH.md").read_text()
+    assert "| four passes | 3 | 6 | " in text, "0, 1 and 0+1, all their words"
     assert text in capsys.readouterr().out and r"| _AR $\foo$ |" in text
     for name in ("stages", "batches"):
         assert (out / f"bench_{name}.png").stat().st_size > 1000
 
 
 def test_each_repetition_decodes_speech_of_its_own(data):
-    whole = [soundfile.read(data / f"{i}.wav", dtype="float32")[0] for i in (0, 1, 0)]
-    whole = np.concatenate(whole)
-    batches = material_of(data, 0.5, 2, 2)  # 2 s of 1.4: again from the first
-    assert [len(batch) for batch in batches] == [2, 2]
-    assert [len(w) for batch in batches for w in batch] == [8000] * 4
-    joined = np.concatenate([w for batch in batches for w in batch])
-    np.testing.assert_allclose(joined, whole[: len(joined)], atol=1e-4)
-    (noise,) = material_of(Path("noise"), 0.25, 2, 2)
-    assert [len(w) for w in noise] == [4000, 4000]
+    whole = [soundfile.read(data / f"{i}.wav", dtype="float32")[0] for i in (0, 1)]
+    batches = material_of([data], 0.5, 2, 2)  # 4 of 2 recordings: again from the first
+    assert [[p.name for p in batch] for batch in batches] == [["0", "1"]] * 2
+    for piece, own in zip(batches[1], whole, strict=True):
+        np.testing.assert_allclose(piece.samples[: len(own)], own, atol=1e-4)
+        assert len(piece.samples) == 8000 and not piece.samples[len(own) :].any()
+    ((joined,), _) = material_of([data], 1.0, 1, 2)
+    assert (joined.name, joined.text) == ("0+1", "RED BLUE SKY")
+    (noise,) = material_of([Path("noise")], 0.25, 2, 2)
+    assert [len(piece.samples) for piece in noise] == [4000, 4000]
+    with pytest.raises(UserError, match=r"no recordings of 0\.15 to"):
+        material_of([data], 0.2, 1, 1)
+
+
+def test_small_batches_are_repeated_more_often():
+    assert [repeats_of(batch, 5, 48) for batch in (1, 4, 16)] == [48, 12, 5]
+
+
+def test_a_peer_beside_ours():
+    rows = [
+        SweepRow(key, f"the {key}", "", system, DecodingOptions())
+        for key, system in (("llama", "llama"), ("llada", "llada"), ("fw", PEER))
+    ]
+    texts = [{"a": ("RED SKY", text)} for text in ("RED SKY", "RED", "RED TOO")]
+    records = [
+        Record(Cell(row, 2.0, 1), [seconds] * 2, [0.2] * 2, said, passes=[1.0] * 2)
+        for row, seconds, said in zip(rows, (0.1, 0.2, 0.1), texts, strict=True)
+    ]
+    for record in records:
+        record.tokens = [2.0, 2.0]
+    machine = {"gflops": 100.0, "gigabytes_per_second": 10.0, "dtype": "float32"}
+    machine |= {"processor": "a CPU", "threads": 2, "versions": {}}
+    lines = markdown(records, machine, "llama").splitlines()
+    slower = "**0.50** [0.50, 0.50]"
+    assert f"| the llada | 1 | the llama | {slower} |" in lines
+    assert f"| the llada | 1 | the fw | {slower} |" in lines
+    assert "| the fw | 1 | 100 (200), 50.00 |" in lines
+    assert runs_of([r.cell for r in records], [Path("x")], 2, 5) == 3 * 5 + 5 + 5 + 1
 
 
 def recognizer_of(way: Way, **options) -> Transcriber:
@@ -151,7 +185,9 @@ def test_work_that_no_repetition_has_had_yet_is_left_out():
     row = SweepRow("draft", "own draft", "", "llada", DecodingOptions())
     times = {stage: [0.1] for stage in STAGES} | {"LLM": [0.0]}
     work = ({stage: [number] for stage in STAGES} for number in (10**9, 10**6))
-    record = Record(Cell(row, 2.0, 1), [1.0], times, [0.0], [5.0], *work)
+    work = dict(zip(("flops", "weights"), work, strict=True))
+    cell = Cell(row, 2.0, 1)
+    record = Record(cell, [1.0], stages=times, passes=[0.0], tokens=[5.0], **work)
     machine = {"gflops": 100.0, "gigabytes_per_second": 10.0, "dtype": "float32"}
     machine |= {"processor": "a CPU", "threads": 2, "versions": {}}
     text = markdown([record], machine, None)

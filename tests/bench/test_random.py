@@ -53,19 +53,6 @@ GRAPH = "  graph: {label: graph, system: llama, runtime: graph}\n"
 
 
 @pytest.fixture()
-def configs(tiny_config, tiny_llada):
-    """Train configs of both systems, as the 8B ones are written: padded, bf16."""
-    encoder = {**tiny_config["encoder_conf"], "pad_seconds": 30.0, "keep_padding": True}
-    lm = {"lora": {"r": 2, "alpha": 4, "dropout": 0.0}, "dtype": "bfloat16"}
-    llada = {**tiny_config, "encoder_conf": {**encoder, "dtype": "bfloat16"}}
-    llada["postencoder_conf"] = {**tiny_config["postencoder_conf"], "dropout": 0.0}
-    llada["decoder_conf"] = {**lm, "lm": str(tiny_llada), "loss": "release"}
-    llama = {**llada, "decoder": "llama"}
-    llama["decoder_conf"] = {**lm, "lm": tiny_config["decoder_conf"]["lm"]}
-    return {"llada": llada, "llama": llama}
-
-
-@pytest.fixture()
 def rows(configs, tmp_path, monkeypatch):
     for name, config in configs.items():
         (tmp_path / f"{name}.yaml").write_text(yaml.safe_dump(config))
@@ -337,7 +324,7 @@ def test_what_does_not_fit_is_refused(rows, configs, tmp_path):
     ):
         bench.main(cmd)
     rows.write_text(ROWS)
-    with pytest.raises(UserError, match="row static: runtime, weights and"):
+    with pytest.raises(UserError, match="row static: runtime, weights,"):
         sweep.main([str(rows), "--data", "d", "--sets", "s", "--output", "o"])
     configs["llada"]["decoder_conf"]["ctc"] = {"weight": 0.3}
     with pytest.raises(UserError, match="not for decoder_conf ctc"):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import threading
 
 import numpy as np
@@ -43,7 +44,8 @@ def read(monkeypatch) -> dict[str, threading.Event]:
     return events
 
 
-def test_the_next_batch_is_read_while_one_is_decoded(read):
+def test_the_next_batch_is_read_while_one_is_decoded(read, caplog):
+    caplog.set_level("INFO")
     ahead = []
 
     def recognizer(waveforms, ids, transcripts):
@@ -56,6 +58,7 @@ def test_the_next_batch_is_read_while_one_is_decoded(read):
     assert [o.utterance.utt_id for o in outcomes] == ["a", "b", "bad", "c", "d"]
     assert [o.error for o in outcomes] == [None, None, "bad.wav: no audio", None, None]
     assert ahead == [True] * 3
+    assert re.search(r"waited for audio 0\.\d s of 0\.\d s \(\d", caplog.text)
 
 
 def test_an_error_of_the_decoder_comes_through(read):
