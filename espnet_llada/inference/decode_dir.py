@@ -21,7 +21,7 @@ from typing import Any, TextIO
 from espnet_llada.inference.batches import Outcome, Utterance
 from espnet_llada.io.files import read_json, write_json
 from espnet_llada.io.weights import cached_sha256
-from espnet_llada.types import Hypothesis, UserError, atomic_write
+from espnet_llada.types import UserError, atomic_write
 
 FILES = ("text", "token", "token_int", "score", "passes", "seconds")
 IDENTITY = "decoding.json"
@@ -86,7 +86,7 @@ class DecodeDir:
         utterances: all of the job, in the order of the output.
         batch_size: utterances decoded together.
         resume: False keeps nothing.
-        more: {file: the value of its line, from id and hypothesis} beyond ``FILES``.
+        more: {file: the value of its line, from the outcome} beyond ``FILES``.
 
     Attributes:
         todo: the utterances to decode: batches that are incomplete on disk, or have a
@@ -103,7 +103,7 @@ class DecodeDir:
         utterances: Sequence[Utterance],
         batch_size: int,
         resume: bool = True,
-        more: Mapping[str, Callable[[str, Hypothesis], str]] | None = None,
+        more: Mapping[str, Callable[[Outcome], str]] | None = None,
     ):
         self.more = more or {}
         self.files = (*FILES, *self.more)
@@ -158,7 +158,7 @@ class DecodeDir:
             "score": f"{hypothesis.score:.3f}",
             "passes": str(hypothesis.passes),
             "seconds": f"{outcome.decode_seconds:.6f} {outcome.audio_seconds:.6f}",
-            **{name: value(utt_id, hypothesis) for name, value in self.more.items()},
+            **{name: value(outcome) for name, value in self.more.items()},
         }
         with self._writing():
             if outcome.error:

@@ -124,7 +124,7 @@ def translated(
     matters = {
         "never": False,
         "always": True,
-        "with a CTC": _has_ctc(config),
+        "with a CTC": has_ctc(config),
         "with a beam": own.get("beam_size", beam_size) != 1,
     }
     ignored = []
@@ -151,6 +151,7 @@ def translated(
     return own
 
 
-def _has_ctc(config: str | Path) -> bool:
+def has_ctc(config: str | Path) -> bool:
+    """Whether a train config's decoder has a CTC."""
     conf = read_yaml(config).get("decoder_conf")
     return isinstance(conf, dict) and bool(conf.get("ctc"))

@@ -40,7 +40,12 @@ EXTENSIONS = {
 are applied. Each module has ``Options``, a dataclass, and ``Hook``, a
 ``DecodingHook``."""
 
-GROUPS = ChainMap({"long_form": "espnet_llada.inference.long_form"}, EXTENSIONS)
+_OF_INFERENCE = {
+    "long_form": "espnet_llada.inference.long_form",
+    "word_times": "espnet_llada.inference.words",
+}
+
+GROUPS = ChainMap(_OF_INFERENCE, EXTENSIONS)
 """All option groups; the module of each has the options as ``Options``."""
 
 PROFILES = {
@@ -183,8 +188,8 @@ def make_options(values: Mapping[str, Any]) -> DecodingOptions:
     profile = own.pop("profile", "default")
     kind = named(PROFILES[checked(profile, Literal[tuple(PROFILES)], "profile")])
     extensions = {name: groups[name] for name in GROUPS if groups.get(name) is not None}
-    if profile == "release" and set(extensions) - {"long_form"}:
-        name = next(iter(extensions))
+    if profile == "release" and set(extensions) - _OF_INFERENCE.keys():
+        name = next(name for name in extensions if name not in _OF_INFERENCE)
         raise UserError(
             f"{name}: the release (profile: release) has no extensions; leave it out"
         )
@@ -283,6 +288,10 @@ def job_options(
         known = [strategy for strategy in STRATEGIES if task_of(strategy) == task]
         given = {**given, "strategy": full_name(given["strategy"], known)}
     defaults = model_options(config, task, {**given, "use_audio": use_audio})
+    if given.get("word_times"):
+        from espnet_llada.inference.words import calibration
+
+        defaults["word_times"] = calibration(config, task)
     if not given.keys() <= {*OPTIONS, *GROUPS}:
         from espnet_llada.inference.espnet_options import translated
 

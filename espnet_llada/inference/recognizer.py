@@ -11,16 +11,18 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
+from itertools import accumulate
+from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import nn
 
-from espnet_llada.core.canvas import word_places
 from espnet_llada.core.model import LMDecoder
 from espnet_llada.core.options import SamplerOptions
 from espnet_llada.core.recognizer import Recognizer, Stages
 from espnet_llada.core.sampler import OnPass, SamplerResult
+from espnet_llada.inference.hypotheses import hypotheses, hypothesis, joined, placed
 from espnet_llada.inference.options import DecodingOptions
 from espnet_llada.io.waveform import is_inaudible, is_quiet, split_long
 from espnet_llada.networks.tokenizer import CASES, to_case
@@ -73,6 +75,11 @@ class Transcriber:
         _check(model.decoder, options)
         self._release = options.profile == "release"
         stages = stages or Stages(model.encode)
+        timing = options.extensions.get("word_times")
+        if timing is not None:
+            from espnet_llada.inference.words import EncodeOnce
+
+            stages = replace(stages, encode=EncodeOnce(stages.encode))
         if self._release:
             from espnet_llada.release.sampler import sample as release_sample
 
@@ -92,6 +99,11 @@ class Transcriber:
         self.model, self.options, self.use_audio = model, options, use_audio
         self.output_case, self.encode = output_case, stages.encode
         self.unwritable = Counter[str]()
+        self._words = None
+        if timing is not None:
+            from espnet_llada.inference.words import WordTimer
+
+            self._words = WordTimer(model, timing, self.recognizer.encoded)
 
     @property
     def on_pass(self) -> OnPass | None:
@@ -135,8 +147,7 @@ class Transcriber:
             )
         if transcripts is None:
             case = "upper" if self.output_case == "auto" else self.output_case
-            found = self._decode(waveforms, utt_ids)
-            return [replace(h, text=to_case(h.text, case)) for h in found]
+            return [_in_case(h, case) for h in self._decode(waveforms, utt_ids)]
         from espnet_llada.inference.first_pass import FirstPass
 
         given = [FirstPass(text, self.model.decoder.tokenizer) for text in transcripts]
@@ -145,15 +156,23 @@ class Transcriber:
             self.unwritable.update(word for word, unwritable in words if unwritable)
         texts = [first_pass.visible for first_pass in given]
         found = self._deliberate(waveforms, utt_ids, texts)
-        return [
-            replace(h, text=first_pass.restored(h.text, self.output_case))
-            for first_pass, h in zip(given, found, strict=True)
-        ]
+        each = zip(found, given, strict=True)
+        return [self._restored(h, first_pass) for h, first_pass in each]
+
+    def _restored(self, h: Hypothesis, first_pass: Any) -> Hypothesis:
+        """With the words of the first pass that stayed, as that has written them."""
+        text, words = first_pass.restored(h.text, self.output_case), h.words
+        if self._words is not None:
+            from espnet_llada.inference.words import carried
+
+            written = type(first_pass)(text, self.model.decoder.tokenizer)
+            words = carried(words, written.words, written.shown)
+        return replace(h, text=text, words=words)
 
     def _pieces(
         self, waveforms: Sequence[np.ndarray], utt_ids: Sequence[str]
-    ) -> tuple[list[list[np.ndarray]], list[str]]:
-        """The segments of each recording, and an id for each segment."""
+    ) -> tuple[list[list[np.ndarray]], list[str], list[float]]:
+        """The segments of each recording; id and beginning (s) of each segment."""
         longest = self.options.max_segment_seconds
         pieces = [split_long(w, longest) for w in waveforms]
         ids = [
@@ -161,21 +180,26 @@ class Transcriber:
             for utt_id, parts in zip(utt_ids, pieces, strict=True)
             for i in range(len(parts))
         ]
-        return pieces, ids
+        begins = []
+        for parts in pieces:
+            ends = accumulate(map(len, parts), initial=0)
+            begins += [end / SAMPLE_RATE for end in ends][:-1]
+        return pieces, ids, begins
 
     def _decode(
         self, waveforms: Sequence[np.ndarray], utt_ids: Sequence[str]
     ) -> list[Hypothesis]:
-        pieces, ids = self._pieces(waveforms, utt_ids)
+        pieces, ids, begins = self._pieces(waveforms, utt_ids)
         flat = [piece for parts in pieces for piece in parts]
         silence = Hypothesis("", eos=self.model.decoder.special.eos)
         found, rows = [silence] * len(flat), self._spoken(flat)
         if rows:
             spoken = [flat[row] for row in rows], [ids[row] for row in rows]
             decoded = self._texts(self.recognizer.decode(*spoken))
-            found = _placed(found, rows, decoded)
+            decoded = self._timed(spoken[0], decoded, [begins[row] for row in rows])
+            found = placed(found, rows, decoded)
         each = iter(found)
-        return [_joined([next(each) for _ in parts]) for parts in pieces]
+        return [joined([next(each) for _ in parts]) for parts in pieces]
 
     def _deliberate(
         self,
@@ -183,18 +207,19 @@ class Transcriber:
         utt_ids: Sequence[str],
         texts: Sequence[str],
     ) -> list[Hypothesis]:
-        if self.options.changes_nothing:
+        untimed = not self.use_audio or self._words is None
+        if untimed and self.options.changes_nothing:
             return [self._kept(ids) for ids in self._encoded(texts)]
         if not self.use_audio:
             ids = self._encoded(texts)
             return self._texts(self.recognizer.deliberate(None, utt_ids, ids))
-        pieces, ids = self._pieces(waveforms, utt_ids)
+        pieces, ids, begins = self._pieces(waveforms, utt_ids)
         cut = self._cut(pieces, texts)
         if cut is None:
-            return self._filled(waveforms, utt_ids, texts)
+            return self._filled(waveforms, utt_ids, texts, [0.0] * len(texts))
         flat = [piece for parts in pieces for piece in parts]
-        each = iter(self._filled(flat, ids, cut))
-        return [_joined([next(each) for _ in parts]) for parts in pieces]
+        each = iter(self._filled(flat, ids, cut, begins))
+        return [joined([next(each) for _ in parts]) for parts in pieces]
 
     def _cut(
         self, pieces: Sequence[Sequence[np.ndarray]], texts: Sequence[str]
@@ -225,6 +250,7 @@ class Transcriber:
         waveforms: Sequence[np.ndarray],
         utt_ids: Sequence[str],
         texts: Sequence[str],
+        begins: Sequence[float],
     ) -> list[Hypothesis]:
         """Deliberate, except where a text is too long for its audio."""
         ids = self._encoded(texts)
@@ -235,9 +261,23 @@ class Transcriber:
         rows = [sayable[n] for n in spoken]
         if rows:
             given = [[of[n] for n in rows] for of in (waveforms, utt_ids, ids)]
-            filled = self._texts(self.recognizer.deliberate(*given))
-            found = _placed(found, rows, filled)
+            filled = [found[n] for n in rows]
+            if not self.options.changes_nothing:
+                filled = self._texts(self.recognizer.deliberate(*given))
+            filled = self._timed(given[0], filled, [begins[n] for n in rows])
+            found = placed(found, rows, filled)
         return found
+
+    def _timed(
+        self,
+        waveforms: Sequence[np.ndarray],
+        found: list[Hypothesis],
+        begins: Sequence[float],
+    ) -> list[Hypothesis]:
+        """With their words, if these are asked for."""
+        if self._words is None:
+            return found
+        return self._words(waveforms, found, begins)
 
     def _spoken(self, waveforms: Sequence[np.ndarray]) -> list[int]:
         """Rows that may contain speech; for the release profile all of them."""
@@ -284,27 +324,9 @@ def _check(decoder: LMDecoder, options: DecodingOptions) -> None:
         raise UserError(decoder.audio_prefix.cannot_decode)
 
 
-def _joined(parts: Sequence[Hypothesis]) -> Hypothesis:
-    """Join the hypotheses of segments."""
-    if len(parts) == 1:
-        return parts[0]
-    return Hypothesis(
-        text=" ".join(p.text for p in parts if p.text),
-        tokens=sum((p.tokens for p in parts), ()),
-        token_ids=sum((p.token_ids for p in parts), ()),
-        score=sum(p.score for p in parts),
-        passes=sum(p.passes for p in parts),
-        confidence=sum((p.confidence for p in parts), ()),
-        eos=parts[0].eos,
-    )
-
-
-def _placed(
-    whole: list[Hypothesis], rows: Sequence[int], own: Sequence[Hypothesis]
-) -> list[Hypothesis]:
-    """Replace some rows of a batch."""
-    found = dict(zip(rows, own, strict=True))
-    return [found.get(row, h) for row, h in enumerate(whole)]
+def _in_case(h: Hypothesis, case: str) -> Hypothesis:
+    words = [replace(word, text=to_case(word.text, case)) for word in h.words]
+    return replace(h, text=to_case(h.text, case), words=tuple(words))
 
 
 def _is_sayable(utt_id: str, waveform: np.ndarray, ids: Sequence[int]) -> bool:
@@ -316,26 +338,3 @@ def _is_sayable(utt_id: str, waveform: np.ndarray, ids: Sequence[int]) -> bool:
         "more than can be spoken; it is not changed"
     )
     return False
-
-
-def hypotheses(decoder: LMDecoder, result: SamplerResult) -> list[Hypothesis]:
-    """The rows of a result as hypotheses."""
-    each = result.tokens.tolist(), result.log_probs, result.passes.tolist()
-    return [hypothesis(decoder, *row) for row in zip(*each, strict=True)]
-
-
-def hypothesis(
-    decoder: LMDecoder, tokens: Sequence[int], log_probs: Tensor, passes: int = 0
-) -> Hypothesis:
-    """A row as hypothesis: L tokens, and (L,) their log-probabilities."""
-    places = word_places(tokens, decoder.special)
-    ids = [tokens[i] for i in places]
-    return Hypothesis(
-        text=decoder.tokenizer.decode(ids),
-        tokens=tuple(decoder.tokenizer.tokens(ids)),
-        token_ids=tuple(ids),
-        score=float(log_probs.sum()),
-        passes=passes,
-        confidence=tuple(log_probs[places].exp().tolist()),
-        eos=decoder.special.eos,
-    )
