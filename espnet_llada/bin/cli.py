@@ -84,7 +84,7 @@ def get_parser() -> argparse.ArgumentParser:
         "--first_pass",
         required=True,
         metavar="PATH",
-        help="text or directory of Kaldi or ESPnet, JSON, CTM, SRT, VTT, TSV, TXT",
+        help="text, decode directory, JSON, CTM, SRT, VTT, TSV or TXT",
     )
     deliberate.add_argument(
         "--use_audio",
@@ -139,7 +139,7 @@ def _command(
         choices=FORMATS,
         default="text",
         metavar="FORMAT",
-        help="text, json, ctm, srt, vtt; all but the first with times (default: text)",
+        help="text, json, ctm, srt or vtt (default: text)",
     )
     parser.add_argument(
         "--output_case",
@@ -280,6 +280,11 @@ def _check_format(
 ) -> None:
     """Refuse a format that cannot have what it is for."""
     form = args.format
+    if options.search.nbest > 1 and form != "json":
+        raise UserError(
+            f"nbest {options.search.nbest}: --format {form} has one transcript of each "
+            "recording; take --format json"
+        )
     if form in SUBTITLES and len(utterances) > 1 and not _is_directory(args.output):
         raise UserError(
             f"--format {form}: {len(utterances)} recordings, a file holds one; name a "

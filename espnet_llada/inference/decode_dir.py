@@ -152,7 +152,7 @@ class DecodeDir:
         logging.info(f"best hypo: {hypothesis.text}")
         values = {
             "text": hypothesis.text,
-            "token": " ".join(map(_one_word, hypothesis.tokens)),
+            "token": " ".join(map(one_word, hypothesis.tokens)),
             "token_int": " ".join(map(str, hypothesis.token_ids)),
             # More digits would be those of a float32 sum, which differ by the batch.
             "score": f"{hypothesis.score:.3f}",
@@ -288,6 +288,6 @@ def _append(file: TextIO, line: str) -> None:
     file.flush()
 
 
-def _one_word(token: str) -> str:
+def one_word(token: str) -> str:
     """Escape white space inside a token, since the file separates by it."""
     return "".join(f"\\x{ord(c):02x}" if c.isspace() else c for c in token)

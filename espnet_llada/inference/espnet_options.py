@@ -48,9 +48,6 @@ _PROMPT = "the prompt is that of the training (decoder_conf: prompt)"
 _INT8 = "quantize_asr_model makes the linear layers int8"
 
 ESPNET = {
-    "nbest": Foreign(
-        int, "a canvas is filled once, to one transcript; set it to 1", (1,)
-    ),
     "maxlenratio": Foreign(
         float,
         "a share of encoder frames; a canvas is counted in tokens: set canvas_length, "

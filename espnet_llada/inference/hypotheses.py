@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
+import torch
 from torch import Tensor
 
 from espnet_llada.core.canvas import word_places
@@ -38,10 +40,29 @@ def placed(
     return [found.get(row, h) for row, h in enumerate(whole)]
 
 
-def hypotheses(decoder: LMDecoder, result: SamplerResult) -> list[Hypothesis]:
-    """The rows of a result as hypotheses."""
+def hypotheses(
+    decoder: LMDecoder, result: SamplerResult, nbest: int = 1
+) -> list[Hypothesis]:
+    """The rows of a result as hypotheses; above 1 with the others of a beam."""
     each = result.tokens.tolist(), result.log_probs, result.passes.tolist()
-    return [hypothesis(decoder, *row) for row in zip(*each, strict=True)]
+    found = [hypothesis(decoder, *row) for row in zip(*each, strict=True)]
+    if nbest == 1 or not hasattr(result, "others"):
+        return found
+    out = []
+    for best, others in zip(found, result.others, strict=True):
+        rows = [(tokens, torch.tensor(values)) for tokens, values in others]
+        made = [hypothesis(decoder, *row) for row in rows]
+        out.append(with_distinct(best, made, nbest))
+    return out
+
+
+def with_distinct(
+    best: Hypothesis, others: Sequence[Hypothesis], nbest: int
+) -> Hypothesis:
+    """With alternatives: of ``others`` the first ones with a text of their own."""
+    first = {h.text: h for h in reversed(others) if h.text != best.text}
+    distinct = [h for h in others if first.get(h.text) is h]
+    return replace(best, alternatives=tuple(distinct[: nbest - 1]))
 
 
 def hypothesis(

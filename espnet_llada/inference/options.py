@@ -72,9 +72,12 @@ FORMER = {
 
 @dataclass(frozen=True)
 class SearchOptions:
-    """Options of Whisper-LLaMA, the autoregressive baseline."""
+    """Options of Whisper-LLaMA's search, and how many transcripts are given."""
 
     beam_size: Annotated[int, Meta(ge=1, le=1024, description="1 is greedy")] = 1
+    nbest: Annotated[
+        int, Meta(ge=1, le=100, description="transcripts of each utterance at most")
+    ] = 1
 
     def __post_init__(self) -> None:
         check_options(vars(self), type(self))
@@ -91,7 +94,7 @@ class DecodingOptions:
 
     Attributes:
         sampler: the core's options, or those of the published sampler.
-        search: options of an autoregressive LM.
+        search: options of an autoregressive LM, and ``nbest``.
         extensions: {group: its options}; see ``GROUPS``.
     """
 
@@ -195,8 +198,10 @@ def make_options(values: Mapping[str, Any]) -> DecodingOptions:
         )
     if "strategy" in own:
         own["strategy"] = full_name(own["strategy"])
-    search = {"beam_size": own.pop("beam_size")} if "beam_size" in own else {}
+    search = {f.name: own.pop(f.name) for f in fields(SearchOptions) if f.name in own}
     search = SearchOptions(**check_options(search, SearchOptions))
+    if profile == "release" and search.nbest > 1:
+        raise UserError("nbest: the release (profile: release) has one; leave it out")
     return DecodingOptions(kind(**check_options(own, kind)), search, extensions)
 
 

@@ -75,8 +75,8 @@ class Transcriber:
         _check(model.decoder, options)
         self._release = options.profile == "release"
         stages = stages or Stages(model.encode)
-        timing = options.extensions.get("word_times")
-        if timing is not None:
+        timing, nbest = options.extensions.get("word_times"), options.search.nbest
+        if timing is not None or nbest > 1:
             from espnet_llada.inference.words import EncodeOnce
 
             stages = replace(stages, encode=EncodeOnce(stages.encode))
@@ -104,6 +104,11 @@ class Transcriber:
             from espnet_llada.inference.words import WordTimer
 
             self._words = WordTimer(model, timing, self.recognizer.encoded)
+        self._alternatives = None
+        if nbest > 1 and use_audio and model.decoder.diffuses:
+            from espnet_llada.inference.nbest import Alternatives
+
+            self._alternatives = Alternatives(self)
 
     @property
     def on_pass(self) -> OnPass | None:
@@ -133,7 +138,8 @@ class Transcriber:
             transcripts: the first pass, for a deliberation strategy.
 
         Returns:
-            One hypothesis for each utterance, in order.
+            One hypothesis for each utterance, in order; with ``nbest`` it has
+            alternatives.
 
         Raises:
             UserError: transcripts are missing, or given to a decoding strategy.
@@ -145,6 +151,17 @@ class Transcriber:
                 + ("needs" if deliberates else "takes no")
                 + " first-pass transcript"
             )
+        found = self._found(waveforms, utt_ids, transcripts)
+        if self._alternatives is None:
+            return found
+        return self._alternatives(waveforms, utt_ids, transcripts, found)
+
+    def _found(
+        self,
+        waveforms: Sequence[np.ndarray],
+        utt_ids: Sequence[str],
+        transcripts: Sequence[str] | None,
+    ) -> list[Hypothesis]:
         if transcripts is None:
             case = "upper" if self.output_case == "auto" else self.output_case
             return [_in_case(h, case) for h in self._decode(waveforms, utt_ids)]
@@ -298,7 +315,8 @@ class Transcriber:
         return [row for row in rows if row not in silent]
 
     def _texts(self, result: SamplerResult) -> list[Hypothesis]:
-        return hypotheses(self.model.decoder, result)
+        nbest = self.options.search.nbest
+        return hypotheses(self.model.decoder, result, nbest)
 
     def _encoded(self, texts: Sequence[str]) -> list[list[int]]:
         return self.model.decoder.encode_texts(texts)
@@ -326,7 +344,9 @@ def _check(decoder: LMDecoder, options: DecodingOptions) -> None:
 
 def _in_case(h: Hypothesis, case: str) -> Hypothesis:
     words = [replace(word, text=to_case(word.text, case)) for word in h.words]
-    return replace(h, text=to_case(h.text, case), words=tuple(words))
+    others = tuple(_in_case(other, case) for other in h.alternatives)
+    cased = {"words": tuple(words), "alternatives": others}
+    return replace(h, text=to_case(h.text, case), **cased)
 
 
 def _is_sayable(utt_id: str, waveform: np.ndarray, ids: Sequence[int]) -> bool:

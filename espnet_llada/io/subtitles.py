@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from itertools import groupby
 
-from espnet_llada.alignment import align
+from espnet_llada.alignment import Pair, align
 from espnet_llada.io.first_pass import TimedText
 from espnet_llada.types import Word
 
@@ -36,23 +36,41 @@ def with_first_pass_times(
     """
     own = [word.casefold() for word in given.text.split()]
     pairs = align(own, [word.text.casefold() for word in words])
-    cue_of = [n for n, (*_, count) in enumerate(given.cues) for _ in range(count)]
-    texts: list[list[str]] = [[] for _ in given.cues]
-    found, place, cue = [], 0, 0
+    found, place = [], 0
     for before, after in pairs:
-        if before is not None and given.cues:
-            cue = cue_of[place]
         if after is not None:
             word = words[len(found)]
             if before == after and given.words:
                 start, end = given.words[place]
                 word = replace(word, start=start, end=end)
             found.append(word)
-            if given.cues:
-                texts[cue].append(word.text)
         place += before is not None
+    texts: list[list[str]] = [[] for _ in given.cues]
+    for word, cue in zip(found, _cue_of_each(pairs, given), strict=bool(given.cues)):
+        texts[cue].append(word.text)
     each = zip(given.cues, texts, strict=True)
     return tuple(found), [(s, e, " ".join(own)) for (s, e, _), own in each if own]
+
+
+def _cue_of_each(pairs: Sequence[Pair], given: TimedText) -> list[int]:
+    """The number of the cue of each word that there is now; none without cues.
+
+    An inserted word goes with a replaced one behind it, or else with the one before.
+    """
+    if not given.cues:
+        return []
+    own = [n for n, (*_, count) in enumerate(given.cues) for _ in range(count)]
+    found, waiting, cue = [], 0, 0
+    for before, after in pairs:
+        if before is None:
+            waiting += 1
+            continue
+        last, cue = cue, own.pop(0)
+        found += [last if after in (None, before) else cue] * waiting
+        waiting = 0
+        if after is not None:
+            found.append(cue)
+    return found + [cue] * waiting
 
 
 def filled(words: Sequence[Word], seconds: float) -> list[Word]:
