@@ -30,7 +30,6 @@ from espnet_llada.core.options import SamplerOptions
 from espnet_llada.core.recognizer import Stages
 from espnet_llada.inference.decode_dir import DecodeDir, one_word
 from espnet_llada.inference.first_pass import FirstPass
-from espnet_llada.inference.hypotheses import hypothesis, with_distinct
 from espnet_llada.inference.options import DecodingOptions
 from espnet_llada.io.files import make_dir, write_text
 from espnet_llada.types import SAMPLE_RATE, Hypothesis
@@ -79,8 +78,9 @@ class Alternatives:
         candidates = self._drawn(audio, [utt_ids[row] for row in rows], best)
         encoded = self.one.recognizer.encoded(audio)
         decoder = self.one.model.decoder
-        for own, draft in zip(candidates, drafts(decoder, encoded), strict=False):
-            own.append(self._written(own[0], draft))
+        drafts = decoder.audio_prefix.draft(decoder.prompt, *encoded) or ()
+        for own, ids in zip(candidates, drafts, strict=bool(drafts)):
+            own.append(self._written(own[0], self.one.kept(ids)))
         if transcripts is not None:
             for own, row in zip(candidates, rows, strict=True):
                 own.append(self._first_pass(transcripts[row]))
@@ -112,13 +112,21 @@ class Alternatives:
     def _first_pass(self, text: str) -> Hypothesis:
         decoder = self.one.model.decoder
         (ids,) = decoder.encode_texts([FirstPass(text, decoder.tokenizer).visible])
-        kept = hypothesis(decoder, ids, torch.zeros(len(ids)))
-        return replace(kept, text=text)
+        return replace(self.one.kept(ids), text=text)
 
     def _ranked(self, scored: Sequence[Hypothesis]) -> Hypothesis:
         best, *others = scored
         others.sort(key=lambda h: h.score, reverse=True)
         return with_distinct(best, others, self.nbest)
+
+
+def with_distinct(
+    best: Hypothesis, others: Sequence[Hypothesis], nbest: int
+) -> Hypothesis:
+    """With alternatives: of ``others`` the first ones with a text of their own."""
+    first = {h.text: h for h in reversed(others) if h.text != best.text}
+    distinct = [h for h in others if first.get(h.text) is h]
+    return replace(best, alternatives=tuple(distinct[: nbest - 1]))
 
 
 def samplers(nbest: int, seed: int) -> Iterator[SamplerOptions]:
@@ -132,12 +140,6 @@ def samplers(nbest: int, seed: int) -> Iterator[SamplerOptions]:
             tail=_TAIL,
             seed=seed + 1 + number,
         )
-
-
-def drafts(decoder: LMDecoder, encoded: tuple[Tensor, Tensor]) -> list[Hypothesis]:
-    """The CTC's draft of each utterance; none of a model without a CTC."""
-    ids = decoder.audio_prefix.draft(decoder.prompt, *encoded)
-    return [hypothesis(decoder, row, torch.zeros(len(row))) for row in ids or ()]
 
 
 @torch.no_grad()

@@ -296,7 +296,9 @@ def job_options(
     if given.get("word_times"):
         from espnet_llada.inference.words import calibration
 
-        defaults["word_times"] = calibration(config, task)
+        # Its confidences are those of the model's own way to decode.
+        own = given.keys().isdisjoint({"strategy", "profile"}) and use_audio
+        defaults["word_times"] = calibration(config, task, times_alone=not own)
     if not given.keys() <= {*OPTIONS, *GROUPS}:
         from espnet_llada.inference.espnet_options import translated
 

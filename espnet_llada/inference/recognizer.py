@@ -16,13 +16,13 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import nn
+from torch import Tensor, nn
 
+from espnet_llada.core.canvas import word_places
 from espnet_llada.core.model import LMDecoder
 from espnet_llada.core.options import SamplerOptions
 from espnet_llada.core.recognizer import Recognizer, Stages
 from espnet_llada.core.sampler import OnPass, SamplerResult
-from espnet_llada.inference.hypotheses import hypotheses, hypothesis, joined, placed
 from espnet_llada.inference.options import DecodingOptions
 from espnet_llada.io.waveform import is_inaudible, is_quiet, split_long
 from espnet_llada.networks.tokenizer import CASES, to_case
@@ -214,9 +214,9 @@ class Transcriber:
             spoken = [flat[row] for row in rows], [ids[row] for row in rows]
             decoded = self._texts(self.recognizer.decode(*spoken))
             decoded = self._timed(spoken[0], decoded, [begins[row] for row in rows])
-            found = placed(found, rows, decoded)
+            found = _placed(found, rows, decoded)
         each = iter(found)
-        return [joined([next(each) for _ in parts]) for parts in pieces]
+        return [_joined([next(each) for _ in parts]) for parts in pieces]
 
     def _deliberate(
         self,
@@ -226,41 +226,21 @@ class Transcriber:
     ) -> list[Hypothesis]:
         untimed = not self.use_audio or self._words is None
         if untimed and self.options.changes_nothing:
-            return [self._kept(ids) for ids in self._encoded(texts)]
+            return [self.kept(ids) for ids in self._encoded(texts)]
         if not self.use_audio:
             ids = self._encoded(texts)
             return self._texts(self.recognizer.deliberate(None, utt_ids, ids))
         pieces, ids, begins = self._pieces(waveforms, utt_ids)
-        cut = self._cut(pieces, texts)
+        cut = list(texts)
+        if any(len(parts) > 1 for parts in pieces):
+            from espnet_llada.inference.long_form import cut_by_drafts
+
+            cut = cut_by_drafts(self.recognizer, pieces, texts)
         if cut is None:
             return self._filled(waveforms, utt_ids, texts, [0.0] * len(texts))
         flat = [piece for parts in pieces for piece in parts]
         each = iter(self._filled(flat, ids, cut, begins))
-        return [joined([next(each) for _ in parts]) for parts in pieces]
-
-    def _cut(
-        self, pieces: Sequence[Sequence[np.ndarray]], texts: Sequence[str]
-    ) -> list[str] | None:
-        """The transcript of each segment; None if the model has no draft."""
-        flat = [w for parts in pieces if len(parts) > 1 for w in parts]
-        if not flat:
-            return list(texts)
-        from espnet_llada.inference.long_form import cut_transcript
-
-        decoder = self.model.decoder
-        with torch.no_grad():
-            encoded = self.recognizer.encoded(flat)
-            ids = decoder.audio_prefix.draft(decoder.prompt, *encoded)
-        if ids is None:
-            return None
-        drafts = map(decoder.tokenizer.decode, ids)
-        cut = []
-        for text, parts in zip(texts, pieces, strict=True):
-            own = [text]
-            if len(parts) > 1:
-                own = cut_transcript(text, [next(drafts) for _ in parts])
-            cut += own
-        return cut
+        return [_joined([next(each) for _ in parts]) for parts in pieces]
 
     def _filled(
         self,
@@ -271,7 +251,7 @@ class Transcriber:
     ) -> list[Hypothesis]:
         """Deliberate, except where a text is too long for its audio."""
         ids = self._encoded(texts)
-        found = [self._kept(row) for row in ids]
+        found = [self.kept(row) for row in ids]
         each = zip(utt_ids, waveforms, ids, strict=True)
         sayable = [n for n, row in enumerate(each) if _is_sayable(*row)]
         spoken = self._spoken([waveforms[n] for n in sayable])
@@ -282,7 +262,7 @@ class Transcriber:
             if not self.options.changes_nothing:
                 filled = self._texts(self.recognizer.deliberate(*given))
             filled = self._timed(given[0], filled, [begins[n] for n in rows])
-            found = placed(found, rows, filled)
+            found = _placed(found, rows, filled)
         return found
 
     def _timed(
@@ -321,7 +301,7 @@ class Transcriber:
     def _encoded(self, texts: Sequence[str]) -> list[list[int]]:
         return self.model.decoder.encode_texts(texts)
 
-    def _kept(self, ids: Sequence[int]) -> Hypothesis:
+    def kept(self, ids: Sequence[int]) -> Hypothesis:
         """An unchanged transcript."""
         return hypothesis(self.model.decoder, ids, torch.zeros(len(ids)))
 
@@ -358,3 +338,54 @@ def _is_sayable(utt_id: str, waveform: np.ndarray, ids: Sequence[int]) -> bool:
         "more than can be spoken; it is not changed"
     )
     return False
+
+
+def _joined(parts: Sequence[Hypothesis]) -> Hypothesis:
+    if len(parts) == 1:
+        return parts[0]
+    from espnet_llada.inference.long_form import joined
+
+    return joined(parts)
+
+
+def _placed(
+    whole: list[Hypothesis], rows: Sequence[int], own: Sequence[Hypothesis]
+) -> list[Hypothesis]:
+    """Replace some rows of a batch."""
+    found = dict(zip(rows, own, strict=True))
+    return [found.get(row, h) for row, h in enumerate(whole)]
+
+
+def hypotheses(
+    decoder: LMDecoder, result: SamplerResult, nbest: int = 1
+) -> list[Hypothesis]:
+    """The rows of a result as hypotheses; above 1 with the others of a beam."""
+    each = result.tokens.tolist(), result.log_probs, result.passes.tolist()
+    found = [hypothesis(decoder, *row) for row in zip(*each, strict=True)]
+    if nbest == 1 or not hasattr(result, "others"):
+        return found
+    from espnet_llada.inference.nbest import with_distinct
+
+    out = []
+    for best, others in zip(found, result.others, strict=True):
+        rows = [(tokens, torch.tensor(values)) for tokens, values in others]
+        made = [hypothesis(decoder, *row) for row in rows]
+        out.append(with_distinct(best, made, nbest))
+    return out
+
+
+def hypothesis(
+    decoder: LMDecoder, tokens: Sequence[int], log_probs: Tensor, passes: int = 0
+) -> Hypothesis:
+    """A row as hypothesis: L tokens, and (L,) their log-probabilities."""
+    places = word_places(tokens, decoder.special)
+    ids = [tokens[i] for i in places]
+    return Hypothesis(
+        text=decoder.tokenizer.decode(ids),
+        tokens=tuple(decoder.tokenizer.tokens(ids)),
+        token_ids=tuple(ids),
+        score=float(log_probs.sum()),
+        passes=passes,
+        confidence=tuple(log_probs[places].exp().tolist()),
+        eos=decoder.special.eos,
+    )

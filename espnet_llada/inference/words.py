@@ -8,6 +8,7 @@ was measured of both on dev speech, as the options below, for each task:
     decode: {start: -0.23, end: 0.1, bias: 0.3, lm: 0.2, ctc: 0.2, scorer: 0.3}
     deliberate: {start: -0.23, end: 0.1, bias: 1.0, lm: 0.1, ctc: 0.2, scorer: 0.5}
 
+With another strategy than the model's own, confidences are not calibrated.
 ``local/calibrate.py`` of the recipe writes it.
 
 Source: word confidence by logistic regression of the decoders' scores (Platt scaling).
@@ -80,8 +81,15 @@ def logits(log_probs: Iterable[float]) -> list[float]:
     return [math.log(p / (1 - p)) for p in cut]
 
 
-def calibration(config: str | Path, task: str) -> dict[str, Any]:
+def calibration(
+    config: str | Path, task: str, times_alone: bool = False
+) -> dict[str, Any]:
     """The section of a task in the ``calibration.yaml`` next to a model's config.
+
+    Args:
+        config: the model's config.yaml.
+        task: ``decode`` or ``deliberate``.
+        times_alone: leave out what calibrates confidences.
 
     Raises:
         UserError: an unknown section; the options themselves are checked later.
@@ -93,7 +101,9 @@ def calibration(config: str | Path, task: str) -> dict[str, Any]:
             f"{path}: unknown key '{min(map(str, unknown))}'; the sections are decode "
             "and deliberate"
         )
-    return checked(content.get(task) or {}, dict[str, Number], f"{path}: {task}")
+    found = checked(content.get(task) or {}, dict[str, Number], f"{path}: {task}")
+    kept = ("start", "end") if times_alone else tuple(found)
+    return {name: value for name, value in found.items() if name in kept}
 
 
 class EncodeOnce:

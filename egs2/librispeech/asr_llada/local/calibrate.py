@@ -6,7 +6,7 @@
         --test mini/LibriSpeech/test-*-mini --output ../../../espnet_llada/mini/llada
 
 Sets are directories as LibriSpeech's, with ``*.trans.txt``. Times are fitted on Flite's
-voice rms reading the first dev set's texts, and measured on its other voices, reading
+voice rms reading dev's texts, and measured on its other voices, reading
 those of the test sets; without --flite the times of before are kept. Confidences are
 fitted on dev. Deliberation is over the transcripts of ``--first_pass_system``.
 
@@ -38,7 +38,7 @@ from espnet_llada.types import CALIBRATION_FILE, Hypothesis, UserError
 
 PLAIN = {"start": 0.0, "end": 0.0, "bias": 0.0, "lm": 0.0, "ctc": 0.0, "scorer": 0.0}
 _ENDS = np.arange(-0.3, 0.31, 0.02)
-"""Tried for ``end`` (s). The least that is as good to 1 ms is taken: what is too much
+"""Tried for ``end`` (s). The least that is as good to 2 ms is taken: what is too much
 shows behind the last word before a pause alone, and read texts have few of these."""
 
 Utterances = dict[Path, str]
@@ -53,6 +53,9 @@ def get_parser() -> OptionParser:
     parser.add_argument("--dev", nargs="+", required=True, metavar="DIR")
     parser.add_argument("--test", nargs="+", required=True, metavar="DIR")
     parser.add_argument("--flite", metavar="DIR", help="of libflite.so.1")
+    parser.add_argument(
+        "--only", choices=("times", "confidences"), help="keep the other as it was"
+    )
     parser.add_argument("--output", metavar="DIR", help="calibration.yaml goes there")
     return parser
 
@@ -64,13 +67,15 @@ def main(cmd: list[str] | None = None) -> None:
     dev, test = read_sets(args.dev), read_sets(args.test)
     decode = Speech2Text.from_pretrained(args.model, args.system, word_times=PLAIN)
     times = calibration(config, "decode")
-    if args.flite:
+    if args.flite and args.only != "confidences":
         times = _times(decode, Path(args.flite), [*dev.values()], [*test.values()])
     times = {name: times.get(name, 0.0) for name in ("start", "end")}
-    found = {"decode": _calibrated("decode", decode, dev, test, None)}
-    if args.system == "llada":
-        found["deliberate"] = _deliberation(args, dev, test)
-    content = {task: {**times, **weights} for task, weights in found.items()}
+    found = {task: calibration(config, task) for task in ("decode", "deliberate")}
+    if args.only != "times":
+        found = {"decode": _calibrated("decode", decode, dev, test, None)}
+        if args.system == "llada":
+            found["deliberate"] = _deliberation(args, dev, test)
+    content = {task: {**own, **times} for task, own in found.items() if own}
     text = yaml.safe_dump(content, sort_keys=False, default_flow_style=None)
     sys.stdout.write(text)
     if args.output:
@@ -167,7 +172,7 @@ def _times(
     losses = np.array([np.abs(errors(plain, end)[1]).mean() for end in _ENDS])
     made = {
         "start": start,
-        "end": round(float(_ENDS[losses < min(losses) + 1e-3][0]), 3),
+        "end": round(float(_ENDS[losses < min(losses) + 2e-3][0]), 3),
     }
     recognizer = run.recognizer
     timer = recognizer._words
