@@ -2,8 +2,8 @@
 
 Imports ``extensions.ctc_alignment`` and ``extensions.ctc_prefix``.
 
-Source: the Viterbi path of CTC (Graves et al. 2006), as ``ctc-segmentation`` and
-torchaudio's ``forced_align`` take it; the latter is no dependency of ours.
+Source: the Viterbi path of CTC (Graves et al. 2006), as torchaudio's ``forced_align``
+takes it, which is no dependency of ours.
 """
 
 from __future__ import annotations
