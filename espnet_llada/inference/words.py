@@ -72,7 +72,7 @@ class Options:
         weights = self.lm, self.ctc, self.scorer
         values = zip(weights, logits(evidence), strict=False)
         logit = self.bias + math.fsum(weight * value for weight, value in values)
-        return 1 / (1 + math.exp(-logit))
+        return 1 / (1 + math.exp(-max(min(logit, 700.0), -700.0)))
 
 
 def logits(log_probs: Iterable[float]) -> list[float]:
