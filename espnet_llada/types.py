@@ -22,6 +22,9 @@ from typing import BinaryIO
 SAMPLE_RATE = 16_000
 """Every waveform inside the package is mono float32 at this rate (Hz)."""
 
+CALIBRATION_FILE = "calibration.yaml"
+"""Next to it: what was measured of its word times and confidences."""
+
 DECODE_FILE = "decode.yaml"
 """Next to a model's config.yaml: how it is best decoded, see ``inference.options``."""
 
@@ -268,6 +271,28 @@ class SpecialTokens:
 
 
 @dataclass(frozen=True)
+class Word:
+    """A word of a transcript; see ``inference.words``.
+
+    Attributes:
+        text: as in the transcript.
+        start, end: when it is spoken (s from the beginning of the recording); None
+            where that is not known.
+        confidence: in [0, 1]; None where nothing was measured.
+        within: (s, s), the segment that was decoded with it; None if unknown.
+        evidence: natural log-probabilities by LM, CTC and scorer, of its least
+            probable token; from these a calibration makes the confidence.
+    """
+
+    text: str
+    start: float | None = None
+    end: float | None = None
+    confidence: float | None = None
+    within: tuple[float, float] | None = None
+    evidence: tuple[float, ...] = ()
+
+
+@dataclass(frozen=True)
 class Hypothesis:
     """One transcript of one utterance.
 
@@ -279,8 +304,13 @@ class Hypothesis:
             committed (a token kept from a first pass counts 0).
         passes: LLM forward passes spent on this utterance.
         confidence: for each token its probability when committed, in [0, 1]; 1 for a
-            token kept from a first pass.
+            token kept from a first pass. With ``calibrated`` the probability that the
+            token is right.
         eos: the LM's id of the end.
+        words: of ``text``, with times and confidences; empty without ``word_times``.
+        calibrated: whether confidences were calibrated on other speech.
+        evidence: for each token, as ``Word.evidence``.
+        alternatives: other transcripts, best first; empty without ``nbest``.
     """
 
     text: str
@@ -290,6 +320,10 @@ class Hypothesis:
     passes: int = 0
     confidence: tuple[float, ...] = ()
     eos: int = 0
+    words: tuple[Word, ...] = ()
+    calibrated: bool = False
+    evidence: tuple[tuple[float, ...], ...] = ()
+    alternatives: tuple[Hypothesis, ...] = ()
 
     @property
     def yseq(self):

@@ -21,6 +21,18 @@ NextToken = Callable[[Sequence[int], Sequence[Sequence[int]]], Tensor | None]
 log-probabilities of the next token; None for nothing."""
 
 
+@dataclass(frozen=True)
+class BeamResult(SamplerResult):
+    """The best hypothesis of each row, and the others that have ended.
+
+    Attributes:
+        others: for each row tokens and log-probabilities of its other hypotheses, best
+            first; at most ``beam_size`` or a few more.
+    """
+
+    others: Sequence[Sequence[tuple[tuple[int, ...], tuple[float, ...]]]] = ()
+
+
 @torch.no_grad()
 def beam_search(
     decoder: LMDecoder,
@@ -28,7 +40,7 @@ def beam_search(
     max_tokens: int,
     beam_size: int = 1,
     next_token: NextToken | None = None,
-) -> SamplerResult:
+) -> BeamResult:
     """Continue each row with its most probable tokens until EOS, with a KV cache.
 
     Each step keeps the ``beam_size`` most probable continuations of a row's live
@@ -73,10 +85,11 @@ def beam_search(
     best, device = [row.best for row in rows], prefix.valid.device
     tokens = [torch.tensor(h.tokens) for h in best]
     log_probs = [torch.tensor(h.log_probs) for h in best]
-    return SamplerResult(
+    return BeamResult(
         pad_sequence(tokens, batch_first=True, padding_value=eos).to(device),
         pad_sequence(log_probs, batch_first=True).to(device),
         torch.tensor([row.passes for row in rows], device=device),
+        [[(h.tokens, h.log_probs) for h in row.others] for row in rows],
     )
 
 
@@ -118,6 +131,13 @@ class _Row:
     best: _Hypothesis | None = None
     ended: int = 0
     passes: int = 0
+    every: list[_Hypothesis] = field(default_factory=list)
+
+    @property
+    def others(self) -> list[_Hypothesis]:
+        """Ended hypotheses but the best, best first."""
+        rest = [h for h in self.every if h is not self.best]
+        return sorted(rest, key=lambda h: h.score, reverse=True)
 
     def advance(
         self,
@@ -140,6 +160,7 @@ class _Row:
         cut = length == max_tokens
         ended = [h for h in kept if cut or h.tokens[-1] == eos]
         self.ended += len(ended)
+        self.every += ended
         known = [] if self.best is None else [self.best]
         self.best = max(known + ended, key=lambda h: h.score, default=None)
         self.live = [] if cut else [h for h in kept if h.tokens[-1] != eos]

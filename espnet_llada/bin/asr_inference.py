@@ -51,7 +51,9 @@ def get_parser(strategy: str = "diffusion") -> argparse.ArgumentParser:
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,
     )
     parser.add_argument("--config", help="YAML whose keys set the options below")
-    parser.add_argument("--output_dir", help="1best_recog/ is written here")
+    parser.add_argument(
+        "--output_dir", help="1best_recog/ is written here, with --nbest others too"
+    )
     parser.add_argument(
         "--data_path_and_name_and_type",
         action="append",
@@ -128,13 +130,21 @@ def main(cmd: list[str] | None = None, strategy: str = "diffusion") -> None:
     utterances = _utterances(args, options.deliberates)
     batch_size, place = args.batch_size, Path(args.output_dir)
     identity = _identity(args, options, utterances, model)
-    with DecodeDir(place, identity, utterances, batch_size, args.resume) as directory:
+    nbest, more = options.search.nbest, {}
+    if nbest > 1:
+        from espnet_llada.inference.nbest import nbest_line, write_nbest
+
+        more = {"nbest": lambda outcome: nbest_line(outcome.hypothesis)}
+    job = identity, utterances, batch_size, args.resume, more
+    with DecodeDir(place, *job) as directory:
         todo = directory.todo
         recognizer = _recognizer(args, options, model) if todo else None
         directory.begin()
         for outcome in decode_all(recognizer, todo, batch_size):
             directory.write(outcome)
         failures = directory.finish()
+        if nbest > 1:
+            write_nbest(directory, nbest)
     _report(failures, len(todo), len(utterances))
 
 

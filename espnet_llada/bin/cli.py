@@ -19,14 +19,22 @@ from espnet_llada.bin.decoding import (
     given_options,
     load_options,
 )
+from espnet_llada.bin.formats import FORMATS, SUBTITLES
 from espnet_llada.bin.options import OfKind, OptionParser, run_main, str2bool
 from espnet_llada.bin.process import printable
 from espnet_llada.core.options import STRATEGIES
 from espnet_llada.inference.batches import Outcome, Utterance, decode_all
-from espnet_llada.inference.options import job_options
+from espnet_llada.inference.espnet_options import has_ctc
+from espnet_llada.inference.options import DecodingOptions, job_options
 from espnet_llada.io.kaldi.table import normal_id
 from espnet_llada.io.schema import Count
-from espnet_llada.types import UserError, check_not_read, check_writable, open_stream
+from espnet_llada.types import (
+    UserError,
+    check_directory,
+    check_not_read,
+    check_writable,
+    open_stream,
+)
 
 DEFAULT_MODEL = "mini"
 _OWN_PARSER = ("score", "sweep", "bench", "convert", "features", "plan", "weights")
@@ -76,7 +84,7 @@ def get_parser() -> argparse.ArgumentParser:
         "--first_pass",
         required=True,
         metavar="PATH",
-        help="text or directory of Kaldi or ESPnet, JSON, CTM, SRT",
+        help="text, decode directory, JSON, CTM, SRT, VTT, TSV or TXT",
     )
     deliberate.add_argument(
         "--use_audio",
@@ -128,11 +136,10 @@ def _command(
     )
     parser.add_argument(
         "--format",
-        type=transcripts.output_format,
-        choices=transcripts.FORMATS,
+        choices=FORMATS,
         default="text",
         metavar="FORMAT",
-        help="text, or json: lines with tokens and confidences",
+        help="text, json, ctm, srt or vtt (default: text)",
     )
     parser.add_argument(
         "--output_case",
@@ -182,11 +189,14 @@ def _transcribe(args: argparse.Namespace) -> int:
 
 
 def _deliberate(args: argparse.Namespace) -> int:
-    from espnet_llada.io.first_pass import read_first_pass
+    from espnet_llada.io.first_pass import read_timed_first_pass
 
     files = _by_id(args.files)
-    texts = read_first_pass(args.first_pass, files)
-    utterances = [Utterance(i, path, texts[i]) for i, path in files.items()]
+    given = read_timed_first_pass(args.first_pass, files)
+    utterances = [
+        Utterance(i, path, given[i].text, given[i] if args.format != "text" else None)
+        for i, path in files.items()
+    ]
     return _run(args, "deliberate", utterances, use_audio=args.use_audio)
 
 
@@ -213,7 +223,11 @@ def _run(
     from espnet_llada.inference.recognizer import Transcriber
 
     files = find_model(args.model, args.system)
-    options = job_options(files[0], task, given_options(args), use_audio)
+    given = given_options(args)
+    if args.format != "text":
+        given.setdefault("word_times", True)
+    options = job_options(files[0], task, given, use_audio)
+    _check_format(args, utterances, files[0], options)
 
     def decode(todo: Sequence[Utterance]) -> Iterator[Outcome]:
         if not todo:
@@ -224,7 +238,7 @@ def _run(
 
     if not args.output:
         failed = transcripts.write_lines(decode(utterances), sys.stdout, args.format)
-    elif stream := open_stream(args.output):
+    elif not _is_directory(args.output) and (stream := open_stream(args.output)):
         given = args.output, stream, args.format
         failed = transcripts.write_stream(decode(utterances), *given)
     else:
@@ -245,9 +259,49 @@ def _check(args: argparse.Namespace, utterances: list[Utterance]) -> None:
 
         load_audio(utterances[0].path)  # raises the reason
     if args.output:
-        check_writable(args.output)
+        if args.format in SUBTITLES and _is_directory(args.output):
+            check_directory(args.output)
+            places = [
+                Path(args.output, f"{u.utt_id}.{args.format}") for u in utterances
+            ]
+        else:
+            check_writable(args.output)
+            places = [args.output]
         read = (args.config, getattr(args, "first_pass", None))
-        check_not_read(args.output, (*read, *(u.path for u in utterances)))
+        for place in places:
+            check_not_read(place, (*read, *(u.path for u in utterances)))
+
+
+def _check_format(
+    args: argparse.Namespace,
+    utterances: list[Utterance],
+    config: Path,
+    options: DecodingOptions,
+) -> None:
+    """Refuse a format that cannot have what it is for."""
+    form = args.format
+    if options.search.nbest > 1 and form != "json":
+        raise UserError(
+            f"nbest {options.search.nbest}: --format {form} has one transcript of each "
+            "recording; take --format json"
+        )
+    if form in SUBTITLES and len(utterances) > 1 and not _is_directory(args.output):
+        raise UserError(
+            f"--format {form}: {len(utterances)} recordings, a file holds one; name a "
+            "directory that exists with --output"
+        )
+    timed = has_ctc(config) and getattr(args, "use_audio", True)
+    timed &= options.extensions.get("word_times") is not None
+    known = [u.first_pass for u in utterances if u.first_pass is not None]
+    if form == "ctm" and not timed and not (known and all(f.words for f in known)):
+        raise UserError(
+            "--format ctm: no word times, which a model has by its CTC (decoder_conf: "
+            "ctc), from audio; take --format srt or json, or another model"
+        )
+
+
+def _is_directory(output: str | None) -> bool:
+    return output is not None and os.path.isdir(output)
 
 
 def _progress(outcomes: Iterator[Outcome], total: int) -> Iterator[Outcome]:

@@ -1,4 +1,4 @@
-"""Where ``transcribe`` and ``deliberate`` write their lines: ``id text``, or JSON.
+"""Where ``transcribe`` and ``deliberate`` write their lines; see ``bin.formats``.
 
 A pipe, a device or stdout gets each line when it is decoded. A file is replaced at the
 end; until then ``FILE.partial`` holds what there is, so that the same command goes on
@@ -7,46 +7,21 @@ from there after whatever ended it.
 
 from __future__ import annotations
 
-import argparse
 import hashlib
 import io
-import json
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, BinaryIO, TextIO
 
+from espnet_llada.bin.formats import SUBTITLES, json_line, rendered
 from espnet_llada.bin.process import say
 from espnet_llada.inference.batches import Outcome, Utterance
 from espnet_llada.inference.decode_dir import DecodeDir, identity_of
 from espnet_llada.io.files import write_text
-from espnet_llada.types import Hypothesis, UserError, os_reason
+from espnet_llada.types import UserError, os_reason
 
 Decode = Callable[[Sequence[Utterance]], Iterator[Outcome]]
-
-
-FORMATS = ("text", "json")
-_TIMED = ("srt", "vtt", "ctm")
-
-
-def output_format(name: str) -> str:
-    """A format by its name, as argparse's ``type``."""
-    if name in _TIMED:
-        raise argparse.ArgumentTypeError(f"{name} needs word times; there are none yet")
-    return name
-
-
-def json_line(utt_id: str, hypothesis: Hypothesis) -> str:
-    """A transcript with the probability at which each token was committed."""
-    confidences = [round(value, 4) for value in hypothesis.confidence]
-    content = {
-        "id": utt_id,
-        "text": hypothesis.text,
-        "tokens": hypothesis.tokens,
-        "confidences": confidences,
-        "passes": hypothesis.passes,
-    }
-    return json.dumps(content, ensure_ascii=False)
 
 
 def write_lines(outcomes: Iterable[Outcome], lines: TextIO, form: str = "text") -> int:
@@ -57,12 +32,11 @@ def write_lines(outcomes: Iterable[Outcome], lines: TextIO, form: str = "text") 
             failed += 1
             say(f"error: {outcome.error}")
             continue
-        utt_id, hypothesis = outcome.utterance.utt_id, outcome.hypothesis
-        if form == "json":
-            line = json_line(utt_id, hypothesis)
+        if form == "text":
+            line = f"{outcome.utterance.utt_id} {outcome.hypothesis.text}".rstrip()
+            lines.write(f"{line}\n")
         else:
-            line = f"{utt_id} {hypothesis.text}".rstrip()
-        lines.write(f"{line}\n")
+            lines.write(rendered(json_line(outcome), form))
         lines.flush()
     return failed
 
@@ -89,12 +63,13 @@ def write_file(
     """Decode what is missing in ``path + '.partial'``, then write ``path``.
 
     Args:
-        path: a file; unchanged if every utterance fails.
+        path: a file, unchanged if every utterance fails; of subtitles it may be a
+            directory, which gets a file for each utterance.
         utterances: in the order of the lines.
         batch_size: utterances decoded together.
         identity: from ``line_identity``.
         decode: loads the model, then yields the outcome of each utterance.
-        form: one of ``FORMATS``.
+        form: one of ``bin.formats.FORMATS``.
 
     Returns:
         How many utterances failed.
@@ -102,7 +77,9 @@ def write_file(
     Raises:
         UserError: no room, or the directory cannot be written.
     """
-    place, more = Path(f"{path}.partial"), {"json": json_line} if form == "json" else {}
+    place, more = Path(f"{Path(path)}.partial"), {}
+    if form != "text":
+        more = {"json": json_line}
     job = identity, utterances, batch_size
     with DecodeDir(place, *job, more=more) as directory:
         if there := len(utterances) - len(directory.todo):
@@ -119,12 +96,23 @@ def write_file(
             raise
         failed = {line.partition(" ")[0] for line in directory.finish()}
         if len(failed) < len(utterances):
-            lines = directory.lines(form, without=failed)
-            if form == "json":
-                lines = [line.partition(" ")[2] for line in lines]
-            write_text(Path(path), "".join(f"{line}\n" for line in lines))
+            name = "text" if form == "text" else "json"
+            _write(Path(path), directory.lines(name, without=failed), form)
         directory.remove()
     return len(failed)
+
+
+def _write(path: Path, lines: Sequence[str], form: str) -> None:
+    """Write ``id value`` lines of a ``DecodeDir``."""
+    if form == "text":
+        write_text(path, "".join(f"{line}\n" for line in lines))
+        return
+    each = [line.partition(" ")[::2] for line in lines]
+    if form in SUBTITLES and path.is_dir():
+        for utt_id, value in each:
+            write_text(path / f"{utt_id}.{form}", rendered(value, form))
+        return
+    write_text(path, "".join(rendered(value, form) for _, value in each))
 
 
 def line_identity(
@@ -143,6 +131,7 @@ def line_identity(
     for utterance in utterances:
         there = os.path.exists(utterance.path) and os.stat(utterance.path)
         audio.update(repr(there and (there.st_size, there.st_mtime_ns)).encode())
+        audio.update(repr(utterance.first_pass).encode("utf-8", "surrogatepass"))
     names = "asr_train_config", "asr_model_file"
     identity = identity_of(options, utterances, dict(zip(names, files, strict=True)))
     return {**identity, "audio": audio.hexdigest()}

@@ -76,6 +76,12 @@ class CTCAlignment:
             found += self._some(texts[start : start + step])
         return found
 
+    def columns(self, row: int, text: Sequence[int]) -> Tensor:
+        """(A, 1 + T): log-probabilities of the blank and of each token of a text."""
+        self._compute({(row, token) for token in text})
+        own = [self.windows.blank[row], *(self._columns[row][t] for t in text)]
+        return torch.stack(own, dim=1)[: self.windows.lengths[row]]
+
     def _some(self, texts: Sequence[tuple[int, Sequence[int]]]) -> list[float]:
         self._compute({(row, token) for row, text in texts for token in text})
         lengths, columns, targets = self.windows.lengths.tolist(), [], []

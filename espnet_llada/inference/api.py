@@ -125,8 +125,10 @@ class InferenceAPI:
             pairs = zip(batch[part], ids, strict=True)
             waveforms = [_waveform(speech, utt_id, fs) for speech, utt_id in pairs]
             given = transcripts[part] if transcripts is not None else None
-            for h in transcriber(waveforms, ids, given):
-                results.append([(h.text, list(h.tokens), list(h.token_ids), h)])
+            for best in transcriber(waveforms, ids, given):
+                every = best, *best.alternatives
+                rows = [(h.text, list(h.tokens), list(h.token_ids), h) for h in every]
+                results.append(rows)
         return results
 
 
@@ -158,8 +160,9 @@ class Speech2Text(InferenceAPI):
             **options: of decoding, for this call (``steps=8``).
 
         Returns:
-            [(text, tokens, token ids, hypothesis)]; for a list, a list of those, each
-            as if its utterance had been decoded alone.
+            [(text, tokens, token ids, hypothesis)], with ``nbest`` so many at most;
+            for a list, a list of those, each as if its utterance had been decoded
+            alone.
 
         Raises:
             UserError: the speech or an option does not fit.

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from espnet_llada.io.first_pass import TimedText
 from espnet_llada.types import SAMPLE_RATE, Hypothesis, UserError, os_reason
 
 _NAMED = 5  # words that a warning lists
@@ -19,11 +20,18 @@ _WINDOW = 64  # batches that are sorted by duration together
 
 @dataclass(frozen=True)
 class Utterance:
-    """An utterance to decode; ``transcript``: its first pass, if any."""
+    """An utterance to decode.
+
+    Attributes:
+        utt_id, path: its id and audio file.
+        transcript: its first pass, if any.
+        first_pass: the same with its times, for formats that have times.
+    """
 
     utt_id: str
     path: str
     transcript: str | None = None
+    first_pass: TimedText | None = None
 
 
 @dataclass(frozen=True)

@@ -21,7 +21,7 @@ from typing import Any, TextIO
 from espnet_llada.inference.batches import Outcome, Utterance
 from espnet_llada.io.files import read_json, write_json
 from espnet_llada.io.weights import cached_sha256
-from espnet_llada.types import Hypothesis, UserError, atomic_write
+from espnet_llada.types import UserError, atomic_write
 
 FILES = ("text", "token", "token_int", "score", "passes", "seconds")
 IDENTITY = "decoding.json"
@@ -86,7 +86,7 @@ class DecodeDir:
         utterances: all of the job, in the order of the output.
         batch_size: utterances decoded together.
         resume: False keeps nothing.
-        more: {file: the value of its line, from id and hypothesis} beyond ``FILES``.
+        more: {file: the value of its line, from the outcome} beyond ``FILES``.
 
     Attributes:
         todo: the utterances to decode: batches that are incomplete on disk, or have a
@@ -103,7 +103,7 @@ class DecodeDir:
         utterances: Sequence[Utterance],
         batch_size: int,
         resume: bool = True,
-        more: Mapping[str, Callable[[str, Hypothesis], str]] | None = None,
+        more: Mapping[str, Callable[[Outcome], str]] | None = None,
     ):
         self.more = more or {}
         self.files = (*FILES, *self.more)
@@ -152,13 +152,13 @@ class DecodeDir:
         logging.info(f"best hypo: {hypothesis.text}")
         values = {
             "text": hypothesis.text,
-            "token": " ".join(map(_one_word, hypothesis.tokens)),
+            "token": " ".join(map(one_word, hypothesis.tokens)),
             "token_int": " ".join(map(str, hypothesis.token_ids)),
             # More digits would be those of a float32 sum, which differ by the batch.
             "score": f"{hypothesis.score:.3f}",
             "passes": str(hypothesis.passes),
             "seconds": f"{outcome.decode_seconds:.6f} {outcome.audio_seconds:.6f}",
-            **{name: value(utt_id, hypothesis) for name, value in self.more.items()},
+            **{name: value(outcome) for name, value in self.more.items()},
         }
         with self._writing():
             if outcome.error:
@@ -288,6 +288,6 @@ def _append(file: TextIO, line: str) -> None:
     file.flush()
 
 
-def _one_word(token: str) -> str:
+def one_word(token: str) -> str:
     """Escape white space inside a token, since the file separates by it."""
     return "".join(f"\\x{ord(c):02x}" if c.isspace() else c for c in token)

@@ -48,9 +48,6 @@ _PROMPT = "the prompt is that of the training (decoder_conf: prompt)"
 _INT8 = "quantize_asr_model makes the linear layers int8"
 
 ESPNET = {
-    "nbest": Foreign(
-        int, "a canvas is filled once, to one transcript; set it to 1", (1,)
-    ),
     "maxlenratio": Foreign(
         float,
         "a share of encoder frames; a canvas is counted in tokens: set canvas_length, "
@@ -124,7 +121,7 @@ def translated(
     matters = {
         "never": False,
         "always": True,
-        "with a CTC": _has_ctc(config),
+        "with a CTC": has_ctc(config),
         "with a beam": own.get("beam_size", beam_size) != 1,
     }
     ignored = []
@@ -151,6 +148,7 @@ def translated(
     return own
 
 
-def _has_ctc(config: str | Path) -> bool:
+def has_ctc(config: str | Path) -> bool:
+    """Whether a train config's decoder has a CTC."""
     conf = read_yaml(config).get("decoder_conf")
     return isinstance(conf, dict) and bool(conf.get("ctc"))

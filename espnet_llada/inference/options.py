@@ -40,7 +40,12 @@ EXTENSIONS = {
 are applied. Each module has ``Options``, a dataclass, and ``Hook``, a
 ``DecodingHook``."""
 
-GROUPS = ChainMap({"long_form": "espnet_llada.inference.long_form"}, EXTENSIONS)
+_OF_INFERENCE = {
+    "long_form": "espnet_llada.inference.long_form",
+    "word_times": "espnet_llada.inference.words",
+}
+
+GROUPS = ChainMap(_OF_INFERENCE, EXTENSIONS)
 """All option groups; the module of each has the options as ``Options``."""
 
 PROFILES = {
@@ -67,9 +72,12 @@ FORMER = {
 
 @dataclass(frozen=True)
 class SearchOptions:
-    """Options of Whisper-LLaMA, the autoregressive baseline."""
+    """Options of Whisper-LLaMA's search, and how many transcripts are given."""
 
     beam_size: Annotated[int, Meta(ge=1, le=1024, description="1 is greedy")] = 1
+    nbest: Annotated[
+        int, Meta(ge=1, le=100, description="transcripts of each utterance at most")
+    ] = 1
 
     def __post_init__(self) -> None:
         check_options(vars(self), type(self))
@@ -86,7 +94,7 @@ class DecodingOptions:
 
     Attributes:
         sampler: the core's options, or those of the published sampler.
-        search: options of an autoregressive LM.
+        search: options of an autoregressive LM, and ``nbest``.
         extensions: {group: its options}; see ``GROUPS``.
     """
 
@@ -183,15 +191,17 @@ def make_options(values: Mapping[str, Any]) -> DecodingOptions:
     profile = own.pop("profile", "default")
     kind = named(PROFILES[checked(profile, Literal[tuple(PROFILES)], "profile")])
     extensions = {name: groups[name] for name in GROUPS if groups.get(name) is not None}
-    if profile == "release" and set(extensions) - {"long_form"}:
-        name = next(iter(extensions))
+    if profile == "release" and set(extensions) - _OF_INFERENCE.keys():
+        name = next(name for name in extensions if name not in _OF_INFERENCE)
         raise UserError(
             f"{name}: the release (profile: release) has no extensions; leave it out"
         )
     if "strategy" in own:
         own["strategy"] = full_name(own["strategy"])
-    search = {"beam_size": own.pop("beam_size")} if "beam_size" in own else {}
+    search = {f.name: own.pop(f.name) for f in fields(SearchOptions) if f.name in own}
     search = SearchOptions(**check_options(search, SearchOptions))
+    if profile == "release" and search.nbest > 1:
+        raise UserError("nbest: the release (profile: release) has one; leave it out")
     return DecodingOptions(kind(**check_options(own, kind)), search, extensions)
 
 
@@ -283,6 +293,12 @@ def job_options(
         known = [strategy for strategy in STRATEGIES if task_of(strategy) == task]
         given = {**given, "strategy": full_name(given["strategy"], known)}
     defaults = model_options(config, task, {**given, "use_audio": use_audio})
+    if given.get("word_times"):
+        from espnet_llada.inference.words import calibration
+
+        # Its confidences are those of the model's own way to decode.
+        own = given.keys().isdisjoint({"strategy", "profile"}) and use_audio
+        defaults["word_times"] = calibration(config, task, times_alone=not own)
     if not given.keys() <= {*OPTIONS, *GROUPS}:
         from espnet_llada.inference.espnet_options import translated
 

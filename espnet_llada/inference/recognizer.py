@@ -11,6 +11,8 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
+from itertools import accumulate
+from typing import Any
 
 import numpy as np
 import torch
@@ -73,6 +75,11 @@ class Transcriber:
         _check(model.decoder, options)
         self._release = options.profile == "release"
         stages = stages or Stages(model.encode)
+        timing, nbest = options.extensions.get("word_times"), options.search.nbest
+        if timing is not None or nbest > 1:
+            from espnet_llada.inference.words import EncodeOnce
+
+            stages = replace(stages, encode=EncodeOnce(stages.encode))
         if self._release:
             from espnet_llada.release.sampler import sample as release_sample
 
@@ -92,6 +99,16 @@ class Transcriber:
         self.model, self.options, self.use_audio = model, options, use_audio
         self.output_case, self.encode = output_case, stages.encode
         self.unwritable = Counter[str]()
+        self._words = None
+        if timing is not None:
+            from espnet_llada.inference.words import WordTimer
+
+            self._words = WordTimer(model, timing, self.recognizer.encoded)
+        self._alternatives = None
+        if nbest > 1 and use_audio and model.decoder.diffuses:
+            from espnet_llada.inference.nbest import Alternatives
+
+            self._alternatives = Alternatives(self)
 
     @property
     def on_pass(self) -> OnPass | None:
@@ -121,7 +138,8 @@ class Transcriber:
             transcripts: the first pass, for a deliberation strategy.
 
         Returns:
-            One hypothesis for each utterance, in order.
+            One hypothesis for each utterance, in order; with ``nbest`` it has
+            alternatives.
 
         Raises:
             UserError: transcripts are missing, or given to a decoding strategy.
@@ -133,10 +151,20 @@ class Transcriber:
                 + ("needs" if deliberates else "takes no")
                 + " first-pass transcript"
             )
+        found = self._found(waveforms, utt_ids, transcripts)
+        if self._alternatives is None:
+            return found
+        return self._alternatives(waveforms, utt_ids, transcripts, found)
+
+    def _found(
+        self,
+        waveforms: Sequence[np.ndarray],
+        utt_ids: Sequence[str],
+        transcripts: Sequence[str] | None,
+    ) -> list[Hypothesis]:
         if transcripts is None:
             case = "upper" if self.output_case == "auto" else self.output_case
-            found = self._decode(waveforms, utt_ids)
-            return [replace(h, text=to_case(h.text, case)) for h in found]
+            return [_in_case(h, case) for h in self._decode(waveforms, utt_ids)]
         from espnet_llada.inference.first_pass import FirstPass
 
         given = [FirstPass(text, self.model.decoder.tokenizer) for text in transcripts]
@@ -145,15 +173,23 @@ class Transcriber:
             self.unwritable.update(word for word, unwritable in words if unwritable)
         texts = [first_pass.visible for first_pass in given]
         found = self._deliberate(waveforms, utt_ids, texts)
-        return [
-            replace(h, text=first_pass.restored(h.text, self.output_case))
-            for first_pass, h in zip(given, found, strict=True)
-        ]
+        each = zip(found, given, strict=True)
+        return [self._restored(h, first_pass) for h, first_pass in each]
+
+    def _restored(self, h: Hypothesis, first_pass: Any) -> Hypothesis:
+        """With the words of the first pass that stayed, as that has written them."""
+        text, words = first_pass.restored(h.text, self.output_case), h.words
+        if self._words is not None:
+            from espnet_llada.inference.words import carried
+
+            written = type(first_pass)(text, self.model.decoder.tokenizer)
+            words = carried(words, written.words, written.shown)
+        return replace(h, text=text, words=words)
 
     def _pieces(
         self, waveforms: Sequence[np.ndarray], utt_ids: Sequence[str]
-    ) -> tuple[list[list[np.ndarray]], list[str]]:
-        """The segments of each recording, and an id for each segment."""
+    ) -> tuple[list[list[np.ndarray]], list[str], list[float]]:
+        """The segments of each recording; id and beginning (s) of each segment."""
         longest = self.options.max_segment_seconds
         pieces = [split_long(w, longest) for w in waveforms]
         ids = [
@@ -161,18 +197,23 @@ class Transcriber:
             for utt_id, parts in zip(utt_ids, pieces, strict=True)
             for i in range(len(parts))
         ]
-        return pieces, ids
+        begins = []
+        for parts in pieces:
+            ends = accumulate(map(len, parts), initial=0)
+            begins += [end / SAMPLE_RATE for end in ends][:-1]
+        return pieces, ids, begins
 
     def _decode(
         self, waveforms: Sequence[np.ndarray], utt_ids: Sequence[str]
     ) -> list[Hypothesis]:
-        pieces, ids = self._pieces(waveforms, utt_ids)
+        pieces, ids, begins = self._pieces(waveforms, utt_ids)
         flat = [piece for parts in pieces for piece in parts]
         silence = Hypothesis("", eos=self.model.decoder.special.eos)
         found, rows = [silence] * len(flat), self._spoken(flat)
         if rows:
             spoken = [flat[row] for row in rows], [ids[row] for row in rows]
             decoded = self._texts(self.recognizer.decode(*spoken))
+            decoded = self._timed(spoken[0], decoded, [begins[row] for row in rows])
             found = _placed(found, rows, decoded)
         each = iter(found)
         return [_joined([next(each) for _ in parts]) for parts in pieces]
@@ -183,61 +224,57 @@ class Transcriber:
         utt_ids: Sequence[str],
         texts: Sequence[str],
     ) -> list[Hypothesis]:
-        if self.options.changes_nothing:
-            return [self._kept(ids) for ids in self._encoded(texts)]
+        untimed = not self.use_audio or self._words is None
+        if untimed and self.options.changes_nothing:
+            return [self.kept(ids) for ids in self._encoded(texts)]
         if not self.use_audio:
             ids = self._encoded(texts)
             return self._texts(self.recognizer.deliberate(None, utt_ids, ids))
-        pieces, ids = self._pieces(waveforms, utt_ids)
-        cut = self._cut(pieces, texts)
+        pieces, ids, begins = self._pieces(waveforms, utt_ids)
+        cut = list(texts)
+        if any(len(parts) > 1 for parts in pieces):
+            from espnet_llada.inference.long_form import cut_by_drafts
+
+            cut = cut_by_drafts(self.recognizer, pieces, texts)
         if cut is None:
-            return self._filled(waveforms, utt_ids, texts)
+            return self._filled(waveforms, utt_ids, texts, [0.0] * len(texts))
         flat = [piece for parts in pieces for piece in parts]
-        each = iter(self._filled(flat, ids, cut))
+        each = iter(self._filled(flat, ids, cut, begins))
         return [_joined([next(each) for _ in parts]) for parts in pieces]
-
-    def _cut(
-        self, pieces: Sequence[Sequence[np.ndarray]], texts: Sequence[str]
-    ) -> list[str] | None:
-        """The transcript of each segment; None if the model has no draft."""
-        flat = [w for parts in pieces if len(parts) > 1 for w in parts]
-        if not flat:
-            return list(texts)
-        from espnet_llada.inference.long_form import cut_transcript
-
-        decoder = self.model.decoder
-        with torch.no_grad():
-            encoded = self.recognizer.encoded(flat)
-            ids = decoder.audio_prefix.draft(decoder.prompt, *encoded)
-        if ids is None:
-            return None
-        drafts = map(decoder.tokenizer.decode, ids)
-        cut = []
-        for text, parts in zip(texts, pieces, strict=True):
-            own = [text]
-            if len(parts) > 1:
-                own = cut_transcript(text, [next(drafts) for _ in parts])
-            cut += own
-        return cut
 
     def _filled(
         self,
         waveforms: Sequence[np.ndarray],
         utt_ids: Sequence[str],
         texts: Sequence[str],
+        begins: Sequence[float],
     ) -> list[Hypothesis]:
         """Deliberate, except where a text is too long for its audio."""
         ids = self._encoded(texts)
-        found = [self._kept(row) for row in ids]
+        found = [self.kept(row) for row in ids]
         each = zip(utt_ids, waveforms, ids, strict=True)
         sayable = [n for n, row in enumerate(each) if _is_sayable(*row)]
         spoken = self._spoken([waveforms[n] for n in sayable])
         rows = [sayable[n] for n in spoken]
         if rows:
             given = [[of[n] for n in rows] for of in (waveforms, utt_ids, ids)]
-            filled = self._texts(self.recognizer.deliberate(*given))
+            filled = [found[n] for n in rows]
+            if not self.options.changes_nothing:
+                filled = self._texts(self.recognizer.deliberate(*given))
+            filled = self._timed(given[0], filled, [begins[n] for n in rows])
             found = _placed(found, rows, filled)
         return found
+
+    def _timed(
+        self,
+        waveforms: Sequence[np.ndarray],
+        found: list[Hypothesis],
+        begins: Sequence[float],
+    ) -> list[Hypothesis]:
+        """With their words, if these are asked for."""
+        if self._words is None:
+            return found
+        return self._words(waveforms, found, begins)
 
     def _spoken(self, waveforms: Sequence[np.ndarray]) -> list[int]:
         """Rows that may contain speech; for the release profile all of them."""
@@ -258,12 +295,13 @@ class Transcriber:
         return [row for row in rows if row not in silent]
 
     def _texts(self, result: SamplerResult) -> list[Hypothesis]:
-        return hypotheses(self.model.decoder, result)
+        nbest = self.options.search.nbest
+        return hypotheses(self.model.decoder, result, nbest)
 
     def _encoded(self, texts: Sequence[str]) -> list[list[int]]:
         return self.model.decoder.encode_texts(texts)
 
-    def _kept(self, ids: Sequence[int]) -> Hypothesis:
+    def kept(self, ids: Sequence[int]) -> Hypothesis:
         """An unchanged transcript."""
         return hypothesis(self.model.decoder, ids, torch.zeros(len(ids)))
 
@@ -284,27 +322,11 @@ def _check(decoder: LMDecoder, options: DecodingOptions) -> None:
         raise UserError(decoder.audio_prefix.cannot_decode)
 
 
-def _joined(parts: Sequence[Hypothesis]) -> Hypothesis:
-    """Join the hypotheses of segments."""
-    if len(parts) == 1:
-        return parts[0]
-    return Hypothesis(
-        text=" ".join(p.text for p in parts if p.text),
-        tokens=sum((p.tokens for p in parts), ()),
-        token_ids=sum((p.token_ids for p in parts), ()),
-        score=sum(p.score for p in parts),
-        passes=sum(p.passes for p in parts),
-        confidence=sum((p.confidence for p in parts), ()),
-        eos=parts[0].eos,
-    )
-
-
-def _placed(
-    whole: list[Hypothesis], rows: Sequence[int], own: Sequence[Hypothesis]
-) -> list[Hypothesis]:
-    """Replace some rows of a batch."""
-    found = dict(zip(rows, own, strict=True))
-    return [found.get(row, h) for row, h in enumerate(whole)]
+def _in_case(h: Hypothesis, case: str) -> Hypothesis:
+    words = [replace(word, text=to_case(word.text, case)) for word in h.words]
+    others = tuple(_in_case(other, case) for other in h.alternatives)
+    cased = {"words": tuple(words), "alternatives": others}
+    return replace(h, text=to_case(h.text, case), **cased)
 
 
 def _is_sayable(utt_id: str, waveform: np.ndarray, ids: Sequence[int]) -> bool:
@@ -318,10 +340,38 @@ def _is_sayable(utt_id: str, waveform: np.ndarray, ids: Sequence[int]) -> bool:
     return False
 
 
-def hypotheses(decoder: LMDecoder, result: SamplerResult) -> list[Hypothesis]:
-    """The rows of a result as hypotheses."""
+def _joined(parts: Sequence[Hypothesis]) -> Hypothesis:
+    if len(parts) == 1:
+        return parts[0]
+    from espnet_llada.inference.long_form import joined
+
+    return joined(parts)
+
+
+def _placed(
+    whole: list[Hypothesis], rows: Sequence[int], own: Sequence[Hypothesis]
+) -> list[Hypothesis]:
+    """Replace some rows of a batch."""
+    found = dict(zip(rows, own, strict=True))
+    return [found.get(row, h) for row, h in enumerate(whole)]
+
+
+def hypotheses(
+    decoder: LMDecoder, result: SamplerResult, nbest: int = 1
+) -> list[Hypothesis]:
+    """The rows of a result as hypotheses; above 1 with the others of a beam."""
     each = result.tokens.tolist(), result.log_probs, result.passes.tolist()
-    return [hypothesis(decoder, *row) for row in zip(*each, strict=True)]
+    found = [hypothesis(decoder, *row) for row in zip(*each, strict=True)]
+    if nbest == 1 or not hasattr(result, "others"):
+        return found
+    from espnet_llada.inference.nbest import with_distinct
+
+    out = []
+    for best, others in zip(found, result.others, strict=True):
+        rows = [(tokens, torch.tensor(values)) for tokens, values in others]
+        made = [hypothesis(decoder, *row) for row in rows]
+        out.append(with_distinct(best, made, nbest))
+    return out
 
 
 def hypothesis(

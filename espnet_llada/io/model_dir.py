@@ -12,7 +12,9 @@ from torch import Tensor
 
 from espnet_llada.io.files import SUFFIX, checksum_of
 from espnet_llada.io.weights.tensors import save_tensors
-from espnet_llada.types import DECODE_FILE, atomic_write
+from espnet_llada.types import CALIBRATION_FILE, DECODE_FILE, atomic_write
+
+_BESIDE = (DECODE_FILE, CALIBRATION_FILE)
 
 
 def write_model(
@@ -27,15 +29,17 @@ def write_model(
         directory: is made where it does not exist.
         config: a train config, or what inference reads of one.
         state: see ``io.checkpoint.trained_state``.
-        source: the directory of a model whose decode.yaml, if any, is copied.
+        source: the directory of a model whose decode.yaml and calibration.yaml, if
+            any, are copied.
 
     Raises:
         UserError: it cannot be written; an old model there is intact.
     """
     directory.mkdir(parents=True, exist_ok=True)
     texts = {"config.yaml": yaml.safe_dump(dict(config), sort_keys=False).encode()}
-    if source is not None and (source / DECODE_FILE).exists():
-        texts[DECODE_FILE] = (source / DECODE_FILE).read_bytes()
+    for name in _BESIDE:
+        if source is not None and (source / name).exists():
+            texts[name] = (source / name).read_bytes()
     texts |= {f"{n}{SUFFIX}": checksum_of(text, n) for n, text in texts.items()}
     with contextlib.ExitStack() as written:
         # Nothing is replaced before all is written: a full disk leaves the old model.
@@ -43,6 +47,7 @@ def write_model(
             temporary = written.enter_context(atomic_write(directory / name))
             temporary.write_bytes(text)
         save_tensors(state, directory / "model.safetensors")
-        if DECODE_FILE not in texts:
-            for name in (DECODE_FILE, f"{DECODE_FILE}{SUFFIX}"):
+        for name in _BESIDE:
+            if name not in texts:  # that of an old model
                 (directory / name).unlink(missing_ok=True)
+                (directory / f"{name}{SUFFIX}").unlink(missing_ok=True)

@@ -340,6 +340,8 @@ def _check(row: SweepRow, above: Sequence[SweepRow], where: str) -> None:
         raise UserError(f"{where}: strategy {options.strategy} needs system: llada")
     if beams > 1 and row.system != "llama":
         raise UserError(f"{where}: beam_size {beams} needs system: llama")
+    if options.search.nbest > 1:
+        raise UserError(f"{where}: nbest: a row has one transcript; leave it out")
     if not row.decoding.use_audio and not options.deliberates:
         raise UserError(f"{where}: without audio there is nothing to transcribe")
     searches = beams > 1 or "joint" in options.extensions

@@ -62,7 +62,9 @@ def test_json_lines_have_tokens_and_confidences(capsys, model_dir, speech, tmp_p
     lines = [f"{r['id']} {r['text']}".rstrip() for r in records]
     assert lines == text.splitlines()
     for record in records:
-        assert list(record) == ["id", "text", "tokens", "confidences", "passes"]
+        keys = "id text tokens confidences calibrated passes seconds words segments"
+        assert list(record) == keys.split() and record["calibrated"] is False
+        assert [word["word"] for word in record["words"]] == record["text"].split()
         assert len(record["tokens"]) == len(record["confidences"])
         assert all(0 <= value <= 1 for value in record["confidences"])
         assert record["passes"] == 3
@@ -73,9 +75,13 @@ def test_json_lines_have_tokens_and_confidences(capsys, model_dir, speech, tmp_p
     status, _, err = run(capsys, "transcribe", *args)
     assert status == 1 and "bad.wav: empty" in err, err
     assert file.read_text() == out
-    for name in ("srt", "vtt", "ctm"):
-        status, _, err = run(capsys, "transcribe", *common, "--format", name)
-        assert status == 2 and f"{name} needs word times; there are none yet" in err
+    # This model has no CTC.
+    status, _, err = run(capsys, "transcribe", *common, "--format", "ctm")
+    assert status == 2 and "ctm: no word times, which a model has by its CTC" in err
+    status, _, err = run(capsys, "transcribe", *common, "--format", "srt")
+    assert status == 2 and "srt: 3 recordings, a file holds one; name a dir" in err
+    status, _, err = run(capsys, "transcribe", *common, "--nbest", 2)
+    assert status == 2 and "nbest 2: --format text has one transcript" in err
 
 
 def test_deliberate_and_score(capsys, model_dir, speech, tmp_path):

@@ -70,16 +70,41 @@ def test_a_number_of_tokens_is_the_canvas_length(decode):
         decode("--maxlenratio", -6, "--canvas_length", 7)
 
 
+def test_nbest_writes_espnets_directories(decode, tmp_path):
+    plain = decode("--temperature", 1)
+    given = "--nbest", 3, "--temperature", 1
+    assert decode(*given) == plain  # the best is the same
+    out = tmp_path / "out"
+    lines = [(out / f"{n}best_recog/text").read_text().splitlines() for n in (1, 2, 3)]
+    ids = [[line.partition(" ")[0] for line in of] for of in lines]
+    assert ids[0] == sorted(ids[0]) and set(ids[2]) <= set(ids[1]) <= set(ids[0])
+    assert ids[1] and not set(lines[0]) & set(lines[1])
+    files = "score", "text", "token", "token_int"
+    assert sorted(p.name for p in (out / "2best_recog").iterdir()) == sorted(files)
+    (out / "2best_recog/text").unlink()
+    decode(*given)  # which has nothing left to decode
+    assert (out / "2best_recog/text").read_text().splitlines() == lines[1]
+
+
+def test_nbest_of_a_beam_is_the_beams(model_dir, speech):
+    llama = Speech2Text.from_pretrained(model_dir, "llama", beam_size=4, nbest=3)
+    found, best = llama(speech[0]), llama(speech[0], nbest=1)
+    assert 1 < len(found) <= 3 and len(best) == 1 and found[0][0] == best[0][0]
+    assert len({row[0] for row in found}) == len(found)
+    means = [h.score / (len(h.token_ids) + 1) for *_, h in found]
+    assert means == sorted(means, reverse=True) or len({*means}) < len(means)
+    with pytest.raises(UserError, match=r"nbest: the release \(profile: release\)"):
+        Speech2Text.from_pretrained(model_dir, profile="release", nbest=2)
+
+
 @pytest.mark.parametrize(
     ("option", "value", "message"),
     [
-        ("nbest", 3, "nbest 3: a canvas is filled once"),
         ("maxlenratio", 0.3, "maxlenratio 0.3: .*canvas_size.tokens_per_second"),
         ("minlenratio", 0.1, "minlenratio 0.1: the LM itself"),
         ("dtype", "float16", "dtype float16: it is that of the training"),
         ("quantize_lm", "true", "quantize_lm True: no second LM"),
         ("streaming", "true", "streaming True: an utterance"),
-        ("nbest", "x", "nbest: .*'x' does not fit"),
     ],
 )
 def test_what_would_matter_is_refused_with_the_reason(decode, option, value, message):

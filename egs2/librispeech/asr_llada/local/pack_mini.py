@@ -7,6 +7,7 @@
 ``DIR`` is what local/make_lm.py wrote and both were trained on. The output gets ``lm``,
 and ``llama`` and ``llada`` with the trained tensors in float16, a config.yaml of what
 decoding reads, and the decode.yaml that lies beside the training's config.yaml, if any.
+New weights need a new calibration: local/calibrate.py.
 Each model is loaded from there before anything of the output is replaced.
 """
 
