@@ -132,7 +132,7 @@ fi
 # It has no wheel for Python 3.13. ESPnet imports it where it counts the errors of its own
 # decoders in training, so the rest works without a C++ compiler.
 get editdistance 2>>"$log" ||
-  say "NOTE: no editdistance (to build it, apt install g++): ESPnet's own decoders cannot be trained"
+  say "NOTE: no editdistance (it needs g++), so ESPnet's own decoders cannot be trained"
 if ! version_of torchaudio >>"$log"; then
   # Up to 2.10 torchaudio goes with the same torch; 2.11, its last, with all since.
   audio=$(printf '%s\n' "${version%%+*}" 2.11.0 | sort -V | head -n 1)
