@@ -42,7 +42,7 @@ class Evidence:
 
     min_probability: Annotated[
         Share,
-        Meta(description="of a change that it mends; 0: the scorer's margin decides"),
+        Meta(description="that a change mends; 0: by margin"),
     ] = 0.0
     bias: Annotated[float, Meta(description="of that probability's logit")] = 0.0
     scorer: Annotated[float, Meta(description="weight of the scorer")] = 1.0
