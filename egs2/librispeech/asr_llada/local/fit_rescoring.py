@@ -178,8 +178,9 @@ def fit(x, y, weight) -> tuple[float, torch.Tensor]:
         return value
 
     optimizer.step(loss)
-    coefficients = weights.detach()[1:] / spread
-    return float(weights[0] - (coefficients * mean).sum()), coefficients
+    found = weights.detach()
+    coefficients = found[1:] / spread
+    return float(found[0] - (coefficients * mean).sum()), coefficients
 
 
 def ece(p: torch.Tensor, y: torch.Tensor) -> float:
@@ -216,9 +217,9 @@ def draw(p, y, curve, words: int, path: Path) -> None:
         left.plot(mean, share, marker="o", color=PALETTE[0])
         left.set(xlabel="probability that a change mends", ylabel="share that mends")
         broken = [100 * b / words for _, (_, b) in curve["reference"]]
-        for i, name in enumerate(("llama", "whisper")):
+        titles = {"llama": "over Whisper-LLaMA", "whisper": "over Whisper"}
+        for i, (name, label) in enumerate(titles.items()):
             net = [100 * (m - b) / words for _, (m, b) in curve[name]]
-            label = f"over {name}"
             right.plot(broken, net, marker="os"[i], color=PALETTE[i], label=label)
         right.axvline(0.3, color=INK, linestyle=":", linewidth=1)
         right.set(xlabel="broken of a right text, % of words", ylabel="WER gained, %")
