@@ -23,7 +23,7 @@ venv:  ## the Python environment in $(VENV); at once when it is up to date
 
 demo: venv  ## the shipped mini models on real speech: baseline, diffusion, deliberation
 	$(IN_VENV) cd $(RECIPE) && ./run.sh --preset mini --stage 12 \
-		--rows "llama decoding diffusion_joint90 deliberation" --sets "test_read test_prompts"
+		--rows "whisper llama decoding diffusion_joint90 deliberation deliberation_whisper" --sets "test_read test_prompts"
 
 # Peers are not of the tests' environment; constraints.txt keeps them from replacing any of it.
 BENCH_ROWS ?= llama llama_int8 mask_ctc mask_ctc_int8 openai_whisper faster_whisper faster_whisper_int8
