@@ -119,13 +119,10 @@ class DecodingOptions:
 
     @property
     def changes_nothing(self) -> bool:
-        """Whether deliberation masks nothing (ratio, threshold: 0) and combines none."""
+        """Whether deliberation masks nothing (ratio and threshold are 0)."""
         confidence = self.extensions.get("confidence")
         by_threshold = confidence is not None and confidence.mask_threshold
-        rescoring = self.extensions.get("rescoring")
-        combines = rescoring is not None and rescoring.combination
-        masks = self.sampler.mask_ratio or by_threshold
-        return self.deliberates and not (masks or combines)
+        return self.deliberates and not (self.sampler.mask_ratio or by_threshold)
 
     @property
     def max_segment_seconds(self) -> float:

@@ -168,17 +168,3 @@ def test_a_logistic_regression():
     assert evidence.probabilities(features).tolist() == pytest.approx(
         [0.5, 0.731], abs=1e-3
     )
-
-
-def test_combination_alone_changes_a_text(model, speech, texts, monkeypatch):
-    """Nothing is masked, so no LM pass is taken; the scorer's text is combined."""
-    monkeypatch.setattr(
-        rescoring, "transcribed", lambda scorer, rows, _: transcribed(scorer, rows, 5)
-    )
-    judge(monkeypatch, lambda row, text: 9.0 * sum(token % 7 for token in text))
-    options = {**SCORED, "confidence": {"passes": 0}, "mask_ratio": 0.0}
-    found = recognize(model, speech, texts, **options, rescoring=COMBINED)
-    kept = recognize(model, speech, texts, **options)
-    assert [list(h.token_ids) for h in kept] == model.decoder.encode_texts(texts)
-    assert [h.token_ids for h in found] != [h.token_ids for h in kept]
-    assert all(h.passes == 0 for h in found)
