@@ -1,7 +1,7 @@
 """The probability that a change of a text mends it, from several scores.
 
 A scorer alone is too sure of common words: it takes *cavil* for *cavalry* in a correct
-text as readily as it mends a misheard word. Its *internal language model*, measured by
+text as readily as it mends a wrong word. Its *internal language model*, measured by
 the same network without audio, says how much of a gain is due to the text alone. A
 logistic regression, fitted on development speech by the recipe's
 ``local/fit_rescoring.py``, weighs both with the CTC's alignment.

@@ -63,6 +63,9 @@ class Figure:
     doubling: bool = True
 
 
+_TWO_COLUMNS = 50
+"""Characters of a name in a legend; longer ones leave the sheet in two columns."""
+
 _AXES = (
     ("mask_ratio", "wer_mask_ratio", "WER against mask ratio", "masked, %"),
     ("steps", "wer_steps", "WER against steps", "steps (budget of forward passes)"),
@@ -189,7 +192,9 @@ def _plot(axes, figure: Figure) -> None:
     axes.set_xlabel(figure.x_label)
     axes.set_ylabel("WER (raw), %")
     axes.grid(color=INK, alpha=0.12, linewidth=0.6)
-    place = {"loc": "lower center", "bbox_to_anchor": (0.5, 1.0), "ncols": 2}
+    longest = max(map(len, axes.get_legend_handles_labels()[1]))
+    place = {"loc": "lower center", "bbox_to_anchor": (0.5, 1.0)}
+    place["ncols"] = 1 if longest > _TWO_COLUMNS else 2
     axes.legend(**place, frameon=False, fontsize=9)
 
 

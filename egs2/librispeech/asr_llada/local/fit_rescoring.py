@@ -19,6 +19,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from scipy.special import expit
 
 from espnet_llada import Deliberator, Speech2Text
 from espnet_llada.baseline.whisper_decoder import WhisperDecoder, plain_capitals
@@ -28,6 +29,7 @@ from espnet_llada.io import weights
 from espnet_llada.io.audio.reading import load_audio
 from espnet_llada.io.files import write_json, write_text
 from espnet_llada.io.kaldi.table import read_text
+from espnet_llada.scoring.confidence import bins, fitted, reliability
 from espnet_llada.scoring.normalize import normalize_all
 from espnet_llada.scoring.wer import score_pairs
 
@@ -127,21 +129,19 @@ def fit_all(changes: list[dict], words: int, output: Path) -> None:
     # A change proposed twice (by the LLM, then by the scorer) is one example.
     once = {(c["first_pass"], c["utt"], c["old"], c["new"]): c for c in changes}
     told = [c for c in once.values() if c["mended"]]
-    x = torch.tensor([[c[name] for name in FEATURES] for c in told]).double()
-    y = torch.tensor([float(c["mended"] > 0) for c in told]).double()
-    weight = torch.tensor([float(abs(c["mended"])) for c in told]).double()
-    fold = torch.tensor([zlib.crc32(c["utt"].encode()) % FOLDS for c in told])
-    p = torch.zeros_like(y)
+    x = np.array([[c[name] for name in FEATURES] for c in told])
+    y = np.array([c["mended"] > 0 for c in told])
+    weight = np.array([float(abs(c["mended"])) for c in told])
+    fold = np.array([zlib.crc32(c["utt"].encode()) % FOLDS for c in told])
+    p = np.zeros(len(told))
     for k in range(FOLDS):
-        bias, coefficients = fit(x[fold != k], y[fold != k], weight[fold != k])
-        p[fold == k] = (x[fold == k] @ coefficients + bias).sigmoid()
-    bias, coefficients = fit(x, y, weight)
-    shown = {"bias": bias, **dict(zip(FEATURES, coefficients.tolist(), strict=True))}
-    lines = [f"{name}: {value:.3f}" for name, value in shown.items()]
+        bias, *slopes = fit(x[fold != k], y[fold != k], weight[fold != k])
+        p[fold == k] = expit(x[fold == k] @ slopes + bias)
+    names = "bias", *FEATURES
+    lines = [f"{n}: {v:.3f}" for n, v in zip(names, fit(x, y, weight), strict=True)]
     write_text(output / "rescoring.yaml", "\n".join(lines) + "\n")
-    say(f"{len(told)} changes that mend or break, {words} words")
-    say("\n".join(lines))
-    before, after = ece(torch.sigmoid(x[:, 0]), y), ece(p, y)
+    before, after = (reliability(q, y).ece for q in (expit(x[:, 0]), p))
+    say(f"{len(told)} changes that mend or break, {words} words", *lines)
     say(f"ECE of the scorer alone {before:.3f}, fitted {after:.3f}")
     curve = {
         name: tradeoff(p, weight, [c["first_pass"] == name for c in told], y)
@@ -155,53 +155,26 @@ def fit_all(changes: list[dict], words: int, output: Path) -> None:
     draw(p, y, curve, words, output / "calibration.png")
 
 
-def say(text: str) -> None:
-    """A line on standard output."""
-    sys.stdout.write(f"{text}\n")
+def say(*lines: str) -> None:
+    """Lines on standard output."""
+    sys.stdout.write("".join(f"{line}\n" for line in lines))
 
 
-def fit(x, y, weight) -> tuple[float, torch.Tensor]:
-    """Bias and weights of a logistic regression."""
-    mean, spread = x.mean(dim=0), x.std(dim=0) + 1e-6
-    z = (x - mean) / spread
-    weights = torch.zeros(z.shape[1] + 1, dtype=z.dtype, requires_grad=True)
-    how = {"max_iter": 200, "line_search_fn": "strong_wolfe"}
-    optimizer = torch.optim.LBFGS([weights], **how)
-
-    def loss():
-        optimizer.zero_grad()
-        logits = z @ weights[1:] + weights[0]
-        entropy = torch.nn.functional.binary_cross_entropy_with_logits
-        value = (entropy(logits, y, reduction="none") * weight).mean()
-        value = value + PENALTY * (weights[1:] ** 2).sum()
-        value.backward()
-        return value
-
-    optimizer.step(loss)
-    found = weights.detach()
-    coefficients = found[1:] / spread
-    return float(found[0] - (coefficients * mean).sum()), coefficients
-
-
-def ece(p: torch.Tensor, y: torch.Tensor) -> float:
-    """Expected calibration error, ten bins of equal width."""
-    return sum(n * abs(mean - share) for mean, share, n in bins(p, y)) / len(p)
-
-
-def bins(p: torch.Tensor, y: torch.Tensor) -> list[tuple[float, float, int]]:
-    """Mean probability, share that mends, and number, of each bin."""
-    index = (p * 10).long().clamp(max=9)
-    chosen = [index == k for k in range(10) if (index == k).any()]
-    return [(float(p[c].mean()), float(y[c].mean()), int(c.sum())) for c in chosen]
+def fit(x: np.ndarray, y: np.ndarray, weight: np.ndarray) -> list[float]:
+    """Bias and weights of a logistic regression, penalized at unit variance."""
+    mean, spread = x.mean(axis=0), x.std(axis=0, ddof=1) + 1e-6
+    how = {"penalty": PENALTY * len(x), "least": None}
+    bias, *slopes = fitted((x - mean) / spread, y, weight, **how)
+    slopes = np.array(slopes) / spread
+    return [bias - float(slopes @ mean), *slopes.tolist()]
 
 
 def tradeoff(p, weight, own, y) -> list[tuple[float, tuple[float, float]]]:
     """Least probability, words mended and words broken."""
-    own = torch.tensor(own)
-    curve = []
+    own, curve = np.array(own), []
     for least in np.arange(0.3, 0.96, 0.05):
         taken = own & (p >= float(least))
-        sides = [float(weight[taken & (y == side)].sum()) for side in (1, 0)]
+        sides = [float(weight[taken & (y == side)].sum()) for side in (True, False)]
         curve.append((float(least), (sides[0], sides[1])))
     return curve
 
