@@ -10,7 +10,7 @@ import numpy as np
 from espnet_llada.bench.measure import Record
 from espnet_llada.bench.meter import STAGES
 from espnet_llada.bench.tables import rtfx
-from espnet_llada.report.figures import INK, MARKERS, PALETTE, legend_name, sheet_of
+from espnet_llada.report.sheet import INK, MARKERS, PALETTE, legend_name, sheet_of
 from espnet_llada.types import atomic_write
 
 

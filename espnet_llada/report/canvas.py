@@ -8,7 +8,8 @@ from typing import NamedTuple
 
 from espnet_llada.types import Cell, Frame
 
-_WORD_STARTS = ("▁", "Ġ")  # sentencepiece's and byte-level BPE's space
+WORD_STARTS = ("▁", "Ġ")
+"""Sentencepiece's and byte-level BPE's space."""
 _KIND = {
     "masked": "masked on entry",
     "measured": "first pass, measured",
@@ -44,7 +45,7 @@ def canvas(frames: Sequence[Frame]) -> Iterator[tuple[str, list[ShownCell]]]:
 def _of_one(frames: Sequence[Frame]) -> Iterator[tuple[str, list[ShownCell]]]:
     columns = list(zip(*(frame.cells for frame in frames), strict=True))
     widths = [max(1, *(len(_text(cell)) for cell in column)) for column in columns]
-    starts = [any(c.token.startswith(_WORD_STARTS) for c in cs) for cs in columns]
+    starts = [any(c.token.startswith(WORD_STARTS) for c in cs) for cs in columns]
     for i, frame in enumerate(frames):
         name = _KIND[frame.kind]
         if frame.kind == "pass":
@@ -56,7 +57,7 @@ def _of_one(frames: Sequence[Frame]) -> Iterator[tuple[str, list[ShownCell]]]:
 
 
 def _text(cell: Cell) -> str:
-    return "·" if cell.end else cell.token.lstrip("".join(_WORD_STARTS))
+    return "·" if cell.end else cell.token.lstrip("".join(WORD_STARTS))
 
 
 def _shown(cell: Cell, width: int, starts_word: bool, measured: bool) -> ShownCell:

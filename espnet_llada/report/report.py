@@ -7,11 +7,16 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from espnet_llada.io.files import write_text
+from espnet_llada.report.calibration import Calibration, Confidences
 from espnet_llada.report.canvas import canvas
-from espnet_llada.report.figures import Entry, draw, figures_of
+from espnet_llada.report.canvases import Canvases, side_by_side
+from espnet_llada.report.figures import Entry, curves_of
+from espnet_llada.report.sheet import Picture, draw
+from espnet_llada.report.tradeoffs import pareto, repaired
 from espnet_llada.report.words import Chosen, marked
 from espnet_llada.scoring import published
 from espnet_llada.scoring.overview import (
+    about,
     by_group,
     main_cells,
     main_header,
@@ -20,7 +25,7 @@ from espnet_llada.scoring.overview import (
 )
 from espnet_llada.scoring.published import Comparison
 from espnet_llada.scoring.summary import Row
-from espnet_llada.scoring.table import NOTE, RATES, set_detail
+from espnet_llada.scoring.table import NOTE
 from espnet_llada.types import Frame
 
 _WHY = {
@@ -65,6 +70,8 @@ class Report:
         headline: labels of the cards on top.
         examples: utterances, pass by pass.
         published: published error rates beside ours.
+        confidences: of the rows that have any.
+        canvases: utterances of the rows that fill several.
     """
 
     title: str
@@ -75,6 +82,8 @@ class Report:
     headline: Sequence[str]
     examples: Sequence[Example]
     published: Sequence[Comparison] = ()
+    confidences: Sequence[Confidences] = ()
+    canvases: Sequence[Canvases] = ()
 
 
 def write_report(report: Report, path: Path) -> None:
@@ -97,13 +106,13 @@ def write_report(report: Report, path: Path) -> None:
         groups=groups,
         by_label={row.system: row for row in main},
         figures=[
-            (figure.title, draw(figure, path.parent / "figures"))
-            for figure in figures_of(main, report.entries, report.lines)
+            (picture, draw(picture, path.parent / "figures"))
+            for picture in pictures_of(report, main)
         ],
-        about=f"{set_detail(main[0])}. {NOTE}",
+        about=f"{about(main)} {NOTE}",
         header=header,
         grouped=by_group(main, groups),
-        cells_of=lambda row: main_cells(row, len(header) > len(RATES)),
+        cells_of=lambda row: main_cells(row, header),
         sets=sets,
         each_set=set_cells(report.rows, sets),
         published_header=published.HEADER,
@@ -111,5 +120,18 @@ def write_report(report: Report, path: Path) -> None:
         why=_WHY,
         marked=marked,
         canvas=canvas,
+        side_by_side=side_by_side,
     )
     write_text(path, html + "\n")
+
+
+def pictures_of(report: Report, rows: Sequence[Row]) -> list[Picture]:
+    """The pictures that a report has the numbers for.
+
+    Args:
+        report: see there.
+        rows: one for each system, all on the same set.
+    """
+    given = rows, report.entries, report.lines
+    found = [*pareto(*given), *repaired(*given[:2]), *curves_of(*given)]
+    return found + [Calibration(report.confidences)] * bool(report.confidences)

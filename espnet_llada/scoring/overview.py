@@ -9,10 +9,13 @@ from espnet_llada.scoring.summary import POOLED, Row
 from espnet_llada.scoring.table import (
     CHANGES,
     RATES,
+    REPAIRS,
+    REPAIRS_NOTE,
     Cells,
     change_cells,
     markdown,
     rate_cells,
+    repair_cells,
     set_detail,
 )
 
@@ -26,13 +29,13 @@ def overview(rows: Sequence[Row], groups: Mapping[str, str]) -> str:
     """
     main, sets = main_rows(rows)
     title = "All sets pooled" if len(sets) > 1 else sets[0]
-    content = f"\n## {title}\n\n{set_detail(main[0])}\n\n"
+    content = f"\n## {title}\n\n{about(main)}\n\n"
     header = main_header(main)
     table = [header]
     for group, members in by_group(main, groups):
         if group:
             table.append((f"**{group}**", *[""] * (len(header) - 1)))
-        table += [main_cells(row, len(header) > len(RATES)) for row in members]
+        table += [main_cells(row, header) for row in members]
     content += markdown(table)
     if len(sets) > 1:
         content += "\n## Each set\n\nWER raw (after the normaliser), %\n\n"
@@ -55,20 +58,33 @@ def by_group(
         yield group, list(members)
 
 
+def about(rows: Sequence[Row]) -> str:
+    """What the first table is of, and what it says of deliberation."""
+    detail = f"{set_detail(rows[0])}."
+    return f"{detail} {REPAIRS_NOTE}" if _repaired(rows) else detail
+
+
 def main_header(rows: Sequence[Row]) -> Cells:
-    """Columns of the first table; without a baseline there are no changes."""
+    """Columns of the first table, those that some row has a number for."""
+    header = (*RATES, *REPAIRS) if _repaired(rows) else RATES
     against = next((row.baseline for row in rows if row.baseline), None)
     if against is None:
-        return RATES
-    return (*RATES, f"against {against}, {CHANGES[0]}", *CHANGES[1:])
+        return header
+    return (*header, f"against {against}, {CHANGES[0]}", *CHANGES[1:])
 
 
-def main_cells(row: Row, compared: bool) -> Cells:
+def main_cells(row: Row, header: Cells) -> Cells:
     """A line of the first table."""
-    if not compared:
-        return rate_cells(row)
-    changes = change_cells(row) if row.baseline else ("",) * len(CHANGES)
-    return (*rate_cells(row), *changes)
+    cells = rate_cells(row)
+    if REPAIRS[0] in header:
+        cells += repair_cells(row)
+    if CHANGES[-2] in header:
+        cells += change_cells(row) if row.baseline else ("",) * len(CHANGES)
+    return cells
+
+
+def _repaired(rows: Sequence[Row]) -> bool:
+    return any(row.repairs for row in rows)
 
 
 def set_cells(rows: Sequence[Row], sets: Sequence[str]) -> list[Cells]:

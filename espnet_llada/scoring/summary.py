@@ -5,13 +5,14 @@ from __future__ import annotations
 import dataclasses
 import math
 import operator
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from espnet_llada.io.kaldi.table import read_text
 from espnet_llada.scoring.normalize import normalize_all
+from espnet_llada.scoring.repairs import Repairs, repairs
 from espnet_llada.scoring.significance import Change, Estimate, compare, estimate
 from espnet_llada.scoring.wer import (
     Counts,
@@ -51,6 +52,7 @@ class Row:
         passes: mean LLM forward passes per utterance; None when not recorded.
         rtf: decode seconds over audio seconds; None when not recorded.
         baseline: label of the system that the changes are against, if any.
+        repairs: words of its first pass mended and broken, normalised; None without.
     """
 
     system: str
@@ -61,6 +63,7 @@ class Row:
     passes: float | None
     rtf: float | None
     baseline: str | None = None
+    repairs: Repairs | None = None
 
     def as_dict(self) -> dict[str, Any]:
         """The same for JSON, without nesting: ``wer``, ``wer_normalised``, …."""
@@ -71,10 +74,14 @@ class Row:
 
 @dataclass(frozen=True)
 class _Decoded:
-    """One system's results on one set, each by utterance."""
+    """One system's results on one set, each by utterance.
+
+    ``texts``: reference and result, normalised.
+    """
 
     raw: dict[str, Counts]
     normalised: dict[str, Counts]
+    texts: dict[str, tuple[str, str]]
     speakers: dict[str, str]
     passes: dict[str, list[float]] | None
     seconds: dict[str, list[float]] | None
@@ -85,6 +92,7 @@ def summary_rows(
     ref_dir: str | Path,
     baseline: str | None = None,
     sets: Sequence[str] | None = None,
+    first_passes: Mapping[str, str] | None = None,
 ) -> list[Row]:
     """Score every ``<set>/text`` of each system's decode directory.
 
@@ -99,6 +107,7 @@ def summary_rows(
         baseline: label of the system that the others are compared with, on the sets
             that it was decoded on too.
         sets: these only; all that there are by default.
+        first_passes: label of what deliberates -> label of its first pass.
 
     Returns:
         A row for each system and set, sets sorted by name, pooled rows last.
@@ -125,8 +134,9 @@ def summary_rows(
         for sets in decoded.values():
             sets[POOLED] = _pool({name: sets[name] for name in sorted(common)})
     names = sorted(set().union(*decoded.values()), key=lambda n: (n == POOLED, n))
+    others = {label: baseline for label in labels if label != baseline}
     return [
-        _row(label, name, decoded, None if label == baseline else baseline)
+        _row(label, name, decoded, others.get(label), (first_passes or {}).get(label))
         for name in names
         for label in labels
         if name in decoded[label]
@@ -148,9 +158,11 @@ def _decoded(set_dir: Path, ref_dir: Path) -> _Decoded:
     seconds = _read_numbers(set_dir, "seconds", refs, (float, float))
     if seconds and not _sums(seconds)[1]:
         raise UserError(f"{set_dir}: 'seconds' has no audio; decode the set again")
+    texts = normalize_all(refs), normalize_all(hyps)
     return _Decoded(
         score_pairs(refs, hyps, names=names).utterances,
-        score_pairs(normalize_all(refs), normalize_all(hyps)).utterances,
+        score_pairs(*texts).utterances,
+        {utt: (texts[0][utt], texts[1][utt]) for utt in refs},
         speakers_of(paths[0], refs),
         _read_numbers(set_dir, "passes", refs, (int,)),
         seconds,
@@ -174,13 +186,16 @@ def _row(
     name: str,
     decoded: dict[str, dict[str, _Decoded]],
     baseline: str | None,
+    first_pass: str | None,
 ) -> Row:
     it = decoded[label][name]
-    first = decoded[baseline].get(name) if baseline else None
+    base, first = (
+        decoded[other].get(name) if other else None for other in (baseline, first_pass)
+    )
 
     def rates(kind: str) -> Rates:
         score = Score(getattr(it, kind))
-        before = first and Score(getattr(first, kind))
+        before = base and Score(getattr(base, kind))
         change = before and compare(score, before, it.speakers)
         return Rates(score.total, estimate(score, it.speakers), change)
 
@@ -192,8 +207,14 @@ def _row(
         rates("normalised"),
         passes=it.passes and _sums(it.passes)[0] / len(it.raw),
         rtf=it.seconds and operator.truediv(*_sums(it.seconds)),
-        baseline=baseline if first else None,
+        baseline=baseline if base else None,
+        repairs=first and _repairs(first, it),
     )
+
+
+def _repairs(first: _Decoded, result: _Decoded) -> Repairs:
+    each = ((*result.texts[utt], text) for utt, (_, text) in first.texts.items())
+    return sum((repairs(ref, old, new) for ref, new, old in each), Repairs())
 
 
 def _sums(values: dict[str, list[float]]) -> list[float]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterator, Sequence
+from dataclasses import astuple
 from pathlib import Path
 
 from espnet_llada.io.files import write_json, write_text
@@ -14,11 +15,16 @@ from espnet_llada.types import UserError
 
 RATES = ("system", "WER raw % [95% CI]", "WER norm % [95% CI]", "passes", "RTF")
 CHANGES = ("raw: change %", "p", "norm: change %", "p")
+REPAIRS = ("mended", "broken")
 _CHANGED = ("system", "against", *CHANGES)
 NOTE = (
     "raw: the text as it is; norm: both sides after Whisper's English normaliser. "
     "passes: LLM forward passes per utterance. change: of the WER, relative, with its "
     "95% interval and a two-sided p by paired bootstrap."
+)
+REPAIRS_NOTE = (
+    "mended, broken: errors of the first pass that are gone, and errors that it did "
+    "not have, in words, after the normaliser."
 )
 
 _NUMBERS = '[\n {\n  "system": '
@@ -115,6 +121,11 @@ def change_cells(row: Row) -> Cells:
     """Of ``CHANGES``, for a row that has a baseline."""
     changes = (row.raw.change, row.normalised.change)
     return tuple(cell for c in changes for cell in (relative(c), c.p_text))
+
+
+def repair_cells(row: Row) -> Cells:
+    """Of ``REPAIRS``; empty for what has no first pass."""
+    return ("", "") if row.repairs is None else tuple(map(str, astuple(row.repairs)))
 
 
 def relative(change: Change) -> str:

@@ -29,6 +29,7 @@ from espnet_llada.io.first_pass import read_first_pass
 from espnet_llada.io.kaldi.table import read_numbers
 from espnet_llada.io.malloc import keep_freed_memory
 from espnet_llada.io.process_pool import CONTEXT, ProcessPool
+from espnet_llada.sweep.confidences import FILE, words_line
 from espnet_llada.sweep.rows import SweepRow
 from espnet_llada.sweep.systems import (
     Encoded,
@@ -90,7 +91,8 @@ def decode(systems: Systems, job: Job) -> Iterator[int]:
     identity = identity_of(settings, todo, systems.files(row.system))
     folder, size = place.shard(row.key, job.set, job.shard), row.decoding.batch_size
     batches = like_durations(todo, _samples(place.data / job.set), size)
-    with DecodeDir(folder, identity, batches, size) as directory:
+    more = {FILE: words_line} if "word_times" in row.options.extensions else None
+    with DecodeDir(folder, identity, batches, size, more=more) as directory:
         yield len(todo) - len(directory.todo)
         if directory.todo or not target.is_file():
             recognizer = systems.recognizer(row) if directory.todo else None

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 
 from espnet_llada.io.kaldi.table import read_text
+from espnet_llada.report.calibration import Confidences
 from espnet_llada.report.figures import Entry
 from espnet_llada.report.report import Example, Report, write_report
 from espnet_llada.report.words import choose
@@ -17,6 +18,8 @@ from espnet_llada.scoring.published import (
 )
 from espnet_llada.scoring.summary import summary_rows
 from espnet_llada.scoring.table import markdown, write_results
+from espnet_llada.sweep.canvases import canvases_of
+from espnet_llada.sweep.confidences import confidences_of
 from espnet_llada.sweep.rows import Sweep, SweepRow
 from espnet_llada.sweep.systems import Place, Systems
 
@@ -33,9 +36,10 @@ def write_all(sweep: Sweep, place: Place, sets: Sequence[str], subtitle: str) ->
     labels = {row.key: row.label for row in sweep.rows}
     systems = [(row.label, place.output / row.key) for row in sweep.rows]
     base = sweep.baseline and labels[sweep.baseline]
-    rows = summary_rows(systems, place.data, base, sets)
+    first = {row.label: labels[row.first_pass] for row in sweep.rows if row.first_pass}
+    rows = summary_rows(systems, place.data, base, sets, first)
     groups = {row.label: row.group for row in sweep.rows}
-    if any(row.first_pass for row in sweep.rows):
+    if first:
         subtitle += "; passes and RTF of deliberation come on top of its first pass's"
     found = []
     if sweep.published:
@@ -52,6 +56,8 @@ def write_all(sweep: Sweep, place: Place, sets: Sequence[str], subtitle: str) ->
         headline=[labels[key] for key in sweep.headline],
         examples=list(_examples(sweep, place, sets)),
         published=found,
+        confidences=[*_confidences(sweep, place, sets)],
+        canvases=[c for row in sweep.rows for c in canvases_of(row, place, sets)],
     )
     write_report(report, place.output / "report.html")
 
@@ -67,7 +73,17 @@ def _published(found: Sequence[Comparison]) -> str:
 def _entry(row: SweepRow) -> Entry:
     decodes = not row.options.deliberates
     axis = row.axis and row.axis.rpartition(".")[2]  # of an extension: its own name
-    return Entry(row.key, row.label, row.group, axis, row.value, decodes)
+    drawn = "word_times" not in row.options.extensions  # these change no transcript
+    return Entry(row.key, row.label, row.group, axis, row.value, decodes, drawn)
+
+
+def _confidences(
+    sweep: Sweep, place: Place, sets: Sequence[str]
+) -> Iterator[Confidences]:
+    for row in sweep.rows:
+        if "word_times" in row.options.extensions:
+            found = confidences_of(row, place, sets)
+            yield from [found] * (found is not None)
 
 
 def _examples(sweep: Sweep, place: Place, sets: Sequence[str]) -> Iterator[Example]:

@@ -21,6 +21,8 @@
         first_pass: llama           # a row above
         options: {steps: 8}         # instead of the config's
         each: {mask_ratio: [0.1, 0.3]}    # of an extension: {joint.weight: [0.3, 0.5]}
+      llama_words:                  # the report shows how reliable its confidences are
+        {system: llama, config: decode_greedy.yaml, options: {word_times: true}}
       given: {label: another system, system: text}    # what --first_pass names
 
 For ``espnet-llada bench`` alone: ``train_configs: {llada: train_….yaml}`` at the top
@@ -342,6 +344,10 @@ def _check(row: SweepRow, above: Sequence[SweepRow], where: str) -> None:
         raise UserError(f"{where}: beam_size {beams} needs system: llama")
     if options.search.nbest > 1:
         raise UserError(f"{where}: nbest: a row has one transcript; leave it out")
+    timing = options.extensions.get("word_times")
+    if timing is not None and timing.calibrated:
+        known = "confidences are calibrated by the model's calibration.yaml"
+        raise UserError(f"{where}: word_times: {known}; write word_times: true")
     if not row.decoding.use_audio and not options.deliberates:
         raise UserError(f"{where}: without audio there is nothing to transcribe")
     searches = beams > 1 or "joint" in options.extensions

@@ -11,13 +11,13 @@ from pathlib import Path
 import pytest
 
 import espnet_llada.report
+from espnet_llada.report.calibration import Confidences
 from espnet_llada.report.canvas import canvas
-from espnet_llada.report.figures import Entry, Figure, draw, figures_of
-from espnet_llada.report.report import Example, Report, write_report
+from espnet_llada.report.figures import Entry
+from espnet_llada.report.report import Example, Report, pictures_of, write_report
 from espnet_llada.report.words import Chosen, Word, choose, marked
 from espnet_llada.scoring.published import Cell as PublishedCell
 from espnet_llada.scoring.published import Comparison
-from espnet_llada.scoring.significance import Interval
 from espnet_llada.scoring.summary import summary_rows
 from espnet_llada.types import Cell, Frame
 
@@ -136,7 +136,9 @@ def report(tmp_path_factory) -> Report:
                 )
             )
     labels = ("base", "steps1", "steps4")
-    rows = summary_rows([(n, top / n) for n in labels], top / "raw", "base")
+    systems = [(n, top / n) for n in labels]
+    firsts = {"steps4": "base"}
+    rows = summary_rows(systems, top / "raw", "base", first_passes=firsts)
     entries = [
         Entry("base", "base"),
         Entry("steps1", "steps1", "Curve & Co", "steps", 1.0),
@@ -145,11 +147,12 @@ def report(tmp_path_factory) -> Report:
     chosen = Chosen("u1", "better", 1, 0)
     example = Example("steps4", "x", chosen, "A B", "A B", "A C", FRAMES)
     main = [row for row in rows if row.set == "all sets"]
-    assert {f.name for f in figures_of(main, entries, ["base"])} == {
-        "wer_steps",
-        "wer_passes",
-    }
-    return Report("T < 1", "sub", rows, entries, ["base"], labels, [example])
+    sure = [Confidences("steps4", [True, False], [0.9, 0.8], [0.9, 0.1])]
+    given = rows, entries, ["base"], labels, [example]
+    report = Report("T < 1", "sub", *given, confidences=sure)
+    names = [picture.name for picture in pictures_of(report, main)]
+    assert names == ["wer_passes", "mended_broken", "wer_steps", "calibration"]
+    return report
 
 
 @pytest.fixture(scope="module")
@@ -164,9 +167,9 @@ def test_the_page_is_whole_and_fetches_nothing(page):
     assert parser.open == [] and parser.fetched == []
     assert "@import" not in html and "url(" not in re.sub(r"url\(#\w+\)", "", html)
     assert "default-src 'none'" in html
-    assert html.count("<svg") == 2 and "var(--c0)" in html
+    assert html.count("<svg") == 4 and "var(--c0)" in html
     assert "T &lt; 1" in html and "Curve &amp; Co" in html
-    sections = {"curves", "all-rows", "pass-by-pass"}
+    sections = {"figures", "all-rows", "pass-by-pass"}
     assert sections <= parser.links <= set(parser.places)
     assert set(parser.places.values()) == {1}
     templates = Path(espnet_llada.report.__file__).parent / "templates"
@@ -176,7 +179,9 @@ def test_the_page_is_whole_and_fetches_nothing(page):
 
 def test_a_section_that_is_not_there_has_no_link(report, tmp_path):
     plain = [Entry(entry.key, entry.label) for entry in report.entries]
-    write_report(replace(report, entries=plain, examples=[]), tmp_path / "report.html")
+    few = [replace(r, passes=None, repairs=None) for r in report.rows]
+    few = {"rows": few, "entries": plain, "examples": [], "confidences": []}
+    write_report(replace(report, **few), tmp_path / "report.html")
     assert _Page(tmp_path / "report.html").links == {"all-rows"}
 
 
@@ -221,9 +226,9 @@ def test_no_text_is_markup_or_a_template(report, page, tmp_path):
         frames=[Frame("pass", 1, cells)],
     )
     labels = [bad(label) for label in report.headline]
-    hostile = Report(
-        *(bad("title"), bad("subtitle"), rows, entries, labels[:1], labels, [example])
-    )
+    given = rows, entries, labels[:1], labels, [example]
+    sure = [replace(c, label=bad(c.label)) for c in report.confidences]
+    hostile = Report(bad("title"), bad("subtitle"), *given, confidences=sure)
     write_report(hostile, tmp_path / "report.html")
     good, parser = _Page(page), _Page(tmp_path / "report.html")
     assert parser.open == [] and parser.handlers == set() and parser.fetched == []
@@ -238,22 +243,6 @@ def test_no_text_is_markup_or_a_template(report, page, tmp_path):
 
 def test_figures_are_png_files_too(page):
     files = sorted((page.parent / "figures").iterdir())
-    assert [f.name for f in files] == ["wer_passes.png", "wer_steps.png"]
+    names = ["calibration", "mended_broken", "wer_passes", "wer_steps"]
+    assert [f.stem for f in files] == names
     assert all(f.read_bytes().startswith(b"\x89PNG") for f in files)
-
-
-def test_names_are_shown_as_they_are(tmp_path):
-    """No dollar sign begins a formula, and no underscore hides a curve."""
-    rates = [Interval(value, value - 1, value + 1) for value in (3.0, 5.0, 40.0)]
-    figure = Figure(
-        *("names", "title", r"x of $\foo$"),
-        curves={r"$\foo$": [(1, rates[0]), (8, rates[2])]},
-        lines={"_base {": rates[0]},
-        points={r"10 $ \frac": (2.0, rates[1]), "#0072b2": (4.0, rates[1])},
-    )
-    svg = draw(figure, tmp_path)
-    texts = [t.strip() for t in re.findall(r"<text[^>]*>([^<]*)</text>", svg)]
-    names = {r"x of $\foo$", r"$\foo$", "_base {", r"10 $ \frac", "#0072b2"}
-    assert names <= set(texts)
-    assert sum("$" in text for text in texts) == 3, "a tick has one"
-    assert (tmp_path / "names.png").read_bytes().startswith(b"\x89PNG")

@@ -181,7 +181,7 @@ def tradeoff(p, weight, own, y) -> list[tuple[float, tuple[float, float]]]:
 
 def draw(p, y, curve, words: int, path: Path) -> None:
     """Reliability, and words mended against words broken of a right text."""
-    from espnet_llada.report.figures import INK, PALETTE, sheet_of
+    from espnet_llada.report.sheet import INK, PALETTE, sheet_of
 
     with sheet_of("calibration") as sheet:
         left, right = sheet.subplots(1, 2)
