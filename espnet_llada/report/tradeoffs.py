@@ -107,7 +107,7 @@ class Repaired:
     def near(self) -> Groups:
         """The groups that are drawn."""
         points = [p for own in self.groups.values() for p in own]
-        limit = _FAR * max(1.0, *(p.y for p in points))
+        limit = max(_FAR * max(p.y for p in points), _least_broken(points))
         return {n: own for n, own in self.groups.items() if _least_broken(own) <= limit}
 
     @property

@@ -75,12 +75,12 @@ def test_error_rate_against_passes(tmp_path):
         "Diffusion": ["1 step", "2 steps", "4 steps"],
         "draft": ["draft"],
     }
-    assert picture.groups["Diffusion"][1] == Point("2 steps", 2.0, 6.0)
+    assert picture.groups["Diffusion"][1] == Point("2 steps", 2.0, 6.0, 2)
     shown = texts(draw(picture, tmp_path))
     front = [
-        "1  draft: 5.50 [4.50, 6.50] % in 0.0",
-        "2  AR: 5.00 [4.00, 6.00] % in 12.0",
-        "3  Whisper: 4.00 [3.00, 5.00] % in 13.0",
+        "1  draft (5.50 [4.50, 6.50] % in 0.0 passes)",
+        "2  AR (5.00 [4.00, 6.00] % in 12.0 passes)",
+        "3  Whisper (4.00 [3.00, 5.00] % in 13.0 passes)",
     ]
     assert [t for t in shown if " % in " in t] == front
     assert {"AR", "Whisper", *picture.groups} <= set(shown)
@@ -93,10 +93,13 @@ def test_words_mended_against_words_broken(tmp_path):
         "Masks": [Point("mask 30", 8, 9, 0.3), Point("mask 10", 3, 7, 0.1)],
         "other": [Point("other", 40, 0)],
     }
+    assert [p.label for p in picture.front] == ["mask 10", "mask 30"]
     shown = texts(draw(picture, tmp_path))
-    assert {"Masks", "other", "0.1", "0.3", "words broken", "words mended"} <= set(
-        shown
-    )
+    front = ["1  mask 10 (7 mended, 3 broken)", "2  mask 30 (9 mended, 8 broken)"]
+    away = "off the picture: other (40 broken and more)"
+    assert {"Masks", *front, away} <= set(shown) and "other" not in shown
+    (alone,) = repaired(ROWS[-1:], ENTRIES[-1:])
+    assert "other" in texts(draw(alone, tmp_path)), "all that there is"
     assert [*repaired(ROWS[:8], ENTRIES[:8])] == []
 
 
