@@ -10,6 +10,8 @@ from typing import NamedTuple
 from espnet_llada.alignment import align
 from espnet_llada.report.canvas import WORD_STARTS
 
+_LEFT_OUT = "…"
+
 
 @dataclass(frozen=True)
 class CanvasText:
@@ -77,14 +79,27 @@ def most_different(found: Mapping[str, Sequence[CanvasText]]) -> str | None:
 def side_by_side(shown: Canvases) -> tuple[list[str], list[list[Slot]]]:
     """The reference's slots, and for each canvas its own, all of the same number.
 
-    Words that the reference does not have get a slot in front of its next word.
+    Words that the reference does not have get a slot in front of its next word. Of
+    words that all canvases have right those next to others are shown, the rest is
+    ``…``.
     """
     said = shown.reference.split()
     placed = [_placed(said, canvas) for canvas in shown.canvases]
     width = 2 * len(said) + 1
     used = [n for n in range(width) if n % 2 or any(row[n].text for row in placed)]
-    head = [said[n // 2] if n % 2 else "" for n in used]
-    return head, [[row[n] for n in used] for row in placed]
+    differs = [any(row[n].wrong for row in placed) for n in used]
+    head: list[str] = []
+    rows: list[list[Slot]] = [[] for _ in placed]
+    for at, n in enumerate(used):
+        if any(differs[max(0, at - 1) : at + 2]):
+            head.append(said[n // 2] if n % 2 else "")
+            for row, own in zip(rows, placed, strict=True):
+                row.append(own[n])
+        elif not head or head[-1] != _LEFT_OUT:
+            head.append(_LEFT_OUT)
+            for row in rows:
+                row.append(Slot(_LEFT_OUT, wrong=False))
+    return head, rows
 
 
 def _placed(said: Sequence[str], canvas: CanvasText) -> list[Slot]:

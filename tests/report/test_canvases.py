@@ -54,6 +54,16 @@ def test_words_stand_below_those_of_the_reference():
     assert [slot.wrong for slot in rows[2]] == [True, False, False, False, True]
 
 
+def test_what_all_have_right_is_left_out():
+    own = [canvas(0, "A B C D E X G", True), canvas(1, "A B C D E F G")]
+    head, rows = side_by_side(Canvases("row", "set", "u", "A B C D E F G", own))
+    assert head == ["…", "E", "F", "G"]
+    assert [[slot.text for slot in row] for row in rows] == [
+        ["…", "E", "X", "G"],
+        head,
+    ]
+
+
 def test_nothing_was_said():
     own = [canvas(0, "", True), canvas(1, "UH")]
     head, rows = side_by_side(Canvases("row", "set", "u", "", own))

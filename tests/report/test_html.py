@@ -13,6 +13,7 @@ import pytest
 import espnet_llada.report
 from espnet_llada.report.calibration import Confidences
 from espnet_llada.report.canvas import canvas
+from espnet_llada.report.canvases import Canvases, CanvasText
 from espnet_llada.report.figures import Entry
 from espnet_llada.report.report import Example, Report, pictures_of, write_report
 from espnet_llada.report.words import Chosen, Word, choose, marked
@@ -149,7 +150,13 @@ def report(tmp_path_factory) -> Report:
     main = [row for row in rows if row.set == "all sets"]
     sure = [Confidences("steps4", [True, False], [0.9, 0.8], [0.9, 0.1])]
     given = rows, entries, ["base"], labels, [example]
-    report = Report("T < 1", "sub", *given, confidences=sure)
+    texts = ("A B", True), ("A C", False)
+    several = [
+        CanvasText(i, t, ["▁a", "▁x"], [0.9, 0.1], 4, 0.5, chosen)
+        for i, (t, chosen) in enumerate(texts)
+    ]
+    shown = [Canvases("steps4", "x", "u1", "A B", several)]
+    report = Report("T < 1", "sub", *given, confidences=sure, canvases=shown)
     names = [picture.name for picture in pictures_of(report, main)]
     assert names == ["wer_passes", "mended_broken", "wer_steps", "calibration"]
     return report
@@ -169,7 +176,7 @@ def test_the_page_is_whole_and_fetches_nothing(page):
     assert "default-src 'none'" in html
     assert html.count("<svg") == 4 and "var(--c0)" in html
     assert "T &lt; 1" in html and "Curve &amp; Co" in html
-    sections = {"figures", "all-rows", "pass-by-pass"}
+    sections = {"figures", "all-rows", "pass-by-pass", "several-canvases"}
     assert sections <= parser.links <= set(parser.places)
     assert set(parser.places.values()) == {1}
     templates = Path(espnet_llada.report.__file__).parent / "templates"
@@ -180,7 +187,8 @@ def test_the_page_is_whole_and_fetches_nothing(page):
 def test_a_section_that_is_not_there_has_no_link(report, tmp_path):
     plain = [Entry(entry.key, entry.label) for entry in report.entries]
     few = [replace(r, passes=None, repairs=None) for r in report.rows]
-    few = {"rows": few, "entries": plain, "examples": [], "confidences": []}
+    few = {"rows": few, "entries": plain, "examples": []}
+    few |= {"confidences": [], "canvases": []}
     write_report(replace(report, **few), tmp_path / "report.html")
     assert _Page(tmp_path / "report.html").links == {"all-rows"}
 
@@ -228,13 +236,20 @@ def test_no_text_is_markup_or_a_template(report, page, tmp_path):
     labels = [bad(label) for label in report.headline]
     given = rows, entries, labels[:1], labels, [example]
     sure = [replace(c, label=bad(c.label)) for c in report.confidences]
-    hostile = Report(bad("title"), bad("subtitle"), *given, confidences=sure)
+    (several,) = report.canvases
+    texts = [replace(c, text=words) for c in several.canvases]
+    ids = {"label": bad("l"), "set": bad("s"), "utt_id": bad("u"), "canvases": texts}
+    more = {"confidences": sure, "canvases": [replace(several, **ids)]}
+    hostile = Report(bad("title"), bad("subtitle"), *given, **more)
     write_report(hostile, tmp_path / "report.html")
     good, parser = _Page(page), _Page(tmp_path / "report.html")
     assert parser.open == [] and parser.handlers == set() and parser.fetched == []
     for tag in ("script", "style", "title", "table", "h3"):
         assert parser.started[tag] == good.started[tag]
-    shown = {bad(t) for t in ("title", "subtitle", "g", "base", "steps4", "set", "x")}
+    shown = {
+        bad(t)
+        for t in ("title", "subtitle", "g", "base", "steps4", "set", "x", "l", "s")
+    }
     assert {" ".join(text.split()) for text in shown} <= parser.texts
     assert {bad("token"), words} <= parser.texts
     assert f"{bad('▁token')}: probability 0.50" in parser.titles
