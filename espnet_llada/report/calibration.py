@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from espnet_llada.report.sheet import INK, finish, legend_name, look_of
 from espnet_llada.scoring.confidence import bins, reliability
+
+_FEWEST = 20  # words of a point
 
 
 @dataclass(frozen=True)
@@ -28,9 +31,9 @@ class Confidences:
 
     @property
     def summary(self) -> str:
-        """``label, 2214 words, 92 wrong: ECE 0.030, calibrated 0.008``."""
+        """``label: 92 of 2214 words wrong, ECE 0.030, calibrated 0.008``."""
         found = reliability(self.before, self.right)
-        text = f"{self.label}, {found.count} words, {found.wrong} wrong: "
+        text = f"{self.label}: {found.wrong} of {found.count} words wrong, "
         text += f"ECE {found.ece:.3f}"
         if self.after is None:
             return text
@@ -45,9 +48,10 @@ class Calibration:
     name: str = "calibration"
     title: str = "Reliability of word confidences"
     note: str = (
-        "In ten bins of equal width, of words aligned with the raw reference; the area "
-        "of a point grows with its words. ECE: expected calibration error, the mean "
-        "distance from the diagonal, each word counting once."
+        "Words in ten bins of equal width, neighbouring ones together where they have "
+        f"fewer than {_FEWEST}; right as aligned with the raw reference. Bars: 95 % "
+        "intervals (Wilson), as if words erred independently. ECE: expected "
+        "calibration error, the mean distance from the diagonal in the ten bins."
     )
 
     def plot(self, sheet: Any) -> None:
@@ -60,13 +64,49 @@ class Calibration:
             axes.plot([0, 1], [0, 1], color=INK, linewidth=1, linestyle="--")
             axes.set_title(title, fontsize=10)
             for i, row in enumerate(self.rows):
-                if (values := getattr(row, side)) is None:
-                    continue
-                mean, share, count = zip(*bins(values, row.right), strict=True)
-                look = look_of(i)
-                axes.plot(mean, share, color=look["color"], linewidth=1)
-                sizes = [12 + 150 * n / len(row.right) for n in count]
-                label = legend_name(row.summary)
-                axes.scatter(mean, share, sizes, label=label, **look)
+                if (values := getattr(row, side)) is not None:
+                    _curve(axes, merged(bins(values, row.right)), row, i)
         panels[-1].set_xlabel("confidence")
         finish(sheet, panels[0], "confidence", "share of right words")
+
+
+def merged(
+    found: Sequence[tuple[float, float, int]],
+) -> list[tuple[float, float, int]]:
+    """Bins of ``scoring.confidence.bins``, none but the only one with too few words.
+
+    Those too small join the next one, the last ones the one before.
+    """
+    whole: list[tuple[float, float, int]] = []
+    for one in found:
+        if whole and whole[-1][2] < _FEWEST:
+            one = _together(whole.pop(), one)
+        whole.append(one)
+    if len(whole) > 1 and whole[-1][2] < _FEWEST:
+        last = whole.pop()
+        whole[-1] = _together(whole[-1], last)
+    return whole
+
+
+def _together(
+    one: tuple[float, float, int], other: tuple[float, float, int]
+) -> tuple[float, float, int]:
+    n = one[2] + other[2]
+    mean, share = ((one[i] * one[2] + other[i] * other[2]) / n for i in (0, 1))
+    return mean, share, n
+
+
+def _curve(axes: Any, points: Sequence[tuple], row: Confidences, number: int) -> None:
+    mean, share, _ = zip(*points, strict=True)
+    ends = [_wilson(y, n) for _, y, n in points]
+    low, high = zip(*ends, strict=True)
+    look = look_of(number)
+    axes.vlines(mean, low, high, color=look["color"], linewidth=1, alpha=0.6)
+    axes.plot(mean, share, markersize=5, label=legend_name(row.summary), **look)
+
+
+def _wilson(share: float, count: int) -> tuple[float, float]:
+    """The 95 % interval of a share."""
+    z2 = 1.96**2 / count
+    half = math.sqrt(z2 * (share * (1 - share) + z2 / 4))
+    return tuple((share + z2 / 2 + side * half) / (1 + z2) for side in (-1, 1))

@@ -6,7 +6,9 @@ import itertools
 import re
 from pathlib import Path
 
-from espnet_llada.report.calibration import Calibration, Confidences
+import pytest
+
+from espnet_llada.report.calibration import Calibration, Confidences, merged
 from espnet_llada.report.figures import Curves, Entry, curves_of
 from espnet_llada.report.sheet import MARKERS, PALETTE, draw, look_of
 from espnet_llada.report.tradeoffs import Pareto, Point, pareto, pareto_front, repaired
@@ -114,13 +116,21 @@ def test_curves_join_the_rows_of_an_option():
 def test_reliability_before_and_after(tmp_path):
     right = [True] * 3 + [False]
     row = Confidences("a row", right, [1.0] * 4, [0.75] * 4)
-    assert row.summary == "a row, 4 words, 1 wrong: ECE 0.250, calibrated 0.000"
+    assert row.summary == "a row: 1 of 4 words wrong, ECE 0.250, calibrated 0.000"
     plain = Confidences("no CTC", right, [0.5] * 4)
-    assert plain.summary == "no CTC, 4 words, 1 wrong: ECE 0.250"
+    assert plain.summary == "no CTC: 1 of 4 words wrong, ECE 0.250"
     shown = texts(draw(Calibration([row, plain]), tmp_path))
     assert {row.summary, plain.summary, "calibrated"} <= set(shown)
     alone = texts(draw(Calibration([plain]), tmp_path))
     assert "calibrated" not in alone, "an empty panel"
+
+
+def test_points_of_few_words_are_joined():
+    many, few = (0.9, 0.8, 30), (0.5, 0.4, 10)
+    assert merged([few, many]) == [pytest.approx((0.8, 0.7, 40))]
+    assert merged([many, few]) == [pytest.approx((0.8, 0.7, 40))]
+    assert merged([few, few, many]) == [pytest.approx((*few[:2], 20)), many]
+    assert merged([many, many]) == [many, many] and merged([few]) == [few]
 
 
 def test_names_are_shown_as_they_are(tmp_path):
