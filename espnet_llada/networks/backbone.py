@@ -38,6 +38,8 @@ class Backbone(Pretrained):
             stands in for it, for a Llama that has none.
     """
 
+    scored = ("head",)  # see networks.quantize
+
     def __init__(self, body: Llama, head: nn.Parameter, attention: str, mask_id: int):
         super().__init__()
         if attention not in ATTENTION:

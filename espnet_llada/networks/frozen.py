@@ -74,11 +74,15 @@ def scores(hidden: Tensor, table: Tensor, out: Tensor | None = None) -> Tensor:
 
     Args:
         hidden: (..., d).
-        table: (V, d).
+        table: (V, d); where it has an ``int8`` (see ``quantize``), this is taken.
         out: (..., V), where to put them.
     """
     shape = hidden.shape[:-1]
     count = shape.numel()
+    int8 = getattr(table, "int8", None)
+    if int8 is not None and count and hidden.dtype == torch.float32:
+        found = int8(hidden)
+        return found if out is None else out.copy_(found)
     on_cpu = hidden.device.type == "cpu" and hidden.dtype == torch.float32
     trained = torch.is_grad_enabled() and (hidden.requires_grad or table.requires_grad)
     if not on_cpu or not count or trained:

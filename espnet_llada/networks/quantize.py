@@ -1,4 +1,4 @@
-"""Linear layers in int8, for decoding on a CPU.
+"""Linear layers and the vocabulary's tables in int8, for decoding on a CPU.
 
 By torch's own dynamic quantization, as ESPnet's ``quantize_asr_model``: weights are
 rounded to int8 once, a layer's input at each call. CPUs multiply int8 several times as
@@ -38,7 +38,12 @@ def check_quantizable(options: LoadOptions) -> None:
 
 
 def quantized(model: nn.Module) -> nn.Module:
-    """The model with its linear layers in int8; not to be trained any more."""
+    """The model with its linear layers in int8; not to be trained any more.
+
+    So are the tables that hidden states are multiplied with (``frozen.scores``), which
+    are the parameters that a module names in ``scored``. These keep their float32 as
+    well, from which embeddings are looked up and mixed.
+    """
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # about torchao, which has none for CPUs
         from torch.ao.quantization import default_dynamic_qconfig, quantize_dynamic
@@ -52,4 +57,20 @@ def quantized(model: nn.Module) -> nn.Module:
             if type(module) is nn.Linear
             and not any(f"{name}.".startswith(f"{place}.") for place in floats)
         }
-        return quantize_dynamic(model, layers)
+        model = quantize_dynamic(model, layers)
+        for module in model.modules():
+            for name in getattr(module, "scored", ()):
+                table = getattr(module, name)
+                table.int8 = _quantized_table(table)
+        return model
+
+
+def _quantized_table(table: nn.Parameter) -> nn.Module:
+    """(..., d) -> (..., V), the product with a (V, d) table; a scale for each row."""
+    from torch.ao.nn.quantized.dynamic import Linear
+    from torch.ao.quantization import per_channel_dynamic_qconfig
+
+    layer = nn.Linear(table.shape[1], table.shape[0], bias=False)
+    layer.weight = table
+    layer.qconfig = per_channel_dynamic_qconfig
+    return Linear.from_float(layer)

@@ -1,4 +1,4 @@
-"""Linear layers in int8."""
+"""Linear layers and the vocabulary's tables in int8."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from torch import nn
 
 from espnet_llada import Speech2Text
 from espnet_llada.inference.loading import find_model, load_model
+from espnet_llada.networks.frozen import scores
 from espnet_llada.types import LoadOptions, UserError
 
 
@@ -38,6 +39,21 @@ def test_a_quantized_model_transcribes(model_dir):
     waveform = np.random.default_rng(0).normal(size=16000).astype(np.float32)
     text, *_ = speech2text(waveform)[0]
     assert isinstance(text, str)
+
+
+def test_the_vocabularys_table_is_quantized_too_for_products_alone(model_dir):
+    files = find_model(model_dir)
+    lm = load_model(*files, LoadOptions(quantize_asr_model=True)).decoder.lm
+    plain = load_model(*files).decoder.lm
+    torch.testing.assert_close(lm.head, plain.head, rtol=0, atol=0)
+    hidden = torch.randn(2, 3, lm.head.shape[1])
+    expected, found = plain.logits(hidden), lm.logits(hidden)
+    assert found.shape == expected.shape
+    assert not torch.equal(found, expected)
+    assert (found - expected).abs().mean() < 0.02 * expected.std()
+    out = torch.empty_like(expected)
+    assert scores(hidden, lm.head, out=out) is out
+    torch.testing.assert_close(out, found, rtol=0, atol=0)
 
 
 def test_what_cannot_be_quantized_is_refused_before_anything_is_read():

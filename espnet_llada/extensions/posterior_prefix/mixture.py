@@ -49,6 +49,8 @@ class PosteriorEmbeddings(Pretrained):
         table: (V, width), Whisper's embedding of each of the LM's tokens.
     """
 
+    scored = ("table",)  # see networks.quantize
+
     def __init__(self, table: Tensor):
         super().__init__()
         self.table = nn.Parameter(table, requires_grad=False)
