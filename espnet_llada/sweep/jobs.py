@@ -128,6 +128,7 @@ def _write(target: Path, content: bytes) -> None:
 def _timed(recognizer, todo: Sequence[Utterance], size: int) -> Iterator[Outcome]:
     """Decode; each utterance has its share of the encoder's time."""
     encode = getattr(recognizer, "encode", None)
+    encode = getattr(encode, "encode", encode)  # behind ``EncodeOnce``
     remembers, outcomes = (
         isinstance(encode, Encoded),
         decode_all(recognizer, todo, size),

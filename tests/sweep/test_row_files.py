@@ -9,12 +9,14 @@ from types import SimpleNamespace
 
 import pytest
 
-from espnet_llada.inference.words import Options, logits
+from espnet_llada.inference.batches import Utterance
+from espnet_llada.inference.words import EncodeOnce, Options, logits
 from espnet_llada.io.files import write_text
 from espnet_llada.sweep.canvases import canvases_of
 from espnet_llada.sweep.confidences import confidences_of, words_line
+from espnet_llada.sweep.jobs import _timed
 from espnet_llada.sweep.rows import read_sweep
-from espnet_llada.sweep.systems import Place
+from espnet_llada.sweep.systems import Encoded, Place
 from espnet_llada.types import Hypothesis, LoadOptions, UserError, Word
 
 ROW = "rows: {timed: {label: a row, system: llada, options: {word_times: true}}}"
@@ -81,6 +83,23 @@ def test_a_row_has_no_calibration_of_its_own(tmp_path):
     yaml = ROW.replace("true", "{bias: 1.0}")
     with pytest.raises(UserError, match=r"word_times: .* write word_times: true"):
         row(tmp_path, yaml)
+
+
+def test_saved_encoding_time_counts_in_rows_with_words_too(speech):
+    """Else the RTF of such a row would depend on the rows above it."""
+    memory = Encoded(None)
+
+    class Recognizer:
+        """Whatever it encodes has been encoded before, in 5 s."""
+
+        encode = EncodeOnce(memory)
+
+        def __call__(self, waveforms, utt_ids, transcripts=None):
+            memory.spared += 5.0
+            return [Hypothesis("A")]
+
+    (outcome,) = _timed(Recognizer(), [Utterance("u", str(speech[0]))], 1)
+    assert outcome.error is None and 5.0 < outcome.decode_seconds < 6.0
 
 
 CANVAS = {"id": "u1", "canvas": 0, "text": "A B", "log_prob": -1.2}
