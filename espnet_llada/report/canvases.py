@@ -24,7 +24,7 @@ class CanvasText:
         confidence: probability of each token when it was committed.
         passes: LLM passes.
         risk: expected word errors against the other canvases.
-        chosen: whether it is the result.
+        chosen: whether it is the result; none is, where that was changed afterwards.
     """
 
     canvas: int
@@ -69,8 +69,8 @@ def most_different(found: Mapping[str, Sequence[CanvasText]]) -> str | None:
 
     def key(utt_id: str) -> tuple[bool, int, str]:
         own = found[utt_id]
-        (result,) = (canvas.text for canvas in own if canvas.chosen)
-        return result == own[0].text, -len({canvas.text for canvas in own}), utt_id
+        others = any(c.chosen and c.text != own[0].text for c in own)
+        return not others, -len({canvas.text for canvas in own}), utt_id
 
     differing = [u for u, own in found.items() if len({c.text for c in own}) > 1]
     return min(differing, key=key, default=None)

@@ -60,6 +60,6 @@ def _read(path: Path) -> dict[str, list[CanvasText]]:
         values = msgspec.structs.asdict(line)
         found.setdefault(values.pop("id"), []).append(CanvasText(**values))
     for utt, own in found.items():
-        if sum(canvas.chosen for canvas in own) != 1:
-            raise UserError(f"{path}: {utt}: not one is chosen; decode the set again")
+        if sum(canvas.chosen for canvas in own) > 1:
+            raise UserError(f"{path}: {utt}: two are chosen; decode the set again")
     return found

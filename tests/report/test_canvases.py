@@ -25,6 +25,8 @@ def test_what_is_shown():
     found = {"u1": alike, "u2": first, "u3": other, "u4": more, "u5": more}
     assert most_different(found) == "u4"
     assert most_different({"u1": alike, "u2": first}) == "u2"
+    none = [canvas(0, "A"), canvas(1, "B")]
+    assert most_different({"u1": alike, "u2": first, "u0": none}) == "u2"
     assert most_different({"u1": alike}) is None
 
 

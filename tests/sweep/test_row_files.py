@@ -127,7 +127,7 @@ def test_canvases_of_an_utterance(place, tmp_path):
     bad = {
         "no canvases": {**lines[0], "text": 3},
         "2 tokens with 1 confidences": {**lines[0], "confidence": [1.0]},
-        "u1: not one is chosen": {**lines[0], "chosen": True},
+        "u1: two are chosen": {**lines[0], "chosen": True},
     }
     for message, line in bad.items():
         with pytest.raises(UserError, match=rf"canvases.jsonl: .*{message}.*again$"):
