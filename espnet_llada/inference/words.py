@@ -107,17 +107,21 @@ def calibration(
 
 
 class EncodeOnce:
-    """An encoding stage that keeps its last result, for whoever asks again."""
+    """An encoding stage that keeps its last result, for whoever asks again.
+
+    Attributes:
+        encode: the stage without that.
+    """
 
     def __init__(self, encode: Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]):
-        self._encode, self._given, self._found = encode, None, None
+        self.encode, self._given, self._found = encode, None, None
 
     def __call__(self, speech: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
         """See ``core.recognizer.Stages.encode``."""
         given = speech, lengths
         same = self._given is not None and all(map(torch.equal, given, self._given))
         if not same:
-            self._found = self._encode(speech, lengths)
+            self._found = self.encode(speech, lengths)
             self._given = given
         return self._found
 
