@@ -13,7 +13,7 @@ of masks; estimates by sampled masks as LLaDA's (Nie et al. 2025, arXiv 2502.099
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any
 
@@ -85,24 +85,24 @@ class NBestRescorer:
             make_prefix: see there.
             token_ids: texts to token ids.
         """
-        rows = [r for r, texts in enumerate(lists) for _ in texts if len(texts) > 1]
-        passes = [2 * self.options.pairs * (len(texts) > 1) for texts in lists]
-        if not rows:
-            return list(lists), passes
-        each = [one.text for texts in lists if len(texts) > 1 for one in texts]
-        ids = token_ids(each)
-        decoder = self.decoder
-        prefix = make_prefix(rows, ids)
-        canvas = transcript_canvas(ids, decoder.special, _TAIL, prefix.valid.device)
-        logits_fn = decoder.passes(decoder, prefix, canvas.lengths)
-        random = RowRandom([seed_of(utt_ids[r], self.seed) for r in rows])
+        several = [row for row, texts in enumerate(lists) if len(texts) > 1]
+        out, passes = list(lists), [0] * len(lists)
+        if not several:
+            return out, passes
+        rows = [row for row in several for _ in lists[row]]
+        ids = token_ids([one.text for row in several for one in lists[row]])
+        decoder, device = self.decoder, self.decoder.lm.embedding.weight.device
+        canvas = transcript_canvas(ids, decoder.special, _TAIL, device)
+        logits_fn = decoder.passes(decoder, make_prefix(rows, ids), canvas.lengths)
+        random = RowRandom([seed_of(utt_ids[row], self.seed) for row in rows], device)
         given = logits_fn, canvas, decoder.special, self.options.pairs, random
         found = iter(masked_log_likelihoods(*given).tolist())
-        return [
-            self._ranked(texts, found) if len(texts) > 1 else texts for texts in lists
-        ], passes
+        for row in several:
+            out[row] = self._ranked(lists[row], found)
+            passes[row] = 2 * self.options.pairs
+        return out, passes
 
-    def _ranked(self, texts: FirstPasses, found: Any) -> FirstPasses:
+    def _ranked(self, texts: FirstPasses, found: Iterator[float]) -> FirstPasses:
         scored = [
             ScoredText(one.text, one.score + self.options.weight * next(found))
             for one in texts
@@ -146,7 +146,7 @@ def complementary(canvas: Canvas, random: RowRandom) -> tuple[Tensor, Tensor]:
     shares = [random.row(row, 1)[0] for row in range(len(lengths))]
     shares = torch.tensor(shares, device=lengths.device)
     sizes = 1 + (shares * (lengths - 1)).long()
-    order = random.uniform(lengths, width).to(lengths.device)
+    order = random.uniform(lengths, width)
     first = lowest(order, canvas.valid, sizes)
     return first, canvas.valid & ~first
 

@@ -94,8 +94,7 @@ def test_the_other_commands_take_the_list_too(done, model_dir, data, tmp_path):
     wanted = texts(done / "rescored/one/text")
     assert texts(tmp_path / "a/1best_recog/text") == wanted
     audio = [str(data / f"one/u{i}.wav") for i in (0, 1)]
-    own = [o for o in own if o not in ("--use_audio", "false")]
-    out = ["--output", str(tmp_path / "text"), "--model", str(model_dir), "--no_audio"]
+    out = ["--output", str(tmp_path / "text"), "--model", str(model_dir)]
     assert cli.main(["deliberate", *own, *out, *audio]) == 0
     assert texts(tmp_path / "text") == wanted
 
