@@ -221,7 +221,7 @@ class Transcriber:
         pieces, ids, begins = self._pieces(waveforms, utt_ids)
         flat = [piece for parts in pieces for piece in parts]
         silence = Hypothesis("", eos=self.model.decoder.special.eos)
-        found, rows = [silence] * len(flat), self._spoken(flat)
+        found, rows = [silence] * len(flat), self.spoken(flat)
         if rows:
             spoken = [flat[row] for row in rows], [ids[row] for row in rows]
             decoded = self._texts(self.recognizer.decode(*spoken))
@@ -266,7 +266,7 @@ class Transcriber:
         found = [self.kept(row) for row in ids]
         each = zip(utt_ids, waveforms, ids, strict=True)
         sayable = [n for n, row in enumerate(each) if _is_sayable(*row)]
-        spoken = self._spoken([waveforms[n] for n in sayable])
+        spoken = self.spoken([waveforms[n] for n in sayable])
         rows = [sayable[n] for n in spoken]
         if rows:
             given = [[of[n] for n in rows] for of in (waveforms, utt_ids, ids)]
@@ -288,7 +288,7 @@ class Transcriber:
             return found
         return self._words(waveforms, found, begins)
 
-    def _spoken(self, waveforms: Sequence[np.ndarray]) -> list[int]:
+    def spoken(self, waveforms: Sequence[np.ndarray]) -> list[int]:
         """Rows that may contain speech; for the release profile all of them."""
         rows, decoder = list(range(len(waveforms))), self.model.decoder
         if self._release:

@@ -82,7 +82,10 @@ class Several:
         utt_ids: Sequence[str],
         lists: Sequence[FirstPasses],
     ) -> tuple[list[FirstPasses], list[int]]:
-        decoder = self.one.model.decoder
+        decoder, heard = self.one.model.decoder, range(len(lists))
+        if self.one.use_audio:
+            heard = self.one.spoken(waveforms)
+        given = [texts if r in heard else texts[:1] for r, texts in enumerate(lists)]
 
         def make_prefix(rows: Sequence[int], ids: Sequence[Sequence[int]]) -> Prefix:
             if not self.one.use_audio:
@@ -94,4 +97,4 @@ class Several:
             shown = [FirstPass(text, decoder.tokenizer).visible for text in texts]
             return decoder.encode_texts(shown)
 
-        return self._rescore(lists, utt_ids, make_prefix, token_ids)
+        return self._rescore(given, utt_ids, make_prefix, token_ids)

@@ -6,6 +6,7 @@ import math
 
 import pytest
 import torch
+from tiny_models import encoded
 
 from espnet_llada.core.canvas import transcript_canvas
 from espnet_llada.core.recognizer import seed_of
@@ -94,7 +95,7 @@ def test_the_list_is_chosen_from_by_both_scores(model, speech, use_audio):
     ids = decoder.encode_texts([one.text for one in given[0]])
     prefix = decoder.prompt.alone(3)
     if use_audio:
-        vectors = [v.expand(3, *v.shape[1:]) for v in encoded_one(model, speech[0])]
+        vectors = [v.expand(3, *v.shape[1:]) for v in encoded(model, speech[0])]
         prefix = decoder.prefix(*vectors, ids)
     canvas = transcript_canvas(ids, decoder.special, 1)
     fn = decoder.passes(decoder, prefix, canvas.lengths)
@@ -104,10 +105,11 @@ def test_the_list_is_chosen_from_by_both_scores(model, speech, use_audio):
     assert found[0].text == given[0][int(likely.argmax())].text
 
 
-def encoded_one(model, waveform):
-    from tiny_models import encoded
-
-    return encoded(model, waveform)
+def test_of_silence_the_list_stays(model, speech):
+    given = lists([("the quick", -5.0), ("fox jumps", -1.0)], [("a", 0.0)])
+    silent = [0.0 * waveform for waveform in speech]
+    found = rescored(model, silent, given)
+    assert [(h.text, h.passes) for h in found] == [("the quick", 0), ("a", 0)]
 
 
 def test_deliberation_starts_from_the_best(model, speech):
