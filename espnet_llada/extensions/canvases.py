@@ -43,18 +43,18 @@ class Options:
         int, Meta(ge=LEAST, le=64, description="canvases of an utterance at most")
     ] = 5
     temperature: Annotated[
-        Weight, Meta(description="of every canvas but the first, see temperature")
+        Weight, Meta(description="of all canvases but the first")
     ] = 1.0
     growth: Annotated[
         Weight,
-        Meta(description="share of the first length by which each is longer"),
+        Meta(description="share by which each canvas is longer"),
     ] = 0.0
     first_passes: Annotated[
-        bool, Meta(description="each starts from another text of an n-best first pass")
+        bool, Meta(description="each from another text of a list")
     ] = False
     scale: Annotated[
         Weight,
-        Meta(description="of log-probabilities in the weights; 0: all texts alike"),
+        Meta(description="of log-probabilities as votes; 0: alike"),
     ] = 0.0
 
 

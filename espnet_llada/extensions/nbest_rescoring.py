@@ -38,11 +38,9 @@ _TAIL = 1  # the end of a text counts, as one EOS
 class Options:
     """``nbest_rescoring``."""
 
-    weight: Annotated[
-        Weight, Meta(description="of the LM; that of the first pass is 1")
-    ] = 0.3
+    weight: Annotated[Weight, Meta(description="of the LM; the first pass has 1")] = 0.3
     pairs: Annotated[
-        int, Meta(ge=1, le=1000, description="of complementary masks: 2 passes each")
+        int, Meta(ge=1, le=1000, description="complementary masks, 2 passes a pair")
     ] = 4
 
 
