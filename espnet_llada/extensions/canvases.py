@@ -64,9 +64,6 @@ class Canvases:
     Args:
         options: all options of the decoding (``inference.options.DecodingOptions``).
         make: a recogniser by such options.
-
-    Raises:
-        UserError: the model or other options do not fit.
     """
 
     def __init__(self, options: Any, make: Callable[[Any], Recognise]):
@@ -113,10 +110,9 @@ class Canvases:
         rows = []
         for row, filled in enumerate(own):
             agree = number >= LEAST and len({h.text for h in filled}) == 1
-            short = (
-                self.options.first_passes and len(first_passes[row]) <= number
-            )  # no such text in its list
-            if not agree and not short:
+            # With first passes, a list may hold fewer texts.
+            listed = not self.options.first_passes or len(first_passes[row]) > number
+            if listed and not agree:
                 rows.append(row)
         return rows
 
@@ -134,7 +130,7 @@ class Canvases:
 
 
 def check(options: Any, decoder: LMDecoder) -> None:
-    """Raise a UserError if the canvases could not differ, or nothing has canvases."""
+    """Raise a UserError if the model has no canvas, or all would be the same."""
     own = options.extensions["canvases"]
     need(decoder.diffuses, "canvases", "this model's decoder is autoregressive")
     if own.first_passes:

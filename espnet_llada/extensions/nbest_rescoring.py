@@ -38,7 +38,7 @@ _TAIL = 1  # the end of a text counts, as one EOS
 class Options:
     """``nbest_rescoring``."""
 
-    weight: Annotated[Weight, Meta(description="of the LM; the first pass has 1")] = 0.3
+    weight: Annotated[Weight, Meta(description="of the LM; the first pass has 1")] = 0.5
     pairs: Annotated[
         int, Meta(ge=1, le=1000, description="complementary masks, 2 passes a pair")
     ] = 4
