@@ -293,6 +293,18 @@ class Word:
 
 
 @dataclass(frozen=True)
+class ScoredText:
+    """A text of an n-best list, with its natural log-probability."""
+
+    text: str
+    score: float = 0.0
+
+
+FirstPasses = tuple[ScoredText, ...]
+"""The n-best list of an utterance, best first; at least one text."""
+
+
+@dataclass(frozen=True)
 class Hypothesis:
     """One transcript of one utterance.
 
@@ -311,6 +323,9 @@ class Hypothesis:
         calibrated: whether confidences were calibrated on other speech.
         evidence: for each token, as ``Word.evidence``.
         alternatives: other transcripts, best first; empty without ``nbest``.
+        canvases: what each canvas came out as, this one included; empty without
+            ``canvases``.
+        risk: of a canvas: word errors to expect if the others may be true.
     """
 
     text: str
@@ -324,6 +339,8 @@ class Hypothesis:
     calibrated: bool = False
     evidence: tuple[tuple[float, ...], ...] = ()
     alternatives: tuple[Hypothesis, ...] = ()
+    canvases: tuple[Hypothesis, ...] = ()
+    risk: float = 0.0
 
     @property
     def yseq(self):

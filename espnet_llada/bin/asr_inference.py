@@ -26,6 +26,7 @@ from espnet_llada.bin.options import OfKind, OptionParser, run_main, str2bool
 from espnet_llada.inference.batches import Utterance, decode_all
 from espnet_llada.inference.decode_dir import DecodeDir, identity_of
 from espnet_llada.inference.espnet_options import ESPNET
+from espnet_llada.inference.more_files import more_files, write_more
 from espnet_llada.inference.options import DecodingOptions, job_options, task_of
 from espnet_llada.io.files import read_yaml
 from espnet_llada.io.kaldi.table import read_recordings, read_table
@@ -127,15 +128,10 @@ def main(cmd: list[str] | None = None, strategy: str = "diffusion") -> None:
     model, given = _model_files(args), given_options(args)
     task = task_of(given.get("strategy", strategy))
     options = job_options(model[0], task, given, args.use_audio)
-    utterances = _utterances(args, options.deliberates)
+    utterances = _utterances(args, options)
     batch_size, place = args.batch_size, Path(args.output_dir)
     identity = _identity(args, options, utterances, model)
-    nbest, more = options.search.nbest, {}
-    if nbest > 1:
-        from espnet_llada.inference.nbest import nbest_line, write_nbest
-
-        more = {"nbest": lambda outcome: nbest_line(outcome.hypothesis)}
-    job = identity, utterances, batch_size, args.resume, more
+    job = identity, utterances, batch_size, args.resume, more_files(options)
     with DecodeDir(place, *job) as directory:
         todo = directory.todo
         recognizer = _recognizer(args, options, model) if todo else None
@@ -143,8 +139,7 @@ def main(cmd: list[str] | None = None, strategy: str = "diffusion") -> None:
         for outcome in decode_all(recognizer, todo, batch_size):
             directory.write(outcome)
         failures = directory.finish()
-        if nbest > 1:
-            write_nbest(directory, nbest)
+        write_more(directory, options)
     _report(failures, len(todo), len(utterances))
 
 
@@ -173,7 +168,7 @@ def _require(args: argparse.Namespace, name: str) -> None:
         raise UserError(f"--{name} is required; see --help")
 
 
-def _utterances(args: argparse.Namespace, deliberates: bool) -> list[Utterance]:
+def _utterances(args: argparse.Namespace, options: DecodingOptions) -> list[Utterance]:
     given = args.data_path_and_name_and_type
     path, _, kind = given[0].rpartition(",speech,")
     if len(given) > 1 or not path or kind not in ("sound", "kaldi_ark"):
@@ -186,9 +181,14 @@ def _utterances(args: argparse.Namespace, deliberates: bool) -> list[Utterance]:
     unknown = [k for k in keys if k not in table]
     if unknown:
         raise UserError(f"{args.key_file}: '{unknown[0]}' is not in {path}")
-    if not deliberates:
+    if not options.deliberates:
         return [Utterance(k, table[k]) for k in keys]
     _require(args, "first_pass")
+    if options.wants_nbest:
+        from espnet_llada.io.nbest import read_nbest
+
+        lists = read_nbest(args.first_pass, keys)
+        return [Utterance(k, table[k], t[0].text, nbest=t) for k, t in lists.items()]
     from espnet_llada.io.first_pass import read_first_pass
 
     texts = read_first_pass(args.first_pass, keys)

@@ -8,7 +8,7 @@ import logging
 import os
 import sys
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from types import ModuleType
 
@@ -228,6 +228,11 @@ def _run(
         given.setdefault("word_times", True)
     options = job_options(files[0], task, given, use_audio)
     _check_format(args, utterances, files[0], options)
+    if options.wants_nbest and options.deliberates:
+        from espnet_llada.io.nbest import read_nbest
+
+        lists = read_nbest(args.first_pass, [u.utt_id for u in utterances])
+        utterances = [replace(u, nbest=lists[u.utt_id]) for u in utterances]
 
     def decode(todo: Sequence[Utterance]) -> Iterator[Outcome]:
         if not todo:

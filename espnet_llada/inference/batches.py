@@ -12,7 +12,13 @@ from dataclasses import dataclass
 import numpy as np
 
 from espnet_llada.io.first_pass import TimedText
-from espnet_llada.types import SAMPLE_RATE, Hypothesis, UserError, os_reason
+from espnet_llada.types import (
+    SAMPLE_RATE,
+    FirstPasses,
+    Hypothesis,
+    UserError,
+    os_reason,
+)
 
 _NAMED = 5  # words that a warning lists
 _WINDOW = 64  # batches that are sorted by duration together
@@ -26,12 +32,14 @@ class Utterance:
         utt_id, path: its id and audio file.
         transcript: its first pass, if any.
         first_pass: the same with its times, for formats that have times.
+        nbest: the list that it is the best of, for options that want one.
     """
 
     utt_id: str
     path: str
     transcript: str | None = None
     first_pass: TimedText | None = None
+    nbest: FirstPasses = ()
 
 
 @dataclass(frozen=True)
@@ -185,12 +193,14 @@ def _check_device(error: Exception) -> None:
 def _timed(
     recognizer, batch: Sequence[Utterance], waveforms: list[np.ndarray]
 ) -> list[Outcome]:
-    given = [u.transcript for u in batch]
+    given, lists = [u.transcript for u in batch], [u.nbest for u in batch]
+    more = {"nbest": lists} if all(lists) else {}
     start = time.perf_counter()
     hypotheses = recognizer(
         waveforms,
         [u.utt_id for u in batch],
         None if None in given else given,
+        **more,
     )
     elapsed = time.perf_counter() - start
     total = sum(len(w) for w in waveforms)

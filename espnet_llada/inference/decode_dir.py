@@ -40,7 +40,7 @@ def identity_of(
         utterances: ids, paths and first-pass transcripts, in order.
         files: {name: path}, compared by content.
     """
-    lines = (f"{u.utt_id}\t{u.path}\t{u.transcript}\n" for u in utterances)
+    lines = (f"{u.utt_id}\t{u.path}\t{u.nbest or u.transcript}\n" for u in utterances)
     return {
         "options": dict(options),
         "utterances": _digest(line.encode("utf-8", "surrogatepass") for line in lines),

@@ -45,7 +45,14 @@ _OF_INFERENCE = {
     "word_times": "espnet_llada.inference.words",
 }
 
-GROUPS = ChainMap(_OF_INFERENCE, EXTENSIONS)
+WHOLE = {
+    "nbest_rescoring": "espnet_llada.extensions.nbest_rescoring",
+    "canvases": "espnet_llada.extensions.canvases",
+}
+"""Extensions that choose the first pass of a decoding, or run it several times; they
+have ``Options`` and no hook."""
+
+GROUPS = ChainMap(_OF_INFERENCE, WHOLE, EXTENSIONS)
 """All option groups; the module of each has the options as ``Options``."""
 
 PROFILES = {
@@ -123,6 +130,13 @@ class DecodingOptions:
         confidence = self.extensions.get("confidence")
         by_threshold = confidence is not None and confidence.mask_threshold
         return self.deliberates and not (self.sampler.mask_ratio or by_threshold)
+
+    @property
+    def wants_nbest(self) -> bool:
+        """Whether the first pass is an n-best list."""
+        canvases = self.extensions.get("canvases")
+        several = canvases is not None and canvases.first_passes
+        return several or "nbest_rescoring" in self.extensions
 
     @property
     def max_segment_seconds(self) -> float:

@@ -23,10 +23,10 @@ from espnet_llada.core.model import LMDecoder
 from espnet_llada.core.options import SamplerOptions
 from espnet_llada.core.recognizer import Recognizer, Stages
 from espnet_llada.core.sampler import OnPass, SamplerResult
-from espnet_llada.inference.options import DecodingOptions
+from espnet_llada.inference.options import WHOLE, DecodingOptions
 from espnet_llada.io.waveform import is_inaudible, is_quiet, split_long
 from espnet_llada.networks.tokenizer import CASES, to_case
-from espnet_llada.types import SAMPLE_RATE, Hypothesis, UserError
+from espnet_llada.types import SAMPLE_RATE, FirstPasses, Hypothesis, UserError
 
 OUTPUT_CASES = ("auto", *CASES)
 
@@ -76,7 +76,8 @@ class Transcriber:
         self._release = options.profile == "release"
         stages = stages or Stages(model.encode)
         timing, nbest = options.extensions.get("word_times"), options.search.nbest
-        if timing is not None or nbest > 1:
+        whole = options.extensions.keys() & WHOLE.keys()
+        if timing is not None or nbest > 1 or whole:
             from espnet_llada.inference.words import EncodeOnce
 
             stages = replace(stages, encode=EncodeOnce(stages.encode))
@@ -109,6 +110,11 @@ class Transcriber:
             from espnet_llada.inference.nbest import Alternatives
 
             self._alternatives = Alternatives(self)
+        self._several = None
+        if whole:
+            from espnet_llada.inference.several import Several
+
+            self._several = Several(self, stages)
 
     @property
     def on_pass(self) -> OnPass | None:
@@ -124,6 +130,7 @@ class Transcriber:
         waveforms: Sequence[np.ndarray],
         utt_ids: Sequence[str],
         transcripts: Sequence[str] | None = None,
+        nbest: Sequence[FirstPasses] | None = None,
     ) -> list[Hypothesis]:
         """Recognise a batch.
 
@@ -136,13 +143,15 @@ class Transcriber:
             waveforms: float32 (T,) at 16 kHz each.
             utt_ids: seed the random masks, independently of the batch.
             transcripts: the first pass, for a deliberation strategy.
+            nbest: n-best lists of the first pass, see ``DecodingOptions.wants_nbest``.
 
         Returns:
             One hypothesis for each utterance, in order; with ``nbest`` it has
             alternatives.
 
         Raises:
-            UserError: transcripts are missing, or given to a decoding strategy.
+            UserError: transcripts or lists are missing, or given to a decoding
+                strategy.
         """
         deliberates = self.options.deliberates
         if deliberates != (transcripts is not None):
@@ -151,7 +160,10 @@ class Transcriber:
                 + ("needs" if deliberates else "takes no")
                 + " first-pass transcript"
             )
-        found = self._found(waveforms, utt_ids, transcripts)
+        if self._several is None:
+            found = self._found(waveforms, utt_ids, transcripts)
+        else:
+            found = self._several(self._found, waveforms, utt_ids, transcripts, nbest)
         if self._alternatives is None:
             return found
         return self._alternatives(waveforms, utt_ids, transcripts, found)
@@ -209,7 +221,7 @@ class Transcriber:
         pieces, ids, begins = self._pieces(waveforms, utt_ids)
         flat = [piece for parts in pieces for piece in parts]
         silence = Hypothesis("", eos=self.model.decoder.special.eos)
-        found, rows = [silence] * len(flat), self._spoken(flat)
+        found, rows = [silence] * len(flat), self.spoken(flat)
         if rows:
             spoken = [flat[row] for row in rows], [ids[row] for row in rows]
             decoded = self._texts(self.recognizer.decode(*spoken))
@@ -254,7 +266,7 @@ class Transcriber:
         found = [self.kept(row) for row in ids]
         each = zip(utt_ids, waveforms, ids, strict=True)
         sayable = [n for n, row in enumerate(each) if _is_sayable(*row)]
-        spoken = self._spoken([waveforms[n] for n in sayable])
+        spoken = self.spoken([waveforms[n] for n in sayable])
         rows = [sayable[n] for n in spoken]
         if rows:
             given = [[of[n] for n in rows] for of in (waveforms, utt_ids, ids)]
@@ -276,7 +288,7 @@ class Transcriber:
             return found
         return self._words(waveforms, found, begins)
 
-    def _spoken(self, waveforms: Sequence[np.ndarray]) -> list[int]:
+    def spoken(self, waveforms: Sequence[np.ndarray]) -> list[int]:
         """Rows that may contain speech; for the release profile all of them."""
         rows, decoder = list(range(len(waveforms))), self.model.decoder
         if self._release:

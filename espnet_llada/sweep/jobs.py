@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
+import json
 import logging
 import shutil
 from collections import Counter
@@ -24,10 +25,12 @@ from espnet_llada.inference.batches import (
     like_durations,
 )
 from espnet_llada.inference.decode_dir import DecodeDir, identity_of
+from espnet_llada.inference.more_files import more_files, write_more
 from espnet_llada.io.files import write_text
 from espnet_llada.io.first_pass import read_first_pass
-from espnet_llada.io.kaldi.table import read_numbers
+from espnet_llada.io.kaldi.table import read_numbers, read_table
 from espnet_llada.io.malloc import keep_freed_memory
+from espnet_llada.io.nbest import read_nbest
 from espnet_llada.io.process_pool import CONTEXT, ProcessPool
 from espnet_llada.sweep.confidences import FILE, words_line
 from espnet_llada.sweep.rows import SweepRow
@@ -66,7 +69,11 @@ def utterances(place: Place, job: Job) -> list[Utterance]:
     first = job.row.first_pass
     if first is None or not table:
         return [Utterance(utt, path) for utt, path in table]
-    path = place.shard(first, job.set, job.shard) / "1best_recog/text"
+    folder = place.shard(first, job.set, job.shard)
+    if job.row.options.wants_nbest:
+        lists = read_nbest(folder, [utt for utt, _ in table])
+        return [Utterance(u, p, lists[u][0].text, nbest=lists[u]) for u, p in table]
+    path = folder / "1best_recog/text"
     if not path.is_file():  # the transcripts were given
         path = place.text(first, job.set)
     texts = read_first_pass(path, [utt for utt, _ in table])
@@ -91,7 +98,9 @@ def decode(systems: Systems, job: Job) -> Iterator[int]:
     identity = identity_of(settings, todo, systems.files(row.system))
     folder, size = place.shard(row.key, job.set, job.shard), row.decoding.batch_size
     batches = like_durations(todo, _samples(place.data / job.set), size)
-    more = {FILE: words_line} if "word_times" in row.options.extensions else None
+    more = more_files(row.options)
+    if "word_times" in row.options.extensions:
+        more[FILE] = words_line
     with DecodeDir(folder, identity, batches, size, more=more) as directory:
         yield len(todo) - len(directory.todo)
         if directory.todo or not target.is_file():
@@ -102,6 +111,7 @@ def decode(systems: Systems, job: Job) -> Iterator[int]:
                 directory.write(outcome)
                 yield 1
             _report(folder, directory.finish(), len(todo))
+            write_more(directory, row.options)
 
 
 def _samples(data: Path) -> dict[str, int]:
@@ -145,6 +155,19 @@ def _timed(recognizer, todo: Sequence[Utterance], size: int) -> Iterator[Outcome
             yield dataclasses.replace(o, decode_seconds=seconds)
 
 
+def _write_canvases(target: Path, folders: Sequence[Path]) -> None:
+    """One line of JSON for each canvas of each utterance, where there are several."""
+    files = [folder / "1best_recog/canvases" for folder in folders]
+    table = {u: line for f in files if f.is_file() for u, line in read_table(f).items()}
+    lines = [
+        json.dumps({"id": utt, **canvas}, ensure_ascii=False) + "\n"
+        for utt, line in sorted(table.items())
+        for canvas in json.loads(line)
+    ]
+    if lines:
+        _write(target, "".join(lines).encode())
+
+
 def _report(folder: Path, failures: list[str], total: int) -> None:
     if failures and len(failures) == total:
         raise UserError(f"{folder}: all {total} utterances failed: {failures[0]}")
@@ -174,6 +197,7 @@ class _Merging:
             path = folder / "1best_recog/text"
             lines += path.read_bytes().splitlines(True) if path.is_file() else []
         _write(target, b"".join(sorted(lines)))
+        _write_canvases(target.parent / "canvases.jsonl", folders)
 
 
 def decode_jobs(place: Place, jobs: Sequence[Job], nj: int, total: int) -> None:

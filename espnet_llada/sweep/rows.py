@@ -25,6 +25,9 @@
         {system: llama, config: decode_greedy.yaml, options: {word_times: true}}
       given: {label: another system, system: text}    # what --first_pass names
 
+A row of ``system: llama`` with ``nbest`` is scored by its best text; its list is for
+rows over it with ``nbest_rescoring`` or ``canvases: {first_passes: true}``.
+
 For ``espnet-llada bench`` alone: ``train_configs: {llada: train_….yaml}`` at the top
 says what ``--model random`` builds; a row may have ``runtime``, one of ``RUNTIMES``,
 ``weights: int8`` and ``cached_prefix: true``, as if trained so, or be of ``system:
@@ -342,7 +345,7 @@ def _check(row: SweepRow, above: Sequence[SweepRow], where: str) -> None:
         raise UserError(f"{where}: strategy {options.strategy} needs system: llada")
     if beams > 1 and row.system != "llama":
         raise UserError(f"{where}: beam_size {beams} needs system: llama")
-    if options.search.nbest > 1:
+    if options.search.nbest > 1 and row.system != "llama":
         raise UserError(f"{where}: nbest: a row has one transcript; leave it out")
     timing = options.extensions.get("word_times")
     if timing is not None and timing.calibrated:
@@ -363,3 +366,9 @@ def _check(row: SweepRow, above: Sequence[SweepRow], where: str) -> None:
     if row.first_pass is not None and row.first_pass not in keys:
         hint = nearest(row.first_pass, keys)
         raise UserError(f"{where}: first_pass: no row '{row.first_pass}' above{hint}")
+    lists = [r.key for r in above if r.options.search.nbest > 1]
+    if options.wants_nbest and row.first_pass not in lists:
+        raise UserError(
+            f"{where}: canvases: first_passes, nbest_rescoring: need a first_pass with "
+            "nbest: 2 or more"
+        )
