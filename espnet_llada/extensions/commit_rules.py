@@ -22,6 +22,7 @@ from dataclasses import dataclass
 from typing import Annotated, Any
 
 import torch
+import torch.nn.functional as F
 from msgspec import Meta
 from torch import Tensor
 
@@ -46,6 +47,14 @@ class Options:
     position_bias: Annotated[
         Weight, Meta(description="with that, nats that each position costs")
     ] = 0.0
+    reach: Annotated[
+        int,
+        Meta(
+            ge=0,
+            le=8192,
+            description="above 0: commit positions surer than all masked ones so near",
+        ),
+    ] = 0
     last_pass: Annotated[
         int, Meta(ge=0, le=8192, description="above 0: this pass commits all the rest")
     ] = 0
@@ -80,15 +89,16 @@ class Hook(DecodingHook):
         self, tokens: Tensor, masked: Tensor, log_probs: Tensor
     ) -> tuple[Tensor, Tensor | None]:
         """See ``DecodingHook``."""
-        own, settled = self.options, None
+        own, settled = self.options, torch.zeros_like(masked)
         alive = masked.any(dim=1)
         self._done = alive.long() if self._done is None else self._done + alive
         if own.entropy_budget:
             given = own.entropy_budget, own.position_bias
             settled = within_budget(masked, log_probs, *given)
+        if own.reach:
+            settled = settled | surest_around(masked, log_probs, own.reach)
         if own.last_pass:
-            late = masked & (self._done >= own.last_pass)[:, None]
-            settled = late if settled is None else settled | late
+            settled = settled | (masked & (self._done >= own.last_pass)[:, None])
         if own.draft_threshold:
             best, token = log_probs.max(dim=-1)
             probable = best >= math.log(own.draft_threshold)
@@ -121,19 +131,35 @@ def within_budget(
     Returns:
         (B, L) bool, the positions of that set.
     """
-
-    def placed(values: Tensor) -> Tensor:
-        empty = torch.zeros(masked.shape, device=masked.device)
-        return empty.masked_scatter(masked, values)
-
-    score = placed(log_probs.amax(dim=-1)) - bias * places_of(masked)
-    entropy = placed(torch.special.entr(log_probs.exp()).sum(dim=-1))
-    order = score.masked_fill(~masked, -torch.inf).argsort(
-        dim=1, descending=True, stable=True
-    )
+    score = _placed(masked, log_probs.amax(dim=-1)) - bias * places_of(masked)
+    score = score.masked_fill(~masked, -torch.inf)
+    entropy = _placed(masked, torch.special.entr(log_probs.exp()).sum(dim=-1))
+    order = score.argsort(dim=1, descending=True, stable=True)
     entropy = entropy.gather(1, order)
     apart = entropy.cumsum(dim=1) - entropy.cummax(dim=1).values
     return torch.zeros_like(masked).scatter(1, order, apart <= budget) & masked
+
+
+def surest_around(masked: Tensor, log_probs: Tensor, reach: int) -> Tensor:
+    """The positions that are surer than all masked ones within ``reach`` positions.
+
+    Args:
+        masked: (B, L) bool.
+        log_probs: (N, V), of the masked positions, row by row.
+        reach: positions to either side.
+
+    Returns:
+        (B, L) bool, the local maxima of p(best token); of equals all.
+    """
+    score = _placed(masked, log_probs.amax(dim=-1)).masked_fill(~masked, -torch.inf)
+    most = F.max_pool1d(score[:, None], 2 * reach + 1, stride=1, padding=reach)[:, 0]
+    return masked & (score == most)
+
+
+def _placed(masked: Tensor, values: Tensor) -> Tensor:
+    """(B, L): values (N,) at the masked positions, else 0."""
+    empty = torch.zeros(masked.shape, dtype=values.dtype, device=masked.device)
+    return empty.masked_scatter(masked, values)
 
 
 class ShadowPasses(Passes):

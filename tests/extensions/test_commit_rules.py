@@ -12,7 +12,12 @@ from tiny_models import check_batches, decoder_of, recognize
 from espnet_llada.core.canvas import blank_canvas
 from espnet_llada.core.options import SamplerOptions
 from espnet_llada.core.sampler import sample
-from espnet_llada.extensions.commit_rules import Hook, Options, within_budget
+from espnet_llada.extensions.commit_rules import (
+    Hook,
+    Options,
+    surest_around,
+    within_budget,
+)
 from espnet_llada.types import SpecialTokens
 
 VOCAB, SPECIAL = 12, SpecialTokens(mask=11, eos=10)
@@ -77,6 +82,22 @@ def test_the_largest_set_within_the_budget_for_each_row():
     assert found.tolist() == [[True, False, False, True], [False, False, True, False]]
 
 
+def test_positions_apart_are_committed_together():
+    sure = [0.9, 0.99, 0.7, 0.98, 0.6, 0.8, 0.85]
+    assert committed(sure, Options(reach=1)) == [[1, 3, 6], [0, 2, 5], [4]]
+    assert committed(sure, Options(reach=2)) == [[1, 6], [0, 3], [2, 5], [4]]
+    alone = [[1], [3], [0], [6], [5], [2], [4]]
+    assert committed(sure, Options(reach=9)) == committed(sure, Options()) == alone
+
+
+def test_a_neighbour_that_is_not_masked_does_not_count():
+    masked = torch.tensor([[True, False, True, True], [True, True, False, False]])
+    sure = torch.tensor([0.5, 0.6, 0.7, 0.9, 0.8])
+    log_probs = torch.stack([sure, 1 - sure], dim=1).log()
+    found = surest_around(masked, log_probs, 1)
+    assert found.tolist() == [[True, False, False, True], [True, False, False, False]]
+
+
 def test_the_last_pass_commits_the_rest():
     sure = [0.9, 0.99, 0.7, 0.98, 0.6]
     found = committed(sure, Options(last_pass=3), threshold=0.95)
@@ -123,7 +144,7 @@ def test_a_shadow_mask_sees_all_but_its_own_draft(word_lm, tiny_whisper, cached)
     "rule",
     [
         {"entropy_budget": 0.3, "position_bias": 0.2},
-        {"last_pass": 2},
+        {"last_pass": 2, "reach": 2},
         {"draft_threshold": 0.001, "last_pass": 3},
     ],
     ids=str,
