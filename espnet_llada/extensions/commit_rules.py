@@ -1,12 +1,13 @@
 """Commit rules: which positions a pass of the LM commits, and what it shows as drafts.
 
-*Entropy budget*: a pass commits the positions that it is surest of, as long as the
-entropies of all but the largest add up to no more than a budget, which bounds what the
-tokens may depend on each other. A *position bias* prefers positions further left. *Last
-pass*: what is masked by then is committed at once, so that passes are saved where most
-is left to decide. *Drafts*: the LM is shown a probable token before it is committed;
-the next pass scores it by a shadow mask, which sees all tokens but that one, and what
-turns out to be another token, or an unsure one, is decided again.
+*Reach*: a pass also commits each position that is surer than all masked ones near it:
+what is far apart in speech hardly depends on each other. *Entropy budget*: a pass
+commits the positions that it is surest of, as long as the entropies of all but the
+largest add up to no more than a budget, which bounds what the tokens may depend on each
+other. A *position bias* prefers positions further left. *Last pass*: what is masked by
+then is committed at once. *Drafts*: the LM is shown a probable token before it is
+committed; the next pass scores it by a shadow mask, which sees all tokens but that one,
+and what turns out to be another token, or an unsure one, is decided again.
 
 Source: EB-Sampler (Ben-Hamu et al. 2025, arXiv 2505.24857); position-biased and for
 speech in MDM-ASR (Yen et al. 2026, arXiv 2602.18952); drafts and shadow masks as in
