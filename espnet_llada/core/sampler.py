@@ -187,7 +187,7 @@ class _Denoiser:
             order = -log_prob
         if settled is not None:
             order = order.masked_fill(settled, -torch.inf)
-        chosen = lowest(order, masked, commits)
+        chosen = lowest(order, masked, commits) | (masked & order.isneginf())
         if self.options.threshold:
             sure = log_prob >= math.log(self.options.threshold)
             chosen = chosen | (masked & sure)

@@ -34,6 +34,7 @@ EXTENSIONS = {
     "placeholders": "espnet_llada.extensions.placeholders",
     "joint": "espnet_llada.extensions.joint_decoding",
     "rescoring": "espnet_llada.extensions.rescoring",
+    "commit": "espnet_llada.extensions.commit_rules",
     "block_cache": "espnet_llada.extensions.lm_cache",
 }
 """Decoding extensions by the name of their option group, in the order in which they

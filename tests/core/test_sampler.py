@@ -173,6 +173,21 @@ def test_a_threshold_commits_what_is_sure_at_once():
     assert passes(threshold=0.7) == 1
 
 
+def test_what_a_processor_settles_is_committed_at_once():
+    """However few positions the budget has for a pass; then the surest are left."""
+    first, found = torch.tensor([[True, False, True, False, True]]), []
+
+    def process(tokens, masked, log_probs):
+        return log_probs, first & masked
+
+    def committed(done):
+        found.append(done.committed[0].nonzero()[:, 0].tolist())
+
+    given = blank_canvas([5], SPECIAL), SamplerOptions(steps=5), SPECIAL
+    sample(FakeLM(-9), *given, on_pass=committed, process=process)
+    assert found[0] == [0, 2, 4] and sorted(found[1:]) == [[1], [3]]
+
+
 def test_semi_ar_goes_left_to_right_and_stops_at_eos():
     seen = []
 

@@ -71,6 +71,11 @@ def test_what_the_papers_model_lacks(plain, options, message):
         ({"placeholders": {}}, "placeholders: no text is on the canvas"),
         ({"placeholders": {}, "strategy": "semi_ar"}, "no text is on the canvas"),
         ({"confidence": {}}, "is for deliberation_low_confidence, not for diffusion"),
+        ({"commit": {"position_bias": 0.2}}, "position_bias: needs entropy_budget"),
+        (
+            {"commit": {"draft_threshold": 0.5}, "block_cache": {}},
+            "draft_threshold: scores drafts on the whole canvas",
+        ),
         ({"confidence": {}, "strategy": RANDOM}, "not for deliberation_random"),
         (
             {"confidence": {"passes": 5}, "strategy": LOW, "steps": 5},
