@@ -209,9 +209,10 @@ def launch(path: Path) -> list[str]:
     return [re.sub("^conf/", f"{CONF}/", word) for word in words]
 
 
-def trainings() -> dict[str, Path]:
-    """The runs of the preset mini: {name: config}."""
-    listed = (RECIPE / "local/train_mini.sh").read_text()
+def trainings(preset: str) -> dict[str, Path]:
+    """The runs of the preset mini or core_mini: {name: config}."""
+    script = {"mini": "train_mini", "core_mini": "core_mini"}[preset]
+    listed = (RECIPE / f"local/{script}.sh").read_text()
     runs = re.findall(r"^(\w+) +\w+ +conf/(\S+\.yaml) ", listed, re.MULTILINE)
     return {name: CONF / file for name, file in runs}
 
@@ -230,7 +231,8 @@ def test_the_first_line_is_the_launch_command(path):
     options = dict(zip(args[::2], args[1::2], strict=True))
     assert program == "./run.sh"
     if "--runs" in options:
-        runs = [name for name, config in trainings().items() if config == path]
+        listed = trainings(options["--preset"]).items()
+        runs = [name for name, config in listed if config == path]
         assert options["--runs"].split() == runs
     else:
         assert options["--asr_config"] == str(path)

@@ -1,12 +1,14 @@
-"""The presets mini and mini_ci: their sets, the order of the trainings, the sweep."""
+"""The presets mini and core_mini and their _ci: sets, order of the trainings, sweep."""
 
 from __future__ import annotations
 
 import re
 import subprocess
+from dataclasses import fields
 from pathlib import Path
 
 import pytest
+import yaml
 from recipe_helpers import (
     RECIPE,
     copy_scripts,
@@ -15,6 +17,7 @@ from recipe_helpers import (
     write_shim,
 )
 
+from espnet_llada.build import ExtensionConf
 from espnet_llada.recipe.combine import combine, main
 from espnet_llada.recipe.datadir import (
     Utterance,
@@ -29,6 +32,7 @@ SIZES = {"test_read": 16, "test_prompts": 75, "test_synth": 120, "dev_synth": 12
 CASES = """
     *"bin.cli sweep"* | *"bin.cli features"* | *"-m espnet_llada.bin.weights"*) ;;
     *"-m espnet_llada.recipe "*"--stage 1"[0-9]*) ;;
+    *"local/make_bpe_lm.py"*) ;;
 """
 
 
@@ -54,9 +58,12 @@ def calls(recipe: Path) -> Path:
     return noted
 
 
-def _runs(recipe: Path) -> list[list[str]]:
+def _runs(recipe: Path, preset: str = "mini") -> list[list[str]]:
     """Name, data, config and first tensors of each training."""
-    done = _run(recipe, "bash", "-c", ". local/train_mini.sh; mini_runs")
+    script = ". local/train_mini.sh; "
+    if preset.startswith("core"):
+        script += f"suffix=; out=exp/{preset}; . local/core_mini.sh; "
+    done = _run(recipe, "bash", "-c", f"{script} mini_runs")
     return [line.split() for line in done.stdout.splitlines()]
 
 
@@ -118,13 +125,15 @@ def test_sets_of_the_mini_preset(recipe: Path, tmp_path: Path):
     prompt = "ALL CIRCUITS ARE BUSY NOW"  # of test_prompts
     write_audio(tmp_path / "a.flac")
     write_set(spoken, {"a1": prompt, "a2": "NOT YET"}, tmp_path / "a.flac")
-    env = {"SYNTH": "spoken", "FRESH": "spoken", "LAST": "spoken"}
+    names = "SYNTH", "FRESH", "LAST", "CORE"
+    env = dict.fromkeys(names, "spoken")
     done = _run(recipe, "local/data.sh", "--preset", "mini", **env)
     assert done.returncode == 0, done.stderr
     texts = {p.parent.name: read_table(p) for p in (recipe / "data").glob("*/text")}
     assert texts.pop("train_synth") == {"a2": "NOT YET"}
     assert texts.pop("train_fresh") == {"a2": "NOT YET"}
     assert texts.pop("train_last") == {"a2": "NOT YET"}
+    assert texts.pop("train_core") == {"a2": "NOT YET"}
     assert {name: len(text) for name, text in texts.items()} == SIZES
     assert prompt in texts["test_prompts"].values()
     every = [words for text in texts.values() for words in text.values()]
@@ -149,11 +158,12 @@ def test_shipped_weights_need_no_training_data(recipe: Path, calls: Path):
     assert "exp/mini_ci/report.html" in done.stdout
 
 
-def test_the_trainings_follow_one_another(recipe: Path, calls: Path):
-    runs = _runs(recipe)
+@pytest.mark.parametrize("preset", ["mini_ci", "core_mini_ci"])
+def test_the_trainings_follow_one_another(recipe: Path, calls: Path, preset: str):
+    runs = _runs(recipe, preset)
     for _, _, config, *_ in runs:
         (recipe / config).touch()
-    done = _run(recipe, "./run.sh", "--preset", "mini_ci", "--stop_stage", "11")
+    done = _run(recipe, "./run.sh", "--preset", preset, "--stop_stage", "11")
     assert done.returncode == 0, done.stderr
     assert len(read_table(recipe / "dump/raw/train_synth_ci/text")) == 8
     assert len(read_table(recipe / "dump/text/dev_synth_ci/text")) == 8
@@ -161,7 +171,7 @@ def test_the_trainings_follow_one_another(recipe: Path, calls: Path):
     assert len(lines) == len(runs) >= 2
     counted, ready = set(), set()
     for line, (name, kind, config, tensors, *more) in zip(lines, runs, strict=True):
-        assert f"--asr_config {config} --asr_exp exp/mini_ci/models/{name} " in line
+        assert f"--asr_config {config} --asr_exp exp/{preset}/models/{name} " in line
         assert f"--stage {11 if kind in counted else 10} --stop_stage 11" in line
         assert ("--feats_type text --train_set train_text_ci" in line) == (
             kind == "text"
@@ -170,9 +180,9 @@ def test_the_trainings_follow_one_another(recipe: Path, calls: Path):
             run, _, rest = part.partition(":")
             later = {*run.split("+")} - ready
             assert not later, f"{name} begins with {later}, which are trained later"
-            checkpoint = rf"exp/mini_ci/models/{run}/train\.total_count\.ave\.pth"
+            checkpoint = rf"exp/{preset}/models/{run}/train\.total_count\.ave\.pth"
             if "+" in run:  # their mean, which is made just before
-                checkpoint = re.escape(f"exp/mini_ci/models/{run}.pth")
+                checkpoint = re.escape(f"exp/{preset}/models/{run}.pth")
             assert re.search(f"{checkpoint}:{re.escape(rest)}[ ,]", line)
         assert f" {' '.join(more)} " in line
         counted.add(kind)
@@ -185,3 +195,43 @@ def test_a_config_that_is_not_there_is_named_first(recipe: Path, calls: Path):
     assert done.returncode == 2
     assert f"error: {_runs(recipe)[0][2]}: no such file" in done.stderr
     assert not (recipe / "data").exists()
+
+
+def test_core_mini_without_its_models(recipe: Path, calls: Path):
+    """None are shipped, and the mini models are others."""
+    argv = ["--preset", "core_mini", "--stage", "12", "--sets", "test_read"]
+    done = _run(recipe, "./run.sh", *argv)
+    assert done.returncode == 2
+    assert "error: exp/core_mini/models: no trained models; run" in done.stderr
+
+
+def test_its_lm_is_in_the_place_of_the_configs(recipe: Path, calls: Path):
+    for _, _, config, *_ in _runs(recipe, "core_mini_ci"):
+        (recipe / config).touch()
+    argv = ["--preset", "core_mini_ci", "--stop_stage", "11", "--expdir", "x"]
+    done = _run(recipe, "./run.sh", *argv)
+    assert done.returncode == 0, done.stderr
+    lines = calls.read_text().splitlines()
+    (made,) = (line for line in lines if "local/make_bpe_lm.py" in line)
+    assert "--output x/core_mini_ci/lm" in made
+    for line in lines:
+        assert ("--asr_config" in line) == ("decoder_conf lm=x/core_mini_ci/lm" in line)
+
+
+@pytest.mark.slow
+@pytest.mark.network
+def test_core_mini_ci(tmp_path: Path):
+    """From nothing to the table, and nothing but the paper's parts in the models."""
+    command = [str(RECIPE / "run.sh"), "--preset", "core_mini_ci", "--nj", "1"]
+    command += ["--dumpdir", str(tmp_path / "dump"), "--expdir", str(tmp_path / "exp")]
+    done = run_script(tmp_path, tmp_path, *command)
+    assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-2000:]
+    out = tmp_path / "exp/core_mini_ci"
+    table = (out / "RESULTS.md").read_text()
+    for label in ("Whisper-LLaMA (greedy)", "4 steps", "masking of 30 %"):
+        assert re.search(rf"^\| .*{re.escape(label)}", table, re.MULTILINE), table
+    for system in ("llama", "llada"):
+        config = yaml.safe_load((out / "models" / system / "config.yaml").read_text())
+        assert config["postencoder"] == "window_qformer"
+        (beyond,) = {f.name for f in fields(ExtensionConf)} & {*config["decoder_conf"]}
+        assert beyond == "ctc"

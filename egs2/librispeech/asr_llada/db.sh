@@ -18,6 +18,9 @@ SYNTH=${SYNTH:-}
 FRESH=${FRESH:-}
 LAST=${LAST:-}
 
+# All speech that --preset core_mini trains on.
+CORE=${CORE:-}
+
 # For --preset paper. The checkpoint that the paper's authors published, checkpoint_best.pth:
 # the README of https://github.com/liuzhan22/Diffusion-ASR links to it. Of its {"model": ...}
 # these tensors are read: speech_query_tokens, adapter.bert.*, linear_proj.* and

@@ -4,7 +4,7 @@ set -euo pipefail
 
 usage() {
     cat << EOF
-Usage: $0 [--preset demo|ci|mini|mini_ci|paper|paper_ci|librispeech] [--asr_config YAML] [option of asr.sh ...]
+Usage: $0 [--preset demo|ci|mini|mini_ci|core_mini|core_mini_ci|paper|paper_ci|librispeech] [--asr_config YAML] [option of asr.sh ...]
 
 Without --asr_config, the whole experiment of the preset:
   1. Whisper-LLaMA, the autoregressive baseline
@@ -20,13 +20,17 @@ Presets:
                sets with them, every row of conf/sweep_mini.yaml, into exp/mini; from stage 1
                on it makes the speech and trains the models anew (hours)
   mini_ci      the same with 8 utterances of each set and a few training steps
+  core_mini    the paper's parts and nothing else, at that size: makes the speech, trains
+               both systems, decodes every row of
+               conf/sweep_core_mini.yaml into exp/core_mini; --stage 12 decodes only
+  core_mini_ci the same with 8 utterances of each set and a few training steps
   paper        the paper's checkpoint, every row of conf/sweep_paper.yaml on test-clean and
                test-other, into exp/paper: RELEASE=checkpoint_best.pth $0 --preset paper
                (db.sh lists RELEASE, WHISPER, LLADA, LLAMA, FIRST_PASS)
   paper_ci     the same with 8 utterances and random weights, two minutes
   librispeech  960 hours; LIBRISPEECH=DIR in db.sh, or =downloads to have them fetched
 
-Options of the presets mini and mini_ci:
+Options of the presets mini and core_mini, and of their _ci:
   --rows "llama ..."      rows of conf/sweep_mini.yaml, by default all
   --sets "test_read ..."  evaluation sets to decode: test_read test_prompts test_synth
   --runs "ctc ..."        trainings of local/train_mini.sh, by default all
@@ -37,6 +41,7 @@ Options of the presets mini and mini_ci:
   --fresh "hibari=48 ..." the same for adapter and LM together (FRESH in db.sh); engine:source
                           (hibari:definitions=10) for one of the sources of text
   --last "hibari=18 ..."  the same for the last trainings (LAST in db.sh)
+  --core "hibari=4.3 ..." the same for core_mini (CORE in db.sh)
   --lm DIR                an LM to make and to train, instead of the shipped one
 
 Options of the presets paper and paper_ci:
@@ -175,7 +180,7 @@ case ${preset} in
         weights=(whisper-tiny.en smollm2-135m)
         machine=(--ngpu 0 --nj 2 --inference_nj 2 --gpu_inference false --batch_size 8)
         ;;
-    mini | mini_ci) . local/mini.sh ;;
+    mini | mini_ci | core_mini | core_mini_ci) . local/mini.sh ;;
     paper | paper_ci) . local/paper.sh ;;
     librispeech)
         expdir=${expdir:-exp}
@@ -190,7 +195,7 @@ case ${preset} in
         machine=(--ngpu 1 --nj 8 --inference_nj 1 --gpu_inference true --batch_size 8)
         ;;
     *) fail "unknown --preset ${preset}; expected demo, ci, mini, mini_ci," \
-        "paper, paper_ci or librispeech" ;;
+        "core_mini, core_mini_ci, paper, paper_ci or librispeech" ;;
 esac
 
 common=(

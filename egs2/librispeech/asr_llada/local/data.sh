@@ -11,7 +11,7 @@
 #
 # The presets mini and mini_ci have no training data of their own. Data directories that
 # SYNTH names, in db.sh or in the environment, become data/train_synth[_ci], those of
-# FRESH data/train_fresh and those of LAST data/train_last, without what the evaluation
+# FRESH, LAST and CORE data/train_{fresh,last,core}, without what the evaluation
 # sets say; mini_ci takes some of train-mini where SYNTH is empty.
 # With --train false they prepare the evaluation sets only.
 #
@@ -123,7 +123,7 @@ combine() {
 }
 if [[ ${preset} = mini* && ${train} != false ]]; then
     [ -z "${SYNTH}" ] || combine "train_synth${suffix}" "${SYNTH}"
-    for set in fresh last; do
+    for set in fresh last core; do
         [ "${preset}" != mini_ci ] || break
         directories=${set^^}
         [ -z "${!directories}" ] || combine "train_${set}" "${!directories}"

@@ -1,9 +1,12 @@
 # The presets mini and mini_ci: sourced by run.sh, whose functions and options it uses.
-# It sets the variables that each preset sets there, and defines run_mini.
+# It sets the variables that each preset sets there, and defines run_mini. core_mini and
+# core_mini_ci are these with what local/core_mini.sh sets instead.
 
 . ./db.sh
 . local/train_mini.sh
 
+experiment=${preset%_ci}
+preset=${preset#core_} # the same evaluation sets
 suffix=${preset#mini}
 train_set=train_synth${suffix}
 valid_set=dev_synth${suffix}
@@ -16,7 +19,9 @@ last_set=${train_set}
 engines= # of local/synthesize.py, each with its hours of speech, or engine:source=hours
 fresh=   # the same, for adapter and LM together
 last=    # the same, for the last trainings
+core=    # the same, for the preset core_mini
 lm=stories15m
+make_lm=local/make_lm.py
 model= # trained here, else shipped
 rows=
 runs= # of local/train_mini.sh, by default all
@@ -35,6 +40,10 @@ else
     asr_args="--max_epoch 1 --num_iters_per_epoch 2 --keep_nbest_models 1 ${asr_args}"
     rows="llama diffusion_steps4 deliberation"
 fi
+expdir=${expdir:-exp}
+out=${expdir}/${experiment}${suffix}
+models=${out}/models
+[ "${experiment}" = mini ] || . "local/${experiment}.sh"
 
 # Take out of the options what the stages do not know.
 mini_options() {
@@ -43,7 +52,7 @@ mini_options() {
         name=${1#--}
         name=${name//-/_}
         case ${name} in
-            engines | fresh | last | lm | model | rows | runs | sweep_args) printf -v "${name}" %s "$2" ;;
+            engines | fresh | last | core | lm | model | rows | runs | sweep_args) printf -v "${name}" %s "$2" ;;
             sets) to_decode=$2 ;;
             nj | inference_nj)
                 printf -v "${name}" %s "$2"
@@ -57,9 +66,6 @@ mini_options() {
 }
 mini_options ${options[@]+"${options[@]}"}
 
-expdir=${expdir:-exp}
-out=${expdir}/mini${suffix}
-models=${out}/models
 lm_args=
 [ "${lm}" = stories15m ] || lm_args="--decoder_conf lm=${lm}"
 llama_lm=${lm}
@@ -90,7 +96,7 @@ mini_speech() {
     export "$1=${made# }"
 }
 
-# Speech, unless SYNTH, FRESH and LAST name some.
+# Speech, unless SYNTH, FRESH, LAST and CORE name some.
 mini_material() {
     local set held_out=()
     # Sentences of the evaluation sets must not be synthesized, so these are prepared first.
@@ -102,13 +108,14 @@ mini_material() {
     mini_speech SYNTH "${engines}" "" 0
     mini_speech FRESH "${fresh}" _fresh 1
     mini_speech LAST "${last}" _last 2
+    mini_speech CORE "${core}" _core 3
 }
 
 # The LM with the vocabulary of its text, unless the shipped one is used.
 mini_lm() {
     if [ "${lm}" != stories15m ] && [ ! -f "${lm}/model.safetensors" ]; then
         log "Making the LM in ${lm}"
-        python3 local/make_lm.py --text "${dumpdir}/text/${text_set}/text" --output "${lm}"
+        python3 "${make_lm}" --text "${dumpdir}/text/${text_set}/text" --output "${lm}"
     fi
 }
 
@@ -147,8 +154,10 @@ mini_model() {
         echo "${model}"
     elif [ -e "$(mini_checkpoint llama)" ] && [ -e "$(mini_checkpoint llada)" ]; then
         echo "${models}"
-    else
+    elif [ "${experiment}" = mini ]; then
         echo mini
+    else
+        fail "${models}: no trained models; run $0 --preset ${experiment} from stage 1 on"
     fi
 }
 
@@ -177,7 +186,7 @@ mini_examples() {
 mini_sweep() {
     local chosen args
     chosen=$(mini_model)
-    args=(conf/sweep_mini.yaml --model "${chosen}" --data "${dumpdir}/raw")
+    args=("conf/sweep_${experiment}.yaml" --model "${chosen}" --data "${dumpdir}/raw")
     args+=(--sets "${to_decode}" --output "${out}" --nj "${inference_nj}")
     [ -z "${rows}" ] || args+=(--rows "${rows}")
     log "Decoding ${to_decode} with the model '${chosen}'"
@@ -221,6 +230,7 @@ mini_training() {
 # The two systems and their LM as --model takes them, and as the package has them.
 mini_pack() {
     local from=${lm} system
+    [ "${experiment}" = mini ] || fail "--skip_packing false: for the preset mini only"
     [ "${lm}" != stories15m ] ||
         from=$(python3 -c "from espnet_llada.io.weights import resolve; print(resolve('${lm}', 'lm').path)")
     for system in llama llada; do
