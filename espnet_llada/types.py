@@ -310,7 +310,8 @@ class Hypothesis:
         words: of ``text``, with times and confidences; empty without ``word_times``.
         calibrated: whether confidences were calibrated on other speech.
         evidence: for each token, as ``Word.evidence``.
-        alternatives: other transcripts, best first; empty without ``nbest``.
+        alternatives: other transcripts, best first, without words; empty without
+            ``nbest``.
     """
 
     text: str

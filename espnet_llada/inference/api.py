@@ -2,28 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from numbers import Integral
+from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
-import numpy as np
-import torch
+from torch import nn
 
 from espnet_llada.inference.loading import find_model, load_model
 from espnet_llada.inference.options import GROUPS, OPTIONS, job_options
 from espnet_llada.inference.recognizer import Transcriber
+from espnet_llada.inference.speech import Speech, is_batch, unpadded, waveform_of
 from espnet_llada.io.schema import Count, checked
-from espnet_llada.io.waveform import check_samples
 from espnet_llada.types import SAMPLE_RATE, Hypothesis, LoadOptions, UserError
 
 Result = list[tuple[str, list[str], list[int], Hypothesis]]
 """ESPnet's ``Speech2Text`` result: text, tokens, token ids, hypothesis; best first."""
-
-Samples = np.ndarray | torch.Tensor
-Speech = Samples | tuple[Samples, int] | str | Path | BinaryIO
-"""float32 (T,) at 16 kHz, or with its rate (Hz) as soundfile.read returns it; or an
-audio file by its path, open, or in a ``BytesIO``."""
 
 
 class InferenceAPI:
@@ -70,10 +63,19 @@ class InferenceAPI:
 
     @classmethod
     def from_pretrained(
-        cls, model_tag: str | Path, system: str = "llada", **options: Any
+        cls, model_tag: str | Path | None = None, system: str = "llada", **options: Any
     ):
-        """Load a directory, a packed zip, a tag or a hub id; see ``find_model``."""
-        return cls(*find_model(model_tag, system), **options)
+        """Load a directory, a packed zip, a tag or a hub id; see ``find_model``.
+
+        Without one, as in ESPnet, by ``asr_train_config`` and ``asr_model_file``.
+        """
+        files = find_model(model_tag, system) if model_tag is not None else ()
+        return cls(*files, **options)
+
+    @property
+    def asr_model(self) -> nn.Module:
+        """The model, by ESPnet's name."""
+        return self.recognizer.model
 
     def __setattr__(self, name: str, value: Any) -> None:
         """Refuse an option as attribute, which would have no effect."""
@@ -118,12 +120,14 @@ class InferenceAPI:
         transcriber = self._transcriber(options)
         if len(utt_ids) != len(batch):
             raise UserError(f"{len(utt_ids)} utt_ids for {len(batch)} utterances")
+        if wrong := [name for name in utt_ids if not isinstance(name, str)]:
+            raise UserError(f"utt_id {wrong[0]!r}: not a name; is it a rate? write fs=")
         results = []
         for i in range(0, len(batch), size or max(len(batch), 1)):
             part = slice(i, i + (size or len(batch)))
             ids = utt_ids[part]
             pairs = zip(batch[part], ids, strict=True)
-            waveforms = [_waveform(speech, utt_id, fs) for speech, utt_id in pairs]
+            waveforms = [waveform_of(speech, utt_id, fs) for speech, utt_id in pairs]
             given = transcripts[part] if transcripts is not None else None
             for best in transcriber(waveforms, ids, given):
                 every = best, *best.alternatives
@@ -167,14 +171,15 @@ class Speech2Text(InferenceAPI):
         Raises:
             UserError: the speech or an option does not fit.
         """
-        many = _is_batch(speech)
+        many = is_batch(speech)
         batch = speech if many else [speech]
         found = self._run(batch, [utt_id] * len(batch), None, fs, options)
         return found if many else found[0]
 
     def batch_decode(
         self,
-        speech: Sequence[Speech],
+        speech: Iterable[Speech],
+        speech_lengths: Iterable[int] | None = None,
         utt_ids: Sequence[str] | None = None,
         batch_size: int | None = None,
         fs: int = SAMPLE_RATE,
@@ -182,11 +187,17 @@ class Speech2Text(InferenceAPI):
     ) -> list[Result]:
         """Transcribe many utterances, ``batch_size`` at once; see ``__call__``.
 
-        ``utt_ids``: seed random draws; by default all are called ``utt``.
+        Args:
+            speech: the utterances; or padded ones (B, T), as ESPnet's.
+            speech_lengths: samples of each of those, (B,).
+            utt_ids: seed random draws; by default all are called ``utt``.
         """
         size = checked(batch_size or self.batch_size, Count, "batch_size")
-        ids = ["utt"] * len(speech) if utt_ids is None else list(utt_ids)
-        return self._run(speech, ids, None, fs, options, size)
+        batch = list(speech)
+        if speech_lengths is not None:
+            batch = unpadded(batch, [int(n) for n in speech_lengths])
+        ids = ["utt"] * len(batch) if utt_ids is None else list(utt_ids)
+        return self._run(batch, ids, None, fs, options, size)
 
 
 class Deliberator(InferenceAPI):
@@ -221,7 +232,7 @@ class Deliberator(InferenceAPI):
         Raises:
             UserError: speech, transcript or an option does not fit.
         """
-        many = _is_batch(speech)
+        many = is_batch(speech)
         batch, texts = (speech, transcript) if many else ([speech], [transcript])
         listed = isinstance(texts, (list, tuple)) and len(texts) == len(batch)
         if not listed or not all(isinstance(text, str) for text in texts):
@@ -237,49 +248,3 @@ def _is_option(name: str) -> bool:
     from espnet_llada.inference.espnet_options import ESPNET
 
     return any(name in names for names in (OPTIONS, GROUPS, ESPNET))
-
-
-def _is_batch(speech: Any) -> bool:
-    """Whether it is a list of utterances, not one of them with its rate."""
-    return isinstance(speech, (list, tuple)) and not _has_rate(speech)
-
-
-def _has_rate(speech: Any) -> bool:
-    pair = isinstance(speech, tuple) and len(speech) == 2
-    return pair and isinstance(speech[1], Integral)
-
-
-def _waveform(speech: Speech, utt_id: str, fs: int) -> np.ndarray:
-    if isinstance(speech, (str, Path)) or hasattr(speech, "read"):
-        from espnet_llada.io.audio.reading import load_audio
-
-        return load_audio(speech)
-    name = f"speech of utterance {utt_id}"
-    if _has_rate(speech):
-        speech, fs = speech
-    if isinstance(speech, torch.Tensor):
-        floats = speech.float() if speech.is_floating_point() else speech
-        speech = floats.detach().cpu().numpy()
-    if not isinstance(speech, np.ndarray):
-        raise UserError(
-            f"{name}: a {type(speech).__name__}; give an array, a tensor or a file"
-        )
-    if speech.dtype.kind != "f":
-        raise UserError(
-            f"{name}: {speech.dtype} samples; give floats in [-1, 1], of int16 those "
-            "divided by 32768"
-        )
-    if speech.ndim != 1:
-        raise UserError(
-            f"{name}: shape {speech.shape}; give mono samples (T,), e.g. the mean over "
-            "the channels"
-        )
-    if not len(speech):
-        raise UserError(f"{name}: holds no samples")
-    check_samples(name, speech)
-    if fs == SAMPLE_RATE:
-        return speech.astype(np.float32, copy=False)
-    from espnet_llada.io.audio.reading import resampled
-
-    rate = int(fs) if isinstance(fs, Integral) else fs  # NumPy's
-    return resampled(name, speech, checked(rate, Count, f"{name}: fs"))
