@@ -142,7 +142,8 @@ def _refuse_ours(stock: type, message: str) -> None:
     @functools.wraps(init)
     def checked_init(self, *args, **kwargs):
         given = {**dict(zip(names, args, strict=False)), **kwargs}
-        ours = isinstance(given.get("model"), InferenceAPI)
+        trained = vars(given.get("asr_train_args") or argparse.Namespace())
+        ours = isinstance(given.get("model"), InferenceAPI) or uses_our_decoder(trained)
         if ours or _config_of_ours(given) is not None:
             raise UserError(message)
         init(self, *args, **kwargs)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import importlib.util
 import re
+from argparse import Namespace
 
 import pytest
 import yaml
@@ -40,6 +41,7 @@ def test_a_class_refuses_our_model(module, model_dir):
         calls.append({"model": Speech2Text(config, model)})
     else:
         calls.append({"asr_train_config": str(config)})
+        calls.append({"asr_train_args": Namespace(decoder="llada")})  # 202611
     for given in calls:
         with pytest.raises(UserError) as e:
             stock(**given)
@@ -53,7 +55,7 @@ def test_a_class_says_of_other_arguments_what_it_said(model_dir, tmp_path):
     from espnet2.bin.asr_inference_streaming import Speech2TextStreaming
 
     with pytest.raises(TypeError):
-        Speech2TextStreaming()
+        Speech2TextStreaming(nonsense=1)
     with pytest.raises(FileNotFoundError):
         Speech2TextStreaming(str(tmp_path / "config.yaml"), str(tmp_path / "x.pth"))
 
