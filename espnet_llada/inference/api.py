@@ -3,20 +3,30 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from numbers import Integral
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
+import numpy as np
+import torch
 from torch import nn
 
 from espnet_llada.inference.loading import find_model, load_model
 from espnet_llada.inference.options import GROUPS, OPTIONS, job_options
 from espnet_llada.inference.recognizer import Transcriber
-from espnet_llada.inference.speech import Speech, is_batch, unpadded, waveform_of
 from espnet_llada.io.schema import Count, checked
+from espnet_llada.io.waveform import as_floats, check_samples
 from espnet_llada.types import SAMPLE_RATE, Hypothesis, LoadOptions, UserError
 
 Result = list[tuple[str, list[str], list[int], Hypothesis]]
 """ESPnet's ``Speech2Text`` result: text, tokens, token ids, hypothesis; best first."""
+
+
+Samples = np.ndarray | torch.Tensor
+Speech = Samples | tuple[Samples, int] | tuple[int, Samples] | str | Path | BinaryIO
+"""Floats in [-1, 1], or integers as in WAV files, (T,), (1, T) or (T, 1), at 16 kHz or
+with their rate (Hz), as soundfile, torchaudio, SciPy and kaldiio return them; or an
+audio file by its path, open, or in a ``BytesIO``."""
 
 
 class InferenceAPI:
@@ -127,7 +137,7 @@ class InferenceAPI:
             part = slice(i, i + (size or len(batch)))
             ids = utt_ids[part]
             pairs = zip(batch[part], ids, strict=True)
-            waveforms = [waveform_of(speech, utt_id, fs) for speech, utt_id in pairs]
+            waveforms = [_waveform(speech, utt_id, fs) for speech, utt_id in pairs]
             given = transcripts[part] if transcripts is not None else None
             for best in transcriber(waveforms, ids, given):
                 every = best, *best.alternatives
@@ -171,7 +181,7 @@ class Speech2Text(InferenceAPI):
         Raises:
             UserError: the speech or an option does not fit.
         """
-        many = is_batch(speech)
+        many = _is_batch(speech)
         batch = speech if many else [speech]
         found = self._run(batch, [utt_id] * len(batch), None, fs, options)
         return found if many else found[0]
@@ -195,7 +205,7 @@ class Speech2Text(InferenceAPI):
         size = checked(batch_size or self.batch_size, Count, "batch_size")
         batch = list(speech)
         if speech_lengths is not None:
-            batch = unpadded(batch, [int(n) for n in speech_lengths])
+            batch = _unpadded(batch, [int(n) for n in speech_lengths])
         ids = ["utt"] * len(batch) if utt_ids is None else list(utt_ids)
         return self._run(batch, ids, None, fs, options, size)
 
@@ -232,7 +242,7 @@ class Deliberator(InferenceAPI):
         Raises:
             UserError: speech, transcript or an option does not fit.
         """
-        many = is_batch(speech)
+        many = _is_batch(speech)
         batch, texts = (speech, transcript) if many else ([speech], [transcript])
         listed = isinstance(texts, (list, tuple)) and len(texts) == len(batch)
         if not listed or not all(isinstance(text, str) for text in texts):
@@ -248,3 +258,63 @@ def _is_option(name: str) -> bool:
     from espnet_llada.inference.espnet_options import ESPNET
 
     return any(name in names for names in (OPTIONS, GROUPS, ESPNET))
+
+
+def _unpadded(padded: Sequence[Samples], lengths: Sequence[int]) -> list[Samples]:
+    """The rows (T,) of padded ones (B, T), given their lengths (B,)."""
+    if len(lengths) != len(padded):
+        raise UserError(f"{len(lengths)} speech_lengths for {len(padded)} utterances")
+    pairs = list(zip(padded, lengths, strict=True))
+    for row, length in pairs:
+        if not hasattr(row, "ndim") or not 0 < length <= len(row):
+            raise UserError(
+                f"speech_lengths {length}: give samples (B, T) and lengths of 1 to T"
+            )
+    return [row[:length] for row, length in pairs]
+
+
+def _is_batch(speech: Any) -> bool:
+    """Whether it is a list of utterances, not one of them with its rate."""
+    return isinstance(speech, (list, tuple)) and _with_rate(speech) is None
+
+
+def _with_rate(speech: Any) -> tuple[Samples, int] | None:
+    if isinstance(speech, tuple) and len(speech) == 2:
+        for samples, rate in (speech, speech[::-1]):
+            if isinstance(rate, Integral):
+                return samples, int(rate)
+    return None
+
+
+def _waveform(speech: Speech, utt_id: str, fs: int) -> np.ndarray:
+    """Samples (T,), float32 at 16 kHz; ``fs``: of those without a rate (Hz)."""
+    if isinstance(speech, (str, Path)) or hasattr(speech, "read"):
+        from espnet_llada.io.audio.reading import load_audio
+
+        return load_audio(speech)
+    name = f"speech of utterance {utt_id}"
+    speech, fs = _with_rate(speech) or (speech, fs)
+    if isinstance(speech, torch.Tensor):
+        floats = speech.float() if speech.is_floating_point() else speech
+        speech = floats.detach().cpu().numpy()
+    if not isinstance(speech, np.ndarray):
+        raise UserError(
+            f"{name}: a {type(speech).__name__}; give an array, a tensor or a file"
+        )
+    speech = as_floats(name, speech)
+    if speech.ndim == 2 and 1 in speech.shape:  # one channel, as torchaudio.load has it
+        speech = speech.reshape(-1)
+    if speech.ndim != 1:
+        raise UserError(
+            f"{name}: shape {speech.shape}; give mono samples (T,), e.g. the mean over "
+            "the channels, and several utterances as a list"
+        )
+    if not len(speech):
+        raise UserError(f"{name}: holds no samples")
+    check_samples(name, speech)
+    if fs == SAMPLE_RATE:
+        return np.require(speech, np.float32, "W")  # torch warns of what is read-only
+    from espnet_llada.io.audio.reading import resampled
+
+    rate = int(fs) if isinstance(fs, Integral) else fs  # NumPy's
+    return resampled(name, speech, checked(rate, Count, f"{name}: fs"))

@@ -19,7 +19,7 @@ from espnet_llada.io.audio.foreign import not_audio
 from espnet_llada.io.audio.stream import BytesFile, truncated
 from espnet_llada.io.kaldi.archive import read_entry
 from espnet_llada.io.kaldi.pipe import Pipe
-from espnet_llada.io.waveform import check_samples
+from espnet_llada.io.waveform import as_floats, check_samples
 from espnet_llada.types import SAMPLE_RATE, UserError
 
 _ARK = re.compile(r"(.+\.ark):\d{1,18}")
@@ -32,11 +32,6 @@ cut, they would be short without a word, and joined have a header among the samp
 _BLOCK_FRAMES = 1 << 22
 _RATES = range(1_000, 768_001)
 _CANCELLED = 0.1  # of the energy that is left of channels without anything in common
-_INTEGERS = {
-    "uint8": (128, 1 << 7),
-    "int16": (0, 1 << 15),
-    "int32": (0, 1 << 31),
-}  # offset, full scale; as WAV files have them
 
 _said: set[str] = set()
 
@@ -160,23 +155,6 @@ def _read_ark(name: str) -> tuple[np.ndarray, int]:
     if not samples.size:
         raise UserError(f"{name}: holds no samples; rebuild the ark")
     return as_floats(name, samples).reshape(len(samples), -1), rate
-
-
-def as_floats(name: str, samples: np.ndarray) -> np.ndarray:
-    """Floats as they are; integers of a WAV file's kinds as float32 in [-1, 1].
-
-    Raises:
-        UserError: other integers, whose full scale nobody knows; no numbers.
-    """
-    if samples.dtype.kind == "f":
-        return samples
-    if samples.dtype.name not in _INTEGERS:
-        raise UserError(
-            f"{name}: {samples.dtype} samples; give floats in [-1, 1], or "
-            f"{', '.join(_INTEGERS)}"
-        )
-    offset, scale = _INTEGERS[samples.dtype.name]
-    return (samples.astype(np.float32) - offset) / scale
 
 
 def _to_mono_16k(name: str, samples: np.ndarray, rate: int) -> np.ndarray:
