@@ -24,10 +24,12 @@ __all__ = ["Deliberator", "Speech2Text", "UserError", "register"]
 def register() -> None:
     """Put our classes into ESPnet2's choices, and behind its ``Speech2Text``.
 
-    See ``espnet_llada.espnet.register`` and ``espnet.inference.hook_speech2text``.
+    See ``espnet_llada.espnet.register`` and the hooks of ``espnet.inference``.
     """
     importlib.import_module("espnet_llada.espnet.register").register()
-    importlib.import_module("espnet_llada.espnet.inference").hook_speech2text()
+    inference = importlib.import_module("espnet_llada.espnet.inference")
+    inference.hook_speech2text()
+    inference.hook_others()
 
 
 def __getattr__(name: str) -> object:

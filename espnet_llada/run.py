@@ -55,13 +55,14 @@ def main(cmd: list[str] | None = None) -> None:
     name = OURS.get(module, module)
     if not _is_there(name):
         raise UserError(f"-m {module}: no such module to run; {_EXAMPLE}")
-    if module.startswith("espnet2.bin.asr_inference_"):  # streaming, maskctc, k2
-        _check_search(rest)
+    if module.startswith("espnet2.bin.") and module not in (*OURS, *_FOR_ANY):
+        _check_model(module, rest)
     sys.argv = [name, *rest]
     with _prepared(module):
         runpy.run_module(name, run_name="__main__", alter_sys=True)
 
 
+_FOR_ANY = ("espnet2.bin.pack", "espnet2.bin.launch")  # take a model as it is
 _OF_MODELS = ("espnet2.bin.asr", "espnet2.bin.lm")
 
 
@@ -75,14 +76,20 @@ def _is_there(module: str) -> bool:
     return found is not None
 
 
-def _check_search(words: list[str]) -> None:
-    from espnet_llada.bin.asr_inference import train_config
-    from espnet_llada.build import uses_our_decoder
+def _check_model(module: str, words: list[str]) -> None:
+    """Refuse a model of ours where ESPnet's command cannot use it."""
+    named = (word.partition("=")[0] for word in words)
+    options = {word for word in named if word.endswith("_train_config")}
+    if module.startswith("espnet2.bin.asr_inference_"):
+        options.add("--asr_train_config")  # maybe in the YAML of --config
+    for option in sorted(options):
+        from espnet_llada.bin.asr_inference import train_config
+        from espnet_llada.build import uses_our_decoder
 
-    if uses_our_decoder(train_config(words)):
-        from espnet_llada.espnet.model import NO_SEARCH
+        if uses_our_decoder(train_config(words, option)):
+            from espnet_llada.espnet.inference import cannot
 
-        raise UserError(NO_SEARCH)
+            raise UserError(cannot(module))
 
 
 @contextlib.contextmanager

@@ -322,7 +322,8 @@ class Hypothesis:
         words: of ``text``, with times and confidences; empty without ``word_times``.
         calibrated: whether confidences were calibrated on other speech.
         evidence: for each token, as ``Word.evidence``.
-        alternatives: other transcripts, best first; empty without ``nbest``.
+        alternatives: other transcripts, best first, without words; empty without
+            ``nbest``.
         canvases: what each canvas came out as, this one included; empty without
             ``canvases``.
         risk: of a canvas: word errors to expect if the others may be true.

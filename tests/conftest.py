@@ -19,6 +19,7 @@ import pytest
 import soundfile
 import torch
 import yaml
+from hypothesis import settings
 
 from espnet_llada.import_guards import import_torchaudio
 
@@ -26,6 +27,9 @@ import_torchaudio()
 
 # A job in the background ignores interrupts, and so would what a test starts.
 signal.signal(signal.SIGINT, signal.default_int_handler)
+
+# What an example takes says more of the machine and its load than of the code.
+settings.register_profile("default", deadline=None)
 
 REPO = Path(__file__).resolve().parents[1]
 RECIPE = REPO / "egs2/librispeech/asr_llada"

@@ -143,20 +143,26 @@ def main(cmd: list[str] | None = None, strategy: str = "diffusion") -> None:
     _report(failures, len(todo), len(utterances))
 
 
-def train_config(words: list[str]) -> dict[str, Any]:
+def train_config(
+    words: list[str], option: str = "--asr_train_config"
+) -> dict[str, Any]:
     """The config of the training whose model a command line decodes.
+
+    Args:
+        words: the command line.
+        option: the one that names the config; also looked for in ``--config``.
 
     Returns:
         ``{}`` if it cannot be read, or no training has written it; our parser
         explains that.
     """
     parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
-    for name in ("asr_train_config", "config"):
-        parser.add_argument(f"--{name}", nargs="?")
+    parser.add_argument(option, nargs="?", dest="train_config")
+    parser.add_argument("--config", nargs="?")
     given = parser.parse_known_args(words)[0]
     try:
         options = read_yaml(given.config) if given.config else {}
-        path = given.asr_train_config or options.get("asr_train_config")
+        path = given.train_config or options.get(option.lstrip("-"))
         config = read_yaml(path) if path else {}
     except UserError:
         return {}

@@ -295,6 +295,12 @@ def _check_format(
             f"--format {form}: {len(utterances)} recordings, a file holds one; name a "
             "directory that exists with --output"
         )
+    for utterance in utterances:
+        if form == "ctm" and utterance.utt_id.startswith(";;"):
+            raise UserError(
+                f"{utterance.path}: in a CTM lines that begin with ;; are comments; "
+                "rename it, or take --format json"
+            )
     timed = has_ctc(config) and getattr(args, "use_audio", True)
     timed &= options.extensions.get("word_times") is not None
     known = [u.first_pass for u in utterances if u.first_pass is not None]

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import functools
+import importlib
 import inspect
 import os
 from collections.abc import Iterator, Mapping, Sequence
@@ -13,9 +15,42 @@ from typing import Any
 from torch import nn
 
 from espnet_llada.build import uses_our_decoder
-from espnet_llada.inference.api import Speech2Text
+from espnet_llada.inference.api import InferenceAPI, Speech2Text
 from espnet_llada.io.files import read_yaml
 from espnet_llada.types import UserError
+
+_DECODE = "use espnet_llada.Speech2Text, or python -m espnet_llada.bin.asr_inference"
+_ALIGN = (
+    "for word times use word_times=True of espnet_llada.Speech2Text; for those of a "
+    "known text espnet-llada deliberate --mask_ratio 0 --format ctm"
+)
+_CANNOT = {
+    "asr_inference_streaming": (
+        "Speech2TextStreaming",
+        "streaming is not supported, an utterance is encoded as a whole",
+        f"{_DECODE} (asr.sh without use_streaming)",
+    ),
+    "asr_inference_maskctc": (
+        "Speech2Text",
+        "its search is for decoder: mlm",
+        f"{_DECODE} with mask_ctc: true (asr.sh without use_maskctc)",
+    ),
+    "asr_inference_k2": (
+        "k2Speech2Text",
+        "there is no CTC over ESPnet's tokens",
+        f"{_DECODE} (asr.sh without use_k2)",
+    ),
+    "asr_align": ("CTCSegmentation", "there is no CTC over ESPnet's tokens", _ALIGN),
+    "align": ("ForcedAligner", "there is no CTC over ESPnet's tokens", _ALIGN),
+}
+"""Modules of ``espnet2.bin`` that cannot use our models: the class, why, the mend."""
+
+
+def cannot(module: str) -> str:
+    """One line: why a module of ``espnet2.bin`` cannot use a model of ours."""
+    name = module.removeprefix("espnet2.bin.")
+    _, reason, mend = _CANNOT.get(name, ("", "it is for other models", _DECODE))
+    return f"espnet2.bin.{name}: not for decoder: llada or llama, {reason}; {mend}"
 
 
 def build_with_espnet(config: Mapping[str, Any]) -> nn.Module:
@@ -70,7 +105,7 @@ def hook_speech2text() -> None:
     def new(cls, *args, **kwargs):
         given = {**dict(zip(defaults, args, strict=False)), **kwargs}
         config = _config_of_ours(given)
-        if cls is not Stock or config is None:
+        if cls is not Stock or config is None or not given.get("asr_model_file"):
             return object.__new__(cls)
         # ESPnet's commands pass all its defaults, which ask for nothing.
         asked = {
@@ -86,10 +121,41 @@ def hook_speech2text() -> None:
     Stock.__new__ = new
 
 
+def hook_others() -> None:
+    """Have ESPnet's other classes refuse our models, in one line.
+
+    Calling it again changes nothing.
+    """
+    for module, (name, *_) in _CANNOT.items():
+        # Not there: in ESPnet 202511 align, without their packages k2 and asr_align.
+        with contextlib.suppress(ImportError):
+            found = importlib.import_module(f"espnet2.bin.{module}")
+            _refuse_ours(getattr(found, name), cannot(module))
+
+
+def _refuse_ours(stock: type, message: str) -> None:
+    init = stock.__init__
+    if getattr(init, "refuses_ours", False):
+        return
+    _, *names = inspect.signature(init).parameters
+
+    @functools.wraps(init)
+    def checked_init(self, *args, **kwargs):
+        given = {**dict(zip(names, args, strict=False)), **kwargs}
+        trained = vars(given.get("asr_train_args") or argparse.Namespace())
+        ours = isinstance(given.get("model"), InferenceAPI) or uses_our_decoder(trained)
+        if ours or _config_of_ours(given) is not None:
+            raise UserError(message)
+        init(self, *args, **kwargs)
+
+    checked_init.refuses_ours = True
+    stock.__init__ = checked_init
+
+
 def _config_of_ours(given: Mapping[str, Any]) -> Path | None:
     """The config among ESPnet's arguments, if it is of one of our decoders."""
     config, model_file = given.get("asr_train_config"), given.get("asr_model_file")
-    if model_file is None:
+    if config is None and model_file is None:
         return None
     config = Path(model_file).parent / "config.yaml" if config is None else Path(config)
     try:

@@ -2,27 +2,30 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from numbers import Integral
 from pathlib import Path
 from typing import Any, BinaryIO
 
 import numpy as np
 import torch
+from torch import nn
 
 from espnet_llada.inference.loading import find_model, load_model
 from espnet_llada.inference.options import GROUPS, OPTIONS, job_options
 from espnet_llada.inference.recognizer import Transcriber
 from espnet_llada.io.schema import Count, checked
-from espnet_llada.io.waveform import check_samples
+from espnet_llada.io.waveform import as_floats, check_samples
 from espnet_llada.types import SAMPLE_RATE, Hypothesis, LoadOptions, UserError
 
 Result = list[tuple[str, list[str], list[int], Hypothesis]]
 """ESPnet's ``Speech2Text`` result: text, tokens, token ids, hypothesis; best first."""
 
+
 Samples = np.ndarray | torch.Tensor
-Speech = Samples | tuple[Samples, int] | str | Path | BinaryIO
-"""float32 (T,) at 16 kHz, or with its rate (Hz) as soundfile.read returns it; or an
+Speech = Samples | tuple[Samples, int] | tuple[int, Samples] | str | Path | BinaryIO
+"""Floats in [-1, 1], or integers as in WAV files, (T,), (1, T) or (T, 1), at 16 kHz or
+with their rate (Hz), as soundfile, torchaudio, SciPy and kaldiio return them; or an
 audio file by its path, open, or in a ``BytesIO``."""
 
 
@@ -70,10 +73,19 @@ class InferenceAPI:
 
     @classmethod
     def from_pretrained(
-        cls, model_tag: str | Path, system: str = "llada", **options: Any
+        cls, model_tag: str | Path | None = None, system: str = "llada", **options: Any
     ):
-        """Load a directory, a packed zip, a tag or a hub id; see ``find_model``."""
-        return cls(*find_model(model_tag, system), **options)
+        """Load a directory, a packed zip, a tag or a hub id; see ``find_model``.
+
+        Without one, as in ESPnet, by ``asr_train_config`` and ``asr_model_file``.
+        """
+        files = find_model(model_tag, system) if model_tag is not None else ()
+        return cls(*files, **options)
+
+    @property
+    def asr_model(self) -> nn.Module:
+        """The model, by ESPnet's name."""
+        return self.recognizer.model
 
     def __setattr__(self, name: str, value: Any) -> None:
         """Refuse an option as attribute, which would have no effect."""
@@ -118,6 +130,8 @@ class InferenceAPI:
         transcriber = self._transcriber(options)
         if len(utt_ids) != len(batch):
             raise UserError(f"{len(utt_ids)} utt_ids for {len(batch)} utterances")
+        if wrong := [name for name in utt_ids if not isinstance(name, str)]:
+            raise UserError(f"utt_id {wrong[0]!r}: not a name; is it a rate? write fs=")
         results = []
         for i in range(0, len(batch), size or max(len(batch), 1)):
             part = slice(i, i + (size or len(batch)))
@@ -174,7 +188,8 @@ class Speech2Text(InferenceAPI):
 
     def batch_decode(
         self,
-        speech: Sequence[Speech],
+        speech: Iterable[Speech],
+        speech_lengths: Iterable[int] | None = None,
         utt_ids: Sequence[str] | None = None,
         batch_size: int | None = None,
         fs: int = SAMPLE_RATE,
@@ -182,11 +197,17 @@ class Speech2Text(InferenceAPI):
     ) -> list[Result]:
         """Transcribe many utterances, ``batch_size`` at once; see ``__call__``.
 
-        ``utt_ids``: seed random draws; by default all are called ``utt``.
+        Args:
+            speech: the utterances; or padded ones (B, T), as ESPnet's.
+            speech_lengths: samples of each of those, (B,).
+            utt_ids: seed random draws; by default all are called ``utt``.
         """
         size = checked(batch_size or self.batch_size, Count, "batch_size")
-        ids = ["utt"] * len(speech) if utt_ids is None else list(utt_ids)
-        return self._run(speech, ids, None, fs, options, size)
+        batch = list(speech)
+        if speech_lengths is not None:
+            batch = _unpadded(batch, [int(n) for n in speech_lengths])
+        ids = ["utt"] * len(batch) if utt_ids is None else list(utt_ids)
+        return self._run(batch, ids, None, fs, options, size)
 
 
 class Deliberator(InferenceAPI):
@@ -239,24 +260,40 @@ def _is_option(name: str) -> bool:
     return any(name in names for names in (OPTIONS, GROUPS, ESPNET))
 
 
+def _unpadded(padded: Sequence[Samples], lengths: Sequence[int]) -> list[Samples]:
+    """The rows (T,) of padded ones (B, T), given their lengths (B,)."""
+    if len(lengths) != len(padded):
+        raise UserError(f"{len(lengths)} speech_lengths for {len(padded)} utterances")
+    pairs = list(zip(padded, lengths, strict=True))
+    for row, length in pairs:
+        if not hasattr(row, "ndim") or not 0 < length <= len(row):
+            raise UserError(
+                f"speech_lengths {length}: give samples (B, T) and lengths of 1 to T"
+            )
+    return [row[:length] for row, length in pairs]
+
+
 def _is_batch(speech: Any) -> bool:
     """Whether it is a list of utterances, not one of them with its rate."""
-    return isinstance(speech, (list, tuple)) and not _has_rate(speech)
+    return isinstance(speech, (list, tuple)) and _with_rate(speech) is None
 
 
-def _has_rate(speech: Any) -> bool:
-    pair = isinstance(speech, tuple) and len(speech) == 2
-    return pair and isinstance(speech[1], Integral)
+def _with_rate(speech: Any) -> tuple[Samples, int] | None:
+    if isinstance(speech, tuple) and len(speech) == 2:
+        for samples, rate in (speech, speech[::-1]):
+            if isinstance(rate, Integral):
+                return samples, int(rate)
+    return None
 
 
 def _waveform(speech: Speech, utt_id: str, fs: int) -> np.ndarray:
+    """Samples (T,), float32 at 16 kHz; ``fs``: of those without a rate (Hz)."""
     if isinstance(speech, (str, Path)) or hasattr(speech, "read"):
         from espnet_llada.io.audio.reading import load_audio
 
         return load_audio(speech)
     name = f"speech of utterance {utt_id}"
-    if _has_rate(speech):
-        speech, fs = speech
+    speech, fs = _with_rate(speech) or (speech, fs)
     if isinstance(speech, torch.Tensor):
         floats = speech.float() if speech.is_floating_point() else speech
         speech = floats.detach().cpu().numpy()
@@ -264,21 +301,19 @@ def _waveform(speech: Speech, utt_id: str, fs: int) -> np.ndarray:
         raise UserError(
             f"{name}: a {type(speech).__name__}; give an array, a tensor or a file"
         )
-    if speech.dtype.kind != "f":
-        raise UserError(
-            f"{name}: {speech.dtype} samples; give floats in [-1, 1], of int16 those "
-            "divided by 32768"
-        )
+    speech = as_floats(name, speech)
+    if speech.ndim == 2 and 1 in speech.shape:  # one channel, as torchaudio.load has it
+        speech = speech.reshape(-1)
     if speech.ndim != 1:
         raise UserError(
             f"{name}: shape {speech.shape}; give mono samples (T,), e.g. the mean over "
-            "the channels"
+            "the channels, and several utterances as a list"
         )
     if not len(speech):
         raise UserError(f"{name}: holds no samples")
     check_samples(name, speech)
     if fs == SAMPLE_RATE:
-        return speech.astype(np.float32, copy=False)
+        return np.require(speech, np.float32, "W")  # torch warns of what is read-only
     from espnet_llada.io.audio.reading import resampled
 
     rate = int(fs) if isinstance(fs, Integral) else fs  # NumPy's

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any
 
@@ -49,13 +49,11 @@ def make_hook(
         kind = named(f"{module}:Hook")
         kind.check(extensions[name], decoder, sampler, extensions)
         kinds.append(partial(kind, extensions[name]))
-    if not kinds:
-        return None
+    return partial(_chain, kinds) if kinds else None  # a partial can be pickled
 
-    def make(*given: Any) -> _Chain:
-        return _Chain([kind(*given) for kind in kinds], *given)
 
-    return make
+def _chain(kinds: Sequence[Callable[..., DecodingHook]], *given: Any) -> _Chain:
+    return _Chain([kind(*given) for kind in kinds], *given)
 
 
 class _Chain(DecodingHook):

@@ -1,14 +1,17 @@
 """N-best lists: other transcripts of an utterance, each with its likelihood.
 
 The best transcript is the one that there is without ``nbest``. Of Whisper-LLaMA the
-others are those of its beam. Masked diffusion fills one canvas, so the others are
-drawn: parts of the best transcript are masked at random and filled in again at a
-temperature; the CTC's draft and, in deliberation, the first pass are candidates too.
-All are ranked by one likelihood, that of the model's scorer, or else of its LM (in one
-pass, from the audio alone), and of its CTC. Alternatives are distinct, so there may be
+others are those of its beam. Masked diffusion fills one canvas, so the others are made:
+a model's scorer leaves the best transcript where it is least sure of it, and goes on
+alone; without a scorer parts of the transcript are masked at random and filled in again
+at a temperature. The CTC's draft and, in deliberation, the first pass are candidates
+too. All are ranked by one likelihood, that of the scorer, or else of the LM (in one
+pass, from the audio alone), and of the CTC. Alternatives are distinct, so there may be
 fewer than asked for, and none for a recording that is cut into segments.
 
-Source: rescoring of n-best lists by CTC and attention decoder (Watanabe et al. 2017).
+Source: rescoring of n-best lists by CTC and attention decoder (Watanabe et al. 2017);
+hypotheses that leave the best one once, as in list Viterbi decoding (Seshadri and
+Sundberg 1994).
 """
 
 from __future__ import annotations
@@ -21,7 +24,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
 
 from espnet_llada.core.canvas import transcript_canvas
 from espnet_llada.core.masking import measure
@@ -38,14 +40,17 @@ MASK_RATIO, TEMPERATURE, STEPS = 0.3, 1.0, 8
 """Of the draws; chosen on synthetic dev speech (LOG.md)."""
 
 DRAWS = 2
-"""Draws for each transcript that is asked for."""
+"""Draws, or branches, for each transcript that is asked for."""
+
+_OTHERS = 2
+"""Tokens that are tried at a place where the scorer leaves the best transcript."""
 
 _CTC_WEIGHT = 0.3  # as in the scorer's objections, which were tuned
 _TAIL = 1
 
 
 class Alternatives:
-    """Draws other transcripts for those that a ``Transcriber`` has found.
+    """Makes other transcripts for those that a ``Transcriber`` has found.
 
     Args:
         transcriber: of a masked-diffusion model; its draws use no extension.
@@ -60,6 +65,7 @@ class Alternatives:
             for sampler in samplers(self.nbest, seed)
         ]
 
+    @torch.no_grad()
     def __call__(
         self,
         waveforms: Sequence[np.ndarray],
@@ -75,18 +81,33 @@ class Alternatives:
             return list(found)
         best = [found[row] for row in rows]
         audio = [waveforms[row] for row in rows]
-        candidates = self._drawn(audio, [utt_ids[row] for row in rows], best)
         encoded = self.one.recognizer.encoded(audio)
         decoder = self.one.model.decoder
+        prefix = decoder.prefix(*encoded)
+        if (scorer := getattr(prefix, "scorer", None)) is not None:
+            candidates = self._branched(scorer, best)
+        else:
+            candidates = self._drawn(audio, [utt_ids[row] for row in rows], best)
         drafts = decoder.audio_prefix.draft(decoder.prompt, *encoded) or ()
         for own, ids in zip(candidates, drafts, strict=bool(drafts)):
             own.append(self._written(own[0], self.one.kept(ids)))
         if transcripts is not None:
             for own, row in zip(candidates, rows, strict=True):
                 own.append(self._first_pass(transcripts[row]))
-        scored = with_likelihoods(decoder, encoded, candidates)
+        scored = with_likelihoods(decoder, prefix, candidates)
         made = dict(zip(rows, map(self._ranked, scored), strict=True))
         return [made.get(row, h) for row, h in enumerate(found)]
+
+    def _branched(
+        self, scorer: Any, best: Sequence[Hypothesis]
+    ) -> list[list[Hypothesis]]:
+        """Of each utterance the best, and what branches off it."""
+        count = DRAWS * (self.nbest - 1)
+        others = branches(scorer, [h.token_ids for h in best], count)
+        return [
+            [h, *(self._written(h, self.one.kept(ids)) for ids in own)]
+            for h, own in zip(best, others, strict=True)
+        ]
 
     def _drawn(
         self,
@@ -142,12 +163,40 @@ def samplers(nbest: int, seed: int) -> Iterator[SamplerOptions]:
         )
 
 
-@torch.no_grad()
+def branches(
+    scorer: Any, texts: Sequence[Sequence[int]], count: int
+) -> list[list[list[int]]]:
+    """Other token ids of each utterance, at most ``count``.
+
+    Where the scorer finds another token most probable, against the text's own, it
+    takes that one and goes on alone (greedy).
+    """
+    from espnet_llada.extensions.whisper_scorer.scorer import continued
+
+    begun, found = [], [[] for _ in texts]
+    for scored in scorer(range(len(texts)), texts):
+        own = [*scored.text[: len(scored.log_probs) - 1], scorer.eos]
+        log_probs = scored.log_probs.clone()
+        log_probs[torch.arange(len(own)), own] = -torch.inf
+        values, tokens = log_probs.topk(_OTHERS, dim=1)
+        gains = (values - values.new_tensor(scored.own)[:, None]).flatten()
+        for index in gains.topk(min(count, len(gains))).indices.tolist():
+            place, rank = divmod(index, _OTHERS)
+            if (token := int(tokens[place, rank])) == scorer.eos:
+                found[scored.row].append(own[:place])
+            else:
+                begun.append((scored.row, [*own[:place], token]))
+    longest = 2 * max(map(len, texts), default=0) + 8
+    whole, _ = continued(scorer, begun, longest)
+    for (row, _), text in zip(begun, whole, strict=True):
+        found[row].append(text)
+    return found
+
+
 def with_likelihoods(
-    decoder: LMDecoder, encoded: tuple[Tensor, Tensor], rows: Sequence[Sequence[Any]]
+    decoder: LMDecoder, prefix: Any, rows: Sequence[Sequence[Any]]
 ) -> list[list[Hypothesis]]:
     """The hypotheses of each utterance, with their log-likelihood (nats) as score."""
-    prefix = decoder.prefix(*encoded)
     texts = [(row, h.token_ids) for row, own in enumerate(rows) for h in own]
     scorer, alignment = (getattr(prefix, n, None) for n in ("scorer", "alignment"))
     if scorer is not None:

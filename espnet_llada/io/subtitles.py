@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import html
+import math
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from itertools import groupby
@@ -31,25 +32,43 @@ def with_first_pass_times(
 
     Returns:
         The words, with the first pass's times where it has times of words and the word
-        is unchanged but for its case; and its cues with the words that are in their
-        place now, none if it has none.
+        is unchanged but for its case, and those of the others between them; and its
+        cues with the words that are in their place now, none if it has none.
     """
     own = [word.casefold() for word in given.text.split()]
     pairs = align(own, [word.text.casefold() for word in words])
-    found, place = [], 0
+    found, kept, place = [], [], 0
     for before, after in pairs:
         if after is not None:
             word = words[len(found)]
-            if before == after and given.words:
+            kept.append(before == after and bool(given.words))
+            if kept[-1]:
                 start, end = given.words[place]
                 word = replace(word, start=start, end=end)
             found.append(word)
         place += before is not None
+    found = _between(found, kept)
     texts: list[list[str]] = [[] for _ in given.cues]
     for word, cue in zip(found, _cue_of_each(pairs, given), strict=bool(given.cues)):
         texts[cue].append(word.text)
     each = zip(given.cues, texts, strict=True)
     return tuple(found), [(s, e, " ".join(own)) for (s, e, _), own in each if own]
+
+
+def _between(words: Sequence[Word], kept: Sequence[bool]) -> list[Word]:
+    """Times that are not kept are moved between those that are."""
+    stops, stop = [], math.inf
+    for word, keep in zip(reversed(words), reversed(kept), strict=True):
+        stops.append(stop)
+        stop = word.start if keep else stop
+    made, begin = [], 0.0
+    for word, keep, stop in zip(words, kept, reversed(stops), strict=True):
+        if not keep and word.start is not None:
+            start = min(max(word.start, begin), stop)
+            word = replace(word, start=start, end=min(max(word.end, start), stop))
+        begin = word.end if keep else begin
+        made.append(word)
+    return made
 
 
 def _cue_of_each(pairs: Sequence[Pair], given: TimedText) -> list[int]:
@@ -141,7 +160,7 @@ def srt(cues: Sequence[Cue]) -> str:
     """SubRip."""
     numbered = enumerate(cues, 1)
     return "".join(
-        f"{n}\n{_clock(start, ',')} --> {_clock(end, ',')}\n{text}\n\n"
+        f"{n}\n{_span(start, end, ',')}\n{text}\n\n"
         for n, (start, end, text) in numbered
     )
 
@@ -149,14 +168,20 @@ def srt(cues: Sequence[Cue]) -> str:
 def vtt(cues: Sequence[Cue]) -> str:
     """WebVTT."""
     return "WEBVTT\n\n" + "".join(
-        f"{_clock(start, '.')} --> {_clock(end, '.')}\n"
-        f"{html.escape(text, quote=False)}\n\n"
+        f"{_span(start, end, '.')}\n{html.escape(text, quote=False)}\n\n"
         for start, end, text in cues
     )
 
 
-def _clock(seconds: float, point: str) -> str:
-    whole, milli = divmod(round(seconds * 1000), 1000)
+def _span(start: float, end: float, point: str) -> str:
+    """The line of times; WebVTT's end is behind its start, so by 1 ms at least."""
+    begin = round(start * 1000)
+    stop = max(round(end * 1000), begin + 1)
+    return f"{_clock(begin, point)} --> {_clock(stop, point)}"
+
+
+def _clock(milliseconds: int, point: str) -> str:
+    whole, milli = divmod(milliseconds, 1000)
     minutes, second = divmod(whole, 60)
     hours, minute = divmod(minutes, 60)
     return f"{hours:02}:{minute:02}:{second:02}{point}{milli:03}"

@@ -19,6 +19,11 @@ QUIET = 1e-3
 """Level (-60 dB) up to which a model's CTC, if it has one, is asked for words first."""
 
 _FRAME = SAMPLE_RATE // 50
+_INTEGERS = {
+    "uint8": (128, 1 << 7),
+    "int16": (0, 1 << 15),
+    "int32": (0, 1 << 31),
+}  # offset, full scale; as WAV files have them
 
 
 def is_inaudible(waveform: np.ndarray) -> bool:
@@ -38,6 +43,23 @@ def is_quiet(waveform: np.ndarray) -> bool:
     frames = waveform[:whole].reshape(-1, _FRAME) if whole else waveform[None]
     levels = np.sqrt(np.square(frames, dtype=np.float64).mean(axis=1))
     return bool(np.quantile(levels, 0.95) <= QUIET)
+
+
+def as_floats(name: str, samples: np.ndarray) -> np.ndarray:
+    """Floats as they are; integers of a WAV file's kinds as float32 in [-1, 1].
+
+    Raises:
+        UserError: other integers, whose full scale nobody knows; no numbers.
+    """
+    if samples.dtype.kind == "f":
+        return samples
+    if samples.dtype.name not in _INTEGERS:
+        raise UserError(
+            f"{name}: {samples.dtype} samples; give floats in [-1, 1], or "
+            f"{', '.join(_INTEGERS)}"
+        )
+    offset, scale = _INTEGERS[samples.dtype.name]
+    return (samples.astype(np.float32) - offset) / scale
 
 
 def check_samples(name: str, samples: np.ndarray) -> None:

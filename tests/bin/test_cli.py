@@ -76,6 +76,10 @@ def test_json_lines_have_tokens_and_confidences(capsys, model_dir, speech, tmp_p
     # This model has no CTC.
     status, _, err = run(capsys, "transcribe", *common, "--format", "ctm")
     assert status == 2 and "ctm: no word times, which a model has by its CTC" in err
+    odd = tmp_path / ";;a.flac"
+    odd.write_bytes(speech[0].read_bytes())
+    status, _, err = run(capsys, "transcribe", odd, *common, "--format", "ctm")
+    assert status == 2 and ";;a.flac: in a CTM lines that begin with ;; are" in err
     status, _, err = run(capsys, "transcribe", *common, "--format", "srt")
     assert status == 2 and "srt: 3 recordings, a file holds one; name a dir" in err
     status, _, err = run(capsys, "transcribe", *common, "--nbest", 2)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -207,15 +208,6 @@ def test_espnets_own_command_decodes_ours(
     registered.main([str(word) for word in given])
     lines = (tmp_path / "espnet/1best_recog/text").read_text().splitlines()
     assert dict(line.partition(" ")[::2] for line in lines) == expected
-    for kind in ("streaming", "maskctc", "k2"):  # as asr.sh calls them
-        name = f"espnet2.bin.asr_inference_{kind}"
-        with pytest.raises(UserError, match="ESPnet's own searches cannot") as e:
-            run.main(["-m", name, *map(str, given)])
-        assert "\n" not in str(e.value)
-    from espnet2.bin.asr_inference_maskctc import Speech2Text as MaskCTC
-
-    with pytest.raises(UserError, match="ESPnet's own searches cannot"):
-        MaskCTC(tmp_path / "out/config.yaml", tmp_path / "out/1epoch.pth")
 
 
 def test_espnets_speech2text_of_other_decoders_is_its_own(registered, data, tmp_path):
@@ -250,6 +242,23 @@ def test_what_cannot_be_decoded_is_refused_and_the_rest_decodes(
     last = stage_10.splitlines()[-1]
     assert last.startswith("error: encoder_conf: interctc_use_conditioning: true needs")
     assert list(decode(tmp_path / "layers", data, "--steps", 2)) == list(TEXTS)
+
+
+def test_a_pack_by_espnet_model_zoo(registered, model_dir, data, tmp_path, monkeypatch):
+    """A zip of stage 14, which it unpacks below its cache."""
+    zoo = pytest.importorskip("espnet_model_zoo.downloader")
+    from espnet2.main_funcs.pack_funcs import pack
+
+    files = model_dir / "llada/config.yaml", model_dir / "llada/valid.acc.ave.pth"
+    config, model = map(str, files)
+    given = {"asr_model_file": model}, {"asr_train_config": config}
+    pack(*given, outpath=str(tmp_path / "x.zip"))
+    here = partial(zoo.ModelDownloader, str(tmp_path / "cache"))
+    monkeypatch.setattr(zoo, "ModelDownloader", here)
+    loaded = registered.Speech2Text.from_pretrained(str(tmp_path / "x.zip"), steps=2)
+    assert type(loaded) is Speech2Text
+    speech = data / "utt1.flac"
+    assert loaded(speech)[0][0] == Speech2Text(*files, steps=2)(speech)[0][0]
 
 
 def test_espnet_load_of_202611(registered, model_dir, data, monkeypatch):

@@ -196,8 +196,8 @@ def test_the_api_returns_what_espnets_does(data, trained):
     assert speech2text([]) == []
     for wrong, message in (
         (np.zeros((2, 800)), "mono"),
-        ((speech * 32767).astype(np.int16), "int16 samples; give floats"),
-        (torch.zeros(800, dtype=torch.int16), "int16 samples; give floats"),
+        ((speech * 32767).astype(np.int64), "int64 samples; give floats"),
+        (torch.zeros(800, dtype=torch.int64), "int64 samples; give floats"),
         (speech * 32767, "full scale is 1"),
         (speech * np.nan, "NaN"),
         (np.zeros(0), "no samples"),

@@ -89,11 +89,11 @@ def test_what_fits_is_handed_on():
 def test_a_yaml_is_plain_or_refused(tmp_path, content, message):
     file = tmp_path / "x.yaml"
     file.write_bytes(content if isinstance(content, bytes) else content.encode())
-    start = time.monotonic()
+    start = time.process_time()
     with pytest.raises(UserError) as e:
         read_yaml(file)
     assert str(e.value).startswith(f"{file}: ") and message in str(e.value)
-    assert "\n" not in str(e.value) and time.monotonic() - start < 2
+    assert "\n" not in str(e.value) and time.process_time() - start < 2
 
 
 @pytest.mark.parametrize("merged", [False, True])
@@ -104,14 +104,14 @@ def test_a_yaml_does_not_explode(tmp_path, merged):
         value = f"{{<<: [{many}]}}" if merged else f"[{many}]"
         lines.append(f"l{i}: &l{i} {value}")
     (tmp_path / "x.yaml").write_text("\n".join(lines))
-    start = time.monotonic()
+    start = time.process_time()
     if merged:  # some versions of PyYAML merge a key once, others each time
         with contextlib.suppress(UserError):
             assert read_yaml(tmp_path / "x.yaml")["l11"] == {"k": 1, "l": 2}
     else:
         with pytest.raises(UserError, match="in itself"):
             read_yaml(tmp_path / "x.yaml")
-    assert time.monotonic() - start < 2
+    assert time.process_time() - start < 2
 
 
 def test_a_yaml_s_numbers_dates_and_byte_order_mark(tmp_path):
@@ -177,10 +177,10 @@ def test_an_lm_of_impossible_sizes_is_refused_at_once(tiny_lm, tmp_path, name, v
     if value is None:  # as if it were not there
         empty_llama(tmp_path)
         return
-    start = time.monotonic()
+    start = time.process_time()
     with pytest.raises(UserError, match=f"^{tmp_path}: ") as e:
         empty_llama(tmp_path)
-    assert "\n" not in str(e.value) and time.monotonic() - start < 1
+    assert "\n" not in str(e.value) and time.process_time() - start < 1
 
 
 def test_a_text_of_few_choices_is_refused_with_them():

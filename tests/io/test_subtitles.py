@@ -73,6 +73,27 @@ def test_words_that_stayed_have_the_first_passs_times():
     assert cues == [(0.0, 1.0, "THE quick,"), (1.5, 2.0, "fox jumps")]
 
 
+def test_times_of_new_words_lie_between_those_that_stayed():
+    """The first pass's clock need not be the CTC's."""
+    given = TimedText("The quick fax ran", ((5.0, 5.2), (5.2, 5.4), (5.4, 5.6), (6, 7)))
+    own = [("The", 1.0, 1.2), ("quick", 1.2, 1.4), ("fox", 1.4, 1.6), ("ran", 2, 3)]
+    made, _ = with_first_pass_times(words(*own, ("off", 3, 4)), given)
+    assert [(w.start, w.end) for w in made] == [
+        *((5.0, 5.2), (5.2, 5.4), (5.4, 5.4), (6, 7), (7, 7)),
+    ]
+    late = [(text, start + 9, end + 9) for text, start, end in own]
+    made, _ = with_first_pass_times(words(*late, ("off", 13, 14)), given)
+    assert [(w.start, w.end) for w in made[2:]] == [(6, 6), (6, 7), (13, 14)]
+
+
+def test_a_cue_lasts():
+    """An end at the start, which WebVTT forbids."""
+    for make, point in ((srt, ","), (vtt, ".")):
+        text = make([(1.0, 1.0, "a"), (2.9996, 2.9999, "b")])
+        assert f"00:00:01{point}000 --> 00:00:01{point}001\na\n" in text
+        assert f"00:00:03{point}000 --> 00:00:03{point}001\nb\n" in text
+
+
 @pytest.mark.parametrize(
     ("name", "content", "cues"),
     [

@@ -287,21 +287,36 @@ def transcribed(
     Returns:
         Token ids without the end, and the log-probability of each.
     """
-    following, live = NextToken(scorer, 1.0), list(range(rows))
-    texts: list[list[int]] = [[] for _ in live]
+    return continued(scorer, [(row, ()) for row in range(rows)], longest)
+
+
+def continued(
+    scorer: Scorer, begun: Sequence[tuple[int, Text]], longest: int
+) -> tuple[list[list[int]], list[list[float]]]:
+    """Continue texts with the scorer alone (greedy).
+
+    Args:
+        scorer: of a batch.
+        begun: N times an utterance and the first token ids of a text.
+        longest: maximum tokens of a text.
+
+    Returns:
+        N rows of token ids without the end, and the log-probability of each new one.
+    """
+    following, live = NextToken(scorer, 1.0), list(range(len(begun)))
+    texts = [list(text) for _, text in begun]
     sure: list[list[float]] = [[] for _ in live]
     while live:
-        values, tokens = following(live, [texts[row] for row in live]).max(dim=1)
+        given = [begun[n][0] for n in live], [texts[n] for n in live]
+        values, tokens = following(*given).max(dim=1)
         going = []
-        for row, token, value in zip(
-            live, tokens.tolist(), values.tolist(), strict=True
-        ):
+        for n, token, value in zip(live, tokens.tolist(), values.tolist(), strict=True):
             if token == scorer.eos:
                 continue
-            texts[row].append(token)
-            sure[row].append(value)
-            if len(texts[row]) < longest:
-                going.append(row)
+            texts[n].append(token)
+            sure[n].append(value)
+            if len(texts[n]) < longest:
+                going.append(n)
         live = going
     return texts, sure
 

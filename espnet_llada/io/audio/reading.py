@@ -19,7 +19,7 @@ from espnet_llada.io.audio.foreign import not_audio
 from espnet_llada.io.audio.stream import BytesFile, truncated
 from espnet_llada.io.kaldi.archive import read_entry
 from espnet_llada.io.kaldi.pipe import Pipe
-from espnet_llada.io.waveform import check_samples
+from espnet_llada.io.waveform import as_floats, check_samples
 from espnet_llada.types import SAMPLE_RATE, UserError
 
 _ARK = re.compile(r"(.+\.ark):\d{1,18}")
@@ -32,7 +32,6 @@ cut, they would be short without a word, and joined have a header among the samp
 _BLOCK_FRAMES = 1 << 22
 _RATES = range(1_000, 768_001)
 _CANCELLED = 0.1  # of the energy that is left of channels without anything in common
-_INTEGERS = {"uint8": (128, 1 << 7), "int16": (0, 1 << 15)}  # offset, full scale
 
 _said: set[str] = set()
 
@@ -155,9 +154,7 @@ def _read_ark(name: str) -> tuple[np.ndarray, int]:
     rate, samples = entry
     if not samples.size:
         raise UserError(f"{name}: holds no samples; rebuild the ark")
-    offset, scale = _INTEGERS.get(samples.dtype.name, (0, 1))
-    floats = (samples.astype(np.float32) - offset) / scale
-    return floats.reshape(len(samples), -1), rate
+    return as_floats(name, samples).reshape(len(samples), -1), rate
 
 
 def _to_mono_16k(name: str, samples: np.ndarray, rate: int) -> np.ndarray:
