@@ -1,4 +1,4 @@
-"""Commit rules: which positions a pass of the LM commits, and what it shows as drafts.
+"""Commit rules: which positions a pass of the LM commits, and what it drafts.
 
 *Reach*: a pass also commits each position that is surer than all masked ones near it:
 what is far apart in speech hardly depends on each other. *Entropy budget*: a pass
@@ -43,7 +43,7 @@ class Options:
     """``commit``: which positions a pass commits, besides ``threshold``."""
 
     entropy_budget: Annotated[
-        Weight, Meta(description="above 0: nats of entropy that a pass may commit")
+        Weight, Meta(description="above 0: nats of entropy a pass may commit")
     ] = 0.0
     position_bias: Annotated[
         Weight, Meta(description="with that, nats that each position costs")
@@ -60,7 +60,7 @@ class Options:
         int, Meta(ge=0, le=8192, description="above 0: this pass commits all the rest")
     ] = 0
     draft_threshold: Annotated[
-        Share, Meta(description="above 0: show the LM tokens that probable as drafts")
+        Share, Meta(description="above 0: show the LM drafts that probable")
     ] = 0.0
 
 
