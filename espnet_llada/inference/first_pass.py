@@ -6,13 +6,20 @@ such a word that it can write, or nothing, and changes of that form are undone.
 
 from __future__ import annotations
 
+import logging
 import re
 import unicodedata
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from functools import lru_cache
+
+import numpy as np
 
 from espnet_llada.alignment import align
 from espnet_llada.networks.tokenizer import LMTokenizer, to_case
+from espnet_llada.types import SAMPLE_RATE
+
+_SPEED, _SLACK = 20.0, 32
+"""More tokens per second than speech can have, and a constant allowance."""
 
 _APOSTROPHES = str.maketrans(dict.fromkeys("\u2018\u2019\u02bc\uff07", "'"))
 _NOT_SPOKEN = re.compile(r"<[^<>]*>|[^\w']+|_")
@@ -98,3 +105,15 @@ def _shown(word: str, tokenizer: LMTokenizer) -> tuple[tuple[str, ...], bool]:
     letters = "".join(c for c in letters if not unicodedata.combining(c))
     spoken = " ".join(_NOT_SPOKEN.sub(" ", letters).split())
     return tuple(tokenizer.decode(tokenizer.encode(spoken)).split()), True
+
+
+def is_sayable(utt_id: str, waveform: np.ndarray, ids: Sequence[int]) -> bool:
+    """Whether audio (T,) at 16 kHz can hold a first pass; warns where it cannot."""
+    seconds = len(waveform) / SAMPLE_RATE
+    if len(ids) <= _SLACK + _SPEED * seconds:
+        return True
+    logging.warning(
+        f"{utt_id}: a first pass of {len(ids)} tokens over {seconds:.1f} s of audio is "
+        "more than can be spoken; it is not changed"
+    )
+    return False

@@ -6,7 +6,6 @@ case, and words of a first pass that the LM cannot write.
 
 from __future__ import annotations
 
-import logging
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
@@ -29,9 +28,6 @@ from espnet_llada.networks.tokenizer import CASES, to_case
 from espnet_llada.types import SAMPLE_RATE, FirstPasses, Hypothesis, UserError
 
 OUTPUT_CASES = ("auto", *CASES)
-
-_SPEED, _SLACK = 20.0, 32
-"""More tokens per second than speech can have, and a constant allowance."""
 
 
 class Transcriber:
@@ -264,8 +260,10 @@ class Transcriber:
         """Deliberate, except where a text is too long for its audio."""
         ids = self._encoded(texts)
         found = [self.kept(row) for row in ids]
+        from espnet_llada.inference.first_pass import is_sayable
+
         each = zip(utt_ids, waveforms, ids, strict=True)
-        sayable = [n for n, row in enumerate(each) if _is_sayable(*row)]
+        sayable = [n for n, row in enumerate(each) if is_sayable(*row)]
         spoken = self.spoken([waveforms[n] for n in sayable])
         rows = [sayable[n] for n in spoken]
         if rows:
@@ -339,17 +337,6 @@ def _in_case(h: Hypothesis, case: str) -> Hypothesis:
     others = tuple(_in_case(other, case) for other in h.alternatives)
     cased = {"words": tuple(words), "alternatives": others}
     return replace(h, text=to_case(h.text, case), **cased)
-
-
-def _is_sayable(utt_id: str, waveform: np.ndarray, ids: Sequence[int]) -> bool:
-    seconds = len(waveform) / SAMPLE_RATE
-    if len(ids) <= _SLACK + _SPEED * seconds:
-        return True
-    logging.warning(
-        f"{utt_id}: a first pass of {len(ids)} tokens over {seconds:.1f} s of audio is "
-        "more than can be spoken; it is not changed"
-    )
-    return False
 
 
 def _joined(parts: Sequence[Hypothesis]) -> Hypothesis:
