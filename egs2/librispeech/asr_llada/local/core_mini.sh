@@ -17,8 +17,8 @@ else
 fi
 
 # As in local/train_mini.sh: name, data, config, first tensors, more options.
-mini_runs() {
-    awk -v runs=" ${runs} " 'runs ~ /^ *$/ || index(runs, " " $1 " ")' << END
+all_runs() {
+    cat << END
 ctc   speech conf/train_asr_core_mini_ctc.yaml           -
 text  text   conf/train_asr_whisper_llama_core_mini.yaml - --batch_bins 9000 --valid_batch_bins 18000 --max_epoch 2 --num_iters_per_epoch 60
 llama speech conf/train_asr_whisper_llama_core_mini.yaml $(part_of ctc postencoder),$(part_of ctc decoder.audio_prefix),$(part_of text decoder.lm)

@@ -16,10 +16,10 @@ lm_of() { echo "$(part_of "$1" decoder.lm),$(part_of "$1" decoder.audio_prefix.c
 adapter_of() { echo "$(part_of "$1" postencoder),$(part_of "$1" decoder.audio_prefix.ctc)"; }
 scorer_of() { part_of "$1" decoder.audio_prefix.scorer; }
 all_of() { echo "$(adapter_of "$1"),$(lm_of "$1")"; }
-mini_runs() {
+all_runs() {
     local ctc
     ctc=$(adapter_of ctc)
-    awk -v runs=" ${runs} " 'runs ~ /^ *$/ || index(runs, " " $1 " ")' << EOF
+    cat << EOF
 ctc         speech  conf/train_asr_mini_ctc.yaml                 -
 text_llama  text    conf/train_asr_whisper_llama_mini_text.yaml  -
 text_llada  text    conf/train_asr_whisper_llada_mini_text.yaml  $(lm_of text_llama)
@@ -34,6 +34,9 @@ last_llada  last    conf/train_asr_whisper_llada_mini_last.yaml  $(all_of fresh_
 llada       last    conf/train_asr_whisper_llada_mini_soup.yaml  last_llada::,$(adapter_of llama+last_llada) --seed 2
 EOF
 }
+
+# Those of them that --runs names.
+mini_runs() { all_runs | awk -v runs=" ${runs} " 'runs ~ /^ *$/ || index(runs, " " $1 " ")'; }
 
 # mini_configs: the configs of all runs, or of those on <what>.
 mini_configs() { mini_runs | awk -v what="${1:-}" '!what || $2 == what { print $3 }'; }
