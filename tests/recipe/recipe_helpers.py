@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import importlib.util
 import os
 import shutil
 import subprocess
 import sys
 from pathlib import Path
+from types import ModuleType
 
 import numpy as np
 import soundfile
@@ -25,6 +27,17 @@ case "$*" in
     *) exec "{python}" "$@" ;;
 esac
 """
+
+
+def local_script(name: str) -> ModuleType:
+    """``local/<name>.py`` as a module; the scripts beside it can be imported by it."""
+    path = RECIPE / "local" / f"{name}.py"
+    spec = importlib.util.spec_from_file_location(name, path)
+    module = importlib.util.module_from_spec(spec)
+    if str(path.parent) not in sys.path:
+        sys.path.append(str(path.parent))
+    spec.loader.exec_module(module)
+    return module
 
 
 def copy_scripts(copy: Path) -> None:

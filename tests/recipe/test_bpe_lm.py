@@ -2,31 +2,19 @@
 
 from __future__ import annotations
 
-import importlib.util
-import sys
 from pathlib import Path
 
 import pytest
 import torch
-from recipe_helpers import RECIPE
+from recipe_helpers import local_script
 
 from espnet_llada import UserError
 from espnet_llada.io.weights.assets import MINI
 from espnet_llada.networks.backbone import Backbone
 from espnet_llada.networks.tokenizer import LMTokenizer
 
+script = local_script("make_bpe_lm")
 LINES = ["THE OTHER MOTHER", "SHE GATHERED THE FEATHERS", "IT ISN'T THERE"] * 3
-
-
-@pytest.fixture(scope="module")
-def script():
-    path = RECIPE / "local/make_bpe_lm.py"
-    spec = importlib.util.spec_from_file_location("make_bpe_lm", path)
-    module = importlib.util.module_from_spec(spec)
-    sys.path.insert(0, str(path.parent))
-    spec.loader.exec_module(module)
-    yield module
-    sys.path.remove(str(path.parent))
 
 
 @pytest.fixture
@@ -36,7 +24,7 @@ def text(tmp_path: Path) -> Path:
     return path
 
 
-def test_the_layers_stay_and_the_tokens_are_new(script, text, tmp_path, capsys):
+def test_the_layers_stay_and_the_tokens_are_new(text, tmp_path, capsys):
     made = tmp_path / "exp/lm"
     script.main(["--text", str(text), "--tokens", "30", "--output", str(made)])
     assert capsys.readouterr().out == f"{made}: 30 tokens\n"
@@ -58,7 +46,7 @@ def test_the_layers_stay_and_the_tokens_are_new(script, text, tmp_path, capsys):
     assert rows.norm(dim=1)[3:].min() > 0.1 * table.norm(dim=1).mean()
 
 
-def test_another_kind_of_lm_is_refused(script, text, tmp_path, tiny_lm):
+def test_another_kind_of_lm_is_refused(text, tmp_path, tiny_lm):
     argv = ["--text", str(text), "--lm", str(tiny_lm), "--output", str(tmp_path / "lm")]
     with pytest.raises(UserError, match="first tokens are not <unk> <s> </s>"):
         script.main(argv)

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import importlib.util
 import shutil
 from pathlib import Path
 
 import pytest
 import torch
 import yaml
-from recipe_helpers import RECIPE, snapshot
+from recipe_helpers import local_script, snapshot
 
 from espnet_llada import Speech2Text, UserError
 from espnet_llada.build import build_model
@@ -25,17 +24,7 @@ from espnet_llada.io.weights import assets, verify
 from espnet_llada.io.weights.assets import Packaged
 
 DECODE = "decode: {steps: 2, canvas_length: 6}\n"
-
-
-def load_script():
-    path = RECIPE / "local/pack_mini.py"
-    spec = importlib.util.spec_from_file_location("pack_mini", path)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
-script = load_script()
+script = local_script("pack_mini")
 
 
 @pytest.fixture

@@ -2,31 +2,23 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import sys
-from pathlib import Path
 
 import numpy as np
 import pytest
+from recipe_helpers import RECIPE, local_script
 
 from espnet_llada.extensions.posterior_prefix.mixture import TOKENS_FILE
 from espnet_llada.io.weights.assets import MINI
 from espnet_llada.networks.tokenizer import LMTokenizer
 
-RECIPE = Path(__file__).parents[1] / "egs2/librispeech/asr_llada"
 TRANSCRIPTS = sorted((RECIPE / "mini/LibriSpeech").rglob("*.trans.txt"))
 
 
 @pytest.fixture(scope="module")
 def make_lm():
-    path = RECIPE / "local/make_lm.py"
-    spec = importlib.util.spec_from_file_location("make_lm", path)
-    module = importlib.util.module_from_spec(spec)
-    sys.path.insert(0, str(path.parent))
-    spec.loader.exec_module(module)
-    yield module
-    sys.path.remove(str(path.parent))
+    return local_script("make_lm")
 
 
 @pytest.fixture
