@@ -82,6 +82,11 @@ class CTCAlignment:
         own = [self.windows.blank[row], *(self._columns[row][t] for t in text)]
         return torch.stack(own, dim=1)[: self.windows.lengths[row]]
 
+    def at(self, row: int, places: Sequence[int]) -> Tensor:
+        """(N, 1 + V): log-probabilities of the blank and of all tokens at N vectors."""
+        layer = self._audio[row, places], self._projected[row, places], self._table
+        return self._ctc.log_probs(*layer)
+
     def _some(self, texts: Sequence[tuple[int, Sequence[int]]]) -> list[float]:
         self._compute({(row, token) for row, text in texts for token in text})
         lengths, columns, targets = self.windows.lengths.tolist(), [], []

@@ -30,6 +30,7 @@ EXTENSIONS = {
     "draft_refinement": "espnet_llada.extensions.draft_refinement",
     "canvas_size": "espnet_llada.extensions.canvas_size",
     "mask_ctc": "espnet_llada.extensions.mask_ctc",
+    "ctc_fusion": "espnet_llada.extensions.ctc_fusion",
     "confidence": "espnet_llada.extensions.confidence",
     "placeholders": "espnet_llada.extensions.placeholders",
     "joint": "espnet_llada.extensions.joint_decoding",

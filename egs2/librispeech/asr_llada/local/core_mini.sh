@@ -20,7 +20,7 @@ fi
 all_runs() {
     cat << END
 ctc   speech conf/train_asr_core_mini_ctc.yaml           -
-text  text   conf/train_asr_whisper_llama_core_mini.yaml - --batch_bins 9000 --valid_batch_bins 18000 --max_epoch 2 --num_iters_per_epoch 60
+text  text   conf/train_asr_whisper_llama_core_mini.yaml - --batch_bins 9000 --valid_batch_bins 18000 --max_epoch 2 --num_iters_per_epoch 60 --scheduler_conf total_steps=120
 llama speech conf/train_asr_whisper_llama_core_mini.yaml $(part_of ctc postencoder),$(part_of ctc decoder.audio_prefix),$(part_of text decoder.lm)
 llada speech conf/train_asr_whisper_llada_core_mini.yaml llama:: --seed 1
 END
