@@ -7,12 +7,14 @@ largest add up to no more than a budget, which bounds what the tokens may depend
 other. A *position bias* prefers positions further left. *Last pass*: what is masked by
 then is committed at once. *Drafts*: the LM is shown a probable token before it is
 committed; the next pass scores it by a shadow mask, which sees all tokens but that one,
-and what turns out to be another token, or an unsure one, is decided again.
+and what turns out to be another token, or an unsure one, is decided again. *Blocks* of
+a fixed length are filled from left to right, however long the canvas.
 
 Source: EB-Sampler (Ben-Hamu et al. 2025, arXiv 2505.24857); position-biased and for
 speech in MDM-ASR (Yen et al. 2026, arXiv 2602.18952); drafts and shadow masks as in
 WINO (Hong et al. 2025, arXiv 2507.18578), where a draft is committed, and may be masked
-again.
+again; blocks as LLaDA's generate.py, of 4 for speech in Yeo et al. 2026 (arXiv
+2605.29613).
 """
 
 from __future__ import annotations
@@ -27,15 +29,17 @@ import torch.nn.functional as F
 from msgspec import Meta
 from torch import Tensor
 
-from espnet_llada.core.canvas import places_of
-from espnet_llada.core.masking import LogitsFn
+from espnet_llada.core.canvas import Canvas, places_of
+from espnet_llada.core.masking import Block, LogitsFn, Plan
 from espnet_llada.core.model import LMDecoder, Passes, response_places
 from espnet_llada.core.options import SamplerOptions
 from espnet_llada.core.prefix import Prefix
 from espnet_llada.core.recognizer import DecodingHook
+from espnet_llada.core.sampler import MakePlan
 from espnet_llada.extensions.requirements import need
 from espnet_llada.io.schema import Share, Weight
 from espnet_llada.networks.backbone import OutputHead, additive_mask
+from espnet_llada.networks.rows import RowRandom
 
 
 @dataclass(frozen=True)
@@ -62,6 +66,9 @@ class Options:
     draft_threshold: Annotated[
         Share, Meta(description="above 0: show the LM drafts that probable")
     ] = 0.0
+    block_length: Annotated[
+        int, Meta(ge=0, le=8192, description="above 0: positions of each sub-block")
+    ] = 0
 
 
 class Hook(DecodingHook):
@@ -85,6 +92,26 @@ class Hook(DecodingHook):
         alone = not options.draft_threshold or "block_cache" not in others
         why = "scores drafts on the whole canvas; leave block_cache out"
         need(alone, "commit: draft_threshold", why)
+        whole = not options.block_length or sampler.strategy == "diffusion"
+        why = f"is for strategy diffusion; {sampler.strategy} has blocks of its own"
+        need(whole, "commit: block_length", why)
+
+    def plan(
+        self, make: MakePlan, logits_fn: LogitsFn, canvas: Canvas, random: RowRandom
+    ) -> Plan:
+        """See ``DecodingHook``."""
+        if not (size := self.options.block_length):
+            return make(logits_fn, canvas, random)
+        # By the longest canvas there may be, so that no row depends on its batch.
+        passes = self.sampler.steps // math.ceil(self.sampler.canvas_length / size)
+        block, number = (
+            places_of(canvas.tokens) // size,
+            -(-canvas.tokens.shape[1] // size),
+        )
+        blocks = [
+            Block(canvas.valid & (block == i), max(1, passes)) for i in range(number)
+        ]
+        return Plan(blocks, torch.zeros_like(canvas.lengths))
 
     def process(
         self, tokens: Tensor, masked: Tensor, log_probs: Tensor

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from functools import partial
 from types import SimpleNamespace
 
 import pytest
@@ -38,7 +39,8 @@ def lm(sure):
 
 def committed(sure, options: Options, rows: int = 1, **sampler) -> list[list[int]]:
     """The positions that each pass commits, of the first row."""
-    given, found = SamplerOptions(**{"steps": 64, **sampler}), []
+    given = SamplerOptions(**{"steps": 64, "canvas_length": len(sure), **sampler})
+    found = []
     hook = Hook(options, SimpleNamespace(special=SPECIAL), given, [0])
     sample(
         lm(sure),
@@ -47,12 +49,23 @@ def committed(sure, options: Options, rows: int = 1, **sampler) -> list[list[int
         SPECIAL,
         on_pass=lambda p: found.append(p.committed[0].nonzero()[:, 0].tolist()),
         process=hook.process,
+        plan=partial(hook.plan, None) if options.block_length else None,
     )
     return found
 
 
 def entropy(p: float) -> float:
     return -p * math.log(p) - (1 - p) * math.log(1 - p)
+
+
+def test_blocks_of_a_fixed_length_are_filled_one_after_the_other():
+    sure = [0.9, 0.99, 0.7, 0.98, 0.97]
+    assert committed(sure, Options(block_length=2)) == [[1], [0], [3], [2], [4]]
+    blocks = {"threshold": 0.8}
+    assert committed(sure, Options(block_length=2), **blocks) == [[0, 1], [3], [2], [4]]
+    # A budget of passes is shared out; blocks that it cannot pay for take one.
+    assert committed(sure, Options(block_length=2), steps=1) == [[0, 1], [2, 3], [4]]
+    assert committed(sure, Options(block_length=9), steps=1) == [[0, 1, 2, 3, 4]]
 
 
 def test_a_pass_commits_what_its_entropy_budget_allows():
@@ -146,6 +159,7 @@ def test_a_shadow_mask_sees_all_but_its_own_draft(word_lm, tiny_whisper, cached)
         {"entropy_budget": 0.3, "position_bias": 0.2},
         {"last_pass": 2, "reach": 2},
         {"draft_threshold": 0.001, "last_pass": 3},
+        {"block_length": 2},
     ],
     ids=str,
 )
