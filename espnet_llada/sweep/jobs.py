@@ -31,7 +31,6 @@ from espnet_llada.io.files import write_text
 from espnet_llada.io.kaldi.table import read_numbers, read_table
 from espnet_llada.io.malloc import keep_freed_memory
 from espnet_llada.io.process_pool import CONTEXT, ProcessPool
-from espnet_llada.sweep.confidences import FILE, words_line
 from espnet_llada.sweep.rows import SweepRow
 from espnet_llada.sweep.systems import (
     Encoded,
@@ -93,8 +92,6 @@ def decode(systems: Systems, job: Job) -> Iterator[int]:
     folder, size = place.shard(row.key, job.set, job.shard), row.decoding.batch_size
     batches = like_durations(todo, _samples(place.data / job.set), size)
     more = more_files(row.options)
-    if "word_times" in row.options.extensions:
-        more[FILE] = words_line
     with DecodeDir(folder, identity, batches, size, more=more) as directory:
         yield len(todo) - len(directory.todo)
         if directory.todo or not target.is_file():
