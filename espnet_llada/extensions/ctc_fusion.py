@@ -6,7 +6,7 @@ draft is aligned with the audio, and position n of the canvas gets the CTC's
 distribution over tokens at the vector where token n of the draft is most probable.
 Positions behind the draft are the LM's alone.
 
-Imports ``extensions.ctc_prefix``, whose batches have a draft, and
+Needs the draft of ``extensions.ctc_prefix``; imports ``ctc_alignment`` and
 ``forced_alignment``.
 
 Source: the joint decoding of Naveriani et al. 2026 (arXiv 2604.14001), which adds a
