@@ -13,7 +13,8 @@ import yaml
 from espnet_llada.bin import asr_deliberate, asr_inference, bench, cli, sweep
 from espnet_llada.bin.decoding import given_options
 from espnet_llada.core.options import STRATEGIES
-from espnet_llada.inference.options import make_options, nested
+from espnet_llada.inference.options import GROUPS, make_options, merged, nested
+from espnet_llada.io.weights.assets import MINI
 from espnet_llada.scoring.published import read_published
 from espnet_llada.sweep.rows import SweepRow, read_sweep
 from espnet_llada.types import UserError
@@ -114,6 +115,29 @@ def test_sweep_yaml(path):
     assert {*STRATEGIES} <= {row.options.strategy for row in read.rows}
     assert not any(row.only_for_bench for row in read.rows)
     assert read.baseline and read.headline and read.examples
+
+
+@pytest.mark.parametrize(
+    ("system", "section", "key"),
+    [
+        ("llama", "decode", "llama"),
+        ("llada", "decode", "decoding"),
+        ("llada", "deliberate", "deliberation"),
+        ("llada", "diffusion", "diffusion_joint90"),
+        ("llada", "semi_ar", "semi_ar_blocks4"),
+        ("llada", "deliberation_random", "random_mask30"),
+        ("llada", "deliberation_semi_ar", "semi_deliberation_blocks4"),
+    ],
+)
+def test_the_defaults_of_the_mini_models_are_rows(system, section, key):
+    """Their decode.yaml says nothing else than the row, but for long recordings."""
+    (row,) = (r for r in read_sweep(CONF / "sweep_mini.yaml").rows if r.key == key)
+    shipped = yaml.safe_load((MINI / system / "decode.yaml").read_text())[section]
+    assert shipped.pop("long_form")
+    own = vars(row.options.sampler) | row.options.extensions
+    own = {k: vars(v) if k in GROUPS else v for k, v in own.items()}
+    assert row.system == system and row.options.extensions.keys() <= shipped.keys()
+    assert make_options(merged(own, shipped)) == row.options
 
 
 def test_the_papers_rows_are_there_in_both_profiles():

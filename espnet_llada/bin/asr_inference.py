@@ -23,7 +23,7 @@ from espnet_llada.bin.decoding import (
     load_options,
 )
 from espnet_llada.bin.options import OfKind, OptionParser, run_main, str2bool
-from espnet_llada.inference.batches import Utterance, decode_all
+from espnet_llada.inference.batches import Utterance, decode_all, with_first_pass
 from espnet_llada.inference.decode_dir import DecodeDir, identity_of
 from espnet_llada.inference.espnet_options import ESPNET
 from espnet_llada.inference.more_files import more_files, write_more
@@ -187,18 +187,11 @@ def _utterances(args: argparse.Namespace, options: DecodingOptions) -> list[Utte
     unknown = [k for k in keys if k not in table]
     if unknown:
         raise UserError(f"{args.key_file}: '{unknown[0]}' is not in {path}")
+    utterances = [Utterance(k, table[k]) for k in keys]
     if not options.deliberates:
-        return [Utterance(k, table[k]) for k in keys]
+        return utterances
     _require(args, "first_pass")
-    if options.wants_nbest:
-        from espnet_llada.io.nbest import read_nbest
-
-        lists = read_nbest(args.first_pass, keys)
-        return [Utterance(k, table[k], t[0].text, nbest=t) for k, t in lists.items()]
-    from espnet_llada.io.first_pass import read_first_pass
-
-    texts = read_first_pass(args.first_pass, keys)
-    return [Utterance(k, table[k], texts[k]) for k in keys]
+    return with_first_pass(utterances, args.first_pass, options.wants_nbest)
 
 
 def _model_files(args: argparse.Namespace) -> tuple[str | Path, str | Path]:

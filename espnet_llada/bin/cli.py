@@ -8,7 +8,7 @@ import logging
 import os
 import sys
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from pathlib import Path
 from types import ModuleType
 
@@ -23,7 +23,12 @@ from espnet_llada.bin.formats import FORMATS, SUBTITLES
 from espnet_llada.bin.options import OfKind, OptionParser, run_main, str2bool
 from espnet_llada.bin.process import printable
 from espnet_llada.core.options import STRATEGIES
-from espnet_llada.inference.batches import Outcome, Utterance, decode_all
+from espnet_llada.inference.batches import (
+    Outcome,
+    Utterance,
+    decode_all,
+    with_first_pass,
+)
 from espnet_llada.inference.espnet_options import has_ctc
 from espnet_llada.inference.options import DecodingOptions, job_options
 from espnet_llada.io.kaldi.table import normal_id
@@ -229,10 +234,7 @@ def _run(
     options = job_options(files[0], task, given, use_audio)
     _check_format(args, utterances, files[0], options)
     if options.wants_nbest and options.deliberates:
-        from espnet_llada.io.nbest import read_nbest
-
-        lists = read_nbest(args.first_pass, [u.utt_id for u in utterances])
-        utterances = [replace(u, nbest=lists[u.utt_id]) for u in utterances]
+        utterances = with_first_pass(utterances, args.first_pass, nbest=True)
 
     def decode(todo: Sequence[Utterance]) -> Iterator[Outcome]:
         if not todo:

@@ -32,7 +32,8 @@ def seed_of(utt_id: str, seed: int) -> int:
 class DecodingHook:
     """Extension points of a decoding; each method does nothing by default.
 
-    One object serves one batch; ``samples``: audio samples of each utterance.
+    One object serves one batch; ``samples``: audio samples of each utterance. For
+    ``check`` there is one without utterances.
     """
 
     def __init__(
@@ -45,14 +46,7 @@ class DecodingHook:
         self.options, self.decoder = options, decoder
         self.sampler, self.samples = sampler, samples
 
-    @classmethod
-    def check(
-        cls,
-        options: Any,
-        decoder: LMDecoder,
-        sampler: SamplerOptions,
-        others: Mapping[str, Any],
-    ) -> None:
+    def check(self, others: Mapping[str, Any]) -> None:
         """Raise a UserError if the model or the ``others``' options do not fit."""
 
     def open(self, prefix: Prefix, canvas: Canvas) -> tuple[Prefix, Canvas]:

@@ -118,6 +118,9 @@ def hook_speech2text() -> None:
         ours.asr_train_args = argparse.Namespace(**read_yaml(config))
         return ours
 
+    # On the class, since programs that have imported it before register() shall get
+    # ours too, which another class in its place in the module would not reach. ESPnet's
+    # registry (ClassChoices) knows a model's parts, not what decodes with it.
     Stock.__new__ = new
 
 

@@ -17,8 +17,6 @@ from typing import Annotated, Any
 from msgspec import Meta
 
 from espnet_llada.core.canvas import Canvas, blank_canvas
-from espnet_llada.core.model import LMDecoder
-from espnet_llada.core.options import SamplerOptions
 from espnet_llada.core.prefix import Prefix
 from espnet_llada.core.recognizer import DecodingHook
 from espnet_llada.extensions.requirements import need
@@ -43,22 +41,14 @@ class Options:
 class Hook(DecodingHook):
     """Makes the canvas."""
 
-    @classmethod
-    def check(
-        cls,
-        options: Options,
-        decoder: LMDecoder,
-        sampler: SamplerOptions,
-        others: Mapping[str, Any],
-    ) -> None:
+    def check(self, others: Mapping[str, Any]) -> None:
         """See ``DecodingHook``."""
         why = "deliberation's canvas is as long as the transcript; leave it out"
-        need(not sampler.deliberates, "canvas_size", why)
-        known = not options.positions_per_vector or hasattr(
-            decoder.audio_prefix, "posteriors"
-        )
+        need(not self.sampler.deliberates, "canvas_size", why)
+        has_posteriors = hasattr(self.decoder.audio_prefix, "posteriors")
         why = "this model has no posterior prefix; train with 'posterior_prefix'"
-        need(known, "canvas_size: positions_per_vector", why)
+        fits = has_posteriors or not self.options.positions_per_vector
+        need(fits, "canvas_size: positions_per_vector", why)
 
     def open(self, prefix: Prefix, canvas: Canvas) -> tuple[Prefix, Canvas]:
         """See ``DecodingHook``."""

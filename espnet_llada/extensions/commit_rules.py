@@ -31,12 +31,11 @@ from torch import Tensor
 
 from espnet_llada.core.canvas import Canvas, places_of
 from espnet_llada.core.masking import Block, LogitsFn, Plan
-from espnet_llada.core.model import LMDecoder, Passes, response_places
-from espnet_llada.core.options import SamplerOptions
+from espnet_llada.core.model import Passes, response_places
 from espnet_llada.core.prefix import Prefix
 from espnet_llada.core.recognizer import DecodingHook
 from espnet_llada.core.sampler import MakePlan
-from espnet_llada.extensions.requirements import need
+from espnet_llada.extensions.requirements import need, need_diffusion
 from espnet_llada.io.schema import Share, Weight
 from espnet_llada.networks.backbone import OutputHead, additive_mask
 from espnet_llada.networks.rows import RowRandom
@@ -77,23 +76,17 @@ class Hook(DecodingHook):
     _done: Tensor | None = None  # (B,), passes of each row
     drafts: Tensor | None = None
 
-    @classmethod
-    def check(
-        cls,
-        options: Options,
-        decoder: LMDecoder,
-        sampler: SamplerOptions,
-        others: Mapping[str, Any],
-    ) -> None:
+    def check(self, others: Mapping[str, Any]) -> None:
         """See ``DecodingHook``."""
-        need(decoder.diffuses, "commit", "is for a model with 'decoder: llada'")
-        ordered = not options.position_bias or options.entropy_budget
+        need_diffusion(self.decoder, "commit")
+        ordered = not self.options.position_bias or self.options.entropy_budget
         need(ordered, "commit: position_bias", "needs entropy_budget above 0")
-        alone = not options.draft_threshold or "block_cache" not in others
+        alone = not self.options.draft_threshold or "block_cache" not in others
         why = "scores drafts on the whole canvas; leave block_cache out"
         need(alone, "commit: draft_threshold", why)
-        whole = not options.block_length or sampler.strategy == "diffusion"
-        why = f"is for strategy diffusion; {sampler.strategy} has blocks of its own"
+        strategy = self.sampler.strategy
+        whole = not self.options.block_length or strategy == "diffusion"
+        why = f"is for strategy diffusion; {strategy} has blocks of its own"
         need(whole, "commit: block_length", why)
 
     def plan(

@@ -31,7 +31,6 @@ from espnet_llada.core.masking import (
     transcript_and_tail,
     with_tail,
 )
-from espnet_llada.core.model import LMDecoder
 from espnet_llada.core.options import SamplerOptions
 from espnet_llada.core.prefix import Prefix
 from espnet_llada.core.recognizer import DecodingHook
@@ -63,23 +62,16 @@ class Options:
 class Hook(DecodingHook):
     """Measures a transcript."""
 
-    @classmethod
-    def check(
-        cls,
-        options: Options,
-        decoder: LMDecoder,
-        sampler: SamplerOptions,
-        others: Mapping[str, Any],
-    ) -> None:
+    def check(self, others: Mapping[str, Any]) -> None:
         """See ``DecodingHook``."""
-        low = sampler.strategy == "deliberation_low_confidence"
-        why = f"is for deliberation_low_confidence, not for {sampler.strategy}"
+        low = self.sampler.strategy == "deliberation_low_confidence"
+        why = f"is for deliberation_low_confidence, not for {self.sampler.strategy}"
         need(low, "confidence", why)
-        if not options.passes:
-            need_scorer(decoder, "confidence: passes 0")
-        why = f"leaves nothing of steps {sampler.steps} to fill the canvas"
-        fits = options.passes < sampler.steps
-        need(fits, f"confidence: passes {options.passes}", why)
+        if not self.options.passes:
+            need_scorer(self.decoder, "confidence: passes 0")
+        why = f"leaves nothing of steps {self.sampler.steps} to fill the canvas"
+        fits = self.options.passes < self.sampler.steps
+        need(fits, f"confidence: passes {self.options.passes}", why)
 
     def open(self, prefix: Prefix, canvas: Canvas) -> tuple[Prefix, Canvas]:
         """See ``DecodingHook``."""

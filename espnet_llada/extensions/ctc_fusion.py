@@ -6,7 +6,7 @@ draft is aligned with the audio, and position n of the canvas gets the CTC's
 distribution over tokens at the vector where token n of the draft is most probable.
 Positions behind the draft are the LM's alone.
 
-Imports ``extensions.ctc_prefix``, whose batches have a draft, and
+Needs the draft of ``extensions.ctc_prefix``; imports ``ctc_alignment`` and
 ``forced_alignment``.
 
 Source: the joint decoding of Naveriani et al. 2026 (arXiv 2604.14001), which adds a
@@ -24,13 +24,11 @@ from msgspec import Meta
 from torch import Tensor
 
 from espnet_llada.core.canvas import Canvas
-from espnet_llada.core.model import LMDecoder
-from espnet_llada.core.options import SamplerOptions
 from espnet_llada.core.prefix import Prefix
 from espnet_llada.core.recognizer import DecodingHook
 from espnet_llada.extensions.ctc_alignment import CTCAlignment
 from espnet_llada.extensions.forced_alignment import viterbi
-from espnet_llada.extensions.requirements import need, need_ctc
+from espnet_llada.extensions.requirements import need, need_ctc, need_diffusion
 from espnet_llada.io.schema import Weight
 
 FLOOR = -10.0
@@ -54,19 +52,12 @@ class Hook(DecodingHook):
     _known: Tensor  # (B, L) bool
     _left: int
 
-    @classmethod
-    def check(
-        cls,
-        options: Options,
-        decoder: LMDecoder,
-        sampler: SamplerOptions,
-        others: Mapping[str, Any],
-    ) -> None:
+    def check(self, others: Mapping[str, Any]) -> None:
         """See ``DecodingHook``."""
-        need_ctc(decoder, "ctc_fusion")
-        need(decoder.diffuses, "ctc_fusion", "is for a model with 'decoder: llada'")
+        need_ctc(self.decoder, "ctc_fusion")
+        need_diffusion(self.decoder, "ctc_fusion")
         why = "deliberation starts from a first pass, not from a blank canvas"
-        need(not sampler.deliberates, "ctc_fusion", why)
+        need(not self.sampler.deliberates, "ctc_fusion", why)
         why = "its canvas is the CTC's draft already; leave one out"
         need("mask_ctc" not in others, "ctc_fusion: mask_ctc", why)
 

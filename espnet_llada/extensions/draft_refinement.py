@@ -22,8 +22,6 @@ from typing import Annotated, Any, NamedTuple
 from msgspec import Meta
 
 from espnet_llada.core.canvas import Canvas
-from espnet_llada.core.model import LMDecoder
-from espnet_llada.core.options import SamplerOptions
 from espnet_llada.core.prefix import Prefix
 from espnet_llada.core.recognizer import DecodingHook
 from espnet_llada.extensions.requirements import need, need_scorer
@@ -49,18 +47,11 @@ class Options:
 class Hook(DecodingHook):
     """Makes the audio prefix from the refined draft."""
 
-    @classmethod
-    def check(
-        cls,
-        options: Options,
-        decoder: LMDecoder,
-        sampler: SamplerOptions,
-        others: Mapping[str, Any],
-    ) -> None:
+    def check(self, others: Mapping[str, Any]) -> None:
         """See ``DecodingHook``."""
-        need_scorer(decoder, "draft_refinement")
+        need_scorer(self.decoder, "draft_refinement")
         why = "deliberation has no draft of its own; leave it out"
-        need(not sampler.deliberates, "draft_refinement", why)
+        need(not self.sampler.deliberates, "draft_refinement", why)
 
     def open(self, prefix: Prefix, canvas: Canvas) -> tuple[Prefix, Canvas]:
         """See ``DecodingHook``."""

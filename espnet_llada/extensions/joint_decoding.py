@@ -24,8 +24,6 @@ from msgspec import Meta
 from torch import Tensor
 
 from espnet_llada.core.canvas import Canvas
-from espnet_llada.core.model import LMDecoder
-from espnet_llada.core.options import SamplerOptions
 from espnet_llada.core.prefix import Prefix
 from espnet_llada.core.recognizer import DecodingHook
 from espnet_llada.extensions.requirements import need_scorer
@@ -50,16 +48,9 @@ class Hook(DecodingHook):
     _joint: JointScorer | None = None
     _next: NextToken | None = None
 
-    @classmethod
-    def check(
-        cls,
-        options: Options,
-        decoder: LMDecoder,
-        sampler: SamplerOptions,
-        others: Mapping[str, Any],
-    ) -> None:
+    def check(self, others: Mapping[str, Any]) -> None:
         """See ``DecodingHook``."""
-        need_scorer(decoder, "joint")
+        need_scorer(self.decoder, "joint")
 
     def open(self, prefix: Prefix, canvas: Canvas) -> tuple[Prefix, Canvas]:
         """See ``DecodingHook``."""

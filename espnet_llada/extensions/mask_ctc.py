@@ -16,13 +16,11 @@ from msgspec import Meta
 
 from espnet_llada.core.canvas import Canvas, transcript_canvas
 from espnet_llada.core.masking import LogitsFn, Plan
-from espnet_llada.core.model import LMDecoder
-from espnet_llada.core.options import SamplerOptions
 from espnet_llada.core.prefix import Prefix
 from espnet_llada.core.recognizer import DecodingHook
 from espnet_llada.core.sampler import MakePlan
 from espnet_llada.extensions.confidence import least_sure
-from espnet_llada.extensions.requirements import need, need_ctc
+from espnet_llada.extensions.requirements import need, need_ctc, need_diffusion
 from espnet_llada.io.schema import Share
 from espnet_llada.networks.rows import RowRandom
 
@@ -44,19 +42,13 @@ class Options:
 class Hook(DecodingHook):
     """Starts from the CTC draft."""
 
-    @classmethod
-    def check(
-        cls,
-        options: Options,
-        decoder: LMDecoder,
-        sampler: SamplerOptions,
-        others: Mapping[str, Any],
-    ) -> None:
+    def check(self, others: Mapping[str, Any]) -> None:
         """See ``DecodingHook``."""
-        need_ctc(decoder, "mask_ctc")
-        need(decoder.diffuses, "mask_ctc", "is for a model with 'decoder: llada'")
-        why = f"strategy {sampler.strategy} does not start from a draft; leave one out"
-        need(sampler.strategy == "diffusion", "mask_ctc", why)
+        need_ctc(self.decoder, "mask_ctc")
+        need_diffusion(self.decoder, "mask_ctc")
+        strategy = self.sampler.strategy
+        why = f"strategy {strategy} does not start from a draft; leave one out"
+        need(strategy == "diffusion", "mask_ctc", why)
 
     def open(self, prefix: Prefix, canvas: Canvas) -> tuple[Prefix, Canvas]:
         """See ``DecodingHook``."""

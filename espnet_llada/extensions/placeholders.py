@@ -27,9 +27,7 @@ from torch.nn.utils.rnn import pad_sequence
 
 from espnet_llada.core.canvas import Canvas, transcript_canvas
 from espnet_llada.core.masking import LogitsFn, Plan, transcript_and_tail
-from espnet_llada.core.model import LMDecoder
 from espnet_llada.core.objective import Targets
-from espnet_llada.core.options import SamplerOptions
 from espnet_llada.core.prefix import Prefix
 from espnet_llada.core.recognizer import DecodingHook
 from espnet_llada.core.sampler import MakePlan
@@ -56,21 +54,14 @@ class Options:
 class Hook(DecodingHook):
     """Inserts placeholders, and masks each together with the token behind it."""
 
-    @classmethod
-    def check(
-        cls,
-        options: Options,
-        decoder: LMDecoder,
-        sampler: SamplerOptions,
-        others: Mapping[str, Any],
-    ) -> None:
+    def check(self, others: Mapping[str, Any]) -> None:
         """See ``DecodingHook``."""
-        need_scorer(decoder, "placeholders")
-        text = sampler.deliberates or "mask_ctc" in others
+        need_scorer(self.decoder, "placeholders")
+        text = self.sampler.deliberates or "mask_ctc" in others
         need(text, "placeholders", "no text is on the canvas; leave it out")
         why = "this model was not trained with placeholders; train with "
         why += "'placeholders' in posterior_prefix"
-        need(decoder.audio_prefix.options.placeholders > 0, "placeholders", why)
+        need(self.decoder.audio_prefix.options.placeholders > 0, "placeholders", why)
 
     def open(self, prefix: Prefix, canvas: Canvas) -> tuple[Prefix, Canvas]:
         """See ``DecodingHook``."""

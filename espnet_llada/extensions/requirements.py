@@ -24,6 +24,11 @@ def need_ctc(decoder: LMDecoder, name: str) -> None:
         )
 
 
+def need_diffusion(decoder: LMDecoder, name: str) -> None:
+    """Raise for the option ``name`` if the LM is autoregressive."""
+    need(decoder.diffuses, name, "is for a model with 'decoder: llada'")
+
+
 def need(holds: bool, name: str, why: str) -> None:
     """Raise for the option ``name`` unless ``holds``."""
     if not holds:

@@ -29,8 +29,6 @@ from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
 from espnet_llada.core.canvas import Canvas, transcript_canvas, word_places
-from espnet_llada.core.model import LMDecoder
-from espnet_llada.core.options import SamplerOptions
 from espnet_llada.core.prefix import Prefix
 from espnet_llada.core.recognizer import DecodingHook
 from espnet_llada.core.sampler import SamplerResult
@@ -63,16 +61,9 @@ class Hook(DecodingHook):
 
     _prefix: Any = None
 
-    @classmethod
-    def check(
-        cls,
-        options: Options,
-        decoder: LMDecoder,
-        sampler: SamplerOptions,
-        others: Mapping[str, Any],
-    ) -> None:
+    def check(self, others: Mapping[str, Any]) -> None:
         """See ``DecodingHook``."""
-        need_scorer(decoder, "rescoring")
+        need_scorer(self.decoder, "rescoring")
 
     def open(self, prefix: Prefix, canvas: Canvas) -> tuple[Prefix, Canvas]:
         """See ``DecodingHook``."""

@@ -7,11 +7,12 @@ import logging
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from pathlib import Path
 
 import numpy as np
 
-from espnet_llada.io.first_pass import TimedText
+from espnet_llada.io.first_pass import TimedText, read_first_pass
 from espnet_llada.types import (
     SAMPLE_RATE,
     FirstPasses,
@@ -59,6 +60,29 @@ class Outcome:
     decode_seconds: float = 0.0
     audio_seconds: float = 0.0
     error: str | None = None
+
+
+def with_first_pass(
+    utterances: Sequence[Utterance], path: str | Path, nbest: bool
+) -> list[Utterance]:
+    """The utterances with their first pass.
+
+    Args:
+        utterances: those to deliberate over.
+        path: of the first pass; see ``read_first_pass`` and ``read_nbest``.
+        nbest: whether n-best lists are wanted; the best is the transcript.
+
+    Raises:
+        UserError: a file cannot be read, or an utterance has no transcript.
+    """
+    ids = [u.utt_id for u in utterances]
+    if not nbest:
+        texts = read_first_pass(path, ids)
+        return [replace(u, transcript=texts[u.utt_id]) for u in utterances]
+    from espnet_llada.io.nbest import read_nbest
+
+    pairs = zip(utterances, read_nbest(path, ids).values(), strict=True)
+    return [replace(u, transcript=own[0].text, nbest=own) for u, own in pairs]
 
 
 def like_durations(

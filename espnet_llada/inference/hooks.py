@@ -46,9 +46,9 @@ def make_hook(
             continue
         if not use_audio and name not in _WITHOUT_AUDIO:
             raise UserError(f"{name}: needs audio; leave it out")
-        kind = named(f"{module}:Hook")
-        kind.check(extensions[name], decoder, sampler, extensions)
-        kinds.append(partial(kind, extensions[name]))
+        make = partial(named(f"{module}:Hook"), extensions[name])
+        make(decoder, sampler, ()).check(extensions)
+        kinds.append(make)
     return partial(_chain, kinds) if kinds else None  # a partial can be pickled
 
 

@@ -1,4 +1,4 @@
-"""Files of a decoding directory that only some options have: n-best lists, canvases."""
+"""Files of a decoding directory that only some options have: n-best lists, words, …"""
 
 from __future__ import annotations
 
@@ -20,6 +20,10 @@ def more_files(options: DecodingOptions) -> dict[str, Callable[[Outcome], str]]:
         from espnet_llada.extensions.canvases import canvas_line
 
         found["canvases"] = lambda outcome: canvas_line(outcome.hypothesis)
+    if "word_times" in options.extensions:
+        from espnet_llada.inference.words import words_line
+
+        found["words"] = lambda outcome: words_line(outcome.hypothesis)
     return found
 
 

@@ -16,6 +16,7 @@ Source: word confidence by logistic regression of the decoders' scores (Platt sc
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
@@ -274,6 +275,18 @@ def carried(
         made.append(_merged(text, own) if own else Word(text, within=nearest))
         nearest = made[-1].within
     return tuple(made)
+
+
+def words_line(h: Hypothesis) -> str:
+    """Text, confidence and evidence of each word as a line of JSON."""
+    each = [
+        (w.text, _rounded(w.confidence), [*map(_rounded, w.evidence)]) for w in h.words
+    ]
+    return json.dumps(each, ensure_ascii=False)
+
+
+def _rounded(value: float | None) -> float | None:
+    return None if value is None else round(value, 4)
 
 
 def _merged(text: str, parts: Sequence[Word]) -> Word:

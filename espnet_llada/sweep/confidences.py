@@ -1,19 +1,17 @@
-"""Word confidences of rows with ``word_times: true``: written, read, and calibrated.
+"""Word confidences of rows with ``word_times: true``: read, and calibrated.
 
-In ``logdir/output.N/1best_recog/words`` each utterance has a JSON list of its words:
-text, confidence by the LM's probabilities, and ``Word.evidence``. The calibration is
-applied when they are read, so that a new one needs no decoding.
+In ``logdir/output.N/1best_recog/words`` each utterance has a line of ``words_line``,
+with confidences by the LM's probabilities. The calibration is applied when they are
+read, so that a new one needs no decoding.
 """
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import msgspec
 
-from espnet_llada.inference.batches import Outcome
 from espnet_llada.inference.options import task_of
 from espnet_llada.inference.words import Options, calibration
 from espnet_llada.io.kaldi.table import read_text
@@ -23,21 +21,7 @@ from espnet_llada.sweep.rows import SweepRow
 from espnet_llada.sweep.systems import Place, Systems
 from espnet_llada.types import UserError
 
-FILE = "words"
 _Words = list[tuple[str, float | None, list[float]]]
-
-
-def words_line(outcome: Outcome) -> str:
-    """The line of an utterance."""
-    each = [
-        (word.text, _rounded(word.confidence), [*map(_rounded, word.evidence)])
-        for word in outcome.hypothesis.words
-    ]
-    return json.dumps(each, ensure_ascii=False)
-
-
-def _rounded(value: float | None) -> float | None:
-    return None if value is None else round(value, 4)
 
 
 def confidences_of(
@@ -75,7 +59,7 @@ def _decoded(
     for name in sets:
         references = read_text(place.data / name / "text")
         for number in range(1, place.shards + 1):
-            path = place.shard(row.key, name, number) / "1best_recog" / FILE
+            path = place.shard(row.key, name, number) / "1best_recog/words"
             for utt, line in read_text(path).items() if path.is_file() else ():
                 yield _words(path, utt, line), references[utt]
 

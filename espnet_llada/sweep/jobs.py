@@ -23,16 +23,14 @@ from espnet_llada.inference.batches import (
     Utterance,
     decode_all,
     like_durations,
+    with_first_pass,
 )
 from espnet_llada.inference.decode_dir import DecodeDir, identity_of
 from espnet_llada.inference.more_files import more_files, write_more
 from espnet_llada.io.files import write_text
-from espnet_llada.io.first_pass import read_first_pass
 from espnet_llada.io.kaldi.table import read_numbers, read_table
 from espnet_llada.io.malloc import keep_freed_memory
-from espnet_llada.io.nbest import read_nbest
 from espnet_llada.io.process_pool import CONTEXT, ProcessPool
-from espnet_llada.sweep.confidences import FILE, words_line
 from espnet_llada.sweep.rows import SweepRow
 from espnet_llada.sweep.systems import (
     Encoded,
@@ -66,18 +64,13 @@ def utterances(place: Place, job: Job) -> list[Utterance]:
     """The shard, with the first pass where the row deliberates."""
     table, n = list(place.recordings(job.set).items()), place.shards
     table = table[len(table) * (job.shard - 1) // n : len(table) * job.shard // n]
-    first = job.row.first_pass
+    found, first = [Utterance(utt, path) for utt, path in table], job.row.first_pass
     if first is None or not table:
-        return [Utterance(utt, path) for utt, path in table]
+        return found
     folder = place.shard(first, job.set, job.shard)
-    if job.row.options.wants_nbest:
-        lists = read_nbest(folder, [utt for utt, _ in table])
-        return [Utterance(u, p, lists[u][0].text, nbest=lists[u]) for u, p in table]
-    path = folder / "1best_recog/text"
-    if not path.is_file():  # the transcripts were given
-        path = place.text(first, job.set)
-    texts = read_first_pass(path, [utt for utt, _ in table])
-    return [Utterance(utt, path, texts[utt]) for utt, path in table]
+    decoded = (folder / "1best_recog/text").is_file()  # or the transcripts were given
+    path = folder if decoded else place.text(first, job.set)
+    return with_first_pass(found, path, job.row.options.wants_nbest)
 
 
 def decode(systems: Systems, job: Job) -> Iterator[int]:
@@ -99,8 +92,6 @@ def decode(systems: Systems, job: Job) -> Iterator[int]:
     folder, size = place.shard(row.key, job.set, job.shard), row.decoding.batch_size
     batches = like_durations(todo, _samples(place.data / job.set), size)
     more = more_files(row.options)
-    if "word_times" in row.options.extensions:
-        more[FILE] = words_line
     with DecodeDir(folder, identity, batches, size, more=more) as directory:
         yield len(todo) - len(directory.todo)
         if directory.todo or not target.is_file():

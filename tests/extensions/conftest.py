@@ -2,9 +2,12 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+import torch
+from safetensors.torch import load_file
 from tiny_models import scoring_model
 
 from espnet_llada.core.model import WhisperLLM
+from espnet_llada.extensions.whisper_scorer.network import Options, WhisperScorer
 
 TEXTS = ["the quick brown", "fox jumps", "a dark and stormy night"]
 
@@ -31,3 +34,16 @@ def speech() -> list[np.ndarray]:
 def texts() -> list[str]:
     """A first pass of each."""
     return list(TEXTS)
+
+
+@pytest.fixture
+def network(tiny_whisper) -> WhisperScorer:
+    """A scorer's network alone."""
+    return WhisperScorer.from_pretrained(str(tiny_whisper), Options()).eval()
+
+
+@pytest.fixture
+def table(tiny_whisper) -> torch.Tensor:
+    """Embeddings of Whisper's tokens (V, width)."""
+    state = load_file(tiny_whisper / "model.safetensors")
+    return state["decoder.embed_tokens.weight"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 
 import pytest
@@ -11,6 +12,7 @@ from espnet_llada import Speech2Text
 from espnet_llada.bin import asr_inference, cli
 from espnet_llada.inference.espnet_options import ESPNET
 from espnet_llada.inference.options import job_options
+from espnet_llada.io.kaldi.table import read_text
 from espnet_llada.types import UserError
 
 # ESPnet's librispeech conf/decode_asr.yaml, without its beam, and what is neutral.
@@ -84,6 +86,15 @@ def test_nbest_writes_espnets_directories(decode, tmp_path):
     (out / "2best_recog/text").unlink()
     decode(*given)  # which has nothing left to decode
     assert (out / "2best_recog/text").read_text().splitlines() == lines[1]
+
+
+def test_word_times_write_the_words_of_each_utterance(decode, tmp_path):
+    decode("--word_times", "true")
+    recog = tmp_path / "out/1best_recog"
+    words, texts = (read_text(recog / name) for name in ("words", "text"))
+    assert words.keys() == texts.keys()
+    for utt, line in words.items():
+        assert [text for text, *_ in json.loads(line)] == texts[utt].split()
 
 
 def test_nbest_of_a_beam_is_the_beams(model_dir, speech):

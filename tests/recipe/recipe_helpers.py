@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import importlib.util
+import importlib
 import os
 import shutil
 import subprocess
@@ -17,6 +17,7 @@ from espnet_llada.recipe.datadir import Utterance, write_data_dir
 
 ROOT = Path(__file__).parents[2]
 RECIPE = ROOT / "egs2" / "librispeech" / "asr_llada"
+LOCAL = RECIPE / "local"
 
 # In place of python3: notes its arguments, and does nothing where a model would run.
 _SHIM = """#!/bin/bash
@@ -31,13 +32,9 @@ esac
 
 def local_script(name: str) -> ModuleType:
     """``local/<name>.py`` as a module; the scripts beside it can be imported by it."""
-    path = RECIPE / "local" / f"{name}.py"
-    spec = importlib.util.spec_from_file_location(name, path)
-    module = importlib.util.module_from_spec(spec)
-    if str(path.parent) not in sys.path:
-        sys.path.append(str(path.parent))
-    spec.loader.exec_module(module)
-    return module
+    if str(LOCAL) not in sys.path:
+        sys.path.append(str(LOCAL))
+    return importlib.import_module(name)  # so that processes find it by its name too
 
 
 def copy_scripts(copy: Path) -> None:

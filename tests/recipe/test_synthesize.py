@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import re
 import signal
 import subprocess
@@ -14,11 +13,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 import soundfile
-from recipe_helpers import RECIPE, snapshot
+from recipe_helpers import LOCAL, local_script, snapshot
 
 pytest.importorskip("inflect", reason="comes with ESPnet's environment")
 
-LOCAL = RECIPE / "local"
 TEXTS = ["The door is open, and nobody came.", "Call the office tomorrow."]
 POOL = {
     name: [[f"{t[:-1]} {word}." for t in TEXTS for word in ("now", "then", "once")]]
@@ -27,14 +25,8 @@ POOL = {
 
 
 @pytest.fixture
-def script(monkeypatch):
-    """The script as a module, loaded by its path."""
-    monkeypatch.syspath_prepend(str(LOCAL))
-    spec = importlib.util.spec_from_file_location("synthesize", LOCAL / "synthesize.py")
-    module = importlib.util.module_from_spec(spec)
-    monkeypatch.setitem(sys.modules, "synthesize", module)
-    spec.loader.exec_module(module)
-    return module
+def script():
+    return local_script("synthesize")
 
 
 @pytest.fixture

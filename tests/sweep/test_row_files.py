@@ -5,15 +5,14 @@ from __future__ import annotations
 import json
 from dataclasses import replace
 from pathlib import Path
-from types import SimpleNamespace
 
 import pytest
 
 from espnet_llada.inference.batches import Utterance
-from espnet_llada.inference.words import EncodeOnce, Options, logits
+from espnet_llada.inference.words import EncodeOnce, Options, logits, words_line
 from espnet_llada.io.files import write_text
 from espnet_llada.sweep.canvases import canvases_of
-from espnet_llada.sweep.confidences import confidences_of, words_line
+from espnet_llada.sweep.confidences import confidences_of
 from espnet_llada.sweep.jobs import _timed
 from espnet_llada.sweep.rows import read_sweep
 from espnet_llada.sweep.systems import Encoded, Place
@@ -40,9 +39,8 @@ def place(tmp_path) -> Place:
         shards=2,
     )
     for number, words in ((1, WORDS), (2, WORDS[:1])):
-        outcome = SimpleNamespace(hypothesis=Hypothesis("", words=words))
         path = place.shard("timed", "one", number) / "1best_recog/words"
-        write(path, f"u{number} {words_line(outcome)}\n")
+        write(path, f"u{number} {words_line(Hypothesis('', words=words))}\n")
     return place
 
 

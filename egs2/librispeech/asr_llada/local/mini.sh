@@ -229,13 +229,14 @@ mini_training() {
 
 # The two systems and their LM as --model takes them, and as the package has them.
 mini_pack() {
-    local from=${lm} system
+    local from=${lm} system shipped
     [ "${experiment}" = mini ] || fail "--skip_packing false: for the preset mini only"
     [ "${lm}" != stories15m ] ||
         from=$(python3 -c "from espnet_llada.io.weights import resolve; print(resolve('${lm}', 'lm').path)")
+    shipped=$(python3 -c "from espnet_llada.io.weights.assets import MINI; print(MINI)")
     for system in llama llada; do
         [ -e "${models}/${system}/decode.yaml" ] ||
-            cp "local/decode_mini_${system}.yaml" "${models}/${system}/decode.yaml"
+            cp "${shipped}/${system}/decode.yaml" "${models}/${system}/"
     done
     python3 local/pack_mini.py --llama "${models}/llama" --llada "${models}/llada" \
         --lm "${from}" --output "${out}/packed"
