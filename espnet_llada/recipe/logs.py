@@ -24,7 +24,13 @@ def progress_bar(total: int | None, what: str, unit: str = "utt") -> tqdm:
 
     ``update(0)`` moves its clock on.
     """
-    interval = 0.5 if sys.stderr.isatty() else 30.0
+    # Smoothed, the rate would leave out the time of each update(0).
     return tqdm(
-        total=total, desc=what, unit=unit, delay=2.0, mininterval=interval, miniters=0
+        total=total,
+        desc=what,
+        unit=unit,
+        delay=2.0,
+        mininterval=0.5 if sys.stderr.isatty() else 30.0,
+        miniters=0,
+        smoothing=0.0,
     )

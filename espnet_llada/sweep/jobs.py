@@ -206,7 +206,9 @@ def decode_jobs(place: Place, jobs: Sequence[Job], nj: int, total: int) -> None:
     from tqdm import tqdm
 
     merging = _Merging(place)
-    with tqdm(total=total, unit="utt", delay=2, disable=None, desc="sweep") as bar:
+    shown = {"unit": "utt", "delay": 2, "disable": None, "desc": "sweep"}
+    # Smoothed, the rate would leave out the time in which no utterance is done.
+    with tqdm(total=total, **shown, smoothing=0.0) as bar:
         if nj == 1:
             systems = Systems(place)
             for job in jobs:
