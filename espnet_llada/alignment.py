@@ -28,45 +28,61 @@ def align(ref: Sequence[str], hyp: Sequence[str]) -> list[Pair]:
     Returns:
         The tokens side by side, in order.
     """
-    cost = _costs(ref, hyp)
-    i, j = len(ref), len(hyp)
-    pairs: list[Pair] = []
-    while i or j:
-        here = cost[i, j]
-        if (
-            i
-            and j
-            and here == cost[i - 1, j - 1] + _substitution(ref[i - 1], hyp[j - 1])
-        ):
-            i, j = i - 1, j - 1
-            pairs.append((ref[i], hyp[j]))
-        elif j and here == cost[i, j - 1] + _GAP:
-            j -= 1
-            pairs.append((None, hyp[j]))
-        else:
-            i -= 1
-            pairs.append((ref[i], None))
-    return pairs[::-1]
-
-
-def _substitution(ref: str, hyp: str) -> int:
-    return 0 if ref == hyp else _SUBSTITUTION
-
-
-def _costs(ref: Sequence[str], hyp: Sequence[str]) -> np.ndarray:
-    """(R + 1, H + 1): the least cost of each prefix of one with each of the other."""
     numbers: dict[str, int] = {}
     r, h = (
         np.array([numbers.setdefault(t, len(numbers)) for t in side], dtype=np.int64)
         for side in (ref, hyp)
     )
-    gaps = _GAP * np.arange(len(h) + 1)
-    cost = np.empty((len(r) + 1, len(h) + 1), dtype=np.int64)
+    substitution = _SUBSTITUTION * (r[:, None] != h).astype(np.int16)
+    places = cheapest_path(substitution, [_GAP] * len(r), _GAP)
+    return [
+        (None if i is None else ref[i], None if j is None else hyp[j])
+        for i, j in places
+    ]
+
+
+def cheapest_path(
+    substitution: np.ndarray, deletion: Sequence[int], insertion: int
+) -> list[tuple[int | None, int | None]]:
+    """The cheapest alignment of two sequences; of equal ones sclite's.
+
+    Args:
+        substitution: integers (R, H), what token j in place of token i costs; 0 for a
+            match.
+        deletion: (R,), what it costs to leave out token i.
+        insertion: what a token costs that the first sequence has not.
+
+    Returns:
+        Indices side by side, in order; None on the side where a token is missing.
+    """
+    cost = _costs(substitution, deletion, insertion)
+    i, j = substitution.shape
+    places: list[tuple[int | None, int | None]] = []
+    while i or j:
+        here = cost[i, j]
+        if i and j and here == cost[i - 1, j - 1] + substitution[i - 1, j - 1]:
+            i, j = i - 1, j - 1
+            places.append((i, j))
+        elif j and here == cost[i, j - 1] + insertion:
+            j -= 1
+            places.append((None, j))
+        else:
+            i -= 1
+            places.append((i, None))
+    return places[::-1]
+
+
+def _costs(
+    substitution: np.ndarray, deletion: Sequence[int], insertion: int
+) -> np.ndarray:
+    """(R + 1, H + 1): the least cost of each prefix of one with each of the other."""
+    rows, columns = substitution.shape
+    gaps = insertion * np.arange(columns + 1)
+    cost = np.empty((rows + 1, columns + 1), dtype=np.int64)
     cost[0] = gaps
-    for i, token in enumerate(r, 1):
-        row = cost[i - 1] + _GAP
-        diagonal = cost[i - 1, :-1] + _SUBSTITUTION * (h != token)
-        row[1:] = np.minimum(row[1:], diagonal)
+    for i in range(rows):
+        row = cost[i] + deletion[i]
+        row[1:] = np.minimum(row[1:], cost[i, :-1] + substitution[i])
         # Insertions run along the row from the cheapest place to begin them.
-        cost[i] = np.minimum.accumulate(row - gaps) + gaps
+        cost[i + 1] = np.minimum.accumulate(row - gaps) + gaps
     return cost

@@ -321,12 +321,12 @@ class Hypothesis:
         eos: the LM's id of the end.
         words: of ``text``, with times and confidences; empty without ``word_times``.
         calibrated: whether confidences were calibrated on other speech.
-        evidence: for each token, as ``Word.evidence``.
+        evidence: for each token, as ``Word.evidence``; empty where several hypotheses'
+            words are one text.
         alternatives: other transcripts, best first, without words; empty without
             ``nbest``.
-        canvases: what each canvas came out as, this one included; empty without
-            ``canvases``.
-        risk: of a canvas: word errors to expect if the others may be true.
+        canvases: what each canvas came out as; empty without ``canvases``.
+        risk: with ``canvases`` word errors to expect if each of them may be true.
     """
 
     text: str

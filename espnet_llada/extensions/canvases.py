@@ -3,10 +3,13 @@
 The canvases differ in their random draws, in their length, or, in deliberation, in
 the first pass that they start from. Two are filled first; where their texts agree,
 no more are. Elsewhere the text is taken whose expected number of word errors is the
-lowest if each of the texts may be the true one (minimum Bayes risk).
+lowest if each of the texts may be the true one (minimum Bayes risk), or their words are
+voted on, so that the result may be none of them (word ROVER, ``extensions.rover``).
+
+Lengths are held to the bounds of ``extensions.canvas_size`` and of the core's options.
 
 Source: Goel and Byrne 2000 (minimum Bayes risk decoding); samples instead of a list,
-as Jinnai 2025 (arXiv 2510.19471).
+as Jinnai 2025 (arXiv 2510.19471); Fiscus 1997 (ROVER).
 """
 
 from __future__ import annotations
@@ -15,21 +18,26 @@ import json
 import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal, get_args
 
 import numpy as np
 from msgspec import Meta
 
 from espnet_llada.alignment import align
 from espnet_llada.core.model import LMDecoder
+from espnet_llada.core.options import Positions
+from espnet_llada.extensions.canvas_size import Rate
 from espnet_llada.extensions.requirements import need
-from espnet_llada.io.schema import Weight
+from espnet_llada.extensions.rover import Vote, combined
+from espnet_llada.io.schema import Share, Weight
+from espnet_llada.networks.tokenizer import LMTokenizer
 from espnet_llada.types import FirstPasses, Hypothesis
 
 LEAST = 2
 """Canvases of every utterance."""
 
-_LONGEST, _FASTEST = 8192, 1000.0  # as SamplerOptions and canvas_size allow
+# The bounds of what is made longer, as its annotations state them.
+_LONGEST, _FASTEST = (get_args(kind)[1].le for kind in (Positions, Rate))
 
 Recognise = Callable[..., list[Hypothesis]]
 """Waveforms, ids and first passes (or None) to hypotheses."""
@@ -56,18 +64,39 @@ class Options:
         Weight,
         Meta(description="of log-probabilities as votes; 0: alike"),
     ] = 0.0
+    combination: Annotated[
+        Literal["mbr", "rover"],
+        Meta(description="of texts: minimum Bayes risk, or a vote on each word"),
+    ] = "mbr"
+    alpha: Annotated[
+        Share, Meta(description="rover: weight of the votes; the rest: confidence")
+    ] = 1.0
+    confidence: Annotated[
+        Literal["mean", "max"], Meta(description="rover: of a word's canvases")
+    ] = "mean"
+    null_confidence: Annotated[
+        Share, Meta(description="rover: confidence that there is no word")
+    ] = 0.0
 
 
 class Canvases:
-    """Adds canvases to those that have been filled, and chooses among the texts.
+    """Adds canvases to those that have been filled, and combines the texts.
 
     Args:
         options: all options of the decoding (``inference.options.DecodingOptions``).
         make: a recogniser by such options.
+        tokenizer: of the LM.
     """
 
-    def __init__(self, options: Any, make: Callable[[Any], Recognise]):
-        self.options = options.extensions["canvases"]
+    def __init__(
+        self,
+        options: Any,
+        make: Callable[[Any], Recognise],
+        tokenizer: LMTokenizer,
+    ):
+        self.options = own = options.extensions["canvases"]
+        self.vote = Vote(own.alpha, own.null_confidence, own.confidence == "max")
+        self.tokenizer = tokenizer
         self.deliberates = options.deliberates
         self.recognisers = [make(one) for one in variants(options)]
 
@@ -78,7 +107,7 @@ class Canvases:
         utt_ids: Sequence[str],
         first_passes: Sequence[FirstPasses] | None,
     ) -> list[Hypothesis]:
-        """The chosen hypotheses; each has its ``canvases``, and the passes of all.
+        """The hypotheses combined; each has its ``canvases``, and the passes of all.
 
         Args:
             found: what the first canvas of each utterance came out as.
@@ -121,11 +150,17 @@ class Canvases:
     ) -> Hypothesis:
         scores = [one.score for one in given[: len(filled)]]
         weights = posteriors(scores or [h.score for h in filled], self.options.scale)
-        risks = expected_errors([h.text.split() for h in filled], weights)
-        best = filled[min(range(len(filled)), key=risks.__getitem__)]
+        texts = [h.text.split() for h in filled]
+
+        def with_risk(h: Hypothesis) -> Hypothesis:
+            return replace(h, risk=expected_errors(h.text.split(), texts, weights))
+
+        canvases = tuple(map(with_risk, filled))
+        if self.options.combination == "rover":
+            best = with_risk(combined(canvases, weights, self.vote, self.tokenizer))
+        else:
+            best = min(canvases, key=lambda h: h.risk)
         passes = sum(h.passes for h in filled)
-        each = zip(filled, risks, strict=True)
-        canvases = tuple(replace(h, risk=risk) for h, risk in each)
         return replace(best, passes=passes, canvases=canvases)
 
 
@@ -133,6 +168,10 @@ def check(options: Any, decoder: LMDecoder) -> None:
     """Raise a UserError if the model has no canvas, or all would be the same."""
     own = options.extensions["canvases"]
     need(decoder.diffuses, "canvases", "this model's decoder is autoregressive")
+    for name in ("alpha", "confidence", "null_confidence"):
+        given = getattr(own, name) != getattr(Options, name)
+        why = "is for combination: rover; leave it out"
+        need(own.combination == "rover" or not given, f"canvases: {name}", why)
     if own.first_passes:
         need(options.deliberates, "canvases: first_passes", "is for deliberation")
         return
@@ -175,14 +214,14 @@ def posteriors(scores: Sequence[float], scale: float) -> list[float]:
 
 
 def expected_errors(
-    texts: Sequence[Sequence[str]], weights: Sequence[float]
-) -> list[float]:
-    """Word errors to expect of each text, if text k is the true one by ``weights[k]``.
+    text: Sequence[str], texts: Sequence[Sequence[str]], weights: Sequence[float]
+) -> float:
+    """Word errors to expect of a text if any may be true, text k by ``weights[k]``.
 
     Errors are those of the alignment that scores are counted by (sclite's).
     """
-    pairs = list(zip(texts, weights, strict=True))
-    return [math.fsum(w * errors(other, text) for other, w in pairs) for text in texts]
+    pairs = zip(texts, weights, strict=True)
+    return math.fsum(weight * errors(other, text) for other, weight in pairs)
 
 
 def errors(ref: Sequence[str], hyp: Sequence[str]) -> int:
@@ -193,9 +232,15 @@ def errors(ref: Sequence[str], hyp: Sequence[str]) -> int:
 
 
 def canvas_line(h: Hypothesis) -> str:
-    """What each canvas of an utterance has said, as a line of JSON."""
+    """What each canvas of an utterance has said, as a line of JSON.
+
+    A result that none of them has said follows, as ``canvas: null``.
+    """
+    rows = dict(enumerate(h.canvases))
     texts = [canvas.text for canvas in h.canvases]
     chosen = texts.index(h.text) if h.text in texts else None
+    if chosen is None:
+        rows[None] = h
     return json.dumps(
         [
             {
@@ -208,7 +253,7 @@ def canvas_line(h: Hypothesis) -> str:
                 "risk": round(canvas.risk, 4),
                 "chosen": number == chosen,
             }
-            for number, canvas in enumerate(h.canvases)
+            for number, canvas in rows.items()
         ],
         ensure_ascii=False,
     )

@@ -41,7 +41,9 @@ class Several:
         if "canvases" in self.options.extensions:
             canvases.check(self.options, model.decoder)
             self._canvases = canvases.Canvases(
-                self.options, lambda options: kind(model, options, *given)
+                self.options,
+                lambda options: kind(model, options, *given),
+                model.decoder.tokenizer,
             )
 
     def __call__(

@@ -31,7 +31,6 @@ from torch import Tensor, nn
 from espnet_llada.alignment import align
 from espnet_llada.io.files import read_yaml
 from espnet_llada.io.schema import checked
-from espnet_llada.networks.tokenizer import LMTokenizer
 from espnet_llada.types import (
     CALIBRATION_FILE,
     SAMPLE_RATE,
@@ -211,7 +210,8 @@ class WordTimer:
 
     def _words(self, h: Hypothesis, spoken: Any, evidence: Sequence[tuple]) -> list:
         """Of each word: text, (first, last) vector or None, its tokens' evidence."""
-        texts, owners = h.text.split(), owner_of(h.token_ids, self.decoder.tokenizer)
+        texts = h.text.split()
+        owners = self.decoder.tokenizer.word_numbers(h.token_ids)
         found = []
         for number, text in enumerate(texts):
             own = [i for i, owner in enumerate(owners) if owner == number]
@@ -241,12 +241,6 @@ class WordTimer:
             spans.append((start, max(start, end)))
             behind = start
         return spans[::-1]
-
-
-def owner_of(ids: Sequence[int], tokenizer: LMTokenizer) -> list[int]:
-    """For each token the number of the word that it belongs to."""
-    counts = [len(tokenizer.decode(ids[: i + 1]).split()) for i in range(len(ids))]
-    return [max(0, count - 1) for count in counts]
 
 
 def carried(

@@ -100,6 +100,11 @@ class LMTokenizer:
         """The token strings of ids, without white space inside."""
         return [t or "<unk>" for t in self._tokenizer.convert_ids_to_tokens(list(ids))]
 
+    def word_numbers(self, ids: Sequence[int]) -> list[int]:
+        """For each token the number of the word that it belongs to."""
+        counts = [len(self.decode(ids[: i + 1]).split()) for i in range(len(ids))]
+        return [max(0, count - 1) for count in counts]
+
     def prompt(self, text: str, chat_template: bool) -> list[int]:
         """Ids that stand before the audio.
 

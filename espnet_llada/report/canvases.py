@@ -18,16 +18,17 @@ class CanvasText:
     """What one canvas came out as.
 
     Attributes:
-        canvas: its number; 0 is what would be decoded without the others.
+        canvas: its number; 0 is what would be decoded without the others, None the
+            result where that is none of them.
         text: of it.
         tokens: the LM's.
         confidence: probability of each token when it was committed.
         passes: LLM passes.
         risk: expected word errors against the other canvases.
-        chosen: whether it is the result; none is, where that was changed afterwards.
+        chosen: whether it is the result.
     """
 
-    canvas: int
+    canvas: int | None
     text: str
     tokens: Sequence[str]
     confidence: Sequence[float]

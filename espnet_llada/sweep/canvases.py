@@ -21,7 +21,7 @@ class _Line(msgspec.Struct):
     """Of the file; what else it has is not shown."""
 
     id: str
-    canvas: int
+    canvas: int | None
     text: str
     tokens: list[str]
     confidence: list[float]

@@ -18,6 +18,7 @@ from espnet_llada.extensions.canvases import (
 )
 from espnet_llada.inference.options import make_options
 from espnet_llada.inference.recognizer import Transcriber
+from espnet_llada.networks.tokenizer import LMTokenizer
 from espnet_llada.types import Hypothesis, ScoredText, UserError
 
 FIRST = [["a", "b", "c"], ["a", "x", "c"], ["a", "b"], ["a", "b", "c"]]
@@ -27,7 +28,7 @@ def spoken(*texts: str) -> list[Hypothesis]:
     return [Hypothesis(text, passes=2) for text in texts]
 
 
-def several(texts, **own):
+def several(texts, tokenizer=None, **own):
     """Canvases whose k-th recogniser says ``texts[k - 1][utt_id]``, and its calls."""
     options, calls = make_options({"canvases": {"number": len(texts) + 1, **own}}), []
     each = iter(texts)
@@ -41,12 +42,14 @@ def several(texts, **own):
 
         return recognise
 
-    return Canvases(options, make), calls
+    return Canvases(options, make, tokenizer), calls
 
 
 def test_expected_errors_are_those_against_every_weighted_text():
-    assert expected_errors(FIRST, [0.25] * 4) == [0.5, 1.0, 1.0, 0.5]
-    assert expected_errors(FIRST[:2], [0.1, 0.9]) == pytest.approx([0.9, 0.1])
+    found = [expected_errors(text, FIRST, [0.25] * 4) for text in FIRST]
+    assert found == [0.5, 1.0, 1.0, 0.5]
+    assert expected_errors(FIRST[0], FIRST[:2], [0.1, 0.9]) == pytest.approx(0.9)
+    assert expected_errors(["a"], FIRST[:2], [0.1, 0.9]) == pytest.approx(2.0)
     assert posteriors([-3.0, -900.0], 0.0) == [0.5, 0.5]
     assert posteriors([-2.0, -1.0], 1.0)[1] == pytest.approx(0.7311, abs=1e-4)
     assert posteriors([-1e6, 0.0], 1.0) == [0.0, 1.0]
@@ -67,6 +70,29 @@ def test_texts_that_agree_get_no_further_canvas_and_the_others_a_vote():
     assert [c.risk for c in found[1].canvases] == [0.75, 0.25, 0.25, 0.25]
 
 
+def test_words_may_be_voted_on(tiny_lm):
+    """The result may be the text of no canvas."""
+    tokenizer = LMTokenizer(tiny_lm)
+    first = {"same": "the dog", "odd": "the dog ran"}
+    others = [{**first, "odd": "a fox ran"}, {**first, "odd": "the fox run"}]
+    run, calls = several(others, tokenizer, combination="rover")
+    found = run(spoken(*first.values()), [None] * 2, list(first), None)
+    assert [utts for utts, *_ in calls] == [["same", "odd"], ["odd"]]
+    assert [h.text for h in found] == ["the dog", "the fox ran"]
+    assert [h.passes for h in found] == [4, 6]
+    assert [c.text for c in found[1].canvases] == [
+        own["odd"] for own in (first, *others)
+    ]
+    assert [found[1].risk, found[1].canvases[0].risk] == pytest.approx([1, 4 / 3])
+    *canvases, result = json.loads(canvas_line(found[1]))
+    assert [c["chosen"] for c in canvases] == [False] * 3
+    assert (result["canvas"], result["text"]) == (None, "the fox ran")
+    assert result["chosen"] and result["passes"] == 6
+    run, _ = several(others, tokenizer, combination="rover", scale=1.0)
+    sure = [replace(h, score=9.0) for h in spoken(*first.values())]
+    assert run(sure, [None] * 2, list(first), None)[1].text == "the dog ran"
+
+
 def test_each_canvas_may_start_from_another_text_of_the_list():
     options = {"strategy": "deliberation_random", "canvases": {"first_passes": True}}
     options["canvases"] |= {"number": 3, "scale": 1.0}
@@ -81,7 +107,7 @@ def test_each_canvas_may_start_from_another_text_of_the_list():
 
         return recognise
 
-    run = Canvases(make_options(options), make)
+    run = Canvases(make_options(options), make, None)
     lists = [
         tuple(ScoredText(text, score) for text, score in own)
         for own in ([("a b", -1.0), ("a c", -1.0), ("a c", -1.2)], [("d", 0.0)])
@@ -104,6 +130,10 @@ def test_canvases_differ_in_seed_temperature_and_length():
     sizes = [one.extensions["canvas_size"].positions_per_vector for one in found]
     assert sizes == [1.5, 2.0]
     assert not any("canvases" in one.extensions for one in found)
+    given |= {"canvas_length": 8192, "canvas_size": {"tokens_per_second": 900.0}}
+    *_, longest = variants(make_options(given))
+    assert longest.sampler.canvas_length == 8192
+    assert longest.extensions["canvas_size"].tokens_per_second == 1000.0
 
 
 @pytest.mark.parametrize(
@@ -111,6 +141,8 @@ def test_canvases_differ_in_seed_temperature_and_length():
     [
         ({"canvases": {"temperature": 0.0}}, "one text"),
         ({"canvases": {"first_passes": True}}, "deliberation"),
+        ({"canvases": {"alpha": 0.5}}, "alpha: is for combination: rover"),
+        ({"canvases": {"null_confidence": 0.5}}, "is for combination: rover"),
         (
             {"strategy": "deliberation_random", "canvases": {"growth": 0.1}},
             "as long as the transcript",
@@ -139,14 +171,17 @@ def test_the_line_says_what_each_canvas_has_said():
     assert both[0] == one
 
 
-def test_a_model_fills_them_as_if_each_utterance_were_alone(model, speech):
-    options = {"steps": 3, "canvas_length": 8, "canvases": {"number": 3}}
+@pytest.mark.parametrize("how", [{}, {"combination": "rover", "alpha": 0.5}], ids=str)
+def test_a_model_fills_them_as_if_each_utterance_were_alone(model, speech, how):
+    options = {"steps": 3, "canvas_length": 8, "canvases": {"number": 3, **how}}
     together = recognize(model, speech, **options)
     plain = recognize(model, speech, steps=3, canvas_length=8)
     for row, (h, first) in enumerate(zip(together, plain, strict=True)):
         assert h.canvases[0].text == first.text
-        assert h.text in {c.text for c in h.canvases}
+        assert how or h.text in {c.text for c in h.canvases}
+        assert len(h.tokens) == len(h.confidence) == len(h.token_ids)
         assert h.passes == sum(c.passes for c in h.canvases)
         alone = recognize(model, speech[row : row + 1], ids=[f"u{row}"], **options)
         assert [c.text for c in alone[0].canvases] == [c.text for c in h.canvases]
+        assert alone[0].text == h.text
     assert any(len({c.text for c in h.canvases}) > 1 for h in together)

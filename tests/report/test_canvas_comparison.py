@@ -11,7 +11,9 @@ from espnet_llada.report.canvases import (
 )
 
 
-def canvas(number: int, text: str, chosen: bool = False, tokens: str | None = None):
+def canvas(
+    number: int | None, text: str, chosen: bool = False, tokens: str | None = None
+):
     own = tokens.split() if tokens else []
     sure = [round(0.9 - 0.1 * i, 1) for i in range(len(own))]
     return CanvasText(number, text, own, sure, 4, 0.5, chosen)
@@ -27,6 +29,8 @@ def test_what_is_shown():
     assert most_different({"u1": alike, "u2": first}) == "u2"
     none = [canvas(0, "A"), canvas(1, "B")]
     assert most_different({"u1": alike, "u2": first, "u0": none}) == "u2"
+    voted = [canvas(0, "A"), canvas(1, "B"), canvas(None, "C", True)]
+    assert most_different({"u2": first, "u3": voted}) == "u3"
     assert most_different({"u1": alike}) is None
 
 

@@ -150,10 +150,10 @@ def report(tmp_path_factory) -> Report:
     main = [row for row in rows if row.set == "all sets"]
     sure = [Confidences("steps4", [True, False], [0.9, 0.8], [0.9, 0.1])]
     given = rows, entries, ["base"], labels, [example]
-    texts = ("A B", True), ("A C", False)
+    texts = (0, "A B"), (1, "A C"), (None, "A D")
     several = [
-        CanvasText(i, t, ["▁a", "▁x"], [0.9, 0.1], 4, 0.5, chosen)
-        for i, (t, chosen) in enumerate(texts)
+        CanvasText(i, t, ["▁a", "▁x"], [0.9, 0.1], 4, 0.5, chosen=i is None)
+        for i, t in texts
     ]
     shown = [Canvases("steps4", "x", "u1", "A B", several)]
     report = Report("T < 1", "sub", *given, confidences=sure, canvases=shown)
@@ -176,6 +176,7 @@ def test_the_page_is_whole_and_fetches_nothing(page):
     assert "default-src 'none'" in html
     assert html.count("<svg") == 4 and "var(--c0)" in html
     assert "T &lt; 1" in html and "Curve &amp; Co" in html
+    assert '<td> <span class="badge">result</span></td>' in html, "of no canvas"
     sections = {"figures", "all-rows", "pass-by-pass", "several-canvases"}
     assert sections <= parser.links <= set(parser.places)
     assert set(parser.places.values()) == {1}

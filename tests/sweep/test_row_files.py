@@ -122,6 +122,9 @@ def test_canvases_of_an_utterance(place, tmp_path):
     assert (shown.label, shown.set, shown.utt_id) == ("a row", "one", "u1")
     assert shown.reference == "A B" and [c.chosen for c in shown.canvases] == [0, 1]
     assert written(lines[2:]) == [], "both are alike"
+    result = {**CANVAS, "canvas": None, "text": "A D", "chosen": True}
+    (shown,) = written([lines[0], {**lines[1], "chosen": False}, result])
+    assert [c.canvas for c in shown.canvases] == [0, 1, None], "made of both"
     bad = {
         "no canvases": {**lines[0], "text": 3},
         "2 tokens with 1 confidences": {**lines[0], "confidence": [1.0]},
