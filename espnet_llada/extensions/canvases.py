@@ -66,7 +66,7 @@ class Options:
     ] = 0.0
     combination: Annotated[
         Literal["mbr", "rover"],
-        Meta(description="of texts: minimum Bayes risk, or a vote on each word"),
+        Meta(description="by least risk, or by votes on words"),
     ] = "mbr"
     alpha: Annotated[
         Share, Meta(description="rover: weight of the votes; the rest: confidence")
