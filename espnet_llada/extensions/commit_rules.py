@@ -97,14 +97,10 @@ class Hook(DecodingHook):
             return make(logits_fn, canvas, random)
         # By the longest canvas there may be, so that no row depends on its batch.
         passes = self.sampler.steps // math.ceil(self.sampler.canvas_length / size)
-        block, number = (
-            places_of(canvas.tokens) // size,
-            -(-canvas.tokens.shape[1] // size),
-        )
-        blocks = [
-            Block(canvas.valid & (block == i), max(1, passes)) for i in range(number)
-        ]
-        return Plan(blocks, torch.zeros_like(canvas.lengths))
+        number = places_of(canvas.tokens) // size
+        blocks = [canvas.valid & (number == i) for i in range(int(number.max()) + 1)]
+        none = torch.zeros_like(canvas.lengths)
+        return Plan([Block(block, max(1, passes)) for block in blocks], none)
 
     def process(
         self, tokens: Tensor, masked: Tensor, log_probs: Tensor

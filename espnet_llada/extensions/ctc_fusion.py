@@ -79,11 +79,9 @@ class Hook(DecodingHook):
         if self._left <= 0:
             return log_probs, None
         self._left -= 1
-        both = self._known & masked
-        numbers = (self._known.flatten().cumsum(dim=0) - 1)[both.flatten()]
+        own = self._ctc[masked[self._known]]  # both are in the order of positions
         fused = log_probs.clone()
-        own = self.options.weight * self._ctc[numbers]
-        fused[self._known[masked]] += own
+        fused[self._known[masked]] += self.options.weight * own
         return fused.log_softmax(dim=-1), None
 
 

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import copy
 from types import SimpleNamespace
 
 import pytest
 import torch
-from tiny_models import check_batches, recognize
+from tiny_models import check_batches, linear_ctc_model, recognize
 
-from espnet_llada.build import build_model
 from espnet_llada.core.canvas import blank_canvas
 from espnet_llada.core.options import SamplerOptions
 from espnet_llada.core.sampler import sample
@@ -105,11 +103,7 @@ def test_a_row_does_not_depend_on_its_batch(model, speech, more):
 
 
 def test_a_linear_prefix_with_a_ctc(tiny_config, speech):
-    config = copy.deepcopy(tiny_config)
-    config["decoder_conf"]["ctc"] = {"weight": 0.1}
-    torch.manual_seed(0)
-    fused = build_model(config).eval()
-    torch.nn.init.constant_(fused.decoder.audio_prefix.ctc.blank.bias, 0.0)
+    fused = linear_ctc_model(tiny_config)
     check_batches(fused, speech, None, {"steps": 3, "ctc_fusion": {"weight": 5.0}})
     own, other = (
         recognize(fused, speech, steps=3, **more)

@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import copy
 import math
 from functools import partial
 from types import SimpleNamespace
 
 import pytest
 import torch
-from tiny_models import check_batches, encoded, recognize
+from tiny_models import check_batches, encoded, linear_ctc_model, recognize
 
-from espnet_llada.build import build_model
 from espnet_llada.core.canvas import transcript_canvas
 from espnet_llada.core.options import SamplerOptions
 from espnet_llada.core.sampler import sample
@@ -60,11 +58,7 @@ def test_a_row_does_not_depend_on_its_batch(model, speech, options):
 
 
 def test_a_linear_prefix_with_a_ctc_has_a_draft(tiny_config, speech):
-    config = copy.deepcopy(tiny_config)
-    config["decoder_conf"]["ctc"] = {"weight": 0.1}
-    torch.manual_seed(0)
-    model = build_model(config).eval()
-    torch.nn.init.constant_(model.decoder.audio_prefix.ctc.blank.bias, 0.0)
+    model = linear_ctc_model(tiny_config)
     check_batches(model, speech, None, {"steps": 3, "mask_ctc": {}})
     kept = recognize(model, speech, mask_ctc={"mask_ratio": 0.0})
     decoder = model.decoder

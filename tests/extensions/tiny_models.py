@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -44,6 +45,16 @@ def scoring_model(
             },
         }
     ).eval()
+
+
+def linear_ctc_model(config: Mapping[str, object]) -> WhisperLLM:
+    """By a config of the paper's parts, with a CTC whose draft is not all blank."""
+    config = copy.deepcopy(config)
+    config["decoder_conf"]["ctc"] = {"weight": 0.1}
+    torch.manual_seed(0)
+    model = build_model(config).eval()
+    torch.nn.init.constant_(model.decoder.audio_prefix.ctc.blank.bias, 0.0)
+    return model
 
 
 def decoder_of(
